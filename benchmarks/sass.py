@@ -1,0 +1,328 @@
+"""What the CUDA kernels become: registers, memory and instructions of each, compiled on any machine, GPU or not.
+
+    python -m benchmarks.sass                                    every kernel, float32 and float64, sm_75 and sm_90
+    python -m benchmarks.sass --cell lstm --dtype float32 --cc 9.0 --dump FOLDER
+
+numba-cuda compiles as it does for a launch (NVVM, then nvJitLink); nvdisasm and cuobjdump read the result.
+"""
+
+import argparse
+import inspect
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+from numba.core import config, types
+
+try:
+    from numba import cuda
+except RuntimeError as error:  # where no CUDA library is installed at all
+    print(f"numba.cuda cannot be imported ({str(error).strip()}). pip install 'numba-cuda[cu13]'.", file=sys.stderr)
+    sys.exit(3)
+
+from rnn_gpu.kernels import updates
+from rnn_gpu.kernels.activations import ACTIVATIONS
+from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices.cuda import elementwise_kernel, plain
+from rnn_gpu.kernels.losses import LOSSES
+
+from rnn_gpu.layers import output_formula
+from rnn_gpu.losses import value_and_slope
+
+# What is compiled: the arguments of each kernel in order. A whole number is the dimensions of a C-contiguous array of the
+# kernel's type, 0 is one number; anything else is a Numba type. A new schedule adds its kernels here.
+FLAGS = types.Array(types.uint8, 2, "C")
+CELL_KERNELS = (  # factory(cell, number)
+    (plain.forward_kernel, {"p": 4, "W_T": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
+    (plain.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "rows": 4, "ds": 4}),
+)
+OTHER_KERNELS = (  # factory(number)
+    (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
+)
+
+CAPABILITIES = ((7, 5), (9, 0))
+NUMBERS = {"float32": np.float32, "float64": np.float64}
+COUNTED = ("FFMA", "FADD", "FMUL", "MUFU", "DFMA", "DADD", "DMUL", "LDG", "STG", "LDS", "STS", "LDL", "STL", "BAR", "SHFL", "CALL")
+MISSING = 3  # exit status: not compiled, because a part of the toolkit is not installed
+
+OPCODE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.MULTILINE)
+USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+FLOAT64 = re.compile(r"D(ADD|FMA|MUL|SETP|MNMX|MMA|SET)\b|.*(\.F64|64H)\b")  # the last two: conversions, and MUFU.RCP64H
+
+
+def formulas() -> Iterator[tuple[str, Callable, int, int, int]]:
+    """(name, f, outputs, inputs, scalars) of all that layers, losses and optimizers give to `elementwise`."""
+    for name, activation in ACTIVATIONS.items():
+        yield name, activation.f, 1, 1, 0
+        yield f"d{name}", output_formula(activation), 1, 2, 0
+    for name, loss in LOSSES.items():
+        yield name, value_and_slope(loss), 2, 3, 0
+    for name, update in inspect.getmembers(updates, inspect.isfunction):
+        arguments = list(inspect.signature(update).parameters)
+        inputs = arguments.index("dθ") + 1  # the weight, its moments, its gradient; then scalars
+        yield name, update, inputs - 1, inputs, len(arguments) - inputs
+
+
+class Job(NamedTuple):
+    name: str  # plain.forward[lstm]
+    cell: str  # "" for a kernel that knows no cell
+    recurrent: bool  # runs over time: must keep everything in registers
+    make: Callable  # () -> the kernel
+    arguments: dict
+
+
+def jobs(number) -> Iterator[Job]:
+    """Every kernel of the CUDA device for one type of number."""
+    for cell, (factory, arguments) in itertools.product(CELLS.values(), CELL_KERNELS):
+        yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, lambda f=factory, c=cell: f(c, number), arguments)
+    for factory, arguments in OTHER_KERNELS:
+        yield Job(title(factory), "", True, lambda f=factory: f(number), arguments)
+    for name, f, *counts in formulas():
+        arguments = {f"{letter}{k}": array for letter, array, n in zip("oxa", (1, 1, 0), counts, strict=True) for k in range(n)}
+        yield Job(f"elementwise[{name}]", "", False, lambda f=f, counts=counts: elementwise_kernel(f, number, *counts), arguments)
+
+
+def title(factory) -> str:
+    return factory.__module__.rpartition(".")[2] + "." + factory.__name__.removesuffix("_kernel")
+
+
+def guilty_kernels(number) -> Iterator[Job]:
+    """Kernels that break the claims on purpose: what finds nothing here would find nothing anywhere."""
+
+    @cuda.jit
+    def untyped(o0, x0):  # dy f'(y) as it is written, not bound to the kernel's type: 1.0 is a float64
+        i = cuda.grid(1)
+        o0[i] = o0[i] * (1.0 - x0[i] * x0[i])
+
+    @cuda.jit
+    def local(o0, x0):  # an array that is indexed at run time cannot stay in registers
+        a = cuda.local.array(64, number)
+        i = cuda.grid(1)
+        for k in range(64):
+            a[int(x0[i + k])] = x0[i]
+        o0[i] = a[int(x0[0])]
+
+    @cuda.jit(max_registers=24)
+    def spilling(o0, x0):  # 64 numbers alive at once
+        a = cuda.local.array(64, number)
+        i = cuda.grid(1)
+        for k in range(64):
+            a[k] = x0[i + k]
+        cuda.syncthreads()
+        for k in range(64):
+            o0[i + k] = a[63 - k]
+
+    for kernel in (untyped, local, spilling):
+        yield Job(f"guilty[{kernel.py_func.__name__}]", "", False, lambda k=kernel: k, {"o0": 1, "x0": 1})
+
+
+def signature(kernel, arguments: dict, number) -> tuple:
+    """The Numba types of a kernel's arguments, from a line of the table; ValueError where the table is out of date."""
+    names = list(inspect.signature(kernel.py_func).parameters)
+    if names != list(arguments):
+        raise ValueError(f"{kernel.py_func.__name__} takes ({', '.join(names)}), but the table says ({', '.join(arguments)})")
+    element = getattr(types, number.__name__)
+
+    def numba_type(argument):
+        if isinstance(argument, int):
+            return types.Array(element, argument, "C") if argument else element
+        return argument
+
+    return tuple(map(numba_type, arguments.values()))
+
+
+class Compiled(NamedTuple):
+    ptx: str
+    sass: str  # "" where it was not asked for
+    registers: int  # a thread
+    shared: int  # static bytes a block
+    local: int  # bytes a thread
+    stack: int  # bytes a thread: this is where local arrays and spilled registers are
+
+
+def compile_kernel(kernel, signature: tuple, cc: tuple[int, int], disassemble: bool = True) -> Compiled:
+    """Compile a `@cuda.jit` kernel for a compute capability, past every cache.
+
+    One compute capability a process: device functions are compiled once for all kernels that call them.
+    """
+    from numba.cuda import dispatcher
+
+    with pretended_device(cc):
+        library = dispatcher._Kernel(kernel.py_func, signature, **kernel.targetoptions)._codelibrary
+        ptx, cubin = library.get_asm_str(), library.get_cubin().code
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        usage = USAGE.findall(output(tool("cuobjdump"), "-res-usage", path))  # the kernel, and functions not inlined in it
+        sass = output(tool("nvdisasm"), "-c", path) if disassemble else ""
+    registers, stack, shared, local = (max(map(int, column)) for column in zip(*usage, strict=True))
+    return Compiled(ptx, sass, registers, shared, local, stack)
+
+
+pretended: dict[str, tuple[int, int]] = {}
+
+
+@contextmanager
+def pretended_device(cc: tuple[int, int]):
+    """numba-cuda asks the current device for nothing but its compute capability while it compiles: this one answers."""
+    from numba.cuda import dispatcher
+    from numba.cuda.cudadrv import devices
+
+    if pretended.setdefault("cc", cc) != cc:
+        raise ValueError(f"this process compiles for {pretended['cc']}; compile for {cc} in another one")
+    device = SimpleNamespace(id=0, compute_capability=cc)
+    with (
+        patch.object(dispatcher, "get_current_device", lambda: device),
+        patch.object(devices, "get_context", lambda *_: SimpleNamespace(device=device)),
+    ):
+        yield
+
+
+@cache
+def tool(name: str) -> str | None:
+    """Where nvdisasm or cuobjdump is: in the folder CUDA_TOOLS, in NVIDIA's wheels, or on PATH."""
+    nvidia = find_spec("nvidia")
+    wheels = [str(bin) for base in (nvidia.submodule_search_locations if nvidia else ()) for bin in sorted(Path(base).glob("*/bin"))]
+    places = [os.environ.get("CUDA_TOOLS", ""), *wheels, os.environ.get("PATH", "")]
+    return shutil.which(name, path=os.pathsep.join(filter(None, places)))
+
+
+def output(*command) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def missing() -> str:
+    """What of the toolkit is not installed; "" where kernels can be compiled."""
+    from numba.cuda.cudadrv import driver, nvvm
+
+    lacking = [name for name in ("nvdisasm", "cuobjdump") if not tool(name)]
+    try:
+        nvvm.NVVM()
+    except (ImportError, RuntimeError) as error:
+        lacking.append(f"libNVVM ({error})")
+    if not driver._have_nvjitlink():
+        lacking.append("nvJitLink")
+    if not lacking:
+        return ""
+    advice = "pip install 'numba-cuda[cu13]' nvidia-cuda-nvdisasm nvidia-cuda-cuobjdump, or name their folder in CUDA_TOOLS"
+    return f"not found: {', '.join(lacking)}. {advice}."
+
+
+def report(task) -> list[dict]:
+    """One line for each kernel of a task (cc, dtype, options); "error" says why a kernel did not compile."""
+    cc, dtype, options = task
+    number = NUMBERS[dtype]
+    chosen = itertools.chain(jobs(number), guilty_kernels(number) if options.guilty and dtype == "float32" else ())
+    return [line(job, cc, dtype, options) for job in chosen if wanted(job, options)]
+
+
+def wanted(job: Job, options) -> bool:
+    return (not options.cell or job.cell in options.cell) and re.search(options.match, job.name) is not None
+
+
+def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
+    number = NUMBERS[dtype]
+    disassemble = not options.quick or (dtype == "float32" and cc == max(options.cc))
+    head = {"kernel": job.name, "recurrent": job.recurrent, "dtype": dtype, "cc": cc}
+    try:
+        kernel = job.make()
+        compiled = compile_kernel(kernel, signature(kernel, job.arguments, number), cc, disassemble)
+    except Exception as error:
+        return head | {"error": f"{type(error).__name__}: {error}"}
+    if options.dump:
+        stem = Path(options.dump, f"{job.name}.{dtype}.sm_{cc[0]}{cc[1]}")
+        Path(f"{stem}.ptx").write_text(compiled.ptx, encoding="utf-8")
+        Path(f"{stem}.sass").write_text(compiled.sass, encoding="utf-8")
+    instructions = OPCODE.findall(compiled.sass)
+    return head | {
+        "error": "",
+        "registers": compiled.registers,
+        "shared": compiled.shared,
+        "local": compiled.local,
+        "stack": compiled.stack,
+        "float64_ptx": compiled.ptx.count(".f64"),
+        "float64_sass": sorted({one for one in instructions if FLOAT64.match(one)}),
+        "instructions": len(instructions),  # 0 where it was not disassembled
+        "counts": Counter(one.partition(".")[0] for one in instructions),
+    }
+
+
+def measure(options) -> list[dict]:
+    """The lines of every task, each compute capability and type in a process of its own."""
+    tasks = [(cc, dtype, options) for dtype in options.dtype for cc in sorted(options.cc, reverse=True)]
+    if len(tasks) == 1:
+        return report(tasks[0])
+    workers = min(len(tasks), os.cpu_count() or 1)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+        return list(itertools.chain.from_iterable(pool.map(report, tasks)))
+
+
+def table(lines: list[dict]) -> str:
+    """The lines as text."""
+    heads = ["kernel", "dtype", "sm", "reg", "shared", "local", "stack", "SASS", *COUNTED, "f64"]
+    rows = [heads]
+    for one in lines:
+        start = [one["kernel"], one["dtype"], "{}{}".format(*one["cc"])]
+        if one["error"]:
+            rows.append([*start, one["error"].splitlines()[0]])
+            continue
+        counts = [one["counts"].get(name, 0) or "" for name in COUNTED]
+        memory = [one[key] for key in ("registers", "shared", "local", "stack", "instructions")]
+        rows.append([*start, *memory, *counts, one["float64_ptx"] or ""])
+    widths = [max(len(str(row[k])) for row in rows if len(row) == len(heads)) for k in range(len(heads))]
+    widths[0] = max(len(row[0]) for row in rows)
+
+    def text(row):
+        cells = zip(map(str, row), widths, strict=False)  # an error's row is shorter
+        return " ".join(one.ljust(width) if k < 2 else one.rjust(width) for k, (one, width) in enumerate(cells))
+
+    return "\n".join(map(text, rows))
+
+
+def main(arguments=None) -> int:
+    def capability(text):
+        major, minor = text.split(".")
+        return int(major), int(minor)
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sass", description=__doc__.partition("\n")[0])
+    parser.add_argument("--cc", type=capability, nargs="+", default=list(CAPABILITIES), help="compute capabilities, such as 9.0")
+    parser.add_argument("--dtype", choices=list(NUMBERS), nargs="+", default=list(NUMBERS))
+    parser.add_argument("--cell", choices=list(CELLS), nargs="+", default=[], help="only kernels of these cells")
+    parser.add_argument("--match", default="", help="only kernels whose name has this regular expression in it")
+    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument("--quick", action="store_true", help="count the instructions of float32 for the newest cc only")
+    parser.add_argument("--guilty", action="store_true", help="also float32 kernels that are bad on purpose")
+    parser.add_argument("--dump", default="", metavar="FOLDER", help="write each kernel's PTX and SASS there")
+    options = parser.parse_args(arguments)
+    if config.ENABLE_CUDASIM:
+        parser.error("NUMBA_ENABLE_CUDASIM is set, and the simulator compiles nothing: unset it")
+    if lacking := missing():
+        print(lacking, file=sys.stderr)
+        return MISSING
+    if options.dump:
+        Path(options.dump).mkdir(parents=True, exist_ok=True)
+    lines = measure(options)
+    print(json.dumps(lines) if options.json else table(lines))
+    return int(any(one["error"] for one in lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

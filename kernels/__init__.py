@@ -1,0 +1,38 @@
+"""The contract between what is computed (cells, activations) and where (devices).
+
+Cells know no device; devices know no cell. Both sides speak in pure functions of numbers, so the same source runs on a
+CUDA thread, in compiled CPU loops, in the simulator, and on whole NumPy arrays.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Activation(NamedTuple):
+    """y = f(z), and dy/dz as a function of y alone, so that z need not be kept."""
+
+    name: str
+    f: Callable  # z -> y
+    df: Callable  # y -> f'(z)
+
+
+class Cell(NamedTuple):
+    """One time step of a recurrent layer, and the step back, for one unit of one sample.
+
+    p is the input side U x_t + b of the weighted input, q the recurrent side W s_{t-1} (+ c); 式2's net_t is p + q.
+    δ is dE/dnet everywhere (the tutorial's BP chapter writes −dE/dnet, its BPTT chapter dE/dnet).
+    `back` leaves out what passes through W: the device adds Wᵀ dq to the gradient of state 0 itself (式3).
+    """
+
+    name: str
+    gates: int  # G: rows of U, W and b come in G blocks of n
+    states: int  # S: what is carried through time; state 0 is the output s_t
+    kept: int  # K: activations kept for the way back
+    step: Callable  # (p, q, s)             -> (s_next, kept)    tuples of G, G, S -> S, K numbers
+    back: Callable  # (ds, kept, s, s_next) -> (dp, dq, ds)      tuples of S, K, S, S -> G, G, S numbers
+    apart: bool = False  # p and q enter apart (GRU): dq is not dp, and the recurrent side has a bias c of its own
+    initial_bias: tuple[float, ...] = ()  # of each gate; () is zero everywhere
+    initial_recurrent: str = "orthogonal"  # W of each gate at the start: "orthogonal" or "identity"
+
+
+LIVE = 1  # bit 0 of flags (T, B): the step happens; else the state is carried through, and δ is exactly zero

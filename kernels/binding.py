@@ -1,0 +1,172 @@
+"""How a pure function of numbers becomes a device's own.
+
+A formula is written once, in ordinary Python with NumPy's or math's names. `bind` makes the copy that one device compiles:
+its literals have the kernel's type, `np` and `math` are the device's maths, and the functions it calls are bound likewise.
+"""
+
+import dis
+import math
+import types
+from collections.abc import Callable
+
+import numpy as np
+
+SAME_NAME = ["exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "tanh", "sinh", "cosh", "tan", "sin", "cos", "floor", "ceil", "fabs"]
+NAMES = {name: name for name in SAME_NAME} | {  # NumPy's name: math's name
+    "arctan": "atan",
+    "arcsin": "asin",
+    "arccos": "acos",
+    "arctanh": "atanh",
+    "arcsinh": "asinh",
+    "arccosh": "acosh",
+    "absolute": "fabs",
+    "abs": "fabs",
+    "hypot": "hypot",
+    "power": "pow",
+    "arctan2": "atan2",
+}
+
+
+def where(condition, a, b):
+    return a if condition else b
+
+
+def maximum(a, b):
+    return a if a >= b or a != a else b  # NaN passes through, as in NumPy
+
+
+def minimum(a, b):
+    return a if a <= b or a != a else b
+
+
+def sign(a):
+    return a if a != a else (1.0 if a > 0.0 else (-1.0 if a < 0.0 else 0.0))
+
+
+def square(a):
+    return a * a
+
+
+def compiled_maths(number: type, compile: Callable) -> types.ModuleType:
+    """The maths of a compiled device: math's functions under NumPy's names too, constants as `number`s."""
+    module = types.ModuleType("maths")
+    for of_numpy, of_math in NAMES.items():
+        setattr(module, of_numpy, getattr(math, of_math))
+        setattr(module, of_math, getattr(math, of_math))
+    for helper in (where, maximum, minimum, sign, square):
+        setattr(module, helper.__name__, compile(retyped(helper, number)))
+    module.pi, module.e = number(math.pi), number(math.e)
+    return module
+
+
+def interpreted_maths() -> types.ModuleType:
+    """NumPy under math's names too: for whole arrays and for the simulator, where nothing is compiled."""
+    module = types.ModuleType("maths")
+    vars(module).update({name: value for name, value in vars(np).items() if not name.startswith("_")})
+    vars(module).update({of_math: getattr(np, of_numpy) for of_numpy, of_math in NAMES.items()})
+    return module
+
+
+def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Callable) -> Callable:
+    """Return f as one device compiles it.
+
+    f        a pure function of numbers or tuples of numbers; already jitted functions are taken back to their source
+    number   the type of every literal (np.float32 keeps float64 out of the kernel), or None to leave them
+    maths    what the names `np` and `math`, and functions imported from them, stand for
+    compile  what makes a device function of a plain one
+    """
+    done: dict[Callable, Callable | None] = {}  # None: under way
+
+    def meaning(value):
+        if value is np or value is math:
+            return maths
+        value = getattr(value, "py_func", value)
+        if isinstance(value, types.FunctionType):
+            if value not in done:
+                done[value] = None
+                done[value] = compile(rebuild(value))
+            if done[value] is None:
+                raise ValueError(f"{value.__name__} calls itself: a formula that is compiled into a kernel cannot")
+            return done[value]
+        if callable(value) and is_maths(value):
+            return getattr(maths, value.__name__, value)
+        return retype(value, number)
+
+    def rebuild(g):
+        code = retyped(g, number).__code__
+        loaded = {one.argval for one in dis.get_instructions(g) if one.opname == "LOAD_GLOBAL"}
+        names = {name: meaning(g.__globals__[name]) for name in loaded if name in g.__globals__}
+        cells = tuple(types.CellType(meaning(cell.cell_contents)) for cell in g.__closure__ or ())
+        bound = types.FunctionType(code, g.__globals__ | names, g.__name__, retype(g.__defaults__, number), cells)
+        bound.__module__ = g.__module__
+        return bound
+
+    return meaning(f)
+
+
+def is_maths(value) -> bool:
+    name = getattr(value, "__name__", "")
+    return getattr(np, name, None) is value or getattr(math, name, None) is value
+
+
+def retype(value, number: type | None):
+    if isinstance(value, tuple):
+        return tuple(retype(item, number) for item in value)
+    if number is None or isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        return value
+    return number(value)
+
+
+def retyped(f: types.FunctionType, number: type | None) -> types.FunctionType:
+    """The copy of f whose literals are `number`s: `1 - y` is float64 to Numba even where y is float32.
+
+    Integers that index (`p[0]`) or are exponents (`y**2`) stay integers.
+    """
+    if number is None:
+        return f
+    code = f.__code__
+    constants = [retype(value, number) for value in code.co_consts]
+    words = bytearray(code.co_code)
+    instructions = list(dis.get_instructions(f))
+    load_constant = dis.opmap["LOAD_CONST"]
+    for one, after in zip(instructions, instructions[1:] + instructions[-1:], strict=True):
+        whole = one.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and type(one.argval) is int
+        if whole and (after.opname == "BINARY_SUBSCR" or after.argrepr in ("**", "[]")):
+            index = len(constants)
+            constants.append(one.argval)
+        elif one.opname == "LOAD_SMALL_INT":  # Python 3.14: small integers are not among the constants
+            index = len(constants)
+            constants.append(number(one.argval))
+        else:
+            continue
+        if index > 255:
+            raise ValueError(f"{f.__name__} has too many literals to be compiled into a kernel: split it in two functions")
+        words[one.offset : one.offset + 2] = bytes((load_constant, index))
+    code = code.replace(co_consts=tuple(constants), co_code=bytes(words))
+    return types.FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+
+
+def define(name: str, text: str, **names) -> Callable:
+    """The function `name` that `text` defines. Kernels know no generator expressions, so what counts gates is spelled out."""
+    exec(compile(text, f"<rnn_gpu {name}>", "exec"), names)
+    return names[name]
+
+
+def gather(count: int, arguments: str, element: str, **names) -> Callable:
+    """(arguments) -> the tuple of `element` for k = 0 … count−1."""
+    items = "".join(element.format(k=k) + ", " for k in range(count))
+    return define("gather", f"def gather({arguments}):\n    return ({items})\n", **names)
+
+
+def scatter(count: int, arguments: str, element: str) -> Callable:
+    """(arguments, values) -> None; writes values[k] to `element` for k = 0 … count−1."""
+    lines = "".join(f"    {element.format(k=k)} = values[{k}]\n" for k in range(count)) or "    pass\n"
+    return define("scatter", f"def scatter({arguments}, values):\n{lines}")
+
+
+def elementwise_source(outputs: int, inputs: int, scalars: int, loop: str) -> str:
+    """The text of kernel(o0, …, x0, …, a0, …): o0[i], … = f(x0[i], …, a0, …) for i in `loop`."""
+    o, x, a = ([f"{letter}{k}" for k in range(count)] for letter, count in (("o", outputs), ("x", inputs), ("a", scalars)))
+    targets = ", ".join(f"{name}[i]" for name in o)
+    values = ", ".join([f"{name}[i]" for name in x] + a)
+    return f"def kernel({', '.join(o + x + a)}):\n    for i in {loop}:\n        {targets} = f({values})\n"

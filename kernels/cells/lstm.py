@@ -1,0 +1,34 @@
+"""Long short-term memory with forget gate (Gers, Schmidhuber, Cummins 2000), no peepholes. torch's gate order i f g o."""
+
+import numpy as np
+
+from .. import Cell
+from ..activations import dsigmoid, dtanh, sigmoid
+
+
+def step(p, q, s):
+    p_i, p_f, p_g, p_o = p
+    q_i, q_f, q_g, q_o = q
+    h, c = s
+    i = sigmoid(p_i + q_i)
+    f = sigmoid(p_f + q_f)
+    g = np.tanh(p_g + q_g)
+    o = sigmoid(p_o + q_o)
+    c = f * c + i * g
+    return (o * np.tanh(c), c), (i, f, g, o)
+
+
+def back(ds, kept, s, s_next):
+    dh, dc = ds
+    i, f, g, o = kept
+    h, c = s
+    h_next, c_next = s_next
+    r = np.tanh(c_next)  # cheaper than keeping it
+    dc = dc + dh * o * dtanh(r)
+    δ = (dc * g * dsigmoid(i), dc * c * dsigmoid(f), dc * i * dtanh(g), dh * r * dsigmoid(o))
+    return δ, δ, (0.0 * dh, dc * f)
+
+
+lstm = Cell("lstm", gates=4, states=2, kept=4, step=step, back=back, initial_bias=(0.0, 1.0, 0.0, 0.0))
+
+CELLS = (lstm,)

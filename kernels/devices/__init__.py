@@ -1,0 +1,12 @@
+"""Devices: the loops. Each module offers the same functions with the same arguments; a test compares their signatures.
+
+name                                  "reference", "cpu", "cuda"
+array(x, dtype)                       a contiguous array of the device with the values of x
+numpy(a)                              a NumPy array with the values of a
+empty(shape, dtype)                   an array of the device, its values undefined
+elementwise(f, outputs, inputs, scalars)
+matvec(W, s, out)
+forward(cell, p, W, c, s, kept, flags)
+backward(cell, dy, W, c, s, kept, flags, dp, dq, ds)
+project, project_back, gradient_sum, bias_sum        from products.py, the same everywhere
+"""

@@ -1,0 +1,189 @@
+"""The CUDA simulator made strong enough for our kernels (NUMBA_ENABLE_CUDASIM=1).
+
+Numba's own runs one block after another, knows no warp operation, and fills shared memory with nothing in particular.
+Here all blocks of a launch run at once, each with its own shared memory filled with NaN; `syncthreads` is a real barrier
+(a block whose threads part ways hangs no longer than it must: threads that end leave it); shuffles and votes work by
+exchange within a warp; and options of `cuda.jit` that only a compiler understands are accepted.
+"""
+
+import sys
+import threading
+import time
+
+import numpy as np
+
+COMPILER_OPTIONS = ("launch_bounds", "forceinline", "lto", "max_registers", "lineinfo")
+
+
+class Barrier:
+    """A reusable barrier whose parties may leave, and which an error anywhere in the grid breaks."""
+
+    def __init__(self, parties: int):
+        self.turn = threading.Condition()
+        self.parties, self.waiting, self.generation, self.broken = parties, 0, 0, False
+
+    def wait(self):
+        with self.turn:
+            mine = self.generation
+            self.waiting += 1
+            self.release_if_complete()
+            while mine == self.generation and not self.broken:
+                self.turn.wait()
+            if self.broken:
+                raise threading.BrokenBarrierError("another thread of the grid failed")
+
+    def leave(self):
+        with self.turn:
+            self.parties -= 1
+            self.release_if_complete()
+
+    def abort(self):
+        with self.turn:
+            self.broken = True
+            self.turn.notify_all()
+
+    def release_if_complete(self):
+        if 0 < self.waiting >= self.parties:
+            self.waiting = 0
+            self.generation += 1
+            self.turn.notify_all()
+
+
+def install():
+    """Replace the parts of numba.cuda.simulator named above. Once, before any kernel is defined."""
+    from numba import cuda
+    from numba.cuda.simulator import api, kernel, kernelapi
+
+    if hasattr(kernelapi.FakeCUDAModule, "shfl_xor_sync"):
+        return
+    sys.setswitchinterval(5e-4)  # threads mostly wait for each other
+    kernel.BlockManager = grid_runner(kernel)
+    give_memory(kernelapi)
+    give_warps(kernelapi.FakeCUDAModule)
+    original = api.jit
+
+    def jit(*arguments, **options):
+        return original(*arguments, **{key: value for key, value in options.items() if key not in COMPILER_OPTIONS})
+
+    cuda.jit = jit
+
+
+def as_device_array(a):
+    """A NumPy array as the simulator's device array of the same memory: NumPy arrays themselves are copied in and out, each."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    return FakeCUDAArray(a) if isinstance(a, np.ndarray) else a
+
+
+def grid_runner(kernel):
+    """The class that FakeCUDAKernel makes once for each block; the one of block 0 runs them all."""
+    StockBlockManager, BlockThread = kernel.BlockManager, kernel.BlockThread
+
+    class Thread(BlockThread):
+        def syncthreads(self):
+            self.barrier.wait()
+
+        def run(self):
+            with np.errstate(all="ignore"):  # a GPU does not warn
+                super().run()
+            if self.exception:
+                for barrier in self.all_barriers:
+                    barrier.abort()
+            self.barrier.leave()
+            self.warp_barrier.leave()
+
+    class GridRunner:
+        def __init__(self, f, grid_dim, block_dim, debug):
+            self.f, self.grid_dim, self.block_dim, self.debug = f, grid_dim, block_dim, debug
+
+        def run(self, grid_point, *arguments):
+            if any(grid_point):
+                return
+            threads, all_barriers = [], []
+            for block in np.ndindex(*self.grid_dim):
+                threads += self.threads_of(block, arguments, all_barriers)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            failed = [thread.exception for thread in threads if thread.exception]
+            failed.sort(key=lambda e: isinstance(e[0], threading.BrokenBarrierError))  # the cause before its consequences
+            if failed:
+                raise failed[0][0].with_traceback(failed[0][1])
+
+        def threads_of(self, block, arguments, all_barriers):
+            manager = StockBlockManager(self.f, self.grid_dim, self.block_dim, self.debug)
+            count = int(np.prod(self.block_dim))
+            barrier = Barrier(count)
+            warps = [Barrier(min(32, count - first)) for first in range(0, count, 32)]
+            slots = [[None] * 32 for _ in warps]
+            all_barriers += [barrier, *warps]
+            for point in np.ndindex(*self.block_dim):
+                thread = Thread(lambda: self.f(*arguments), manager, block, point, self.debug)
+                warp = thread.thread_id // 32
+                thread.barrier, thread.warp_barrier, thread.slots = barrier, warps[warp], slots[warp]
+                thread.all_barriers = all_barriers
+                yield thread
+
+    return GridRunner
+
+
+def give_memory(kernelapi):
+    """Shared memory of each block apart, and NaN in every array that a kernel has not written."""
+    lock = threading.Lock()
+
+    def dtype_of(dtype):
+        is_numba = isinstance(dtype, kernelapi.types.Type)
+        return np.dtype(kernelapi.numpy_support.as_dtype(dtype) if is_numba else dtype)
+
+    def poisoned(shape, dtype):
+        return np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)
+
+    def shared_array(self, shape, dtype, alignment=None):
+        dtype, caller = dtype_of(dtype), sys._getframe(1)
+        block = tuple(threading.current_thread().blockIdx)
+        key = (block, "dynamic") if shape == 0 else (block, caller.f_code, caller.f_lineno)
+        with lock:
+            if key not in self._allocations:
+                dynamic = np.full(self._dynshared_size, 0xFF, np.uint8)  # all bits set is a NaN in every float type
+                self._allocations[key] = dynamic if shape == 0 else poisoned(shape, dtype)
+            memory = self._allocations[key]
+        return memory[: memory.size // dtype.itemsize * dtype.itemsize].view(dtype) if shape == 0 else memory
+
+    def local_array(self, shape, dtype, alignment=None):
+        return poisoned(shape, dtype_of(dtype))
+
+    kernelapi.FakeCUDAShared.array = shared_array
+    kernelapi.FakeCUDALocal.array = local_array
+
+
+def exchange(value):
+    """(what every lane of this warp passed, my lane)"""
+    me = threading.current_thread()
+    lane = me.thread_id % 32
+    me.slots[lane] = value
+    me.warp_barrier.wait()
+    values = list(me.slots)
+    me.warp_barrier.wait()
+    return values, lane
+
+
+def give_warps(module):
+    def shuffle(source):
+        def shfl(self, mask, value, by):
+            values, lane = exchange(value)
+            other = source(lane, int(by))
+            return values[other] if 0 <= other < 32 else value
+
+        return shfl
+
+    module.shfl_sync = shuffle(lambda lane, by: by % 32)
+    module.shfl_xor_sync = shuffle(lambda lane, by: lane ^ by)
+    module.shfl_up_sync = shuffle(lambda lane, by: lane - by)
+    module.shfl_down_sync = shuffle(lambda lane, by: lane + by)
+    module.all_sync = lambda self, mask, p: all(bool(q) for q in exchange(p)[0] if q is not None)
+    module.any_sync = lambda self, mask, p: any(bool(q) for q in exchange(p)[0])
+    module.ballot_sync = lambda self, mask, p: sum(1 << lane for lane, q in enumerate(exchange(p)[0]) if q)
+    module.activemask = lambda self: 0xFFFFFFFF
+    module.syncwarp = lambda self, mask=0xFFFFFFFF: threading.current_thread().warp_barrier.wait()
+    module.nanosleep = lambda self, ns: time.sleep(0)

@@ -1,0 +1,55 @@
+"""Recurrent networks trained by back-propagation through time, with kernels in Python.
+
+>>> import numpy as np, rnn_gpu
+>>> layer = rnn_gpu.LSTM(3, 5, device="cpu")
+>>> y, (h, c) = layer(np.zeros((7, 2, 3), "float32"))          # x (T, B, m) -> y (T, B, n)
+>>> dx, dstate = layer.backward(np.ones_like(y))               # layer.grads holds U, W and b
+"""
+
+from . import datasets, optimizers
+from .derivatives import activation, cell
+from .device import resolve as device
+from .errors import (
+    ArgumentError,
+    DerivativeError,
+    DeviceError,
+    DtypeError,
+    GradientError,
+    ModelFileError,
+    NonFiniteError,
+    OrderError,
+    RnnGpuError,
+    ShapeError,
+)
+from .gradcheck import gradcheck
+from .layers import GRU, LSTM, RNN, Dense, Dropout, Recurrent
+from .network import Network, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "ArgumentError",
+    "Dense",
+    "DerivativeError",
+    "DeviceError",
+    "Dropout",
+    "DtypeError",
+    "GradientError",
+    "ModelFileError",
+    "Network",
+    "NonFiniteError",
+    "OrderError",
+    "Recurrent",
+    "RnnGpuError",
+    "ShapeError",
+    "activation",
+    "cell",
+    "datasets",
+    "device",
+    "gradcheck",
+    "load",
+    "optimizers",
+]

@@ -1,0 +1,110 @@
+"""The door: arguments are checked here, once, so that no kernel has to."""
+
+from numbers import Integral, Real
+
+import numpy as np
+
+from .errors import ArgumentError, DtypeError, ShapeError
+
+DTYPES = ("float32", "float64")
+
+
+def dtype_name(dtype) -> str:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = None
+    if name not in DTYPES:
+        raise DtypeError(f"dtype is {dtype!r}, expected 'float32' or 'float64'")
+    return name
+
+
+def size(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ArgumentError(f"{name} is {value!r}, expected an integer of at least 1")
+    return int(value)
+
+
+def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> float:
+    inside = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and not (open_high and value == high)
+    if not inside:
+        raise ArgumentError(f"{name} is {value!r}, expected a number from {low} to {high}{', not itself' if open_high else ''}")
+    return float(value)
+
+
+def choice(name: str, value, options) -> str:
+    if value not in options:
+        raise ArgumentError(f"{name} is {value!r}, expected one of {', '.join(map(repr, options))}")
+    return value
+
+
+def is_array(x) -> bool:
+    return hasattr(x, "dtype") and hasattr(x, "shape")
+
+
+def as_array(name: str, x, dtype: str):
+    """x as an array: NumPy's and CuPy's as they are, nested lists of numbers as NumPy's of `dtype`."""
+    if hasattr(x, "__cuda_array_interface__") or isinstance(x, np.ndarray):
+        return x
+    try:
+        a = np.asarray(x)
+    except ValueError as error:  # ragged lists
+        raise ShapeError(f"{name} cannot be made an array: {error}") from None
+    if not is_array(x) and a.dtype.kind in "fiu":
+        a = a.astype(dtype)
+    return a
+
+
+def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):
+    """x as an array of `dtype` and shape; None in `shape` is any size of at least 1.  `axes` names them in messages."""
+    a = as_array(name, x, dtype)
+    if a.dtype != dtype:
+        raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it, or build with dtype={a.dtype.name!r}")
+    if a.ndim != len(shape):
+        raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
+    if 0 in a.shape:
+        raise ShapeError(f"{name} has shape {a.shape}, {axes}: an axis is empty")
+    for axis, (got, expected) in enumerate(zip(a.shape, shape, strict=True)):
+        if expected is not None and got != expected:
+            raise ShapeError(f"{name} has shape {a.shape}, expected {expected} on axis {axis} of {axes}")
+    return a
+
+
+def finite(name: str, a):
+    """Raise ArgumentError, with the first place, if a has NaN or infinity."""
+    bad = ~np.isfinite(a)
+    if bad.any():
+        place = tuple(int(i[0]) for i in bad.nonzero())
+        raise ArgumentError(f"{name} is {float(a[place])} at {place}, expected finite numbers")
+
+
+def symbols(name: str, x, classes: int, shape_axes: str, rank: int):
+    """Integers in [0, classes), of the given rank."""
+    if x.ndim != rank:
+        raise ShapeError(f"{name} has shape {x.shape} and integers, expected {rank} axes, {shape_axes}, of symbols 0..{classes - 1}")
+    if 0 in x.shape:
+        raise ShapeError(f"{name} has shape {x.shape}, {shape_axes}: an axis is empty")
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high >= classes:
+        raise ArgumentError(f"{name} has the symbol {low if low < 0 else high}, expected 0..{classes - 1}")
+    return x
+
+
+def one_hot(x, classes: int, dtype: str):
+    """Integers (…) -> (…, classes), 1 at the integer and 0 elsewhere."""
+    return (np.asarray(x)[..., None] == np.arange(classes)).astype(dtype)
+
+
+def check_lengths(lengths, T: int, B: int):
+    """lengths as int64 (B,), each in 1..T; None stays None."""
+    if lengths is None:
+        return None
+    a = np.asarray(lengths.get() if hasattr(lengths, "get") else lengths)
+    if a.shape != (B,):
+        raise ShapeError(f"lengths has shape {a.shape}, expected ({B},): one for each sample")
+    if a.dtype.kind not in "iu":
+        raise DtypeError(f"lengths is {a.dtype}, expected integers")
+    wrong = np.flatnonzero((a < 1) | (a > T))
+    if wrong.size:
+        raise ArgumentError(f"lengths[{wrong[0]}] is {a[wrong[0]]}, expected 1..{T}, the number of time steps of x")
+    return a.astype(np.int64)

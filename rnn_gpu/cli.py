@@ -1,0 +1,140 @@
+"""The command `rnn-gpu`: train on a data set that ships with the library, and tell what this machine offers."""
+
+import json
+import math
+import platform
+import sys
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from . import GRU, LSTM, RNN, Dense, Network, RnnGpuError, datasets, load
+from .device import NAMES, resolve, simulated, why_no_cuda
+
+app = typer.Typer(help="Recurrent networks by back-propagation through time, with kernels in Python.", no_args_is_help=True)
+CELLS = {"elman": RNN, "lstm": LSTM, "gru": GRU}
+Cell = StrEnum("Cell", list(CELLS))
+Data = StrEnum("Data", ["vowels", "python-manual"])
+Device = StrEnum("Device", list(NAMES))
+
+
+class Job(NamedTuple):
+    """A data set and the settings that suit it."""
+
+    train: datasets.Sequences
+    test: datasets.Sequences
+    features: int
+    outputs: int
+    steps: str
+    hidden: int
+    batch_size: int
+    epochs: int
+    held_out: str
+
+
+def job(data: str) -> Job:
+    if data == "vowels":
+        train, test = datasets.vowels(standardise=True)
+        return Job(train, test, 12, 9, "last", 64, 27, 60, "test")
+    text = datasets.python_manual()
+    k = len(text.vocabulary)
+    return Job(text.train, text.validation, k, k, "every", 128, 32, 5, "validation")
+
+
+def new_folder(stem: Path) -> Path:
+    """Make and return stem-1, stem-2, …: the first that is free."""
+    k = 1
+    while True:
+        folder = stem.with_name(f"{stem.name}-{k}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            k += 1
+
+
+@app.command()
+def train(
+    cell: Annotated[Cell, typer.Option(help="The recurrent cell.")] = Cell.elman,
+    data: Annotated[Data, typer.Option(help="Speakers of Japanese vowels, or the characters of Python's manual.")] = Data.vowels,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: 60 for vowels, 5 for python-manual.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Units. Default: 64 for vowels, 128 for python-manual.")] = None,
+    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of Adam.")] = 3e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the samples.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the folder of this run is made.")] = Path("runs"),
+):
+    """Train a network, print how good it is on held-out data, and keep the model and a picture."""
+    it = job(data)
+    n, epochs = hidden or it.hidden, epochs or it.epochs
+    options = {"device": device.value, "seed": seed}
+    layers = [CELLS[cell](it.features, n, **options), Dense(n, it.outputs, **options)]
+    network = Network(layers, loss="softmax_cross_entropy", steps=it.steps)
+    folder = new_folder(out / f"{data}-{cell}-seed{seed}")
+    model = folder / "model.safetensors"
+    print(f"{cell}, {n} units, on {data}: {len(it.train.x)} sequences to train on, {len(it.test.x)} held out; device {network.device}")
+    kept: dict = {}
+
+    def keep_best(network, history):
+        if history["loss"][-1] <= min(history["loss"]):  # of training: the held-out samples choose nothing
+            network.save(model)
+        kept.update(history)
+
+    stopped = False
+    try:
+        settings = {"epochs": epochs, "batch_size": it.batch_size, "learning_rate": learning_rate, "seed": seed}
+        network.fit(it.train.x, it.train.y, validation=(it.test.x, it.test.y), on_epoch=keep_best, **settings)
+    except KeyboardInterrupt:
+        stopped = True
+        if not kept:
+            folder.rmdir()
+            print("\nstopped before the first epoch was over: nothing to keep", file=sys.stderr)
+            raise typer.Exit(130) from None
+        print("\nstopped; the best model so far is kept", file=sys.stderr)
+
+    best = load(model, device=device)
+    found = best.evaluate(it.test.x, it.test.y)
+    bits = "" if it.steps == "last" else f", {found['loss'] / math.log(2):.3f} bits a character"
+    print(f"{it.held_out} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}{bits}")
+    (folder / "history.json").write_text(json.dumps(kept | {it.held_out: found}))
+    print(f"model    {model}\nhistory  {folder / 'history.json'}")
+    try:
+        from .plots import delta_norms, training_picture
+
+        norms = delta_norms(best, it.train.x[:64], it.train.y[:64])
+        training_picture(folder / "training.png", f"{cell}, {n} units, {data}: {it.held_out} accuracy {found['accuracy']:.4f}", kept, norms)
+        print(f"picture  {folder / 'training.png'}")
+    except ImportError:
+        print("no picture: matplotlib is not installed (pip install 'rnn_gpu[plot]')", file=sys.stderr)
+    if stopped:
+        raise typer.Exit(130)
+
+
+@app.command()
+def info():
+    """Versions, devices, and what device="auto" means on this machine."""
+    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "scipy", "cupy-cuda13x", "cupy-cuda12x", "safetensors", "matplotlib"):
+        try:
+            print(f"{package:14}{version(package)}")
+        except PackageNotFoundError:
+            print(f"{package:14}not installed")
+    print(f"{'python':14}{platform.python_version()} on {platform.machine()}")
+    reason = why_no_cuda()
+    print(f"{'cuda':14}{'the simulator (NUMBA_ENABLE_CUDASIM=1)' if simulated() else 'a GPU' if not reason else 'no: ' + reason}")
+    print(f"{'auto':14}{resolve('auto').name}")
+
+
+def main():
+    """The entry point: our own errors are one line and exit status 2."""
+    try:
+        app()
+    except RnnGpuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Formulas a user brings are compared with their numerical slope before they enter a kernel."""
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from .errors import ArgumentError, DerivativeError
+from .kernels import Activation, Cell
+from .kernels.activations import ACTIVATIONS
+from .kernels.devices.reference import formula
+
+STEP = 1e-6  # of the central differences, in float64
+TOLERANCE = 1e-5  # of the derivative, relative to 1 + its size
+
+
+def activation(f, df: Callable | None = None, name: str | None = None) -> Activation:
+    """An Activation from the name of a built-in one, an Activation, a pair (f, df), or f and df.
+
+    f takes a number z to y; df takes y, the *output*, to f'(z). Both are plain Python with NumPy's or math's functions; they are
+    compiled into the fused kernels of every device.
+    Raises DerivativeError, with the worst point, where df(f(z)) is not the slope of f on −6 … 6.
+    """
+    if df is None and isinstance(f, str):
+        if f not in ACTIVATIONS:
+            raise ArgumentError(f"activation is {f!r}, expected one of {', '.join(ACTIVATIONS)}, or a pair (f, df)")
+        return ACTIVATIONS[f]
+    if df is None and isinstance(f, Activation):
+        made = f
+    elif df is None and isinstance(f, tuple) and len(f) == 2 and all(map(callable, f)):
+        made = Activation(name or f[0].__name__, *f)
+    elif callable(f) and callable(df):
+        made = Activation(name or f.__name__, f, df)
+    else:
+        raise ArgumentError(f"activation is {f!r}, expected a name, an Activation or a pair (f, df) with df from the output y")
+    check_activation(made)
+    return made
+
+
+def cell(name: str, *, gates: int, states: int, kept: int, step: Callable, back: Callable, apart: bool = False, **initial) -> Cell:
+    """A recurrent cell of your own, for `Recurrent(cell, …)`.
+
+    step  (p, q, s)             -> (s_next, kept)   tuples of G, G, S numbers -> tuples of S, K numbers
+    back  (ds, kept, s, s_next) -> (dp, dq, ds)     tuples of S, K, S, S -> G, G, S; ds without what passes through W
+    apart says that dp and dq differ (p and q enter apart); the layer then has a recurrent bias c too.
+    initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts.
+    Raises DerivativeError where `back` is not the slope of `step`.
+    """
+    made = Cell(name, gates, states, kept, step, back, apart, **initial)
+    check_cell(made)
+    return made
+
+
+@cache
+def check_activation(activation: Activation):
+    """Raise DerivativeError unless df(f(z)) is the slope of f; kinks, where the two one-sided slopes differ, are passed over."""
+    f, df = formula(activation.f), formula(activation.df)
+    z = np.linspace(-6, 6, 241) + 1e-3 * np.sqrt(2)
+    y = np.asarray(f(z), float)
+    left, right = (y - f(z - STEP)) / STEP, (f(z + STEP) - y) / STEP
+    slope, claimed = 0.5 * (left + right), np.broadcast_to(df(y), y.shape)
+    error = np.abs(claimed - slope) / (1 + np.abs(slope))
+    error[np.abs(left - right) > 1e-2 * (1 + np.abs(slope))] = 0
+    report(f"activation {activation.name!r}", "f'(z)", error, lambda i: (f"z = {z[i]:.6g} (y = {y[i]:.6g})", claimed[i], slope[i]))
+
+
+@cache
+def check_cell(cell: Cell):
+    """Raise DerivativeError unless `back` is the slope of `step` with respect to every p, q and s, at 64 random points."""
+    G, S, rng, N = cell.gates, cell.states, np.random.default_rng(0), 64
+    step, back = formula(cell.step), formula(cell.back)
+    inputs = rng.normal(size=(2 * G + S, N))
+    weights = rng.normal(size=(S, N))
+
+    def run(v):
+        return step(tuple(v[:G]), tuple(v[G : 2 * G]), tuple(v[2 * G :]))
+
+    def loss(v):
+        return sum(w * s for w, s in zip(weights, run(v)[0], strict=True))
+
+    s_next, kept = run(inputs)
+    counts = {"s_next of step": (len(s_next), S), "kept of step": (len(kept), cell.kept)}
+    claimed = back(tuple(weights), kept, tuple(inputs[2 * G :]), s_next)
+    counts |= {f"{name} of back": (len(claimed[i]), k) for i, (name, k) in enumerate({"dp": G, "dq": G, "ds": S}.items())}
+    for what, (got, expected) in counts.items():
+        if got != expected:
+            raise ArgumentError(f"cell {cell.name!r}: {what} has {got} numbers, expected {expected}")
+    names = [f"{letter}[{k}]" for letter, count in (("p", G), ("q", G), ("s", S)) for k in range(count)]
+    for i, name in enumerate(names):
+        nudge = np.zeros_like(inputs)
+        nudge[i] = STEP
+        left, right = (loss(inputs) - loss(inputs - nudge)) / STEP, (loss(inputs + nudge) - loss(inputs)) / STEP
+        slope = 0.5 * (left + right)
+        one = np.broadcast_to((*claimed[0], *claimed[1], *claimed[2])[i], N)
+        error = np.abs(one - slope) / (1 + np.abs(slope))
+        error[np.abs(left - right) > 1e-2 * (1 + np.abs(slope))] = 0
+        report(f"cell {cell.name!r}", f"dE/d{name}", error, lambda j, one=one, slope=slope: (f"point {j}", one[j], slope[j]))
+    if not cell.apart and any(np.any(a != b) for a, b in zip(claimed[0], claimed[1], strict=True)):
+        raise ArgumentError(f"cell {cell.name!r}: back returns different dp and dq, so say apart=True")
+
+
+def report(who: str, what: str, error, describe: Callable):
+    """Raise DerivativeError for the worst of `error` if it is too large (NaN is)."""
+    worst = int(np.argmax(np.where(np.isnan(error), np.inf, error)))
+    if not error[worst] <= TOLERANCE:
+        where, claimed, slope = describe(worst)
+        raise DerivativeError(f"{who}: {what} is given as {claimed:.8g} at {where}, but its slope there is {slope:.8g}")

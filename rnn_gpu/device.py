@@ -1,0 +1,38 @@
+"""The dispatcher: a device's name -> the module of kernels/devices that does the work."""
+
+from importlib import import_module
+from types import ModuleType
+
+from .errors import DeviceError
+
+NAMES = ("auto", "cpu", "cuda", "reference")
+
+
+def resolve(device: str) -> ModuleType:
+    """Return the device module of "cpu", "cuda", "reference", or of what "auto" stands for here.
+
+    "auto" is "cuda" where Numba sees a real GPU and CuPy can be imported, else "cpu"; it never chooses the CUDA simulator.
+    "cuda" never falls back: DeviceError says what is missing.
+    """
+    if device not in NAMES:
+        raise DeviceError(f"device is {device!r}, expected one of {', '.join(map(repr, NAMES))}")
+    if device == "auto":
+        device = "cpu" if simulated() or why_no_cuda() else "cuda"
+    if device == "cuda" and (reason := why_no_cuda()):
+        raise DeviceError(f"device='cuda', but {reason}. Say device='cpu', or 'auto' to let rnn_gpu choose.")
+    return import_module(f"rnn_gpu.kernels.devices.{device}")
+
+
+def why_no_cuda() -> str:
+    """What keeps device="cuda" from working here; "" where it works, on a GPU or in the simulator."""
+    try:
+        return import_module("rnn_gpu.kernels.devices.cuda").missing()
+    except ImportError as error:
+        return f"numba-cuda cannot be imported ({error})"
+
+
+def simulated() -> bool:
+    """Is the CUDA simulator on (NUMBA_ENABLE_CUDASIM=1 before the first import of numba)?"""
+    from numba.core import config
+
+    return bool(config.ENABLE_CUDASIM)

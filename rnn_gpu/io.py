@@ -1,0 +1,49 @@
+"""Files: named arrays and a configuration in one safetensors file, written whole or not at all."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .errors import ModelFileError
+
+FORMAT = "rnn_gpu 1"
+
+
+def write(path, arrays: dict[str, np.ndarray], config: dict):
+    """Write beside `path`, then rename onto it: whoever reads sees the old file or the new one."""
+    path = Path(path)
+    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"format": FORMAT, "config": json.dumps(config)})
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(beside, 0o666 & ~umask())
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+
+
+def umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
+def read(path) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and the configuration of a file that `write` wrote.  Raises ModelFileError, or FileNotFoundError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ModelFileError(f"{path} is not a model of ours: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118  no mapping
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged, or not a model file: {error}") from error

@@ -1,0 +1,403 @@
+"""Layers: parameters, and the way of an array through them, forward and backward. They know nothing about devices."""
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from . import arguments, derivatives, parameters
+from .device import resolve
+from .errors import ArgumentError, DtypeError, OrderError, ShapeError
+from .kernels import LIVE, Activation, Cell
+from .kernels.cells import CELLS
+from .kernels.cells.elman import elman
+from .kernels.cells.gru import gru
+from .kernels.cells.lstm import lstm
+
+
+class Layer:
+    """A layer has a device, a dtype, and parameters and their gradients by name.
+
+    Users call a layer and its `backward`; these check, convert, and hand on to `_forward` and `_backward`, which take and return
+    arrays of the device, time-major:
+
+    _forward(x (T, B, m), s0, flags (T, B), keep, training) -> (y (T, B, n), s after the last step); s is None without states
+    _backward(dy (T, B, n), ds) -> (dx (T, B, m), ds before the first step); sets grads
+    """
+
+    input_size: int | None = None
+    output_size: int | None = None
+
+    def __init__(self, device: str, dtype, values: dict[str, np.ndarray]):
+        self._device = resolve(device)
+        self.dtype = arguments.dtype_name(dtype)
+        self.parameters = parameters.Parameters({name: self._device.array(value, self.dtype) for name, value in values.items()})
+        self.grads: dict = {}
+        self._tape = None
+
+    @property
+    def device(self) -> str:
+        """The name of the device that does the work: "cpu", "cuda" or "reference"."""
+        return self._device.name
+
+    def config(self) -> dict:
+        """The arguments that build this layer again, but for device and dtype."""
+        raise NotImplementedError
+
+    def copy(self, device: str | None = None, dtype=None):
+        """The same layer with the same parameters, on another device or of another dtype if asked."""
+        other = type(self)(**self.config(), device=device or self.device, dtype=dtype or self.dtype)
+        for name, value in self.parameters.items():
+            other.parameters[name] = other._device.array(self._device.numpy(value), other.dtype)
+        return other
+
+    def _recall(self):
+        if self._tape is None:
+            raise OrderError(f"{type(self).__name__}: backward before forward; call the layer on x first")
+        return self._tape
+
+    def _to_kind_of(self, x, a):
+        """a, copied, as the kind of array that x is: the device's own kind, or NumPy's."""
+        return a.copy() if type(x) is type(a) else self._device.numpy(a).copy()
+
+
+class Tape(NamedTuple):
+    """What a recurrent layer remembers of its forward pass."""
+
+    x: np.ndarray  # (T, B, m)
+    s: np.ndarray  # (S, T+1, B, n)
+    kept: np.ndarray  # (T, B, K, n)
+    flags: np.ndarray  # (T, B)
+    like: object  # the caller's x: outputs are of its kind
+
+
+def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
+    """Sequences at the door -> (x as the device's (T, B, m), zero beyond lengths; flags (T, B)).
+
+    x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if batch_first.
+    """
+    order = "B, T" if batch_first else "T, B"
+    a = arguments.as_array("x", x, dtype)
+    if a.dtype.kind in "iu":
+        host = device.numpy(a) if type(a) is not np.ndarray else a
+        a = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2), m, dtype)
+    a = arguments.floats("x", a, dtype, (None, None, m), f"({order}, m={m})")
+    a = device.array(a.swapaxes(0, 1) if batch_first else a, dtype)
+    T, B, _ = a.shape
+    lengths = arguments.check_lengths(lengths, T, B)
+    live = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths
+    flags = device.array(live * LIVE, np.uint8)
+    if lengths is not None:
+        a = np.where((flags & LIVE)[:, :, None] != 0, a, a.dtype.type(0))
+    arguments.finite("x", a)
+    return a, flags
+
+
+class Recurrent(Layer):
+    """A recurrent layer of any cell: net_t = U x_t + b + W s_{t-1} (式2), trained by back-propagation through time.
+
+    cell            a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "gru", "elman_tanh", …
+    input_size      m, features of x
+    hidden_size     n, units
+    batch_first     x, y and their gradients are (B, T, ·) instead of (T, B, ·)
+    device          "auto", "cpu", "cuda" or "reference": see `rnn_gpu.device.resolve`
+    dtype           "float32" or "float64", of x, y, states, parameters and gradients
+    seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
+
+    parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it. A gradient is overwritten
+    by each `backward`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        input_size: int,
+        hidden_size: int,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype="float32",
+        seed: int = 0,
+        init: str = "default",
+    ):
+        if isinstance(cell, str):
+            cell = CELLS[arguments.choice("cell", cell, CELLS)]
+        if not isinstance(cell, Cell):
+            raise ArgumentError(f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}")
+        derivatives.check_cell(cell)
+        self.cell = cell
+        self.input_size = arguments.size("input_size", input_size)
+        self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
+        self.batch_first, self.seed, self.init = bool(batch_first), seed, arguments.choice("init", init, parameters.INITS)
+        super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init))
+
+    def config(self) -> dict:
+        names = ("input_size", "hidden_size", "batch_first", "seed", "init")
+        own = {"cell": self.cell} if type(self) is Recurrent else {}
+        return own | {name: getattr(self, name) for name in names}
+
+    def __call__(self, x, state=None, lengths=None):
+        """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
+
+        x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
+        state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c) for the LSTM; None is zero
+        lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x holds beyond is ignored, y is
+                 zero there
+        y        (T, B, n), the output of every step; state as above, after the last step of each sample
+        """
+        a, flags = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
+        y, s = self._forward(a, self._check_state("state", state, a.shape[1]), flags)
+        self._tape = self._tape._replace(like=x)
+        return self._to_kind_of(x, self._turn(y)), self._as_state(x, s)
+
+    def backward(self, dy, dstate=None):
+        """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
+
+        dy      (T, B, n), dE/dy of every step; None for zero. Beyond `lengths` it is ignored
+        dstate  dE/d(the state after the last step), as `state`; None for zero
+        dx      (T, B, m); dstate: the gradient with respect to the state before the first step
+        """
+        tape = self._recall()
+        T, B, _ = tape.x.shape
+        if dy is None:
+            dy = self._zeros((T, B, self.hidden_size))
+        else:
+            shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
+            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.hidden_size), axes)
+            arguments.finite("dy", dy)
+            dy = self._device.array(self._turn(dy), self.dtype)
+        dx, ds = self._backward(dy, self._check_state("dstate", dstate, B))
+        return self._to_kind_of(tape.like, self._turn(dx)), self._as_state(tape.like, ds)
+
+    @property
+    def delta(self):
+        """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""
+        self._recall()
+        if not hasattr(self, "_δ"):
+            raise OrderError("delta is known after backward")
+        return self._δ
+
+    def _forward(self, x, s0, flags, keep=True, training=False):
+        d, θ, cell = self._device, self.parameters, self.cell
+        T, B, _ = x.shape
+        p = d.project(x, θ["U"], θ["b"], cell.gates)
+        s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
+        s[:, 0] = s0
+        kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
+        d.forward(cell, p, θ["W"], self._c(), s, kept, flags)
+        if keep:
+            self._tape = Tape(x, s, kept, flags, x)
+        return s[0, 1:] * (flags & LIVE)[:, :, None].astype(self.dtype), s[:, T]
+
+    def _backward(self, dy, ds):
+        d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
+        T, B, _ = tape.x.shape
+        dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
+        dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
+        d.backward(cell, dy, θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, ds)
+        self._δ = dp
+        self.grads = {"U": d.gradient_sum(dp, tape.x), "W": d.gradient_sum(dq, tape.s[0, :-1]), "b": d.bias_sum(dp)}
+        if cell.apart:
+            self.grads["c"] = d.bias_sum(dq)
+        return d.project_back(dp, θ["U"]), ds
+
+    def _c(self):
+        return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)
+
+    def _zeros(self, shape):
+        zeros = self._device.empty(shape, self.dtype)
+        zeros[...] = 0
+        return zeros
+
+    def _turn(self, a):
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def _check_state(self, name, state, B):
+        """A state at the door as an array of the device of its own, (S, B, n)."""
+        S, n = self.cell.states, self.hidden_size
+        if state is None:
+            return self._zeros((S, B, n))
+        parts = (state,) if S == 1 else state
+        if not isinstance(parts, (tuple, list)) or len(parts) != S:
+            raise ShapeError(f"{name} is a {type(state).__name__}, expected a tuple of {S} arrays (B, n)")
+        s = self._device.empty((S, B, n), self.dtype)
+        for k, part in enumerate(parts):
+            label = name if S == 1 else f"{name}[{k}]"
+            a = arguments.floats(label, part, self.dtype, (B, n), "(B, n)")
+            arguments.finite(label, a)
+            s[k] = self._device.array(a, self.dtype)
+        return s
+
+    def _as_state(self, x, s):
+        parts = tuple(self._to_kind_of(x, part) for part in s)
+        return parts[0] if len(parts) == 1 else parts
+
+    # torch's names and shapes. Its gate order is ours.
+
+    def load_torch(self, state_dict):
+        """Take over weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0 (NumPy arrays or tensors; biases may both be missing).
+
+        c is bias_hh_l0 where the cell has it; elsewhere b is the sum of the two.
+        """
+        state_dict = {name: np.asarray(value) for name, value in state_dict.items()}
+        known = {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"}
+        unknown, missing = set(state_dict) - known, {"weight_ih_l0", "weight_hh_l0"} - set(state_dict)
+        if unknown or missing or ("bias_ih_l0" in state_dict) != ("bias_hh_l0" in state_dict):
+            raise ArgumentError(f"state_dict has {', '.join(sorted(state_dict))}, expected {', '.join(sorted(known))} of one layer")
+        zero = np.zeros(self.parameters["b"].shape, self.dtype)
+        b, c = state_dict.get("bias_ih_l0", zero), state_dict.get("bias_hh_l0", zero)
+        new = {"U": state_dict["weight_ih_l0"], "W": state_dict["weight_hh_l0"]}
+        new |= {"b": b, "c": c} if self.cell.apart else {"b": b + c}
+        for name, value in new.items():
+            if value.shape != self.parameters[name].shape:
+                raise ShapeError(f"state_dict gives {name} the shape {value.shape}, expected {self.parameters[name].shape}")
+            if value.dtype != self.dtype:
+                raise DtypeError(f"state_dict gives {name} as {value.dtype}, but this layer was built for {self.dtype}")
+        for name, value in new.items():
+            self.parameters[name] = self._device.array(value, self.dtype)
+
+    def to_torch(self) -> dict[str, np.ndarray]:
+        """The parameters under torch's names, as NumPy arrays of their own; bias_hh_l0 is zero where the cell has no c."""
+        θ = {name: self._device.numpy(value).copy() for name, value in self.parameters.items()}
+        names = {"weight_ih_l0": "U", "weight_hh_l0": "W", "bias_ih_l0": "b", "bias_hh_l0": "c"}
+        return {theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"]) for theirs, ours in names.items()}
+
+
+class RNN(Recurrent):
+    """Elman network, s_t = f(U x_t + b + W s_{t-1}) (式2).
+
+    activation  a name ("tanh", "relu", "sigmoid", …), an Activation, or your own pair (f, df) with df from the output y.
+    Other arguments: see Recurrent. The state is s (B, n).
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        activation: str | Activation | tuple = "tanh",
+        batch_first=False,
+        device="auto",
+        dtype="float32",
+        seed=0,
+        init="default",
+    ):
+        self.activation = derivatives.activation(activation)
+        super().__init__(elman(self.activation), input_size, hidden_size, batch_first, device, dtype, seed, init)
+
+    def config(self):
+        return {"activation": self.activation} | super().config()
+
+
+class LSTM(Recurrent):
+    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  See Recurrent."""
+
+    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default"):
+        super().__init__(lstm, input_size, hidden_size, batch_first, device, dtype, seed, init)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  See Recurrent."""
+
+    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default"):
+        super().__init__(gru, input_size, hidden_size, batch_first, device, dtype, seed, init)
+
+
+class Stateless(Layer):
+    """A layer that treats every step and sample alike.  x is (T, B, m), or (B, m) without time; y has the same axes."""
+
+    def __call__(self, x, training=False):
+        """Carry the layer over x; remember what `backward` needs.  x (…, B, m) -> y (…, B, n)."""
+        a = arguments.as_array("x", x, self.dtype)
+        rank = 3 if a.ndim == 3 else 2
+        axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
+        a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes)
+        arguments.finite("x", a)
+        y, _ = self._forward(self._with_time(a), None, None, True, training)
+        self._like = x
+        return self._to_kind_of(x, y.reshape(*a.shape[:-1], -1))
+
+    def backward(self, dy):
+        """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads`."""
+        tape, shape = self._recall(), np.shape(self._like)
+        dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], tape.shape[-1]), "(…, B, n)")
+        arguments.finite("dy", dy)
+        dx, _ = self._backward(self._with_time(dy), None)
+        return self._to_kind_of(self._like, dx.reshape(shape))
+
+    def _with_time(self, a):
+        return self._device.array(a if a.ndim == 3 else a[None], self.dtype)
+
+
+@cache
+def output_formula(activation: Activation):
+    """(y, dy) -> δ = dy f'(net): 式3 of the BP chapter, but for its sign."""
+    df = activation.df
+
+    def δ(y, dy):
+        return dy * df(y)
+
+    return δ
+
+
+class Dense(Stateless):
+    """A fully connected layer, o = g(V s + b) (式1), at every step.
+
+    activation as for RNN. parameters, grads: dicts of V (output_size, input_size) and b (output_size,): the weight of an input
+    that is always 1.
+    """
+
+    def __init__(self, input_size, output_size, activation="identity", device="auto", dtype="float32", seed=0, init="default"):
+        self.activation = derivatives.activation(activation)
+        self.input_size = arguments.size("input_size", input_size)
+        self.output_size = arguments.size("output_size", output_size)
+        self.seed, self.init = seed, arguments.choice("init", init, parameters.INITS)
+        super().__init__(device, dtype, parameters.dense(self.input_size, self.output_size, seed, init))
+
+    def config(self):
+        return {name: getattr(self, name) for name in ("input_size", "output_size", "activation", "seed", "init")}
+
+    def _forward(self, x, s0, flags, keep=True, training=False):
+        d, θ = self._device, self.parameters
+        net = d.project(x, θ["V"], θ["b"], 1)[:, :, 0]
+        y = d.empty(net.shape, self.dtype)
+        d.elementwise(self.activation.f, (y,), (net,))
+        if keep:
+            self._x, self._tape = x, y
+        return y, None
+
+    def _backward(self, dy, ds):
+        d, y = self._device, self._recall()
+        δ = d.empty(y.shape, self.dtype)
+        d.elementwise(output_formula(self.activation), (δ,), (y, dy))
+        δ = δ[:, :, None]  # (T, B, G = 1, n)
+        self.grads = {"V": d.gradient_sum(δ, self._x), "b": d.bias_sum(δ)}
+        return d.project_back(δ, self.parameters["V"]), None
+
+
+class Dropout(Stateless):
+    """Zero a share `rate` of the numbers in training, scale the others by 1/(1 − rate); outside training do nothing.
+
+    Masks come from a counter-based generator (Philox) keyed by `seed`, counting training passes: the same on every device.
+    """
+
+    def __init__(self, rate: float, device="auto", dtype="float32", seed=0):
+        self.rate, self.seed = arguments.number("rate", rate, 0, 1, open_high=True), seed
+        self.passes = 0
+        super().__init__(device, dtype, {})
+
+    def config(self):
+        return {"rate": self.rate, "seed": self.seed}
+
+    def _forward(self, x, s0, flags, keep=True, training=False):
+        if training:
+            rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, self.passes]))
+            mask = (rng.random(x.shape) >= self.rate) / (1 - self.rate)
+            self.passes += 1
+        else:
+            mask = np.ones(x.shape)
+        mask = self._device.array(mask, self.dtype)
+        if keep:
+            self._tape = mask
+        return x * mask, None
+
+    def _backward(self, dy, ds):
+        return dy * self._recall(), None

@@ -1,0 +1,179 @@
+"""Layers in a row: one call forward, one backward, parameters and gradients by name."""
+
+from types import MappingProxyType
+
+from . import arguments, io, training
+from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
+from .kernels import LIVE, Activation, Cell
+from .layers import GRU, LSTM, RNN, Dense, Dropout, Layer, Recurrent, enter
+from .losses import Objective
+
+
+class Network:
+    """Layers in a row, with a loss.
+
+    layers  each one's output_size is the next one's input_size; all of one device and dtype
+    loss    "squared_error", "binary_cross_entropy" or "softmax_cross_entropy" (both from logits)
+    steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each sequence
+
+    parameters, grads: read-only mappings from "LAYER.NAME" ("0.U") to the arrays of the layers; write into the arrays.
+    """
+
+    def __init__(self, layers, loss: str = "squared_error", steps: str = "every"):
+        self.layers = list(layers)
+        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise ArgumentError(f"layers is {layers!r}, expected a list of layers")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise ArgumentError("layers has the same layer twice: make two")
+        for what in ("device", "dtype"):
+            values = {getattr(layer, what) for layer in self.layers}
+            if len(values) > 1:
+                raise ArgumentError(f"layers have different values of {what}: {', '.join(sorted(values))}")
+        self.input_size = self.output_size = None
+        for i, layer in enumerate(self.layers):
+            if layer.input_size is None:  # takes any
+                continue
+            if self.output_size not in (None, layer.input_size):
+                raise ShapeError(f"layer {i} takes {layer.input_size} features, but the one before gives {self.output_size}")
+            self.input_size = self.input_size or layer.input_size
+            self.output_size = layer.output_size
+        if self.input_size is None:
+            raise ArgumentError("layers has no layer with parameters")
+        self.recurrent = [layer for layer in self.layers if isinstance(layer, Recurrent)]
+        if any(layer.batch_first for layer in self.recurrent):
+            raise ArgumentError("a layer says batch_first=True: a Network is time-major (T, B, m); leave it to its layers' default")
+        self.objective = Objective(loss)
+        self.steps = arguments.choice("steps", steps, ("every", "last"))
+        self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
+        self._device = self.layers[0]._device
+        self._called = None  # the caller's x, and flags (T, B), for backward
+
+    @property
+    def loss(self) -> str:
+        return self.objective.loss.name
+
+    @property
+    def parameters(self):
+        return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.parameters.items()})
+
+    @property
+    def grads(self):
+        return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.grads.items()})
+
+    def copy(self, device=None, dtype=None):
+        """The same network with the same parameters, on another device or of another dtype if asked."""
+        return Network([layer.copy(device, dtype) for layer in self.layers], self.loss, self.steps)
+
+    def __call__(self, x, state=None, lengths=None, training=False):
+        """Carry the network over x; remember what `backward` needs.  Returns (y, states).
+
+        x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network without recurrent layers
+        state     a list with the state of each recurrent layer (see Recurrent); None is zero everywhere
+        lengths   (B,) integers in 1..T; y is zero beyond
+        training  True switches Dropout on
+        y         (T, B, k), or (B, k); states: a list as `state`, after the last step
+        """
+        if self.recurrent:
+            a, flags = enter(self._device, x, self.input_size, self.dtype, lengths)
+        else:
+            rows = arguments.floats("x", x, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
+            a, flags = enter(self._device, rows[None], self.input_size, self.dtype, None)
+        y, s = self._forward(a, self._states("state", state, a.shape[1]), flags, training=training)
+        self._called = x, flags
+        return self._leave(y * self._live(flags)), self._as_states(s)
+
+    def backward(self, dy, dstate=None):
+        """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
+
+        dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with dE/d(initial state) of each
+        recurrent layer. What dy holds beyond `lengths` is ignored.
+        """
+        if self._called is None:
+            raise OrderError("Network: backward before forward; call the network on x first")
+        T, B = self._called[1].shape
+        shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
+        dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
+        arguments.finite("dy", dy)
+        dy = self._device.array(dy.reshape(T, B, -1), self.dtype) * self._live(self._called[1])
+        dx, ds = self._backward(dy, self._states("dstate", dstate, B))
+        return self._leave(dx), self._as_states(ds)
+
+    def _live(self, flags):
+        return (flags & LIVE)[:, :, None].astype(self.dtype)
+
+    def _states(self, name, states, B):
+        """A list with the state of each recurrent layer, checked, as arrays (S, B, n) of the device."""
+        states = [None] * len(self.recurrent) if states is None else states
+        if not isinstance(states, (list, tuple)) or len(states) != len(self.recurrent):
+            raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(self.recurrent)}: one a recurrent layer")
+        return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(self.recurrent, states, strict=True))]
+
+    def _as_states(self, states):
+        return [layer._as_state(self._called[0], s) for layer, s in zip(self.recurrent, states, strict=True)]
+
+    def _leave(self, a):
+        return self.layers[0]._to_kind_of(self._called[0], a if self.recurrent else a[0])
+
+    fit = training.fit
+    evaluate = training.evaluate
+    predict = training.predict
+
+    def config(self) -> dict:
+        """What `load` needs to build the network again, in JSON's types; formulas of the user's own by name."""
+        layers = [{"layer": type(layer).__name__} | names_for_formulas(layer.config()) for layer in self.layers]
+        return {"layers": layers, "loss": self.loss, "steps": self.steps, "dtype": self.dtype}
+
+    def save(self, path):
+        """Write parameters and configuration to a safetensors file, whole or not at all."""
+        io.write(path, {name: self._device.numpy(a) for name, a in self.parameters.items()}, self.config())
+
+    def _forward(self, x, s0, flags, keep=True, training=False):
+        """Arrays of the device, time-major; s0 and the states returned are lists, one (S, B, n) for a recurrent layer."""
+        s0, states = iter(s0), []
+        for layer in self.layers:
+            recurrent = isinstance(layer, Recurrent)
+            x, s = layer._forward(x, next(s0) if recurrent else None, flags, keep, training)
+            if recurrent:
+                states.append(s)
+        return x, states
+
+    def _backward(self, dy, ds):
+        ds, carried = list(ds), []
+        for layer in reversed(self.layers):
+            recurrent = isinstance(layer, Recurrent)
+            dy, d = layer._backward(dy, ds.pop() if recurrent else None)
+            if recurrent:
+                carried.insert(0, d)
+        return dy, carried
+
+
+def names_for_formulas(config: dict) -> dict:
+    return {key: value.name if isinstance(value, (Cell, Activation)) else value for key, value in config.items()}
+
+
+def load(path, device: str = "auto", custom=()) -> Network:
+    """Read a network that `Network.save` wrote.
+
+    custom  the activations and cells of your own that it uses (Activation and Cell objects): a file holds only their names.
+    Raises ModelFileError if the file is damaged, is not a model of ours, or names a formula that is not known here.
+    """
+    arrays, config = io.read(path)
+    own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
+    kinds = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Dense, Dropout)}
+    try:
+        layers = []
+        for layer in config["layers"]:
+            kind = kinds[layer.pop("layer")]
+            options = {key: own.get((key, value), value) for key, value in layer.items()}
+            layers.append(kind(**options, device=device, dtype=config["dtype"]))
+        network = Network(layers, config["loss"], config["steps"])
+        if set(network.parameters) != set(arrays):
+            raise ModelFileError(f"it has the arrays {sorted(arrays)}, expected {sorted(network.parameters)}")
+        for i, layer in enumerate(network.layers):
+            for name in layer.parameters:
+                layer.parameters[name] = layer._device.array(arrays[f"{i}.{name}"], arrays[f"{i}.{name}"].dtype)
+    except DeviceError:
+        raise
+    except (KeyError, TypeError, RnnGpuError) as error:
+        raise ModelFileError(f"{path} is not a model that can be built here: {error}") from error
+    return network

@@ -1,0 +1,100 @@
+"""Optimizers: the hyperparameters and moments around the formulas of kernels/updates.py."""
+
+from . import arguments
+from .errors import ArgumentError
+from .kernels import updates
+
+
+class Optimizer:
+    """One step for every parameter, by an elementwise kernel; the moments are kept by the parameter's name."""
+
+    moments = 0
+    formula = None
+
+    def __init__(self, learning_rate: float, weight_decay: float = 0.0):
+        self.learning_rate = arguments.number("learning_rate", learning_rate, 0)
+        self.weight_decay = arguments.number("weight_decay", weight_decay, 0)
+        self.steps = 0
+        self.state: dict[str, tuple] = {}
+
+    def scalars(self) -> tuple[float, ...]:
+        """What the formula takes after the arrays, at step `steps`."""
+        return self.learning_rate, self.weight_decay
+
+    def step(self, device, parameters: dict, grads: dict):
+        """Update every parameter in place by its gradient of the same name."""
+        self.steps += 1
+        for name, θ in parameters.items():
+            if name not in self.state:
+                self.state[name] = tuple(θ * 0 for _ in range(self.moments))
+            moments = self.state[name]
+            device.elementwise(self.formula, (θ, *moments), (θ, *moments, grads[name]), self.scalars())
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent (式5), with momentum (torch's form) and Nesterov's look-ahead if asked."""
+
+    def __init__(self, learning_rate=1e-2, momentum=0.0, nesterov=False, weight_decay=0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.momentum = arguments.number("momentum", momentum, 0, 1, open_high=True)
+        if nesterov and not self.momentum:
+            raise ArgumentError("nesterov=True needs a momentum above 0")
+        self.moments = 1 if self.momentum else 0
+        self.formula = updates.nesterov if nesterov else updates.momentum if self.momentum else updates.sgd
+
+    def scalars(self):
+        return super().scalars() + ((self.momentum,) if self.momentum else ())
+
+
+class RMSprop(Optimizer):
+    """Hinton's RMSprop; `decay` is torch's alpha."""
+
+    moments = 1
+    formula = staticmethod(updates.rmsprop)
+
+    def __init__(self, learning_rate=1e-3, decay=0.99, epsilon=1e-8, weight_decay=0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.decay = arguments.number("decay", decay, 0, 1, open_high=True)
+        self.epsilon = arguments.number("epsilon", epsilon, 0)
+
+    def scalars(self):
+        return *super().scalars(), self.decay, self.epsilon
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015), as torch.optim.Adam; weight_decay is added to the gradient."""
+
+    moments = 2
+    formula = staticmethod(updates.adam)
+
+    def __init__(self, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0):
+        super().__init__(learning_rate, weight_decay)
+        self.beta1 = arguments.number("beta1", beta1, 0, 1, open_high=True)
+        self.beta2 = arguments.number("beta2", beta2, 0, 1, open_high=True)
+        self.epsilon = arguments.number("epsilon", epsilon, 0)
+
+    def scalars(self):
+        corrections = (1 / (1 - self.beta1**self.steps), 1 / (1 - self.beta2**self.steps))
+        return *super().scalars(), self.beta1, self.beta2, self.epsilon, *corrections
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
+
+    formula = staticmethod(updates.adamw)
+
+    def __init__(self, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2):
+        super().__init__(learning_rate, beta1, beta2, epsilon, weight_decay)
+
+
+BY_NAME = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
+
+
+def resolve(optimizer, learning_rate: float | None) -> Optimizer:
+    """An Optimizer as it is, or one made from its name and learning rate (None: the optimizer's own default)."""
+    if isinstance(optimizer, Optimizer):
+        if learning_rate is not None:
+            raise ArgumentError("learning_rate is given twice: the optimizer object has one")
+        return optimizer
+    chosen = BY_NAME[arguments.choice("optimizer", optimizer, BY_NAME)]
+    return chosen() if learning_rate is None else chosen(learning_rate)

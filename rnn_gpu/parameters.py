@@ -1,0 +1,62 @@
+"""Parameters: their initial values, and the dictionary that holds them."""
+
+import numpy as np
+
+from .errors import DtypeError, ShapeError
+from .kernels import Cell
+
+INITS = ("default", "torch")
+
+
+class Parameters(dict):
+    """Arrays by name. Assigning to a name writes the values into the array that is there; shape and dtype stay."""
+
+    def __setitem__(self, name, value):
+        if name not in self:
+            raise KeyError(f"{name!r} is not a parameter: there are {', '.join(self)}")
+        old = self[name]
+        if np.shape(value) != old.shape:
+            raise ShapeError(f"{name} has shape {np.shape(value)}, expected {old.shape}")
+        if hasattr(value, "dtype") and value.dtype != old.dtype:
+            raise DtypeError(f"{name} is {value.dtype}, expected {old.dtype}")
+        old[...] = value
+
+
+def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.ndarray]:
+    """U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell takes the two sides apart; float64.
+
+    "default"  U Glorot uniform, W orthogonal (Saxe 2014) or identity (Le 2015), both gate by gate; biases as the cell says,
+               an LSTM's forget gate 1 (Jozefowicz 2015).
+    "torch"    everything uniform in ±1/√n, as torch.nn.RNN, LSTM and GRU start; b is the sum of torch's two where c is not.
+    """
+    rng = np.random.default_rng(seed)
+    G = cell.gates
+    if init == "torch":
+        k = n**-0.5
+        θ = {name: rng.uniform(-k, k, shape) for name, shape in {"U": (G * n, m), "W": (G * n, n), "b": G * n, "c": G * n}.items()}
+        c = θ.pop("c")
+        return θ | {"c": c} if cell.apart else θ | {"b": θ["b"] + c}
+    U = np.concatenate([glorot(rng, n, m) for _ in range(G)])
+    W = np.concatenate([np.eye(n) if cell.initial_recurrent == "identity" else orthogonal(rng, n) for _ in range(G)])
+    b = np.repeat(np.asarray(cell.initial_bias or (0.0,) * G, float), n)
+    return {"U": U, "W": W, "b": b} | ({"c": np.zeros(G * n)} if cell.apart else {})
+
+
+def dense(m: int, k: int, seed: int, init: str) -> dict[str, np.ndarray]:
+    """V (k, m) and b (k,); "default" Glorot uniform and zero, "torch" both uniform in ±1/√m as torch.nn.Linear."""
+    rng = np.random.default_rng(seed)
+    if init == "torch":
+        return {"V": rng.uniform(-(m**-0.5), m**-0.5, (k, m)), "b": rng.uniform(-(m**-0.5), m**-0.5, k)}
+    return {"V": glorot(rng, k, m), "b": np.zeros(k)}
+
+
+def glorot(rng, rows: int, columns: int):
+    """Uniform in ±√(6/(rows + columns)) (Glorot and Bengio 2010)."""
+    limit = (6 / (rows + columns)) ** 0.5
+    return rng.uniform(-limit, limit, (rows, columns))
+
+
+def orthogonal(rng, n: int):
+    """A random orthogonal matrix, uniform (Haar): QR of a Gaussian one, the signs of R's diagonal moved into Q."""
+    q, r = np.linalg.qr(rng.standard_normal((n, n)))
+    return q * np.sign(np.diag(r))

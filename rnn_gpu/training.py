@@ -1,0 +1,268 @@
+"""Training: batches of ragged sequences, clipping, history, and a stop before a bad number reaches a weight."""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from . import arguments, optimizers
+from .errors import ArgumentError, NonFiniteError, ShapeError
+from .kernels import LIVE
+from .layers import Recurrent, enter
+
+
+class Batch(NamedTuple):
+    """Samples side by side, as arrays of the device, zero beyond the length of each."""
+
+    x: np.ndarray  # (T, B, m)
+    flags: np.ndarray  # (T, B)
+    target: np.ndarray | None  # (T, B, k)
+    weight: np.ndarray  # (T, B): 1 at the steps that the loss counts, else 0
+    lengths: np.ndarray  # (B,)
+
+
+class Samples:
+    """Inputs and targets at the door of fit, evaluate and predict, checked once; batches are cut from them.
+
+    x  N sequences: a list of arrays (T_i, m) or of symbols (T_i,), or one array whose first axis is N. For a network without
+       recurrent layers N rows (m,).
+    y  N targets. steps="every": (T_i, k) each, or class labels (T_i,). steps="last", or no recurrent layers: (k,) or a label.
+    """
+
+    def __init__(self, network, x, y=None):
+        self.network = network
+        m, k, dtype = network.input_size, network.output_size, network.dtype
+        N = count("x", x)
+        if y is not None and count("y", y) != N:
+            raise ShapeError(f"y has {count('y', y)} targets, expected {N}, one for each sample of x")
+        self.x, self.y = [], []
+        for i in range(N):
+            a = host(arguments.as_array(f"x[{i}]", x[i], dtype))
+            if not network.recurrent:
+                a = arguments.floats(f"x[{i}]", a, dtype, (m,), f"(m={m},)")[None]
+            elif a.dtype.kind in "iu":
+                arguments.symbols(f"x[{i}]", a, m, "(T,)", 1)
+            else:
+                arguments.floats(f"x[{i}]", a, dtype, (None, m), f"(T, m={m})")
+            if a.dtype.kind == "f":
+                arguments.finite(f"x[{i}]", a)
+            self.x.append(a)
+            if y is not None:
+                rows = len(a) if network.recurrent and network.steps == "every" else None
+                self.y.append(network.objective.target(f"y[{i}]", host(y[i]), rows, k, dtype))
+
+    def __len__(self):
+        return len(self.x)
+
+    def batch(self, chosen) -> Batch:
+        network, d = self.network, self.network._device
+        lengths = np.array([len(self.x[i]) for i in chosen])
+        T, B = int(lengths.max()), len(chosen)
+        x = np.zeros((T, B, *self.x[chosen[0]].shape[1:]), self.x[chosen[0]].dtype)
+        target = np.zeros((T, B, network.output_size), network.dtype)
+        weight = np.zeros((T, B), network.dtype)
+        for b, i in enumerate(chosen):
+            x[: lengths[b], b] = self.x[i]
+            first = 0 if network.steps == "every" else lengths[b] - 1
+            weight[first : lengths[b], b] = 1
+            if self.y:
+                target[first : lengths[b], b] = self.y[i]
+        a, flags = enter(d, x, network.input_size, network.dtype, lengths)
+        return Batch(a, flags, d.array(target, network.dtype), d.array(weight, network.dtype), lengths)
+
+    def batches(self, batch_size: int, order=None):
+        order = np.arange(len(self)) if order is None else order
+        for first in range(0, len(order), batch_size):
+            yield self.batch(order[first : first + batch_size])
+
+
+def host(a):
+    return a.get() if hasattr(a, "get") and hasattr(a, "__cuda_array_interface__") else a
+
+
+def count(name, values) -> int:
+    try:
+        N = len(values)
+    except TypeError:
+        raise ShapeError(f"{name} is {type(values).__name__}, expected a list of samples, or an array of them") from None
+    if N == 0:
+        raise ShapeError(f"{name} is empty, expected at least one sample")
+    return N
+
+
+def fit(
+    network,
+    x,
+    y,
+    *,
+    epochs: int = 10,
+    batch_size: int = 32,
+    optimizer="adam",
+    learning_rate: float | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    validation=None,
+    shuffle: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+    on_epoch=None,
+) -> dict[str, list[float]]:
+    """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
+
+    optimizer      "sgd", "rmsprop", "adam", "adamw" with `learning_rate`, or an object of rnn_gpu.optimizers
+    clip_norm      bound of the global norm of all gradients (Pascanu 2013); clip_value bounds each number; value first
+    validation     a pair (x, y), evaluated after each epoch
+    shuffle, seed  a new order each epoch, the same for the same seed
+    on_epoch       called with (network, history) after each epoch
+
+    history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update; "loss", "accuracy" (of the
+                   training batches as they passed; only where the loss knows classes), "validation_loss", "validation_accuracy"
+                   and "seconds" of every epoch; and "compile_seconds", of the kernels that were not compiled yet.
+    Raises NonFiniteError at the first NaN or infinity in a loss or gradient, naming the place, before a weight has changed.
+    """
+    samples = Samples(network, x, y)
+    if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
+        raise ArgumentError(f"validation is {type(validation).__name__}, expected a pair (x, y)")
+    held_out = None if validation is None else Samples(network, *validation)
+    arguments.size("epochs", epochs), arguments.size("batch_size", batch_size)
+    clip_norm = clip_norm and arguments.number("clip_norm", clip_norm, 0)
+    clip_value = clip_value and arguments.number("clip_value", clip_value, 0)
+    optimizer = optimizers.resolve(optimizer, learning_rate)
+    rng = np.random.default_rng(seed)
+    history = {"compile_seconds": [compile_kernels(network, optimizer, progress)], "step_loss": [], "gradient_norm": []}
+    steps = -(-len(samples) // batch_size)
+    with tqdm(total=epochs * steps, disable=not progress, unit="batch", dynamic_ncols=True) as bar:
+        for epoch in range(epochs):
+            start, seen = time.perf_counter(), []
+            for batch in samples.batches(batch_size, rng.permutation(len(samples)) if shuffle else None):
+                E, correct, norm = train_step(network, batch, optimizer, clip_norm, clip_value, len(history["step_loss"]))
+                history["step_loss"].append(E)
+                history["gradient_norm"].append(norm)
+                seen.append((E, correct, float(batch.weight.sum())))
+                bar.update()
+            means = average(seen)
+            if held_out:
+                means |= {f"validation_{name}": value for name, value in measure(network, held_out, batch_size).items()}
+            for name, value in (means | {"seconds": time.perf_counter() - start}).items():
+                history.setdefault(name, []).append(value)
+            bar.set_description(f"epoch {epoch + 1}/{epochs}")
+            bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
+            if on_epoch:
+                on_epoch(network, history)
+    return history
+
+
+def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0):
+    """One update from one batch.  Returns (loss, share of right answers or None, norm of the gradient before clipping)."""
+    E, correct = forward_backward(network, batch)
+    grads = network.grads
+    norm = global_norm(grads)
+    if not np.isfinite(E) or not np.isfinite(norm):
+        raise NonFiniteError(f"update {step}: {first_bad(network, batch, E)}. No weight has changed.")
+    if clip_value:
+        for g in grads.values():
+            np.clip(g, -clip_value, clip_value, out=g)
+    if clip_norm and (now := global_norm(grads)) > clip_norm:
+        for g in grads.values():
+            g *= g.dtype.type(clip_norm / now)
+    optimizer.step(network._device, network.parameters, grads)
+    return E, correct, norm
+
+
+def global_norm(grads) -> float:
+    """‖all gradients together‖, summed in float64."""
+    return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5
+
+
+def forward_backward(network, batch: Batch):
+    """Loss and gradients of one batch; (loss, share of right answers or None)."""
+    B = batch.x.shape[1]
+    o, _ = network._forward(batch.x, network._states("state", None, B), batch.flags, training=True)
+    E, do = network.objective(network._device, o, batch.target, batch.weight)
+    network._backward(do, network._states("dstate", None, B))
+    return E, network.objective.correct(o, batch.target, batch.weight)
+
+
+def first_bad(network, batch: Batch, E: float) -> str:
+    """Where the first NaN or infinity stands: in the states of a forward pass in causal order, else in δ, else in a gradient."""
+    number = network._device.numpy
+    live = number(batch.flags & LIVE) != 0
+    for i, layer in enumerate(network.layers):
+        if isinstance(layer, Recurrent):
+            s = np.where(live[:, None, :, None], np.moveaxis(number(layer._tape.s)[:, 1:], 0, 1), 0)
+            if (bad := ~np.isfinite(s)).any():
+                t, k, b, j = np.argwhere(bad)[0]
+                where = f"time step {t}, sample {b}, state {k}, unit {j}"
+                return f"layer {i} ({type(layer).__name__}) gives {s[t, k, b, j]} at {where}"
+        for name, θ in layer.parameters.items():
+            if (bad := ~np.isfinite(number(θ))).any():
+                return f"parameter {name} of layer {i} ({type(layer).__name__}) is not finite at {tuple(map(int, np.argwhere(bad)[0]))}"
+    for i, layer in reversed(list(enumerate(network.layers))):
+        if isinstance(layer, Recurrent) and (bad := ~np.isfinite(number(layer.delta))).any():
+            t, b, g, j = np.argwhere(bad)[-1]  # the way back begins at the last step
+            where = f"time step {t}, sample {b}, gate {g}, unit {j}"
+            return f"δ of layer {i} ({type(layer).__name__}) is {number(layer.delta)[t, b, g, j]} at {where}"
+        for name, g in layer.grads.items():
+            if not np.isfinite(number(g)).all():
+                return f"the gradient of {name} in layer {i} ({type(layer).__name__}) is not finite"
+    return f"the loss is {E}, or the norm of the gradient overflows"
+
+
+def compile_kernels(network, optimizer, progress: bool) -> float:
+    """Run one update on a copy of the network, so that every kernel is compiled before the bar starts.  Returns the seconds."""
+    if progress:
+        tqdm.write(f"compiling kernels for {network.device}, {network.dtype} … ", end="")
+    start = time.perf_counter()
+    copy, once = network.copy(), type(optimizer).__new__(type(optimizer))
+    once.__dict__ |= optimizer.__dict__ | {"state": {}, "steps": 0}
+    m, k = network.input_size, network.output_size
+    zeros = Samples(copy, [np.zeros((1, m) if network.recurrent else m, network.dtype)])
+    batch = zeros.batch([0])
+    target = np.full((1, 1, k), 1 / k, network.dtype)
+    train_step(copy, batch._replace(target=copy._device.array(target, network.dtype)), once)
+    seconds = time.perf_counter() - start
+    if progress:
+        tqdm.write(f"{seconds:.1f} s")
+    return seconds
+
+
+def average(seen) -> dict[str, float]:
+    """(loss, share of right answers or None, weight) of batches -> their means."""
+    total = sum(weight for *_, weight in seen)
+    means = {"loss": sum(E * weight for E, _, weight in seen) / total}
+    if seen[0][1] is not None:
+        means["accuracy"] = sum(correct * weight for _, correct, weight in seen) / total
+    return means
+
+
+def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
+    seen = []
+    for batch in samples.batches(batch_size):
+        o = run(network, batch)
+        E, _ = network.objective(network._device, o, batch.target, batch.weight)
+        seen.append((E, network.objective.correct(o, batch.target, batch.weight), float(batch.weight.sum())))
+    return average(seen)
+
+
+def run(network, batch: Batch):
+    """Outputs (T, B, k) of one batch; what `backward` needs is left alone."""
+    return network._forward(batch.x, network._states("state", None, batch.x.shape[1]), batch.flags, keep=False)[0]
+
+
+def evaluate(network, x, y, *, batch_size: int = 256) -> dict[str, float]:
+    """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples (see Samples)."""
+    return measure(network, Samples(network, x, y), arguments.size("batch_size", batch_size))
+
+
+def predict(network, x, *, batch_size: int = 256):
+    """The network's outputs for N samples: (N, k) with steps="last" or without recurrent layers, else a list of (T_i, k).
+
+    For the cross-entropies these are logits: `.argmax(-1)` is the class.
+    """
+    outputs = []
+    for batch in Samples(network, x).batches(arguments.size("batch_size", batch_size)):
+        o = network._device.numpy(run(network, batch))
+        for b, length in enumerate(batch.lengths):
+            outputs.append(o[length - 1, b] if network.steps == "last" or not network.recurrent else o[:length, b])
+    return np.stack(outputs) if network.steps == "last" or not network.recurrent else outputs

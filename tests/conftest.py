@@ -1,0 +1,49 @@
+"""The tests run compiled CPU code and CUDA kernels in one process: on a GPU where there is one, else in the simulator."""
+
+import ctypes
+import os
+
+# RNN_GPU_TEST_CARD=0 runs the simulator on a machine with a GPU too.
+
+
+def has_gpu() -> bool:
+    try:
+        return os.environ.get("RNN_GPU_TEST_CARD") != "0" and ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:
+        return False
+
+
+if not has_gpu():
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # before the first import of numba
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from rnn_gpu.kernels.cells import CELLS  # noqa: E402
+
+DEVICES = ("reference", "cpu", "cuda")
+RTOL = {"float64": 1e-10, "float32": 1e-5}  # of twins and oracles, relative to the largest number of an array
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture(params=tuple(RTOL))
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=CELLS.values(), ids=CELLS)
+def cell(request):
+    return request.param
+
+
+def close(a, b, dtype="float64"):
+    """Assert that a is b to the house's tolerance for dtype, scaled by the largest number of b."""
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape
+    assert np.isfinite(a).all()
+    if b.size:
+        assert np.abs(a - b).max() <= RTOL[dtype] * max(1.0, np.abs(b).max())

@@ -1,0 +1,127 @@
+"""Every device computes what the reference computes: every cell, both dtypes, ragged lengths; every buffer poisoned first."""
+
+import inspect
+
+import numpy as np
+import pytest
+from conftest import close
+
+from rnn_gpu.device import resolve
+from rnn_gpu.kernels import updates
+from rnn_gpu.kernels.activations import ACTIVATIONS
+from rnn_gpu.kernels.devices import cpu, cuda, reference
+from rnn_gpu.kernels.losses import LOSSES
+from rnn_gpu.layers import output_formula
+from rnn_gpu.losses import value_and_slope
+
+T, B, N = 6, 5, 7
+OTHERS = ("cpu", "cuda")
+
+
+def run(device, cell, dtype, B=B, n=N):
+    """(s, kept, dp, dq, ds) of one pass forward and back, as NumPy arrays."""
+    d, rng = resolve(device), np.random.default_rng(7)
+    G, S, K = cell.gates, cell.states, cell.kept
+
+    def draw(*shape, scale=1.0):
+        return d.array(scale * rng.normal(size=shape), dtype)
+
+    def poisoned(*shape):
+        return d.array(np.full(shape, np.nan), dtype)
+
+    p, W, c = draw(T, B, G, n), draw(G * n, n, scale=n**-0.5), draw(G * n if cell.apart else 0)
+    lengths = rng.integers(1, T + 1, B)
+    lengths[0] = T
+    flags = d.array(np.arange(T)[:, None] < lengths, np.uint8)
+    s, kept = poisoned(S, T + 1, B, n), poisoned(T, B, K, n)
+    s[:, 0] = draw(S, B, n)
+    d.forward(cell, p, W, c, s, kept, flags)
+    dy = rng.normal(size=(T, B, n))
+    dy[np.arange(T)[:, None] >= lengths] = np.nan  # not looked at
+    dp, ds = poisoned(T, B, G, n), draw(S, B, n)
+    dq = poisoned(T, B, G, n) if cell.apart else dp
+    d.backward(cell, d.array(dy, dtype), W, c, s, kept, flags, dp, dq, ds)
+    return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_twins_agree(cell, other, dtype):
+    expected, _ = run("reference", cell, dtype)
+    got, _ = run(other, cell, dtype)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b, dtype)
+
+
+def test_padding_carries_the_state_and_has_no_delta(cell, device):
+    (s, kept, dp, dq, _), lengths = run(device, cell, "float32")
+    for b, length in enumerate(lengths):
+        assert (s[:, length:, b] == s[:, length : length + 1, b]).all()
+        for a in (kept, dp, dq):
+            assert (a[length:, b] == 0).all()
+
+
+@pytest.mark.parametrize("n", [1, 13, 33])
+@pytest.mark.parametrize("other", OTHERS)
+def test_awkward_sizes(other, n):
+    for cell in ("gru", "lstm"):
+        from rnn_gpu.kernels.cells import CELLS
+
+        for a, b in zip(
+            run(other, CELLS[cell], "float64", B=1, n=n)[0], run("reference", CELLS[cell], "float64", B=1, n=n)[0], strict=True
+        ):
+            close(a, b)
+
+
+def test_runs_are_bitwise_repeatable(cell, device):
+    for a, b in zip(run(device, cell, "float32")[0], run(device, cell, "float32")[0], strict=True):
+        assert (a == b).all()
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_matvec(other, dtype):
+    rng = np.random.default_rng(0)
+    W, s = rng.normal(size=(13, 7)), rng.normal(size=(5, 7))
+    d = resolve(other)
+    out = d.array(np.full((5, 13), np.nan), dtype)
+    d.matvec(d.array(W, dtype), d.array(s, dtype), out)
+    close(d.numpy(out), s @ W.T, dtype)
+
+
+def elementwise_cases():
+    for activation in ACTIVATIONS.values():
+        yield f"f {activation.name}", activation.f, 1, 1, ()
+        yield f"δ {activation.name}", output_formula(activation), 1, 2, ()
+    for loss in LOSSES.values():
+        yield loss.name, value_and_slope(loss), 2, 3, ()
+    scalars = {"sgd": (0.1, 0.2), "momentum": (0.1, 0.2, 0.9), "nesterov": (0.1, 0.2, 0.9), "rmsprop": (0.1, 0.2, 0.9, 1e-3)}
+    adams = dict.fromkeys(("adam", "adamw"), (0.1, 0.2, 0.9, 0.99, 1e-3, 2.0, 3.0))
+    for name, values in (scalars | adams).items():
+        moments = {"sgd": 0, "adam": 2, "adamw": 2}.get(name, 1)
+        yield name, getattr(updates, name), 1 + moments, 2 + moments, values
+
+
+@pytest.mark.parametrize("case", list(elementwise_cases()), ids=lambda case: case[0])
+@pytest.mark.parametrize("other", OTHERS)
+def test_elementwise_formulas(case, other, dtype):
+    _, f, outputs, inputs, scalars = case
+    rng = np.random.default_rng(3)
+    values = [np.abs(rng.normal(size=(3, 37))) if inputs > 2 else 3 * rng.normal(size=(3, 37)) for _ in range(inputs)]
+    results = []
+    for name in ("reference", other):
+        d = resolve(name)
+        out = [d.array(np.full((3, 37), np.nan), dtype) for _ in range(outputs)]
+        d.elementwise(f, out, [d.array(v, dtype) for v in values], scalars)
+        results.append([d.numpy(o) for o in out])
+    for a, b in zip(*reversed(results), strict=True):
+        close(a, b, dtype)
+
+
+def test_devices_offer_the_same_functions():
+    names = {name for name, f in vars(reference).items() if inspect.isfunction(f) and f.__module__ == reference.__name__}
+    names -= {"one_by_one", "leaves", "pick", "stack", "unpack"}  # the reference's own
+    shared = {"project", "project_back", "gradient_sum", "bias_sum"}
+    for module in (cpu, cuda):
+        for name in names | shared:
+            mine = getattr(module, name)
+            mine = getattr(mine, "py_func", mine)
+            assert inspect.signature(mine) == inspect.signature(getattr(reference, name)), (module.__name__, name)
