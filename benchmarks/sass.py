@@ -42,7 +42,6 @@ from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import elementwise_kernel, plain
 from rnn_gpu.kernels.losses import LOSSES
-
 from rnn_gpu.layers import output_formula
 from rnn_gpu.losses import value_and_slope
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import close
 
 import rnn_gpu
+from conftest import close
 from rnn_gpu.kernels import Activation, Cell
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import back as lstm_back

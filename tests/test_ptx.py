@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.losses import LOSSES

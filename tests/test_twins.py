@@ -4,8 +4,8 @@ import inspect
 
 import numpy as np
 import pytest
-from conftest import close
 
+from conftest import close
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
