@@ -73,7 +73,7 @@ def dsoftplus(y):
 
 def hard_sigmoid(z):
     """z/6 + ½ cut to [0, 1], as in torch and Keras 3."""
-    return np.minimum(np.maximum(z / 6.0 + 0.5, 0.0), 1.0)
+    return np.minimum(np.maximum(z * (1.0 / 6.0) + 0.5, 0.0), 1.0)
 
 
 def dhard_sigmoid(y):

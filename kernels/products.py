@@ -2,10 +2,11 @@
 
 
 def project(x, U, b, gates: int):
-    """U x_t + b for every step and sample, one GEMM.  x (T, B, m), U (G·n, m), b (G·n,) -> (T, B, G, n)."""
+    """U x_t + b for every step and sample, one GEMM.  x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n)."""
     T, B, m = x.shape
     p = x.reshape(T * B, m) @ U.T
-    p += b
+    if b is not None:
+        p += b
     return p.reshape(T, B, gates, -1)
 
 

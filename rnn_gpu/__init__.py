@@ -22,7 +22,7 @@ from .errors import (
     ShapeError,
 )
 from .gradcheck import gradcheck
-from .layers import GRU, LSTM, RNN, Dense, Dropout, Recurrent
+from .layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Recurrent
 from .network import Network, load
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "DeviceError",
     "Dropout",
     "DtypeError",
+    "Embedding",
     "GradientError",
     "ModelFileError",
     "Network",

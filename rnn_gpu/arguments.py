@@ -43,23 +43,24 @@ def is_array(x) -> bool:
 
 
 def as_array(name: str, x, dtype: str):
-    """x as an array: NumPy's and CuPy's as they are, nested lists of numbers as NumPy's of `dtype`."""
+    """x as an array: NumPy's and CuPy's as they are, nested lists of floats as NumPy's of `dtype`, of integers as int64."""
     if hasattr(x, "__cuda_array_interface__") or isinstance(x, np.ndarray):
         return x
     try:
         a = np.asarray(x)
     except ValueError as error:  # ragged lists
         raise ShapeError(f"{name} cannot be made an array: {error}") from None
-    if not is_array(x) and a.dtype.kind in "fiu":
-        a = a.astype(dtype)
-    return a
+    return a.astype(dtype) if a.dtype.kind == "f" and not is_array(x) else a
 
 
 def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):
     """x as an array of `dtype` and shape; None in `shape` is any size of at least 1.  `axes` names them in messages."""
     a = as_array(name, x, dtype)
+    if a.dtype.kind in "iu" and not is_array(x):  # a list has no dtype that could have been meant
+        a = a.astype(dtype)
     if a.dtype != dtype:
-        raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it, or build with dtype={a.dtype.name!r}")
+        convert = f", or build with dtype={a.dtype.name!r}" if a.dtype.name in DTYPES else ""
+        raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it{convert}")
     if a.ndim != len(shape):
         raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
     if 0 in a.shape:
@@ -68,6 +69,11 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):
         if expected is not None and got != expected:
             raise ShapeError(f"{name} has shape {a.shape}, expected {expected} on axis {axis} of {axes}")
     return a
+
+
+def are_symbols(x, a, rank: int) -> bool:
+    """Do integers a, made from x, stand for one-hot vectors? A list of another rank is a list of whole numbers."""
+    return a.dtype.kind in "iu" and (is_array(x) or a.ndim == rank)
 
 
 def finite(name: str, a):

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from . import GRU, LSTM, RNN, Dense, Network, RnnGpuError, datasets, load
+from . import GRU, LSTM, RNN, Dense, Embedding, Network, RnnGpuError, datasets, load
 from .device import NAMES, resolve, simulated, why_no_cuda
 
 app = typer.Typer(help="Recurrent networks by back-propagation through time, with kernels in Python.", no_args_is_help=True)
@@ -27,6 +27,7 @@ class Job(NamedTuple):
     train: datasets.Sequences
     test: datasets.Sequences
     features: int
+    embedded: int  # the size of a symbol's vector; 0 for features that are numbers
     outputs: int
     steps: str
     hidden: int
@@ -38,10 +39,10 @@ class Job(NamedTuple):
 def job(data: str) -> Job:
     if data == "vowels":
         train, test = datasets.vowels(standardise=True)
-        return Job(train, test, 12, 9, "last", 64, 27, 60, "test")
+        return Job(train, test, 12, 0, 9, "last", 64, 27, 60, "test")
     text = datasets.python_manual()
     k = len(text.vocabulary)
-    return Job(text.train, text.validation, k, k, "every", 128, 32, 5, "validation")
+    return Job(text.train, text.validation, k, 64, k, "every", 128, 32, 5, "validation")
 
 
 def new_folder(stem: Path) -> Path:
@@ -71,7 +72,8 @@ def train(
     it = job(data)
     n, epochs = hidden or it.hidden, epochs or it.epochs
     options = {"device": device.value, "seed": seed}
-    layers = [CELLS[cell](it.features, n, **options), Dense(n, it.outputs, **options)]
+    embedding = [Embedding(it.features, it.embedded, **options)] if it.embedded else []
+    layers = [*embedding, CELLS[cell](it.embedded or it.features, n, **options), Dense(n, it.outputs, **options)]
     network = Network(layers, loss="softmax_cross_entropy", steps=it.steps)
     folder = new_folder(out / f"{data}-{cell}-seed{seed}")
     model = folder / "model.safetensors"

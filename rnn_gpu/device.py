@@ -27,7 +27,7 @@ def why_no_cuda() -> str:
     """What keeps device="cuda" from working here; "" where it works, on a GPU or in the simulator."""
     try:
         return import_module("rnn_gpu.kernels.devices.cuda").missing()
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # without CUDA's libraries `import numba.cuda` itself raises RuntimeError
         return f"numba-cuda cannot be imported ({error})"
 
 

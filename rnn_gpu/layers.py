@@ -78,10 +78,10 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
     """
     order = "B, T" if batch_first else "T, B"
     a = arguments.as_array("x", x, dtype)
-    if a.dtype.kind in "iu":
+    if arguments.are_symbols(x, a, 2):
         host = device.numpy(a) if type(a) is not np.ndarray else a
-        a = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2), m, dtype)
-    a = arguments.floats("x", a, dtype, (None, None, m), f"({order}, m={m})")
+        x = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2), m, dtype)
+    a = arguments.floats("x", x, dtype, (None, None, m), f"({order}, m={m})")
     a = device.array(a.swapaxes(0, 1) if batch_first else a, dtype)
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
@@ -357,7 +357,7 @@ class Dense(Stateless):
 
     def _forward(self, x, s0, flags, keep=True, training=False):
         d, θ = self._device, self.parameters
-        net = d.project(x, θ["V"], θ["b"], 1)[:, :, 0]
+        net = d.project(x, θ["V"], θ.get("b"), 1)[:, :, 0]
         y = d.empty(net.shape, self.dtype)
         d.elementwise(self.activation.f, (y,), (net,))
         if keep:
@@ -369,8 +369,24 @@ class Dense(Stateless):
         δ = d.empty(y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (y, dy))
         δ = δ[:, :, None]  # (T, B, G = 1, n)
-        self.grads = {"V": d.gradient_sum(δ, self._x), "b": d.bias_sum(δ)}
+        self.grads = {"V": d.gradient_sum(δ, self._x)} | ({"b": d.bias_sum(δ)} if "b" in self.parameters else {})
         return d.project_back(δ, self.parameters["V"]), None
+
+
+class Embedding(Dense):
+    """A vector of its own for each of `symbols` symbols, learned: the columns of V (size, symbols), no bias.
+
+    It is the product of V with the one-hot vectors that integers stand for; so it is meant for characters, not for 100,000 words.
+    """
+
+    def __init__(self, symbols, size, device="auto", dtype="float32", seed=0):
+        self.activation = derivatives.activation("identity")
+        self.input_size, self.output_size = arguments.size("symbols", symbols), arguments.size("size", size)
+        self.seed = seed
+        Layer.__init__(self, device, dtype, parameters.embedding(self.input_size, self.output_size, seed))
+
+    def config(self):
+        return {"symbols": self.input_size, "size": self.output_size, "seed": self.seed}
 
 
 class Dropout(Stateless):

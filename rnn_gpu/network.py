@@ -5,7 +5,7 @@ from types import MappingProxyType
 from . import arguments, io, training
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
 from .kernels import LIVE, Activation, Cell
-from .layers import GRU, LSTM, RNN, Dense, Dropout, Layer, Recurrent, enter
+from .layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Recurrent, enter
 from .losses import Objective
 
 
@@ -159,7 +159,7 @@ def load(path, device: str = "auto", custom=()) -> Network:
     """
     arrays, config = io.read(path)
     own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
-    kinds = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Dense, Dropout)}
+    kinds = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Dense, Embedding, Dropout)}
     try:
         layers = []
         for layer in config["layers"]:

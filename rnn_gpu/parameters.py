@@ -50,6 +50,11 @@ def dense(m: int, k: int, seed: int, init: str) -> dict[str, np.ndarray]:
     return {"V": glorot(rng, k, m), "b": np.zeros(k)}
 
 
+def embedding(symbols: int, size: int, seed: int) -> dict[str, np.ndarray]:
+    """V (size, symbols), every number from N(0, 1), as torch.nn.Embedding."""
+    return {"V": np.random.default_rng(seed).standard_normal((size, symbols))}
+
+
 def glorot(rng, rows: int, columns: int):
     """Uniform in ±√(6/(rows + columns)) (Glorot and Bengio 2010)."""
     limit = (6 / (rows + columns)) ** 0.5

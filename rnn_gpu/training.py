@@ -40,11 +40,11 @@ class Samples:
         for i in range(N):
             a = host(arguments.as_array(f"x[{i}]", x[i], dtype))
             if not network.recurrent:
-                a = arguments.floats(f"x[{i}]", a, dtype, (m,), f"(m={m},)")[None]
-            elif a.dtype.kind in "iu":
+                a = host(arguments.floats(f"x[{i}]", x[i], dtype, (m,), f"(m={m},)"))[None]
+            elif arguments.are_symbols(x[i], a, 1):
                 arguments.symbols(f"x[{i}]", a, m, "(T,)", 1)
             else:
-                arguments.floats(f"x[{i}]", a, dtype, (None, m), f"(T, m={m})")
+                a = host(arguments.floats(f"x[{i}]", x[i], dtype, (None, m), f"(T, m={m})"))
             if a.dtype.kind == "f":
                 arguments.finite(f"x[{i}]", a)
             self.x.append(a)
@@ -153,6 +153,7 @@ def fit(
     return history
 
 
+@np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
 def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0):
     """One update from one batch.  Returns (loss, share of right answers or None, norm of the gradient before clipping)."""
     E, correct = forward_backward(network, batch)

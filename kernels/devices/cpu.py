@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 from numba import njit
+from threadpoolctl import ThreadpoolController
 
 from .. import LIVE
 from ..binding import bind, compiled_maths, define, elementwise_source, gather, scatter
@@ -12,6 +13,15 @@ from .reference import array, empty, numpy  # noqa: F401  NumPy's arrays are the
 
 name = "cpu"
 jit = njit(error_model="numpy", nogil=True)
+
+
+@cache
+def blas():
+    """Controls the threads of the BLAS that Numba calls. The product of one step is too small to share: threads that wait for
+    each other T times cost more than they carry, several times more where another program keeps a core busy."""
+    import scipy.linalg.cython_blas  # noqa: F401  so that it is loaded and seen
+
+    return ThreadpoolController()
 
 
 @cache
@@ -74,7 +84,8 @@ def forward_kernel(cell, number):
 
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
-    forward_kernel(cell, p.dtype.type)(p, W, c, s, kept, flags)
+    with blas().limit(limits=1, user_api="blas"):
+        forward_kernel(cell, p.dtype.type)(p, W, c, s, kept, flags)
 
 
 @cache
@@ -111,4 +122,5 @@ def backward_kernel(cell, number):
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
     """Carry δ back through time (式3).  Arguments: see reference.backward."""
     S, B, n = ds.shape
-    backward_kernel(cell, dp.dtype.type)(dy, W, s, kept, flags, dp, dq, ds.reshape(S, 1, B, n))
+    with blas().limit(limits=1, user_api="blas"):
+        backward_kernel(cell, dp.dtype.type)(dy, W, s, kept, flags, dp, dq, ds.reshape(S, 1, B, n))
