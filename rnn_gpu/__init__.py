@@ -6,6 +6,11 @@
 >>> dx, dstate = layer.backward(np.ones_like(y))               # layer.grads holds U, W and b
 """
 
+from pathlib import Path as _Path
+
+if not (_Path(__file__).parent / "kernels").exists():  # in a checkout `kernels` stands beside this folder, not inside it
+    __path__.append(str(_Path(__file__).parents[1]))
+
 from . import datasets, optimizers
 from .derivatives import activation, cell
 from .device import resolve as device

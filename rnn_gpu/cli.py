@@ -110,7 +110,7 @@ def train(
         training_picture(folder / "training.png", f"{cell}, {n} units, {data}: {it.held_out} accuracy {found['accuracy']:.4f}", kept, norms)
         print(f"picture  {folder / 'training.png'}")
     except ImportError:
-        print("no picture: matplotlib is not installed (pip install 'rnn_gpu[plot]')", file=sys.stderr)
+        print("no picture: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
     if stopped:
         raise typer.Exit(130)
 
