@@ -11,7 +11,7 @@ DTYPES = ("float32", "float64")
 
 def dtype_name(dtype) -> str:
     try:
-        name = np.dtype(dtype).name
+        name = None if dtype is None else np.dtype(dtype).name  # NumPy takes None for float64
     except TypeError:
         name = None
     if name not in DTYPES:
@@ -25,15 +25,21 @@ def size(name: str, value) -> int:
     return int(value)
 
 
+def seed(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+        raise ArgumentError(f"{name} is {value!r}, expected an integer of at least 0")
+    return int(value)
+
+
 def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> float:
     inside = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and not (open_high and value == high)
     if not inside:
-        raise ArgumentError(f"{name} is {value!r}, expected a number from {low} to {high}{', not itself' if open_high else ''}")
+        raise ArgumentError(f"{name} is {value!r}, expected a number from {low} to {'below ' if open_high else ''}{high}")
     return float(value)
 
 
 def choice(name: str, value, options) -> str:
-    if value not in options:
+    if value not in tuple(options):  # which asks for no hash
         raise ArgumentError(f"{name} is {value!r}, expected one of {', '.join(map(repr, options))}")
     return value
 
@@ -44,6 +50,8 @@ def is_array(x) -> bool:
 
 def as_array(name: str, x, dtype: str):
     """x as an array: NumPy's and CuPy's as they are, nested lists of floats as NumPy's of `dtype`, of integers as int64."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise ArgumentError(f"{name} is a masked array, expected a plain one: its mask would be ignored")
     if hasattr(x, "__cuda_array_interface__") or isinstance(x, np.ndarray):
         return x
     try:
@@ -59,7 +67,7 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):
     if a.dtype.kind in "iu" and not is_array(x):  # a list has no dtype that could have been meant
         a = a.astype(dtype)
     if a.dtype != dtype:
-        convert = f", or build with dtype={a.dtype.name!r}" if a.dtype.name in DTYPES else ""
+        convert = f", or build with dtype={a.dtype.name!r}" if a.dtype.name in DTYPES and a.dtype.name != dtype else ""
         raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it{convert}")
     if a.ndim != len(shape):
         raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
@@ -105,7 +113,8 @@ def check_lengths(lengths, T: int, B: int):
     """lengths as int64 (B,), each in 1..T; None stays None."""
     if lengths is None:
         return None
-    a = np.asarray(lengths.get() if hasattr(lengths, "get") else lengths)
+    a = as_array("lengths", lengths, "float64")
+    a = a.get() if hasattr(a, "__cuda_array_interface__") else a
     if a.shape != (B,):
         raise ShapeError(f"lengths has shape {a.shape}, expected ({B},): one for each sample")
     if a.dtype.kind not in "iu":

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from . import GRU, LSTM, RNN, Dense, Embedding, Network, RnnGpuError, datasets, load
+from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
 from .device import NAMES, resolve, simulated, why_no_cuda
 
 app = typer.Typer(help="Recurrent networks by back-propagation through time, with kernels in Python.", no_args_is_help=True)
@@ -55,6 +55,8 @@ def new_folder(stem: Path) -> Path:
             return folder
         except FileExistsError:
             k += 1
+        except OSError as error:
+            raise ArgumentError(f"--out is {stem.parent}, where no folder can be made: {error}") from None
 
 
 @app.command()
@@ -96,6 +98,10 @@ def train(
             print("\nstopped before the first epoch was over: nothing to keep", file=sys.stderr)
             raise typer.Exit(130) from None
         print("\nstopped; the best model so far is kept", file=sys.stderr)
+    except BaseException:
+        if not kept:
+            folder.rmdir()
+        raise
 
     best = load(model, device=device)
     found = best.evaluate(it.test.x, it.test.y)

@@ -17,7 +17,8 @@ FORMAT = "rnn_gpu 1"
 def write(path, arrays: dict[str, np.ndarray], config: dict):
     """Write beside `path`, then rename onto it: whoever reads sees the old file or the new one."""
     path = Path(path)
-    data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"format": FORMAT, "config": json.dumps(config)})
+    metadata = {"format": FORMAT, "config": json.dumps(config)}
+    data = sorted_header(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -31,6 +32,14 @@ def write(path, arrays: dict[str, np.ndarray], config: dict):
         raise
 
 
+def sorted_header(data: bytes) -> bytes:
+    """The same file, its header in alphabetical order: safetensors' own order is that of a random hash."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
 def umask() -> int:
     now = os.umask(0)
     os.umask(now)
@@ -39,6 +48,8 @@ def umask() -> int:
 
 def read(path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays and the configuration of a file that `write` wrote.  Raises ModelFileError, or FileNotFoundError."""
+    if os.path.isdir(path):
+        raise ModelFileError(f"{path} is a folder, expected a model file")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

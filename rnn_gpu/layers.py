@@ -89,7 +89,7 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
     flags = device.array(live * LIVE, np.uint8)
     if lengths is not None:
         a = np.where((flags & LIVE)[:, :, None] != 0, a, a.dtype.type(0))
-    arguments.finite("x", a)
+    arguments.finite("x", a.swapaxes(0, 1) if batch_first else a)
     return a, flags
 
 
@@ -127,7 +127,8 @@ class Recurrent(Layer):
         self.cell = cell
         self.input_size = arguments.size("input_size", input_size)
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
-        self.batch_first, self.seed, self.init = bool(batch_first), seed, arguments.choice("init", init, parameters.INITS)
+        self.batch_first = bool(batch_first)
+        self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init))
 
     def config(self) -> dict:
@@ -145,6 +146,7 @@ class Recurrent(Layer):
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
         a, flags = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
+        a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._check_state("state", state, a.shape[1]), flags)
         self._tape = self._tape._replace(like=x)
         return self._to_kind_of(x, self._turn(y)), self._as_state(x, s)
@@ -163,8 +165,9 @@ class Recurrent(Layer):
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
             dy = arguments.floats("dy", dy, self.dtype, (*shape, self.hidden_size), axes)
-            arguments.finite("dy", dy)
             dy = self._device.array(self._turn(dy), self.dtype)
+            dy = np.where((tape.flags & LIVE)[:, :, None] != 0, dy, dy.dtype.type(0))
+            arguments.finite("dy", self._turn(dy))
         dx, ds = self._backward(dy, self._check_state("dstate", dstate, B))
         return self._to_kind_of(tape.like, self._turn(dx)), self._as_state(tape.like, ds)
 
@@ -311,7 +314,7 @@ class Stateless(Layer):
         axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
         a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes)
         arguments.finite("x", a)
-        y, _ = self._forward(self._with_time(a), None, None, True, training)
+        y, _ = self._forward(self._with_time(a).copy(), None, None, True, training)
         self._like = x
         return self._to_kind_of(x, y.reshape(*a.shape[:-1], -1))
 
@@ -349,7 +352,7 @@ class Dense(Stateless):
         self.activation = derivatives.activation(activation)
         self.input_size = arguments.size("input_size", input_size)
         self.output_size = arguments.size("output_size", output_size)
-        self.seed, self.init = seed, arguments.choice("init", init, parameters.INITS)
+        self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         super().__init__(device, dtype, parameters.dense(self.input_size, self.output_size, seed, init))
 
     def config(self):
@@ -361,7 +364,7 @@ class Dense(Stateless):
         y = d.empty(net.shape, self.dtype)
         d.elementwise(self.activation.f, (y,), (net,))
         if keep:
-            self._x, self._tape = x, y
+            self._x, self._tape, self._like = x, y, x
         return y, None
 
     def _backward(self, dy, ds):
@@ -382,8 +385,21 @@ class Embedding(Dense):
     def __init__(self, symbols, size, device="auto", dtype="float32", seed=0):
         self.activation = derivatives.activation("identity")
         self.input_size, self.output_size = arguments.size("symbols", symbols), arguments.size("size", size)
-        self.seed = seed
+        self.seed = arguments.seed("seed", seed)
         Layer.__init__(self, device, dtype, parameters.embedding(self.input_size, self.output_size, seed))
+
+    def __call__(self, x, training=False):
+        """x (T, B) or (B,) integers, or one-hot (…, symbols) -> (…, size).  What `backward` returns is with respect to the one-hot."""
+        return super().__call__(self.vectors(x), training)
+
+    def vectors(self, x):
+        """Integers as one-hot vectors; anything else as it is."""
+        a = arguments.as_array("x", x, self.dtype)
+        if a.dtype.kind not in "iu":
+            return x
+        a = self._device.numpy(a) if type(a) is not np.ndarray else a
+        checked = arguments.symbols("x", a, self.input_size, "(T, B) or (B,)", 2 if a.ndim == 2 else 1)
+        return arguments.one_hot(checked, self.input_size, self.dtype)
 
     def config(self):
         return {"symbols": self.input_size, "size": self.output_size, "seed": self.seed}
@@ -396,7 +412,7 @@ class Dropout(Stateless):
     """
 
     def __init__(self, rate: float, device="auto", dtype="float32", seed=0):
-        self.rate, self.seed = arguments.number("rate", rate, 0, 1, open_high=True), seed
+        self.rate, self.seed = arguments.number("rate", rate, 0, 1, open_high=True), arguments.seed("seed", seed)
         self.passes = 0
         super().__init__(device, dtype, {})
 
@@ -412,7 +428,7 @@ class Dropout(Stateless):
             mask = np.ones(x.shape)
         mask = self._device.array(mask, self.dtype)
         if keep:
-            self._tape = mask
+            self._tape, self._like = mask, x
         return x * mask, None
 
     def _backward(self, dy, ds):

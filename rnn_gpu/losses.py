@@ -58,6 +58,8 @@ class Objective:
         rows is None for a target of the whole sample: a label, or (k,).
         """
         a = arguments.as_array(name, y, dtype)
+        if a.dtype.kind not in "fiub":
+            raise DtypeError(f"{name} is {a.dtype}, expected numbers")
         shape = (k,) if rows is None else (rows, k)
         labels = self.loss.classes == "exclusive" and a.dtype.kind in "iu"
         if labels and a.shape == shape[:-1]:

@@ -2,9 +2,13 @@
 
 from types import MappingProxyType
 
+import numpy as np
+
 from . import arguments, io, training
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
 from .kernels import LIVE, Activation, Cell
+from .kernels.activations import ACTIVATIONS
+from .kernels.cells import CELLS
 from .layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Recurrent, enter
 from .losses import Objective
 
@@ -20,9 +24,9 @@ class Network:
     """
 
     def __init__(self, layers, loss: str = "squared_error", steps: str = "every"):
-        self.layers = list(layers)
-        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+        if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ArgumentError(f"layers is {layers!r}, expected a list of layers")
+        self.layers = list(layers)
         if len({id(layer) for layer in self.layers}) < len(self.layers):
             raise ArgumentError("layers has the same layer twice: make two")
         for what in ("device", "dtype"):
@@ -46,7 +50,7 @@ class Network:
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
         self._device = self.layers[0]._device
-        self._called = None  # the caller's x, and flags (T, B), for backward
+        self._called = None  # the caller's x, flags (T, B), and the tapes of the layers, for backward
 
     @property
     def loss(self) -> str:
@@ -75,11 +79,15 @@ class Network:
         """
         if self.recurrent:
             a, flags = enter(self._device, x, self.input_size, self.dtype, lengths)
+        elif lengths is not None:
+            raise ArgumentError("lengths is given, but this network has no recurrent layer: its x is rows, without time")
         else:
-            rows = arguments.floats("x", x, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
+            rows = self.layers[0].vectors(x) if isinstance(self.layers[0], Embedding) else x
+            rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
             a, flags = enter(self._device, rows[None], self.input_size, self.dtype, None)
+        a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._states("state", state, a.shape[1]), flags, training=training)
-        self._called = x, flags
+        self._called = x, flags, [layer._tape for layer in self.layers]
         return self._leave(y * self._live(flags)), self._as_states(s)
 
     def backward(self, dy, dstate=None):
@@ -90,11 +98,14 @@ class Network:
         """
         if self._called is None:
             raise OrderError("Network: backward before forward; call the network on x first")
+        if any(layer._tape is not tape for layer, tape in zip(self.layers, self._called[2], strict=True)):
+            raise OrderError("Network: since it was called, fit or a call of one layer has gone forward; call the network on x again")
         T, B = self._called[1].shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
         dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
-        arguments.finite("dy", dy)
-        dy = self._device.array(dy.reshape(T, B, -1), self.dtype) * self._live(self._called[1])
+        dy = self._device.array(dy.reshape(T, B, -1), self.dtype)
+        dy = np.where(self._live(self._called[1]) != 0, dy, dy.dtype.type(0))
+        arguments.finite("dy", dy if self.recurrent else dy[0])
         dx, ds = self._backward(dy, self._states("dstate", dstate, B))
         return self._leave(dx), self._as_states(ds)
 
@@ -148,7 +159,18 @@ class Network:
 
 
 def names_for_formulas(config: dict) -> dict:
-    return {key: value.name if isinstance(value, (Cell, Activation)) else value for key, value in config.items()}
+    """Formulas of ours by their name, those of the user by {"custom": name}."""
+    ours = {*CELLS.values(), *ACTIVATIONS.values()}
+    return {
+        key: (value.name if value in ours else {"custom": value.name}) if isinstance(value, (Cell, Activation)) else value
+        for key, value in config.items()
+    }
+
+
+def own_formula(own: dict, key: str, value: dict):
+    if (key, value["custom"]) not in own:
+        raise ModelFileError(f"{key} is {value['custom']!r}, a formula of the user's own: hand it over, custom=[…]")
+    return own[key, value["custom"]]
 
 
 def load(path, device: str = "auto", custom=()) -> Network:
@@ -157,14 +179,18 @@ def load(path, device: str = "auto", custom=()) -> Network:
     custom  the activations and cells of your own that it uses (Activation and Cell objects): a file holds only their names.
     Raises ModelFileError if the file is damaged, is not a model of ours, or names a formula that is not known here.
     """
-    arrays, config = io.read(path)
+    if not isinstance(custom, (list, tuple, set)) or not all(type(formula) in (Activation, Cell) for formula in custom):
+        raise ArgumentError(f"custom is {custom!r}, expected a list of Activation and Cell objects")
     own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
+    if len(own) < len(set(custom)):
+        raise ArgumentError(f"custom has two formulas of one name: {', '.join(formula.name for formula in custom)}")
+    arrays, config = io.read(path)
     kinds = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Dense, Embedding, Dropout)}
     try:
         layers = []
         for layer in config["layers"]:
             kind = kinds[layer.pop("layer")]
-            options = {key: own.get((key, value), value) for key, value in layer.items()}
+            options = {key: own_formula(own, key, value) if isinstance(value, dict) else value for key, value in layer.items()}
             layers.append(kind(**options, device=device, dtype=config["dtype"]))
         network = Network(layers, config["loss"], config["steps"])
         if set(network.parameters) != set(arrays):
@@ -174,6 +200,6 @@ def load(path, device: str = "auto", custom=()) -> Network:
                 layer.parameters[name] = layer._device.array(arrays[f"{i}.{name}"], arrays[f"{i}.{name}"].dtype)
     except DeviceError:
         raise
-    except (KeyError, TypeError, RnnGpuError) as error:
+    except (AttributeError, KeyError, TypeError, RnnGpuError) as error:
         raise ModelFileError(f"{path} is not a model that can be built here: {error}") from error
     return network

@@ -12,8 +12,8 @@ class Optimizer:
     formula = None
 
     def __init__(self, learning_rate: float, weight_decay: float = 0.0):
-        self.learning_rate = arguments.number("learning_rate", learning_rate, 0)
-        self.weight_decay = arguments.number("weight_decay", weight_decay, 0)
+        self.learning_rate = arguments.number("learning_rate", learning_rate, 0, open_high=True)
+        self.weight_decay = arguments.number("weight_decay", weight_decay, 0, open_high=True)
         self.steps = 0
         self.state: dict[str, tuple] = {}
 
@@ -23,6 +23,11 @@ class Optimizer:
 
     def step(self, device, parameters: dict, grads: dict):
         """Update every parameter in place by its gradient of the same name."""
+        for name, θ in parameters.items():
+            for moment in self.state.get(name, ()):
+                if type(moment) is not type(θ) or moment.shape != θ.shape or moment.dtype != θ.dtype:
+                    came = f"{moment.shape} and {moment.dtype}, but the parameter is {θ.shape} and {θ.dtype}"
+                    raise ArgumentError(f"optimizer has trained another network: its moments of {name} are {came}; make a new one")
         self.steps += 1
         for name, θ in parameters.items():
             if name not in self.state:

@@ -15,11 +15,31 @@ class Parameters(dict):
         if name not in self:
             raise KeyError(f"{name!r} is not a parameter: there are {', '.join(self)}")
         old = self[name]
-        if np.shape(value) != old.shape:
-            raise ShapeError(f"{name} has shape {np.shape(value)}, expected {old.shape}")
+        try:
+            shape = np.shape(value)
+        except ValueError as error:  # ragged lists
+            raise ShapeError(f"{name} cannot be made an array: {error}") from None
+        if shape != old.shape:
+            raise ShapeError(f"{name} has shape {shape}, expected {old.shape}")
         if hasattr(value, "dtype") and value.dtype != old.dtype:
             raise DtypeError(f"{name} is {value.dtype}, expected {old.dtype}")
-        old[...] = value
+        try:
+            old[...] = value
+        except (TypeError, ValueError) as error:
+            raise DtypeError(f"{name} is to be numbers: {error}") from None
+
+    def update(self, *others, **more):
+        for name, value in dict(*others, **more).items():
+            self[name] = value
+
+    def __ior__(self, other):
+        self.update(other)
+        return self
+
+    def fixed(self, *_):
+        raise TypeError("a layer's parameters have fixed names: assign to them")
+
+    __delitem__ = pop = popitem = clear = setdefault = fixed
 
 
 def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import arguments, optimizers
-from .errors import ArgumentError, NonFiniteError, ShapeError
+from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .kernels import LIVE
 from .layers import Recurrent, enter
 
@@ -30,27 +30,31 @@ class Samples:
     y  N targets. steps="every": (T_i, k) each, or class labels (T_i,). steps="last", or no recurrent layers: (k,) or a label.
     """
 
-    def __init__(self, network, x, y=None):
+    def __init__(self, network, x, y=None, *, targets=True, name=""):
         self.network = network
+        if targets and y is None:
+            raise ArgumentError(f"{name}y is None, expected the targets, one for each sample of x")
         m, k, dtype = network.input_size, network.output_size, network.dtype
-        N = count("x", x)
-        if y is not None and count("y", y) != N:
-            raise ShapeError(f"y has {count('y', y)} targets, expected {N}, one for each sample of x")
+        N = count(f"{name}x", x)
+        if y is not None and count(f"{name}y", y) != N:
+            raise ShapeError(f"{name}y has {len(y)} targets, expected {N}, one for each sample of x")
         self.x, self.y = [], []
         for i in range(N):
-            a = host(arguments.as_array(f"x[{i}]", x[i], dtype))
+            a = host(arguments.as_array(f"{name}x[{i}]", x[i], dtype))
             if not network.recurrent:
-                a = host(arguments.floats(f"x[{i}]", x[i], dtype, (m,), f"(m={m},)"))[None]
+                a = host(arguments.floats(f"{name}x[{i}]", x[i], dtype, (m,), f"(m={m},)"))[None]
             elif arguments.are_symbols(x[i], a, 1):
-                arguments.symbols(f"x[{i}]", a, m, "(T,)", 1)
+                a = arguments.symbols(f"{name}x[{i}]", a, m, "(T,)", 1).astype(np.int64)  # a batch has one dtype
             else:
-                a = host(arguments.floats(f"x[{i}]", x[i], dtype, (None, m), f"(T, m={m})"))
+                a = host(arguments.floats(f"{name}x[{i}]", x[i], dtype, (None, m), f"(T, m={m})"))
             if a.dtype.kind == "f":
-                arguments.finite(f"x[{i}]", a)
+                arguments.finite(f"{name}x[{i}]", a)
+            if self.x and a.dtype.kind != self.x[0].dtype.kind:
+                raise DtypeError(f"{name}x[{i}] is {a.dtype}, but x[0] is {self.x[0].dtype}: all are features, or all are symbols")
             self.x.append(a)
             if y is not None:
                 rows = len(a) if network.recurrent and network.steps == "every" else None
-                self.y.append(network.objective.target(f"y[{i}]", host(y[i]), rows, k, dtype))
+                self.y.append(network.objective.target(f"{name}y[{i}]", host(y[i]), rows, k, dtype))
 
     def __len__(self):
         return len(self.x)
@@ -124,12 +128,14 @@ def fit(
     samples = Samples(network, x, y)
     if validation is not None and (not isinstance(validation, (tuple, list)) or len(validation) != 2):
         raise ArgumentError(f"validation is {type(validation).__name__}, expected a pair (x, y)")
-    held_out = None if validation is None else Samples(network, *validation)
+    held_out = None if validation is None else Samples(network, *validation, name="validation ")
     arguments.size("epochs", epochs), arguments.size("batch_size", batch_size)
     clip_norm = clip_norm and arguments.number("clip_norm", clip_norm, 0)
     clip_value = clip_value and arguments.number("clip_value", clip_value, 0)
     optimizer = optimizers.resolve(optimizer, learning_rate)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed("seed", seed))
+    if on_epoch is not None and not callable(on_epoch):
+        raise ArgumentError(f"on_epoch is {on_epoch!r}, expected a function of (network, history)")
     history = {"compile_seconds": [compile_kernels(network, optimizer, progress)], "step_loss": [], "gradient_norm": []}
     steps = -(-len(samples) // batch_size)
     with tqdm(total=epochs * steps, disable=not progress, unit="batch", dynamic_ncols=True) as bar:
@@ -218,7 +224,7 @@ def compile_kernels(network, optimizer, progress: bool) -> float:
     copy, once = network.copy(), type(optimizer).__new__(type(optimizer))
     once.__dict__ |= optimizer.__dict__ | {"state": {}, "steps": 0}
     m, k = network.input_size, network.output_size
-    zeros = Samples(copy, [np.zeros((1, m) if network.recurrent else m, network.dtype)])
+    zeros = Samples(copy, [np.zeros((1, m) if network.recurrent else m, network.dtype)], targets=False)
     batch = zeros.batch([0])
     target = np.full((1, 1, k), 1 / k, network.dtype)
     train_step(copy, batch._replace(target=copy._device.array(target, network.dtype)), once)
@@ -262,7 +268,7 @@ def predict(network, x, *, batch_size: int = 256):
     For the cross-entropies these are logits: `.argmax(-1)` is the class.
     """
     outputs = []
-    for batch in Samples(network, x).batches(arguments.size("batch_size", batch_size)):
+    for batch in Samples(network, x, targets=False).batches(arguments.size("batch_size", batch_size)):
         o = network._device.numpy(run(network, batch))
         for b, length in enumerate(batch.lengths):
             outputs.append(o[length - 1, b] if network.steps == "last" or not network.recurrent else o[:length, b])

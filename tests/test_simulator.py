@@ -60,6 +60,11 @@ def poisoned(*shape, dtype="float32"):
     return np.full(shape, np.nan, dtype)
 
 
+def hurry():
+    if time.monotonic() > deadline:
+        raise TimeoutError("the others do not come")
+
+
 @cuda.jit(device=True)
 def wait_for_every_block(arrived, turn):
     """The barrier between blocks of KERNELS.md §3: the first thread of each counts itself in, and spins."""
@@ -67,8 +72,7 @@ def wait_for_every_block(arrived, turn):
     if cuda.threadIdx.x == 0:
         cuda.atomic.add(arrived, 0, 1)
         while cuda.atomic.add(arrived, 0, 0) < (turn + 1) * cuda.gridDim.x:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the other blocks do not come")
+            hurry()
     cuda.syncthreads()
 
 
@@ -256,6 +260,19 @@ def test_dynamic_shared_memory_is_one_memory_however_it_is_viewed():
     assert (out == [2, 11, 1, 2, 3, 4]).all()  # whole words only
 
 
+def test_static_arrays_of_one_kernel_are_apart():
+    @cuda.jit
+    def two(out):
+        a = cuda.shared.array(1, np.float32)
+        b = cuda.shared.array(1, np.float32)
+        a[0], b[0] = 1, 2
+        out[0], out[1] = a[0], b[0]
+
+    out = poisoned(2)
+    run(two, 1, 1, out)
+    assert (out == [1, 2]).all()
+
+
 @pytest.mark.xfail(strict=True, reason="static arrays are told apart by line")
 def test_static_arrays_of_one_line_are_two():
     @cuda.jit
@@ -419,7 +436,7 @@ def test_the_active_mask_of_a_whole_warp_is_full():
 
 def test_syncwarp_is_a_barrier_of_the_lanes_of_one_warp():
     @cuda.jit
-    def within(out):
+    def within(out, finished):
         i = cuda.threadIdx.x
         s = cuda.shared.array(BLOCK, np.float32)
         warp = i // LANES
@@ -429,9 +446,12 @@ def test_syncwarp_is_a_barrier_of_the_lanes_of_one_warp():
             cuda.syncwarp()
             out[t, i] = s[LANES * warp + (i + 1) % size]
             cuda.syncwarp(MASK)
+        cuda.atomic.add(finished, 0, 1)
+        while cuda.atomic.add(finished, 0, 0) < BLOCK:  # a warp that is done holds nobody up
+            hurry()
 
     out = poisoned(4, BLOCK)
-    run(within, 1, BLOCK, out)
+    run(within, 1, BLOCK, out, np.zeros(1, np.int64))
     for t in range(4):
         assert (out[t, LANES:] == LANES + (np.arange(8) + 1) % 8 + t).all()
     assert (out[0, :LANES] == (np.arange(LANES) + 1) % LANES).all()
@@ -461,26 +481,32 @@ def test_an_option_that_no_compiler_has_is_refused():
 
 
 @cuda.jit
-def fail_before_the_block(fault):
-    if fault[0] == cuda.grid(1):
+def meet_in_blocks(arrived, faulty):
+    if cuda.grid(1) == faulty:
         raise ZeroDivisionError("the cause")
-    cuda.syncthreads()
+    cuda.atomic.add(arrived, 0, 1)
+    while cuda.atomic.add(arrived, 0, 0) < cuda.gridsize(1):
+        cuda.syncthreads()
 
 
 @cuda.jit
-def fail_before_the_warp(fault):
-    if fault[0] == cuda.grid(1):
+def meet_in_warps(arrived, faulty):
+    if cuda.grid(1) == faulty:
         raise ZeroDivisionError("the cause")
-    cuda.syncwarp()
+    cuda.atomic.add(arrived, 0, 1)
+    while cuda.atomic.add(arrived, 0, 0) < cuda.gridsize(1):
+        cuda.syncwarp()
 
 
 @pytest.mark.parametrize("faulty", [0, 5, 7])
-@pytest.mark.parametrize("kernel", ["fail_before_the_block", "fail_before_the_warp"])
-def test_the_error_of_one_thread_is_raised_and_hangs_nothing(kernel, faulty):
-    kernel = globals()[kernel]
+@pytest.mark.parametrize("kernel", ["meet_in_blocks", "meet_in_warps"])
+def test_the_error_of_one_thread_is_raised_and_ends_all_others(kernel, faulty):
+    kernel, arrived = globals()[kernel], np.zeros(1, np.int64)
     with pytest.raises(ZeroDivisionError, match=rf"tid=\[{faulty % 4}, 0, 0\] ctaid=\[{faulty // 4}, 0, 0\]: the cause"):
-        run(kernel, 2, 4, np.array([faulty]))
-    run(kernel, 2, 4, np.array([-1]))  # and the next launch is well
+        run(kernel, 2, 4, arrived, faulty)
+    arrived[0] = 0
+    run(kernel, 2, 4, arrived, -1)  # the next launch is well
+    assert arrived[0] == 8
 
 
 @pytest.mark.xfail(strict=True, reason="a block that spins does not hear of an error in another")

@@ -1,0 +1,256 @@
+"""The command `rnn-gpu`: what it leaves on disk, what it says, and how it ends."""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points, version
+
+import numpy as np
+import pytest
+
+import rnn_gpu
+from rnn_gpu import Network, NonFiniteError, cli, datasets, load, optimizers
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TINY = ("train", "--hidden", "4", "--device", "reference")
+UPDATES = 10  # of an epoch of vowels: 270 sequences in batches of 27
+
+
+def known(bug):
+    return pytest.mark.xfail(strict=True, reason=bug)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """The command in an empty folder: (*arguments) -> exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rnn-gpu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code or 0, *(re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr())  # colours, where they are forced
+
+    return command
+
+
+def elsewhere(*arguments, cwd):
+    """The command in a process of its own, without a GPU and without the simulator."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"} | {"CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, "-P", "-m", "rnn_gpu.cli", *arguments]
+    return subprocess.run(command, check=False, env=environment, cwd=cwd, capture_output=True, encoding="utf-8", timeout=120)
+
+
+@pytest.fixture
+def at_update(monkeypatch):
+    """(k, happens): call happens(parameters) before the k-th update. The first is the one that compiles."""
+
+    def at(k, happens):
+        count, step = iter(range(1, 1000)), optimizers.Optimizer.step
+
+        def stepping(self, device, parameters, *rest):
+            if next(count) == k:
+                happens(parameters)
+            return step(self, device, parameters, *rest)
+
+        monkeypatch.setattr(optimizers.Optimizer, "step", stepping)
+
+    return at
+
+
+def ctrl_c(parameters):
+    raise KeyboardInterrupt
+
+
+def spoil(parameters):
+    for a in parameters.values():
+        a *= -20
+
+
+def bits(folder):
+    return {name: a.tobytes() for name, a in load(folder / "model.safetensors", device="reference").parameters.items()}
+
+
+def history_of(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+def test_the_command_is_installed():
+    (command,) = entry_points(group="console_scripts", name="rnn-gpu")
+    assert command.load() is cli.main
+
+
+def test_train_leaves_a_model_a_history_and_a_picture(run, tmp_path):
+    status, out, _ = run("train", "--epochs", 2, "--hidden", 4, "--device", "cpu", "--out", tmp_path / "deep" / "er")
+    assert status == 0
+    folder = tmp_path / "deep" / "er" / "vowels-elman-seed0-1"
+    assert sorted(os.listdir(folder)) == ["history.json", "model.safetensors", "training.png"]
+    assert (folder / "training.png").read_bytes().startswith(PNG)
+    for name in os.listdir(folder):
+        assert str(folder / name) in out
+
+    history = history_of(folder)
+    assert {len(history[name]) for name in ("loss", "accuracy", "validation_loss", "validation_accuracy", "seconds")} == {2}
+    assert {len(history[name]) for name in ("step_loss", "gradient_norm")} == {2 * UPDATES}
+
+    network = load(folder / "model.safetensors", device="cpu")
+    assert type(network.layers[0]) is rnn_gpu.RNN and network.layers[0].hidden_size == 4
+    found = network.evaluate(*datasets.vowels(standardise=True)[1])
+    assert history["test"] == found
+    assert f"test accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}" in out
+
+
+@pytest.mark.parametrize(("cell", "kind"), [("elman", rnn_gpu.RNN), ("lstm", rnn_gpu.LSTM), ("gru", rnn_gpu.GRU)])
+def test_every_run_has_a_folder_of_its_own(cell, kind, run, tmp_path):
+    for seed in (0, 0, 5):
+        assert run(*TINY, "--epochs", 1, "--cell", cell, "--seed", seed)[0] == 0
+    folders = [tmp_path / "runs" / f"vowels-{cell}-seed{end}" for end in ("0-1", "0-2", "5-1")]
+    assert sorted((tmp_path / "runs").iterdir()) == folders
+    first, again, other = map(bits, folders)
+    assert first == again != other
+    assert type(load(folders[0] / "model.safetensors", device="reference").layers[0]) is kind
+
+
+def test_the_model_that_is_kept_is_the_best_one_not_the_last(run, at_update, tmp_path):
+    assert run(*TINY, "--epochs", 2)[0] == 0
+    at_update(1 + 2 * UPDATES + 1, spoil)
+    assert run(*TINY, "--epochs", 3)[0] == 0
+    two, three = (tmp_path / "runs" / f"vowels-elman-seed0-{k}" for k in (1, 2))
+    first, second, third = history_of(three)["loss"]
+    assert second < first < third
+    assert bits(two) == bits(three)
+    assert history_of(two)["test"] == history_of(three)["test"]
+
+
+def test_characters_of_the_manual(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("pydoc_data.topics.topics", {"a": "abcd " * 150, "b": "dcba " * 150})
+    status, out, _ = run(*TINY, "--epochs", 1, "--data", "python-manual", "--cell", "gru")
+    assert status == 0
+    folder = tmp_path / "runs" / "python-manual-gru-seed0-1"
+    found = history_of(folder)["validation"]
+    bits = found["loss"] / np.log(2)
+    assert 0 < bits < 2 * np.log2(6)  # six characters, the line feed among them
+    assert f"validation accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {bits:.3f} bits a character" in out
+    assert (folder / "training.png").read_bytes().startswith(PNG)
+
+
+def test_without_matplotlib_there_is_no_picture_but_all_the_rest(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, _, err = run(*TINY, "--epochs", 1)
+    assert status == 0 and "no picture: matplotlib is not installed" in err
+    assert sorted(os.listdir(tmp_path / "runs" / "vowels-elman-seed0-1")) == ["history.json", "model.safetensors"]
+
+
+BAD = {
+    "train --epochs 0": "--epochs",
+    "train --epochs 1.5": "--epochs",
+    "train --hidden -1": "--hidden",
+    "train --cell transformer": "--cell",
+    "train --data mnist": "--data",
+    "train --device gpu": "--device",
+    "train --learning-rate -1": "--learning-rate",
+    "train --learning-rate fast": "--learning-rate",
+    "train --seed -1": "--seed",
+    "train --layers 2": "--layers",
+    "train now": "now",
+    "tran": "tran",
+    "info --all": "--all",
+}
+
+
+@pytest.mark.parametrize(("line", "names"), BAD.items(), ids=BAD)
+def test_bad_arguments_are_named(line, names, run, tmp_path):
+    status, out, err = run(*line.split())
+    assert status == 2
+    assert names in err and "Traceback" not in err and not out
+    assert os.listdir(tmp_path) == []
+
+
+@known("NotADirectoryError and a traceback")
+def test_a_file_in_place_of_the_folder_is_named(run, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, err = run(*TINY, "--epochs", 1, "--out", "file")
+    assert status == 2 and "file" in err
+
+
+def test_cuda_without_a_gpu_is_one_line(tmp_path):
+    ended = elsewhere("train", "--device", "cuda", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: device='cuda', but ") and ended.stderr.count("\n") == 1
+    assert not ended.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def diverge(*arguments, **options):
+    raise NonFiniteError("update 3: layer 0 gives nan")
+
+
+def test_an_error_of_ours_is_one_line(run, monkeypatch):
+    monkeypatch.setattr(Network, "fit", diverge)
+    status, _, err = run(*TINY)
+    assert (status, err) == (2, "error: update 3: layer 0 gives nan\n")
+
+
+@known("only Ctrl-C takes the empty folder away")
+def test_an_error_before_the_first_epoch_leaves_no_folder(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(Network, "fit", diverge)
+    run(*TINY)
+    assert list(tmp_path.rglob("vowels*")) == []
+
+
+# Ctrl-C
+
+
+def test_ctrl_c_keeps_the_best_model_so_far(run, at_update, tmp_path):
+    assert run(*TINY, "--epochs", 1)[0] == 0
+    at_update(1 + UPDATES + 5, ctrl_c)
+    status, out, err = run(*TINY, "--epochs", 4)
+    assert status == 130
+    assert "stopped; the best model so far is kept" in err and "test accuracy" in out
+    whole, stopped = (tmp_path / "runs" / f"vowels-elman-seed0-{k}" for k in (1, 2))
+    assert sorted(os.listdir(stopped)) == ["history.json", "model.safetensors", "training.png"]
+    assert bits(stopped) == bits(whole)
+    assert history_of(stopped)["loss"] == history_of(whole)["loss"]
+    assert history_of(stopped)["test"] == history_of(whole)["test"]
+
+
+@pytest.mark.parametrize("update", [1, 5, 1 + UPDATES])
+def test_ctrl_c_before_the_first_epoch_is_over_leaves_nothing(update, run, at_update, tmp_path):
+    at_update(update, ctrl_c)
+    status, out, err = run(*TINY, "--epochs", 4)
+    assert status == 130
+    assert "nothing to keep" in err and "accuracy" not in out
+    assert list(tmp_path.rglob("vowels*")) == []
+
+
+# info
+
+
+def test_info_tells_versions_and_devices(run):
+    status, out, _ = run("info")
+    assert status == 0
+    told = {words[0]: " ".join(words[1:]) for words in map(str.split, out.splitlines())}
+    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "scipy", "safetensors", "matplotlib"):
+        assert told[package] == version(package)
+    assert told["python"] == f"{platform.python_version()} on {platform.machine()}"
+    assert told["auto"] == rnn_gpu.device("auto").name
+    assert told["cuda"]
+
+
+def test_info_says_why_there_is_no_gpu(tmp_path):
+    ended = elsewhere("info", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    told = {words[0]: " ".join(words[1:]) for words in map(str.split, ended.stdout.splitlines())}
+    assert told["cuda"].startswith("no: ") and told["auto"] == "cpu"
+
+
+def test_the_versions_are_one():
+    assert rnn_gpu.__version__ == version("rnn_gpu")
+
+
+def test_help_names_the_commands(run):
+    status, out, _ = run("--help")
+    assert status == 0 and "train" in out and "info" in out

@@ -1,0 +1,271 @@
+"""The order of the house: who may import whom, what stands at the door, what goes into the wheel."""
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from fnmatch import fnmatch
+from importlib import import_module
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+from types import ModuleType
+
+import pytest
+
+import rnn_gpu
+from rnn_gpu.kernels.cells import CELLS
+
+KERNELS = Path(rnn_gpu.kernels.__file__).parent
+FOLDERS = {"rnn_gpu.kernels": KERNELS, "rnn_gpu": Path(rnn_gpu.__file__).parent}
+CHECKOUT = Path(__file__).parents[1]
+
+# A module imports only from the lines above its own. A star is any file of that folder that has no line of its own.
+ORDER = """
+kernels
+kernels.activations kernels.binding kernels.products kernels.updates
+kernels.losses
+kernels.cells.*
+kernels.cells
+kernels.devices
+kernels.devices.reference
+kernels.devices.*
+kernels.devices.cuda.simulator
+kernels.devices.cuda.launch
+kernels.devices.cuda.ptx
+kernels.devices.cuda.*
+kernels.devices.cuda
+errors
+arguments device io parameters
+derivatives losses optimizers
+layers
+training
+network
+gradcheck plots
+datasets._sequences
+datasets.*
+datasets
+rnn_gpu
+cli
+"""
+PLACES = {name: line for line, names in enumerate(ORDER.split("\n")) for name in names.split()}
+
+
+def modules():
+    """Dotted name -> file, of every module of the library, wherever it is installed."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            name = ".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))
+            found.setdefault(name, path)
+    return found
+
+
+MODULES = modules()
+
+
+def imports(name):
+    """What a module imports anywhere in its text: dotted names, of ours and of others."""
+    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join(base + ([node.module] if node.module else []))
+            for alias in node.names:
+                ours = base.startswith("rnn_gpu") and f"{base}.{alias.name}" not in MODULES
+                yield base if ours else f"{base}.{alias.name}"
+        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func) and node.args:
+            text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            if isinstance(text, ast.Constant):
+                yield text.value.rstrip(".")
+
+
+def is_ours(name):
+    return name.split(".")[0] == "rnn_gpu"
+
+
+def place(name):
+    name = name.removeprefix("rnn_gpu.")
+    stars = [p for p in PLACES if "*" in p and fnmatch(name, p) and name.count(".") == p.count(".")]
+    assert name in PLACES or stars, f"{name} has no place in ORDER"
+    return PLACES[name if name in PLACES else stars[0]]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_the_lines_above(name):
+    for imported in imports(name):
+        if is_ours(imported):
+            assert place(imported) < place(name), f"{name} imports {imported}"
+
+
+def test_every_line_of_the_order_has_a_module():
+    here = {place(name) for name in MODULES}
+    assert here == set(PLACES.values())
+    assert {name for name in PLACES if "*" not in name} <= {name.removeprefix("rnn_gpu.") for name in MODULES}
+
+
+def test_imports_are_seen_wherever_they_stand():
+    """The walk above finds relative imports, imports in functions, and modules named in a string."""
+    seen = {name: set(imports(name)) for name in MODULES}
+    assert "rnn_gpu.kernels.activations" in seen["rnn_gpu.kernels.cells.lstm"]
+    assert "rnn_gpu.arguments" in seen["rnn_gpu.layers"]
+    assert "rnn_gpu.kernels" in seen["rnn_gpu.layers"]
+    assert "matplotlib.figure.Figure" in seen["rnn_gpu.plots"]
+    assert {"rnn_gpu.kernels.devices.cuda", "rnn_gpu.kernels.devices"} <= seen["rnn_gpu.device"]
+    assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("rnn_gpu.kernels")])
+def test_kernels_know_nothing_of_the_library_around_them(name):
+    allowed = (
+        {"numpy", "numba", "scipy", "threadpoolctl"}
+        | ({"cupy", "llvmlite"} if ".devices.cuda" in name else set())
+        | sys.stdlib_module_names
+    )
+    for imported in imports(name):
+        assert imported.startswith("rnn_gpu.kernels") or imported.split(".")[0] in allowed, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_cuda_device_imports_cuda(name):
+    cuda = {one for one in imports(name) if one.split(".")[0] == "cupy" or one.split(".")[:2] == ["numba", "cuda"]}
+    assert not cuda or name.startswith("rnn_gpu.kernels.devices.cuda"), cuda
+
+
+def test_cells_know_no_device_and_devices_know_no_cell():
+    for name in MODULES:
+        for mine, others in ((".cells", ".devices"), (".devices", ".cells")):
+            if name.startswith(f"rnn_gpu.kernels{mine}"):
+                assert not [one for one in imports(name) if one.startswith(f"rnn_gpu.kernels{others}")], name
+
+
+# The door
+
+
+def test_all_is_exactly_what_is_there():
+    modules = {"datasets", "optimizers"}
+    names = {name for name, value in vars(rnn_gpu).items() if not name.startswith("_") and not isinstance(value, ModuleType)}
+    assert set(rnn_gpu.__all__) == names | modules
+    assert len(rnn_gpu.__all__) == len(set(rnn_gpu.__all__))
+    assert all(isinstance(getattr(rnn_gpu, name), ModuleType) for name in modules)
+
+
+def test_all_is_sorted():
+    def constants_classes_rest(name):
+        return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+    assert rnn_gpu.__all__ == sorted(rnn_gpu.__all__, key=constants_classes_rest)
+
+
+def test_every_error_is_at_the_door_and_in_the_tree():
+    errors = {name for name, value in vars(rnn_gpu.errors).items() if isinstance(value, type)}
+    assert errors <= set(rnn_gpu.__all__)
+    for name in errors:
+        assert issubclass(getattr(rnn_gpu, name), rnn_gpu.RnnGpuError)
+        assert name in rnn_gpu.errors.__doc__
+
+
+def python(text, **environment):
+    """What a new interpreter prints."""
+    command = [sys.executable, "-P", "-c", text]
+    here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    run = subprocess.run(command, check=False, env=here | environment, capture_output=True, encoding="utf-8", timeout=120)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+def test_import_is_quick_and_light():
+    text = "import rnn_gpu, sys, time; print(time.process_time(), *sys.modules)"
+    seconds, *loaded = python(text, CUDA_VISIBLE_DEVICES="-1")
+    assert "rnn_gpu.layers" in loaded
+    assert not {"torch", "cupy", "matplotlib", "pandas", "numba", "typer"} & set(loaded)
+    assert float(seconds) < 2
+
+
+# What a newcomer adds
+
+
+def test_every_file_of_cells_is_discovered():
+    files = {path.stem for path in (KERNELS / "cells").glob("*.py")} - {"__init__"}
+    offered = [cell for name in files for cell in import_module(f"rnn_gpu.kernels.cells.{name}").CELLS]
+    assert files >= {"elman", "gru", "lstm"}
+    assert len({cell.name for cell in offered}) == len(offered)
+    assert {cell.name: cell for cell in offered} == CELLS
+
+
+LEAKY = """
+import numpy as np
+
+from .. import Cell
+
+
+def step(p, q, s):
+    f = np.tanh(p[0] + q[0])
+    return (s[0] + 0.25 * (f - s[0]),), (f,)
+
+
+def back(ds, kept, s, s_next):
+    δ = 0.25 * ds[0] * (1 - kept[0] ** 2)
+    return (δ,), (δ,), (0.75 * ds[0],)
+
+
+CELLS = (Cell("leaky", gates=1, states=1, kept=1, step=step, back=back),)
+"""
+
+USE = """
+import numpy as np, rnn_gpu
+layer = rnn_gpu.Recurrent("leaky", 3, 4, device="reference", dtype="float64")
+x, y = np.random.default_rng(0).normal(size=(2, 5, 2, 4))
+print(rnn_gpu.__file__, rnn_gpu.gradcheck(layer, x[:, :, :3], y).worst < 1e-6)
+"""
+
+
+def test_a_cell_is_one_file(tmp_path):
+    """A copy of the library with one more file in kernels/cells has one more cell."""
+    ignore = ignore_patterns("__pycache__", "kernels")
+    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
+    copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
+    (tmp_path / "rnn_gpu" / "kernels" / "cells" / "leaky.py").write_text(LEAKY, encoding="utf-8")
+    assert python(USE, PYTHONPATH=str(tmp_path)) == [str(tmp_path / "rnn_gpu" / "__init__.py"), "True"]
+
+
+# The wheel
+
+
+@pytest.fixture
+def project():
+    path = CHECKOUT / "pyproject.toml"
+    if not path.exists():
+        pytest.skip("no pyproject.toml beside the tests: this is no checkout")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_wheel_has_every_package(project):
+    folders = {"rnn_gpu": CHECKOUT / "rnn_gpu", "rnn_gpu.kernels": CHECKOUT / "kernels"}
+    here = {
+        ".".join((package, *path.parent.relative_to(folder).parts))
+        for package, folder in folders.items()
+        for path in folder.rglob("__init__.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == here
+
+
+def test_the_wheel_has_every_file_that_is_not_python(project):
+    patterns = project["tool"]["setuptools"]["package-data"]
+    for package, folder in {"rnn_gpu": CHECKOUT / "rnn_gpu", "rnn_gpu.kernels": CHECKOUT / "kernels"}.items():
+        for path in folder.rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                owner = ".".join((package, *path.parent.relative_to(folder).parts))
+                assert any(fnmatch(path.name, pattern) for pattern in patterns.get(owner, [])), path
+
+
+def test_what_is_imported_is_declared(project):
+    extras = project["project"].get("optional-dependencies", {})
+    declared = {
+        line.split("-")[0].split("[")[0].split(">")[0] for lines in (project["project"]["dependencies"], *extras.values()) for line in lines
+    }
+    imported = {one.split(".")[0] for name in MODULES for one in imports(name)} - {"rnn_gpu", "llvmlite"} - sys.stdlib_module_names
+    assert imported <= declared  # llvmlite is Numba's, which says which one it needs
