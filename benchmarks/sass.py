@@ -40,7 +40,8 @@ except RuntimeError as error:  # where no CUDA library is installed at all
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices.cuda import elementwise_kernel, plain
+from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, plain
+from rnn_gpu.kernels.devices.cuda.schedules import H200, Card, decide
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import output_formula
 from rnn_gpu.losses import value_and_slope
@@ -52,6 +53,12 @@ CELL_KERNELS = (  # factory(cell, number)
     (plain.forward_kernel, {"p": 4, "W_T": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
     (plain.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "rows": 4, "ds": 4}),
 )
+BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
+    "forward": (block.forward_kernel, {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
+    "backward": (block.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "ds": 4}),
+}
+BLOCK_SIZES = {"elman_tanh": (64, 224), "gru": (64, 128), "lstm": (64, 117)}  # n, as the table plans them for 64 samples
+CARDS = {(7, 5): Card("T4", 40, 65_536, 65_536), (9, 0): H200}  # whose plans are compiled; for another cc the H200's
 OTHER_KERNELS = (  # factory(number)
     (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
 )
@@ -85,12 +92,20 @@ class Job(NamedTuple):
     recurrent: bool  # runs over time: must keep everything in registers
     make: Callable  # () -> the kernel
     arguments: dict
+    threads: int = 256  # of a block
 
 
-def jobs(number) -> Iterator[Job]:
-    """Every kernel of the CUDA device for one type of number."""
+def jobs(number, card: Card) -> Iterator[Job]:
+    """Every kernel of the CUDA device for one type of number; the block schedule of every cell for float32 on the H200."""
     for cell, (factory, arguments) in itertools.product(CELLS.values(), CELL_KERNELS):
         yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, lambda f=factory, c=cell: f(c, number), arguments)
+    for cell, (direction, (factory, arguments)) in itertools.product(CELLS.values(), BLOCK_KERNELS.items()):
+        odd = (33,) if card is H200 and number is np.float32 else ()
+        for n in odd + BLOCK_SIZES.get(cell.name, ()):
+            it = decide(cell, direction, n, 64, number().itemsize, card)
+            if it.schedule == "block":
+                name = f"{title(factory)}[{cell.name} n={n}]"
+                yield Job(name, cell.name, True, lambda f=factory, c=cell, p=it.plan: f(c, number, p), arguments, it.threads)
     for factory, arguments in OTHER_KERNELS:
         yield Job(title(factory), "", True, lambda f=factory: f(number), arguments)
     for name, f, *counts in formulas():
@@ -228,7 +243,7 @@ def report(task) -> list[dict]:
     """One line for each kernel of a task (cc, dtype, options); "error" says why a kernel did not compile."""
     cc, dtype, options = task
     number = NUMBERS[dtype]
-    chosen = itertools.chain(jobs(number), guilty_kernels(number) if options.guilty and dtype == "float32" else ())
+    chosen = itertools.chain(jobs(number, CARDS.get(cc, H200)), guilty_kernels(number) if options.guilty and dtype == "float32" else ())
     return [line(job, cc, dtype, options) for job in chosen if wanted(job, options)]
 
 
@@ -239,7 +254,7 @@ def wanted(job: Job, options) -> bool:
 def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
     number = NUMBERS[dtype]
     disassemble = not options.quick or (dtype == "float32" and cc == max(options.cc))
-    head = {"kernel": job.name, "recurrent": job.recurrent, "dtype": dtype, "cc": cc}
+    head = {"kernel": job.name, "recurrent": job.recurrent, "threads": job.threads, "dtype": dtype, "cc": cc}
     try:
         kernel = job.make()
         compiled = compile_kernel(kernel, signature(kernel, job.arguments, number), cc, disassemble)
@@ -260,6 +275,7 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
         "float64_sass": sorted({one for one in instructions if FLOAT64.match(one)}),
         "instructions": len(instructions),  # 0 where it was not disassembled
         "counts": Counter(one.partition(".")[0] for one in instructions),
+        "loads_of_16_bytes": sum(one.startswith("LDS") and "128" in one for one in instructions),  # from shared memory
     }
 
 

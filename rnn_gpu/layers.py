@@ -171,6 +171,13 @@ class Recurrent(Layer):
         dx, ds = self._backward(dy, self._check_state("dstate", dstate, B))
         return self._to_kind_of(tape.like, self._turn(dx)), self._as_state(tape.like, ds)
 
+    def explain(self, T: int, B: int) -> str:
+        """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it remembers for the way back."""
+        T, B, cell = arguments.size("T", T), arguments.size("B", B), self.cell
+        numbers = T * B * (self.input_size + cell.kept * self.hidden_size) + (T + 1) * B * cell.states * self.hidden_size
+        remembered = f"remembered for backward: {numbers * np.dtype(self.dtype).itemsize:,} bytes (x, states, activations)"
+        return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}"
+
     @property
     def delta(self):
         """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""

@@ -50,7 +50,7 @@ class Samples:
             if a.dtype.kind == "f":
                 arguments.finite(f"{name}x[{i}]", a)
             if self.x and a.dtype.kind != self.x[0].dtype.kind:
-                raise DtypeError(f"{name}x[{i}] is {a.dtype}, but x[0] is {self.x[0].dtype}: all are features, or all are symbols")
+                raise DtypeError(f"{name}x[{i}] is {a.dtype}, but {name}x[0] is {self.x[0].dtype}: all are features, or all are symbols")
             self.x.append(a)
             if y is not None:
                 rows = len(a) if network.recurrent and network.steps == "every" else None

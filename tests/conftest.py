@@ -19,6 +19,8 @@ if not has_gpu():
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+pytest.register_assert_rewrite("door")
+
 from rnn_gpu.kernels.cells import CELLS  # noqa: E402
 
 DEVICES = ("reference", "cpu", "cuda")

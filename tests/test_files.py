@@ -1,7 +1,4 @@
-"""A model comes out of its file as it went in; a damaged file is an error; writing replaces a file whole or not at all.
-
-`known` marks a bug of the library: strict, so that whoever mends it takes the mark away.
-"""
+"""A model comes out of its file as it went in; a damaged file is an error; writing replaces a file whole or not at all."""
 
 import errno
 import io
@@ -20,10 +17,6 @@ from rnn_gpu.kernels.cells import CELLS
 REFERENCE = {"device": "reference"}
 X = np.random.default_rng(0).normal(size=(4, 2, 3))
 SYMBOLS = np.array([[0, 4], [3, 3], [1, 0]])
-
-
-def known(bug):
-    return pytest.mark.xfail(strict=True, reason=bug)
 
 
 def twice_tanh(z):
@@ -142,7 +135,6 @@ def test_the_file_is_safetensors_that_say_what_they_are(path):
         assert json.loads(file.metadata()["config"])["layers"][0]["layer"] == "GRU"
 
 
-@known("safetensors writes the two entries of the metadata in the order of a random hash")
 def test_one_network_is_one_sequence_of_bytes(path):
     network, files = NETWORKS["LSTM"](**REFERENCE), set()
     for _ in range(20):
@@ -187,31 +179,27 @@ def test_a_users_cell_is_handed_over_to_load(path):
         load(path, device="reference")
 
 
-@known("a formula is known by its name alone: a user's `relu` is saved as 'relu' and comes back as the built-in one")
 def test_a_users_activation_with_a_built_in_name_is_not_replaced(path):
     network = Network([RNN(3, 4, rnn_gpu.activation(twice_tanh, dtwice_tanh, name="relu"), **REFERENCE)])
     network.save(path)
-    with pytest.raises(ModelFileError, match="relu"):
+    with pytest.raises(ModelFileError, match="activation is 'relu', a formula of the user's own"):
         load(path, device="reference")
 
 
-@known("two formulas of one name: the last one of `custom` takes the place of both")
 def test_two_formulas_of_one_name_are_refused(path):
     fast, slow = leaky(0.5), leaky(0.25)
     Network([Recurrent(fast, 3, 4, **REFERENCE), Recurrent(slow, 4, 4, **REFERENCE)]).save(path)
-    with pytest.raises(rnn_gpu.ArgumentError, match="leaky"):
+    with pytest.raises(rnn_gpu.ArgumentError, match="custom has two formulas of one name: leaky, leaky"):
         load(path, device="reference", custom=[fast, slow])
 
 
 @pytest.mark.parametrize("custom", [rnn_gpu.activation("tanh"), [(twice_tanh, dtwice_tanh)], 3], ids=["no list", "a pair", "a number"])
-@known("AttributeError or TypeError: custom is not checked")
 def test_custom_is_refused(custom, path):
     NETWORKS["LSTM"](**REFERENCE).save(path)
     with pytest.raises(rnn_gpu.ArgumentError, match=r"custom is .*expected"):
         load(path, device="reference", custom=custom)
 
 
-@known("TypeError: an int64 is not JSON serializable")
 def test_a_seed_of_numpys_can_be_saved(path):
     Network([RNN(3, 4, seed=np.int64(5), **REFERENCE)]).save(path)
     assert load(path, device="reference").layers[0].seed == 5
@@ -260,9 +248,8 @@ def test_no_file_is_pythons_own_error(tmp_path):
         load(tmp_path / "not-there", device="reference")
 
 
-@known("OSError: No such device (os error 19), from mmap")
 def test_a_folder_is_no_model(tmp_path):
-    with pytest.raises((ModelFileError, IsADirectoryError), match=tmp_path.name):
+    with pytest.raises(ModelFileError, match="is a folder, expected a model file"):
         load(tmp_path, device="reference")
 
 
@@ -328,11 +315,7 @@ def layer(**changes):
         (lambda config: config | {"steps": "none"}, "steps is 'none'"),
         (lambda config: config | {"layers": []}, "layers is"),
         (lambda config: config | {"layers": 3}, "not a model that can be built here"),
-        pytest.param(
-            lambda config: config | {"layers": ["RNN"]},
-            "not a model that can be built here",
-            marks=known("AttributeError: 'str' object has no attribute 'pop'"),
-        ),
+        (lambda config: config | {"layers": ["RNN"]}, "not a model that can be built here"),
         (layer(layer="Conv1D"), "Conv1D"),
         (layer(hidden_size=-1), "hidden_size is -1"),
         (layer(hidden_size="many"), "hidden_size is 'many'"),
@@ -340,7 +323,7 @@ def layer(**changes):
         (layer(activation="tanhh"), "activation is 'tanhh'"),
         (layer(activation=["tanh"]), "not a model that can be built here"),
         (layer(kernel_size=3), "kernel_size"),
-        pytest.param(layer(seed=-1), "seed", marks=known("ValueError of NumPy: the seed is not checked")),
+        (layer(seed=-1), "seed is -1"),
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused(change, message, saved):

@@ -33,7 +33,9 @@ kernels.devices.*
 kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
 kernels.devices.cuda.ptx
-kernels.devices.cuda.*
+kernels.devices.cuda.plain
+kernels.devices.cuda.block
+kernels.devices.cuda.schedules
 kernels.devices.cuda
 errors
 arguments device io parameters

@@ -6,8 +6,9 @@ import numpy as np
 
 from ...binding import define, elementwise_source
 from ...products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
-from .launch import SIMULATED, THREADS, arrays, cuda, formula, launch, threads_for
-from .plain import backward_kernel, forward_kernel, matvec_kernel
+from . import block, plain
+from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, threads_for
+from .schedules import card, choose
 
 name = "cuda"
 
@@ -47,25 +48,48 @@ def elementwise(f, outputs, inputs, scalars=()):
     """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have one shape and dtype."""
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
-    blocks = -(-outputs[0].size // THREADS)
+    blocks = blocks_for(-(-outputs[0].size // THREADS))
     launch(kernel, blocks, THREADS, *(a.reshape(-1) for a in (*outputs, *inputs)), *map(number, scalars))
 
 
 def matvec(W, s, out):
     """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites out."""
     B, n = s.shape
-    launch(matvec_kernel(out.dtype.type), B, threads_for(out.shape[1]), W.T.copy(), s.reshape(1, 1, B, n), out)
+    kernel, W_T = plain.matvec_kernel(out.dtype.type), W.T.copy()  # neighbouring threads read neighbouring weights
+    launch(kernel, blocks_for(B), threads_for(out.shape[1]), W_T, s.reshape(1, 1, B, n), out)
 
 
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
     T, B, G, n = p.shape
-    W_T = W.T.copy()  # neighbouring threads read neighbouring weights
-    launch(forward_kernel(cell, p.dtype.type), B, threads_for(n), p, W_T, c, s, kept, flags)
+    it, number = choose(cell, "forward", n, B, p.itemsize), p.dtype.type
+    if it.schedule == "block":
+        kernel = block.forward_kernel(cell, number, it.plan)
+    else:
+        kernel, W = plain.forward_kernel(cell, number), W.T.copy()  # neighbouring threads read neighbouring weights
+    launch(kernel, it.blocks, it.threads, p, W, c, s, kept, flags, shared=it.shared)
 
 
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
     """Carry δ back through time (式3).  Arguments: see reference.backward."""
     T, B, G, n = dp.shape
-    rows, carried = dq.reshape(1, T, B, G * n), ds.reshape(-1, 1, B, n)
-    launch(backward_kernel(cell, dp.dtype.type), B, threads_for(n), dy, W, s, kept, flags, dp, dq, rows, carried)
+    it, number, carried = choose(cell, "backward", n, B, dp.itemsize), dp.dtype.type, ds.reshape(-1, 1, B, n)
+    if it.schedule == "block":
+        launch(
+            block.backward_kernel(cell, number, it.plan), it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, carried, shared=it.shared
+        )
+    else:
+        kernel, rows = plain.backward_kernel(cell, number), dq.reshape(1, T, B, G * n)
+        launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, rows, carried)
+
+
+def explain(cell, n, B, dtype) -> str:
+    """Which kernels one layer of n units runs for B samples, with which grid, and why."""
+    itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}): one launch a direction, whatever T; GEMMs by {arrays().__name__}"]
+    for direction in ("forward", "backward"):
+        it = choose(cell, direction, n, B, itemsize)
+        plan = it.plan and f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, "
+        lines.append(
+            f"{direction:9}{it.schedule}: {it.blocks} blocks of {it.threads} threads, {plan or ''}{it.shared} bytes shared; {it.why}"
+        )
+    return "\n".join(lines)

@@ -18,9 +18,11 @@ from numba.core.errors import NumbaPerformanceWarning  # noqa: E402
 from ...binding import bind, compiled_maths, interpreted_maths  # noqa: E402
 
 if SIMULATED:  # every simulated thread is a thread of the operating system: few, but more than one block and more than one a block
-    THREADS, BLOCKS = 4, 3
+    THREADS, BLOCKS, TOGETHER = 4, 3, 4
 else:
-    THREADS, BLOCKS = 256, 1 << 16
+    THREADS, BLOCKS = 256, 1 << 16  # of kernels that take any number
+    TOGETHER = 32  # threads come in multiples of it
+WITHOUT_ASKING = 48 << 10  # bytes of shared memory
 
 
 def device_function(f):
@@ -39,28 +41,45 @@ def formula(f, number):
     return bind(f, number, maths(number), device_function)
 
 
+def blocks_for(count: int) -> int:
+    """Blocks for `count` samples, or elements in blocks of THREADS; a block takes further ones in turn."""
+    return max(1, min(count, BLOCKS))
+
+
 def threads_for(n: int) -> int:
     """Threads of a block for n units: whole warps, at most THREADS; a thread takes further units in turn."""
-    return THREADS if SIMULATED else min(THREADS, -(-n // 32) * 32)
+    return min(THREADS, -(-n // TOGETHER) * TOGETHER)
 
 
-def launch(kernel, blocks: int, threads: int, *arguments):
-    """Start a kernel on CuPy's current stream (in the simulator: run it)."""
-    blocks = max(1, min(blocks, BLOCKS))
+def launch(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
+    """Start a kernel on CuPy's current stream (in the simulator: run it), with `shared` bytes of dynamic shared memory."""
     if SIMULATED:
-        kernel[blocks, threads](*map(simulator.as_device_array, arguments))
+        kernel[blocks, threads, 0, shared](*map(simulator.as_device_array, arguments))
         return
     import cupy
 
-    configured = configure(kernel, blocks, threads, cupy.cuda.get_current_stream().ptr)
+    configured = configure(kernel, blocks, threads, cupy.cuda.get_current_stream().ptr, shared)
     configured(*(cuda.as_cuda_array(a, sync=False) if isinstance(a, cupy.ndarray) else a for a in arguments))
 
 
 @cache
-def configure(kernel, blocks, threads, stream):
+def configure(kernel, blocks, threads, stream, shared):
     with warnings.catch_warnings():  # few blocks are what a recurrence has
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0]
+        configured = kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared]
+    if shared > WITHOUT_ASKING:
+        configured.pre_launch_callbacks.append(ask_for_shared_memory)
+    return configured
+
+
+def ask_for_shared_memory(kernel, configured):
+    """More than 48 KB must be asked for, once a kernel: Numba never does (its issue 94)."""
+    from numba.cuda.cudadrv.driver import binding, driver
+
+    function = kernel._codelibrary.get_cufunc()
+    attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    driver.cuKernelSetAttribute(attribute, configured.sharedmem, function.handle, function.device.id)
+    configured.pre_launch_callbacks.remove(ask_for_shared_memory)
 
 
 def arrays():

@@ -1,0 +1,109 @@
+"""Which schedule a call uses: the table, and the arithmetic behind the block schedule's plan."""
+
+from contextlib import contextmanager
+from functools import cache
+from math import log2
+from typing import NamedTuple
+
+from .block import Plan
+from .launch import SIMULATED, blocks_for, cuda, threads_for
+
+NAMES = ("block", "plain")
+SPARE_REGISTERS = 64  # what a kernel needs beside weights, states and inputs (read off SASS; the tests hold it to that)
+
+
+class Card(NamedTuple):
+    """What the choice looks at."""
+
+    name: str
+    multiprocessors: int
+    registers: int  # of 32 bits, a multiprocessor
+    shared: int  # bytes that a block may have
+
+
+SIMULATOR = Card("simulator", 2, 65_536, 232_448)
+H200 = Card("H200", 132, 65_536, 232_448)
+
+
+@cache
+def card() -> Card:
+    if SIMULATED:
+        return SIMULATOR
+    device = cuda.get_current_device()
+    return Card(
+        str(device.name),
+        device.MULTIPROCESSOR_COUNT,
+        device.MAX_REGISTERS_PER_MULTIPROCESSOR,
+        device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+    )
+
+
+class Choice(NamedTuple):
+    """A schedule with everything that a launch needs, and the reason."""
+
+    schedule: str
+    plan: Plan | None
+    blocks: int
+    threads: int
+    shared: int  # bytes
+    why: str
+
+
+forced: list[str] = []
+
+
+@contextmanager
+def only(schedule: str):
+    """Use one schedule whatever the table says: for tests and benchmarks."""
+    forced.append(schedule)
+    try:
+        yield
+    finally:
+        forced.pop()
+
+
+def choose(cell, direction: str, n: int, B: int, itemsize: int) -> Choice:
+    """The schedule of one call.  direction is "forward" or "backward"."""
+    return decide(cell, direction, n, B, itemsize, card(), forced[-1] if forced else None)
+
+
+@cache
+def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, wanted: str | None = None) -> Choice:
+    if wanted != "plain":
+        inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
+        plans = [
+            plan
+            for lanes in (1, 2, 4, 8)
+            for rows in (1, 2, 4, 8)
+            if n * lanes <= 1024 and rows <= max(1, B) and (plan := fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card))
+        ]
+        if plans:
+            plan = min(plans, key=lambda plan: cycles(plan, B, itemsize, card))
+            held = f"{plan.held} of {plan.quads} quads of weights a lane in registers, the rest in shared memory"
+            return Choice("block", plan, -(-B // plan.rows), plan.threads, plan.shared * itemsize, f"W fits one multiprocessor: {held}")
+    numbers = cell.gates * n * n * itemsize
+    why = "asked for" if wanted == "plain" else f"W has {numbers} bytes: more than registers and shared memory of one multiprocessor hold"
+    return Choice("plain", None, blocks_for(B), threads_for(n), 0, why)
+
+
+def fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card) -> Plan | None:
+    """The plan with as many weights in registers as go, or None if the others do not fit shared memory."""
+    plan, words = Plan(n, inputs, outputs, lanes, rows, 0), itemsize // 4
+    registers = min(255, card.registers // plan.threads // 8 * 8)
+    own = SPARE_REGISTERS + words * (rows * (cell.states + (cell.gates if outputs > 1 else 0)) + 2 * cell.gates)
+    plan = plan._replace(held=max(0, min(plan.quads, (registers - own) // (4 * outputs * words), 160 // (4 * outputs * words))))
+    return plan if plan.shared * itemsize <= card.shared and registers >= own else None
+
+
+def cycles(plan: Plan, B: int, itemsize: int, card: Card) -> float:
+    """An estimate of one step, in cycles: what a multiprocessor must issue, or the chain that cannot be hidden, times the waves."""
+    words, warps = itemsize // 4, -(-plan.threads // 32)
+    sums = plan.quads * plan.outputs * plan.rows
+    issue = warps * (4 * sums * words / 4 + plan.quads * plan.rows * words + 8 * plan.rows * plan.outputs * log2(plan.lanes) * words / 4)
+    issue += 4 * words * warps * (plan.quads - plan.held) * plan.outputs  # 512 bytes a warp at 128 a cycle
+    chain = 200 + 16 * plan.quads + 25 * log2(plan.lanes) + 40 * plan.rows
+    blocks = -(-B // plan.rows)
+    resident = max(1, min(card.shared // max(1, plan.shared * itemsize), 2048 // plan.threads, card.registers // (plan.threads * 128)))
+    waves = -(-blocks // (card.multiprocessors * resident))
+    together = min(resident, -(-blocks // card.multiprocessors))
+    return waves * max(chain, together * issue)
