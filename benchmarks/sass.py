@@ -41,7 +41,7 @@ from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, plain
-from rnn_gpu.kernels.devices.cuda.schedules import H200, Card, decide
+from rnn_gpu.kernels.devices.cuda.schedules import H200, TURING_HELD, Card, decide
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import output_formula
 from rnn_gpu.losses import value_and_slope
@@ -58,7 +58,7 @@ BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
     "backward": (block.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "ds": 4}),
 }
 BLOCK_SIZES = {"elman_tanh": (64, 224), "gru": (64, 128), "lstm": (64, 117)}  # n, as the table plans them for 64 samples
-CARDS = {(7, 5): Card("T4", 40, 65_536, 65_536), (9, 0): H200}  # whose plans are compiled; for another cc the H200's
+CARDS = {(7, 5): Card("T4", 40, 65_536, 65_536, TURING_HELD), (9, 0): H200}  # whose plans are compiled; for another cc the H200's
 OTHER_KERNELS = (  # factory(number)
     (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
 )

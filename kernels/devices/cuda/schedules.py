@@ -19,10 +19,12 @@ class Card(NamedTuple):
     multiprocessors: int
     registers: int  # of 32 bits, a multiprocessor
     shared: int  # bytes that a block may have
+    held: int  # registers of a thread that weights may take, so that the compiler still keeps them there (read off SASS)
 
 
-SIMULATOR = Card("simulator", 2, 65_536, 232_448)
-H200 = Card("H200", 132, 65_536, 232_448)
+SIMULATOR = Card("simulator", 2, 65_536, 232_448, 160)
+H200 = Card("H200", 132, 65_536, 232_448, 160)
+TURING_HELD = 96
 
 
 @cache
@@ -35,6 +37,7 @@ def card() -> Card:
         device.MULTIPROCESSOR_COUNT,
         device.MAX_REGISTERS_PER_MULTIPROCESSOR,
         device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+        160 if device.compute_capability >= (8, 0) else TURING_HELD,
     )
 
 
@@ -91,7 +94,7 @@ def fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card) -> Plan | None
     plan, words = Plan(n, inputs, outputs, lanes, rows, 0), itemsize // 4
     registers = min(255, card.registers // plan.threads // 8 * 8)
     own = SPARE_REGISTERS + words * (rows * (cell.states + (cell.gates if outputs > 1 else 0)) + 2 * cell.gates)
-    plan = plan._replace(held=max(0, min(plan.quads, (registers - own) // (4 * outputs * words), 160 // (4 * outputs * words))))
+    plan = plan._replace(held=max(0, min(plan.quads, (registers - own) // (4 * outputs * words), card.held // (4 * outputs * words))))
     return plan if plan.shared * itemsize <= card.shared and registers >= own else None
 
 
