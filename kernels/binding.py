@@ -5,6 +5,7 @@ its literals have the kernel's type, `np` and `math` are the device's maths, and
 """
 
 import dis
+import itertools
 import math
 import types
 from collections.abc import Callable
@@ -25,6 +26,7 @@ NAMES = {name: name for name in SAME_NAME} | {  # NumPy's name: math's name
     "power": "pow",
     "arctan2": "atan2",
 }
+CONSTANTS = ("pi", "e", "tau", "inf", "nan")
 
 
 def where(condition, a, b):
@@ -55,7 +57,8 @@ def compiled_maths(number: type, compile: Callable) -> types.ModuleType:
         setattr(module, of_math, getattr(math, of_math))
     for helper in (where, maximum, minimum, sign, square):
         setattr(module, helper.__name__, compile(retyped(helper, number)))
-    module.pi, module.e = number(math.pi), number(math.e)
+    for name in CONSTANTS:
+        setattr(module, name, number(getattr(math, name)))
     return module
 
 
@@ -64,7 +67,13 @@ def interpreted_maths() -> types.ModuleType:
     module = types.ModuleType("maths")
     vars(module).update({name: value for name, value in vars(np).items() if not name.startswith("_")})
     vars(module).update({of_math: getattr(np, of_numpy) for of_numpy, of_math in NAMES.items()})
+    vars(module).update({name: getattr(math, name) for name in CONSTANTS})
     return module
+
+
+def check(f: Callable):
+    """Raise ValueError if f cannot be bound for a compiled device: what it uses is not there, or cannot be typed."""
+    bind(f, np.float64, compiled_maths(np.float64, lambda g: g), lambda g: g)
 
 
 def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Callable) -> Callable:
@@ -93,8 +102,18 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
         return retype(value, number)
 
     def rebuild(g):
+        if g.__code__.co_kwonlyargcount:
+            raise ValueError(f"{g.__name__} has keyword-only arguments: a formula that is compiled into a kernel cannot")
         code = retyped(g, number).__code__
-        loaded = {one.argval for one in dis.get_instructions(g) if one.opname == "LOAD_GLOBAL"}
+        loaded = set()
+        for each in codes(g.__code__):
+            instructions = list(dis.get_instructions(each))
+            for one, after in itertools.pairwise(instructions):
+                if one.opname == "LOAD_GLOBAL":
+                    loaded.add(one.argval)
+                    asked = after.argval if after.opname in ("LOAD_ATTR", "LOAD_METHOD") else "pi"
+                    if g.__globals__.get(one.argval) in (np, math) and not hasattr(maths, asked):
+                        raise ValueError(f"{g.__name__} uses {one.argval}.{asked}, which kernels do not have: they have {words(maths)}")
         names = {name: meaning(g.__globals__[name]) for name in loaded if name in g.__globals__}
         cells = tuple(types.CellType(meaning(cell.cell_contents)) for cell in g.__closure__ or ())
         bound = types.FunctionType(code, g.__globals__ | names, g.__name__, retype(g.__defaults__, number), cells)
@@ -109,10 +128,27 @@ def is_maths(value) -> bool:
     return getattr(np, name, None) is value or getattr(math, name, None) is value
 
 
+def words(maths: types.ModuleType) -> str:
+    return ", ".join(sorted(name for name in vars(maths) if not name.startswith("_")))
+
+
+def codes(code):
+    """The code of a function, and of those defined within it."""
+    yield code
+    for value in code.co_consts:
+        if isinstance(value, types.CodeType):
+            yield from codes(value)
+
+
 def retype(value, number: type | None):
+    if number is None:
+        return value
     if isinstance(value, tuple):
-        return tuple(retype(item, number) for item in value)
-    if number is None or isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        items = [retype(item, number) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, types.CodeType):
+        return retyped_code(value, number)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         return value
     return number(value)
 
@@ -120,30 +156,35 @@ def retype(value, number: type | None):
 def retyped(f: types.FunctionType, number: type | None) -> types.FunctionType:
     """The copy of f whose literals are `number`s: `1 - y` is float64 to Numba even where y is float32.
 
-    Integers that index (`p[0]`) or are exponents (`y**2`) stay integers.
+    Integers that index (`p[0]`), count (`range(3)`) or are exponents (`y**2`) stay integers.
     """
     if number is None:
         return f
-    code = f.__code__
+    return types.FunctionType(retyped_code(f.__code__, number), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+
+
+def retyped_code(code: types.CodeType, number: type) -> types.CodeType:
     constants = [retype(value, number) for value in code.co_consts]
     words = bytearray(code.co_code)
-    instructions = list(dis.get_instructions(f))
+    instructions, added = list(dis.get_instructions(code)), {}
     load_constant = dis.opmap["LOAD_CONST"]
+    counting = False  # between `range` and its call
     for one, after in zip(instructions, instructions[1:] + instructions[-1:], strict=True):
+        counting = (counting or (one.opname, one.argval) == ("LOAD_GLOBAL", "range")) and not one.opname.startswith("CALL")
         whole = one.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and type(one.argval) is int
-        if whole and (after.opname == "BINARY_SUBSCR" or after.argrepr in ("**", "[]")):
-            index = len(constants)
-            constants.append(one.argval)
+        if whole and (counting or after.opname == "BINARY_SUBSCR" or after.argrepr in ("**", "**=", "[]")):
+            value = one.argval
         elif one.opname == "LOAD_SMALL_INT":  # Python 3.14: small integers are not among the constants
-            index = len(constants)
-            constants.append(number(one.argval))
+            value = number(one.argval)
         else:
             continue
+        index = added.setdefault((type(value), value), len(constants))
+        if index == len(constants):
+            constants.append(value)
         if index > 255:
-            raise ValueError(f"{f.__name__} has too many literals to be compiled into a kernel: split it in two functions")
+            raise ValueError(f"{code.co_name} has too many literals to be compiled into a kernel: split it in two functions")
         words[one.offset : one.offset + 2] = bytes((load_constant, index))
-    code = code.replace(co_consts=tuple(constants), co_code=bytes(words))
-    return types.FunctionType(code, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    return code.replace(co_consts=tuple(constants), co_code=bytes(words))
 
 
 def define(name: str, text: str, **names) -> Callable:

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from .errors import ArgumentError, DerivativeError
-from .kernels import Activation, Cell
+from .kernels import Activation, Cell, binding
 from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula
 
@@ -54,6 +54,7 @@ def cell(name: str, *, gates: int, states: int, kept: int, step: Callable, back:
 @cache
 def check_activation(activation: Activation):
     """Raise DerivativeError unless df(f(z)) is the slope of f; kinks, where the two one-sided slopes differ, are passed over."""
+    refuse_unknown(f"activation {activation.name!r}", activation.f, activation.df)
     f, df = formula(activation.f), formula(activation.df)
     z = np.linspace(-6, 6, 241) + 1e-3 * np.sqrt(2)
     y = np.asarray(f(z), float)
@@ -68,6 +69,7 @@ def check_activation(activation: Activation):
 def check_cell(cell: Cell):
     """Raise DerivativeError unless `back` is the slope of `step` with respect to every p, q and s, at 64 random points."""
     G, S, rng, N = cell.gates, cell.states, np.random.default_rng(0), 64
+    refuse_unknown(f"cell {cell.name!r}", cell.step, cell.back)
     step, back = formula(cell.step), formula(cell.back)
     inputs = rng.normal(size=(2 * G + S, N))
     weights = rng.normal(size=(S, N))
@@ -97,6 +99,15 @@ def check_cell(cell: Cell):
         report(f"cell {cell.name!r}", f"dE/d{name}", error, lambda j, one=one, slope=slope: (f"point {j}", one[j], slope[j]))
     if not cell.apart and any(np.any(a != b) for a, b in zip(claimed[0], claimed[1], strict=True)):
         raise ArgumentError(f"cell {cell.name!r}: back returns different dp and dq, so say apart=True")
+
+
+def refuse_unknown(who: str, *formulas: Callable):
+    """Raise ArgumentError if a formula uses what no kernel has."""
+    for f in formulas:
+        try:
+            binding.check(f)
+        except ValueError as error:
+            raise ArgumentError(f"{who}: {error}") from None
 
 
 def report(who: str, what: str, error, describe: Callable):

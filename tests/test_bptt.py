@@ -148,6 +148,11 @@ def test_a_wrong_derivative_is_refused():
         )
 
 
+def test_a_formula_that_no_kernel_can_have_is_refused():
+    with pytest.raises(rnn_gpu.ArgumentError, match=r"activation 'clipped': .* uses np.clip, which kernels do not have: they have .*tanh"):
+        rnn_gpu.activation(lambda z: np.clip(z, 0, 1), lambda y: np.where((y > 0) & (y < 1), 1.0, 0.0), name="clipped")
+
+
 def test_a_cell_with_a_wrong_count_is_refused():
     with pytest.raises(rnn_gpu.ArgumentError, match="kept of step has 1 numbers, expected 2"):
         rnn_gpu.cell("leaky", gates=1, states=1, kept=2, step=leaky_step, back=leaky_back)

@@ -145,7 +145,6 @@ def test_votes_of_a_block_count_every_thread():
     assert (out == np.array([3, 1, 0, 1])[:, None]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="this_grid().sync() is still the barrier of one block")
 def test_the_barrier_of_a_grid_waits_for_every_block():
     @cuda.jit
     def swap(x):
@@ -273,7 +272,6 @@ def test_static_arrays_of_one_kernel_are_apart():
     assert (out == [1, 2]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="static arrays are told apart by line")
 def test_static_arrays_of_one_line_are_two():
     @cuda.jit
     def two(out):
@@ -343,7 +341,6 @@ def test_a_shuffle_reads_the_lane_it_names(threads):
             assert (got[4][-2:] == warp[-2:]).all()  # what lies beyond the warp is the lane's own
 
 
-@pytest.mark.xfail(strict=True, reason="shuffles from a lane that does not exist give None")
 def test_a_shuffle_from_a_missing_lane_gives_a_number():
     @cuda.jit
     def down(x, out):
@@ -392,7 +389,6 @@ def test_votes_of_a_warp_count_the_lanes_that_are_there(threads):
         assert (got[3] == others[0]).all() and (got[4] == others[0]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="lanes that have ended vote what they voted last")
 def test_lanes_that_have_ended_do_not_vote():
     @cuda.jit
     def leave_and_vote(out):
@@ -409,7 +405,6 @@ def test_lanes_that_have_ended_do_not_vote():
     assert (out == 0b1111).all()
 
 
-@pytest.mark.xfail(strict=True, reason="activemask has 32 bits, always")
 def test_the_active_mask_has_the_lanes_that_are_there():
     @cuda.jit
     def masks(out):
@@ -508,7 +503,6 @@ def test_the_error_of_one_thread_is_raised_and_ends_all_others(kernel, faulty):
     assert arrived[0] == 8
 
 
-@pytest.mark.xfail(strict=True, reason="a block that spins does not hear of an error in another")
 def test_an_error_ends_the_blocks_that_spin():
     @cuda.jit
     def spin(arrived):
@@ -529,8 +523,6 @@ class ParticularError(Exception):
         super().__init__(one, other)
 
 
-@pytest.mark.xfail(strict=True, reason="an error that cannot be copied is lost, and its block waits for ever")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_error_that_cannot_be_copied_is_raised_all_the_same():
     @cuda.jit
     def fail(x):

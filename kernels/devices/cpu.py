@@ -26,7 +26,9 @@ def blas():
 
 @cache
 def maths(number):
-    return compiled_maths(number, jit)
+    module = compiled_maths(number, jit)
+    module.floor, module.ceil = np.floor, np.ceil  # math's are integers
+    return module
 
 
 @cache

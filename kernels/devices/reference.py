@@ -34,7 +34,7 @@ def formula(f):
         with np.errstate(all="ignore"):
             try:
                 return bound(*arguments)
-            except ValueError:  # the truth value of an array is ambiguous
+            except (TypeError, ValueError):  # the truth value of an array is ambiguous, or it wants one number
                 return one_by_one(bound, arguments)
 
     return apply

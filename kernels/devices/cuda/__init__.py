@@ -75,12 +75,10 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
     T, B, G, n = dp.shape
     it, number, carried = choose(cell, "backward", n, B, dp.itemsize), dp.dtype.type, ds.reshape(-1, 1, B, n)
     if it.schedule == "block":
-        launch(
-            block.backward_kernel(cell, number, it.plan), it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, carried, shared=it.shared
-        )
+        kernel, deltas = block.backward_kernel(cell, number, it.plan), (dp, dq)
     else:
-        kernel, rows = plain.backward_kernel(cell, number), dq.reshape(1, T, B, G * n)
-        launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, rows, carried)
+        kernel, deltas = plain.backward_kernel(cell, number), (dp, dq, dq.reshape(1, T, B, G * n))
+    launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, *deltas, carried, shared=it.shared)
 
 
 def explain(cell, n, B, dtype) -> str:
@@ -88,8 +86,7 @@ def explain(cell, n, B, dtype) -> str:
     itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}): one launch a direction, whatever T; GEMMs by {arrays().__name__}"]
     for direction in ("forward", "backward"):
         it = choose(cell, direction, n, B, itemsize)
-        plan = it.plan and f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, "
-        lines.append(
-            f"{direction:9}{it.schedule}: {it.blocks} blocks of {it.threads} threads, {plan or ''}{it.shared} bytes shared; {it.why}"
-        )
+        plan = f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, " if it.plan else ""
+        grid = f"{it.blocks} blocks of {it.threads} threads, {plan}{it.shared} bytes of shared memory"
+        lines.append(f"{direction:9}{it.schedule}: {grid}; {it.why}")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 COMPILER_OPTIONS = ("launch_bounds", "forceinline", "lto", "max_registers", "lineinfo")
+ABSENT = object()  # stands in the slot of a lane that does not exist or has ended
 
 
 class Barrier:
@@ -60,6 +61,8 @@ def install():
     kernel.BlockManager = grid_runner(kernel)
     give_memory(kernelapi)
     give_warps(kernelapi.FakeCUDAModule)
+    give_way_to_errors(kernelapi.FakeCUDAAtomic)
+    kernelapi.GridGroup.sync = lambda self: threading.current_thread().grid_barrier.wait()
     original = api.jit
 
     def jit(*arguments, **options):
@@ -84,13 +87,17 @@ def grid_runner(kernel):
             self.barrier.wait()
 
         def run(self):
-            with np.errstate(all="ignore"):  # a GPU does not warn
-                super().run()
+            try:
+                with np.errstate(all="ignore"):  # a GPU does not warn
+                    super().run()
+            except Exception as e:  # Numba puts the thread's index into a copy of the error; some errors cannot be copied
+                self.exception = e.__context__, e.__context__.__traceback__
             if self.exception:
                 for barrier in self.all_barriers:
                     barrier.abort()
-            self.barrier.leave()
-            self.warp_barrier.leave()
+            self.slots[self.thread_id % 32] = ABSENT
+            for barrier in (self.barrier, self.warp_barrier, self.grid_barrier):
+                barrier.leave()
 
     class GridRunner:
         def __init__(self, f, grid_dim, block_dim, debug):
@@ -99,7 +106,7 @@ def grid_runner(kernel):
         def run(self, grid_point, *arguments):
             if any(grid_point):
                 return
-            threads, all_barriers = [], []
+            threads, all_barriers = [], [Barrier(int(np.prod(self.grid_dim) * np.prod(self.block_dim)))]
             for block in np.ndindex(*self.grid_dim):
                 threads += self.threads_of(block, arguments, all_barriers)
             for thread in threads:
@@ -116,13 +123,13 @@ def grid_runner(kernel):
             count = int(np.prod(self.block_dim))
             barrier = Barrier(count)
             warps = [Barrier(min(32, count - first)) for first in range(0, count, 32)]
-            slots = [[None] * 32 for _ in warps]
+            slots = [[None] * warp.parties + [ABSENT] * (32 - warp.parties) for warp in warps]
             all_barriers += [barrier, *warps]
             for point in np.ndindex(*self.block_dim):
                 thread = Thread(lambda: self.f(*arguments), manager, block, point, self.debug)
                 warp = thread.thread_id // 32
                 thread.barrier, thread.warp_barrier, thread.slots = barrier, warps[warp], slots[warp]
-                thread.all_barriers = all_barriers
+                thread.all_barriers, thread.grid_barrier = all_barriers, all_barriers[0]
                 yield thread
 
     return GridRunner
@@ -142,7 +149,7 @@ def give_memory(kernelapi):
     def shared_array(self, shape, dtype, alignment=None):
         dtype, caller = dtype_of(dtype), sys._getframe(1)
         block = tuple(threading.current_thread().blockIdx)
-        key = (block, "dynamic") if shape == 0 else (block, caller.f_code, caller.f_lineno)
+        key = (block, "dynamic") if shape == 0 else (block, caller.f_code, caller.f_lasti)
         with lock:
             if key not in self._allocations:
                 dynamic = np.full(self._dynshared_size, 0xFF, np.uint8)  # all bits set is a NaN in every float type
@@ -173,7 +180,11 @@ def give_warps(module):
         def shfl(self, mask, value, by):
             values, lane = exchange(value)
             other = source(lane, int(by))
-            return values[other] if 0 <= other < 32 else value
+            if not 0 <= other < 32:
+                return value
+            if values[other] is ABSENT:  # undefined on a GPU
+                return type(value)(np.nan) if isinstance(value, (float, np.floating)) else value
+            return values[other]
 
         return shfl
 
@@ -181,9 +192,34 @@ def give_warps(module):
     module.shfl_xor_sync = shuffle(lambda lane, by: lane ^ by)
     module.shfl_up_sync = shuffle(lambda lane, by: lane - by)
     module.shfl_down_sync = shuffle(lambda lane, by: lane + by)
-    module.all_sync = lambda self, mask, p: all(bool(q) for q in exchange(p)[0] if q is not None)
-    module.any_sync = lambda self, mask, p: any(bool(q) for q in exchange(p)[0])
-    module.ballot_sync = lambda self, mask, p: sum(1 << lane for lane, q in enumerate(exchange(p)[0]) if q)
-    module.activemask = lambda self: 0xFFFFFFFF
+
+    def ballot(p):
+        """(bits of the lanes that say p, bits of the lanes that are there)"""
+        slots = exchange(bool(p))[0]
+        return sum(1 << lane for lane, q in enumerate(slots) if q is True), there(slots)
+
+    def there(slots):
+        return sum(1 << lane for lane, q in enumerate(slots) if q is not ABSENT)
+
+    module.all_sync = lambda self, mask, p: len(set(ballot(p))) == 1
+    module.any_sync = lambda self, mask, p: ballot(p)[0] != 0
+    module.ballot_sync = lambda self, mask, p: ballot(p)[0]
+    module.activemask = lambda self: there(threading.current_thread().slots)
     module.syncwarp = lambda self, mask=0xFFFFFFFF: threading.current_thread().warp_barrier.wait()
     module.nanosleep = lambda self, ns: time.sleep(0)
+
+
+def give_way_to_errors(atomics):
+    """What spins, spins on an atomic: it ends when a thread of its grid has failed."""
+
+    def attentive(atomic):
+        def operate(self, *arguments):
+            if threading.current_thread().grid_barrier.broken:
+                raise threading.BrokenBarrierError("another thread of the grid failed")
+            return atomic(self, *arguments)
+
+        return operate
+
+    for name, atomic in list(vars(atomics).items()):
+        if not name.startswith("_"):
+            setattr(atomics, name, attentive(atomic))
