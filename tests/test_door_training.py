@@ -10,6 +10,7 @@ from rnn_gpu import RNN, ArgumentError, Dense, DtypeError, Network, NonFiniteErr
 XS = [draw(5, M), draw(2, M), draw(3, M)]
 CLASSES = np.array([0, 1, 1])
 EVERY = [np.array([0, 1, 1, 0, 1]), np.array([1, 0]), np.array([0, 0, 1])]
+SYMBOLS = [np.array([0, 1, 1]), np.array([1, 0])]  # of two samples
 ROWS = np.eye(K, dtype="float32")[CLASSES]
 
 
@@ -43,8 +44,8 @@ def trained(net, x, y):
         ("NaN", [XS[0], but(XS[1], (1, 3), np.nan), XS[2]], ArgumentError, r"x\[1\] is nan at \(1, 3\), expected finite"),
         ("a symbol too large", [np.array([0]), np.array([4]), np.array([0])], ArgumentError, r"x\[1\] has the symbol 4, expected 0\.\.3"),
         ("symbols of rank 2", [np.array([[0, 3]])] * 3, ShapeError, r"x\[0\] has shape \(1, 2\) and integers"),
-        ("numbers, then symbols", [draw(4, M), np.arange(4)], DtypeError, r"x\[1\] is int64, but (validation )?x\[0\] is float32"),
-        ("symbols, then numbers", [np.arange(4), draw(2, M)], DtypeError, r"x\[1\] is float32, but (validation )?x\[0\] is int64"),
+        ("numbers, then symbols", [draw(4, M), *SYMBOLS], DtypeError, r"x\[1\] is int64, but (validation )?x\[0\] is float32"),
+        ("symbols, then numbers", [*SYMBOLS, draw(2, M)], DtypeError, r"x\[2\] is float32, but (validation )?x\[0\] is int64"),
     ),
 )
 def test_samples_are_refused(x, error, message):
