@@ -40,7 +40,7 @@ except RuntimeError as error:  # where no CUDA library is installed at all
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, plain
+from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
 from rnn_gpu.kernels.devices.cuda.schedules import H200, TURING_HELD, Card, decide
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import output_formula
@@ -52,6 +52,8 @@ FLAGS = types.Array(types.uint8, 2, "C")
 CELL_KERNELS = (  # factory(cell, number)
     (plain.forward_kernel, {"p": 4, "W_T": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
     (plain.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "rows": 4, "ds": 4}),
+    (gemm.forward_kernel, {"p": 4, "q": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS, "t": types.int64}),
+    (gemm.backward_kernel, {"dy": 3, "through_W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "ds": 4, "t": types.int64}),
 )
 BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
     "forward": (block.forward_kernel, {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),

@@ -33,8 +33,10 @@ kernels.devices.*
 kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
 kernels.devices.cuda.ptx
+kernels.devices.cuda.pointwise
 kernels.devices.cuda.plain
 kernels.devices.cuda.block
+kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 errors

@@ -11,10 +11,11 @@ from test_twins import run
 CHOSEN = ("elman_tanh", "lstm", "gru")
 
 
+@pytest.mark.parametrize("schedule", ["plain", "gemm"])
 @pytest.mark.parametrize("name", CHOSEN)
-def test_plain_equals_the_reference(name, dtype):
-    with only("plain"):
-        assert choose(CELLS[name], "forward", 7, 5, 4).schedule == "plain"
+def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
+    with only(schedule):
+        assert choose(CELLS[name], "forward", 7, 5, 4).schedule == schedule
         got, _ = run("cuda", CELLS[name], dtype)
     for a, b in zip(got, run("reference", CELLS[name], dtype)[0], strict=True):
         close(a, b, dtype)
@@ -62,8 +63,16 @@ def test_the_table_covers_what_fits_one_multiprocessor():
     for name, n in (("elman_tanh", 224), ("gru", 128), ("lstm", 117)):
         for direction in ("forward", "backward"):
             assert decide(CELLS[name], direction, n, 64, 4, H200).schedule == "block"
-    too_large = decide(CELLS["lstm"], "forward", 1024, 64, 4, H200)
-    assert too_large.schedule == "plain" and "16777216 bytes" in too_large.why
+    streamed = decide(CELLS["lstm"], "forward", 256, 64, 4, H200)
+    assert streamed.schedule == "plain" and "1048576 bytes" in streamed.why
+    assert decide(CELLS["lstm"], "forward", 2048, 64, 4, H200).schedule == "gemm"
+
+
+def test_a_schedule_that_is_asked_for_is_the_one():
+    for schedule in schedules.NAMES:
+        assert decide(CELLS["lstm"], "forward", 64, 8, 4, H200, schedule).schedule == schedule
+    with pytest.raises(ValueError, match="'blocks', expected one of block, plain, gemm"), only("blocks"):
+        pass
 
 
 def test_a_plan_that_does_not_fit_is_none():

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...binding import define, elementwise_source
 from ...products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
-from . import block, plain
+from . import block, gemm, plain
 from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, threads_for
 from .schedules import card, choose
 
@@ -63,6 +63,9 @@ def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
     T, B, G, n = p.shape
     it, number = choose(cell, "forward", n, B, p.itemsize), p.dtype.type
+    if it.schedule == "gemm":
+        gemm.forward(cell, p, W, c, s, kept, flags)
+        return
     if it.schedule == "block":
         kernel = block.forward_kernel(cell, number, it.plan)
     else:
@@ -74,6 +77,9 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
     """Carry δ back through time (式3).  Arguments: see reference.backward."""
     T, B, G, n = dp.shape
     it, number, carried = choose(cell, "backward", n, B, dp.itemsize), dp.dtype.type, ds.reshape(-1, 1, B, n)
+    if it.schedule == "gemm":
+        gemm.backward(cell, dy, W, s, kept, flags, dp, dq, carried)
+        return
     if it.schedule == "block":
         kernel, deltas = block.backward_kernel(cell, number, it.plan), (dp, dq)
     else:
@@ -83,10 +89,11 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
 
 def explain(cell, n, B, dtype) -> str:
     """Which kernels one layer of n units runs for B samples, with which grid, and why."""
-    itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}): one launch a direction, whatever T; GEMMs by {arrays().__name__}"]
+    itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}), GEMMs by {arrays().__name__}"]
     for direction in ("forward", "backward"):
         it = choose(cell, direction, n, B, itemsize)
         plan = f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, " if it.plan else ""
         grid = f"{it.blocks} blocks of {it.threads} threads, {plan}{it.shared} bytes of shared memory"
-        lines.append(f"{direction:9}{it.schedule}: {grid}; {it.why}")
+        launches = "two launches a step" if it.schedule == "gemm" else "one launch whatever T"
+        lines.append(f"{direction:9}{it.schedule}, {launches}: {grid}; {it.why}")
     return "\n".join(lines)

@@ -53,13 +53,19 @@ def threads_for(n: int) -> int:
 
 def launch(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
     """Start a kernel on CuPy's current stream (in the simulator: run it), with `shared` bytes of dynamic shared memory."""
+    prepared(kernel, blocks, threads, *arguments, shared=shared)()
+
+
+def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
+    """What starts a kernel, its arrays converted once, when it is called with the arguments that are left."""
     if SIMULATED:
-        kernel[blocks, threads, 0, shared](*map(simulator.as_device_array, arguments))
-        return
+        arguments = tuple(map(simulator.as_device_array, arguments))
+        return lambda *more: kernel[blocks, threads, 0, shared](*arguments, *more)
     import cupy
 
+    arguments = tuple(cuda.as_cuda_array(a, sync=False) if isinstance(a, cupy.ndarray) else a for a in arguments)
     configured = configure(kernel, blocks, threads, cupy.cuda.get_current_stream().ptr, shared)
-    configured(*(cuda.as_cuda_array(a, sync=False) if isinstance(a, cupy.ndarray) else a for a in arguments))
+    return lambda *more: configured(*arguments, *more)
 
 
 @cache

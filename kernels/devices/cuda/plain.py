@@ -9,9 +9,9 @@ from functools import cache
 
 from numba import cuda
 
-from ... import LIVE
-from ...binding import gather, scatter
-from .launch import device_function, formula
+from ...binding import gather
+from .launch import device_function
+from .pointwise import advance_of, retreat_of
 
 
 @cache
@@ -50,15 +50,9 @@ def matvec_kernel(number):
 
 @cache
 def forward_kernel(cell, number):
-    step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
-    bias = " + c[{k} * n + j]" if cell.apart else ""
-    gates = device_function(gather(cell.gates, "a, t, b, j", "a[t, b, {k}, j]"))
-    recurrent = device_function(
-        gather(cell.gates, "W_T, c, s, t, b, j, n", "row(W_T, {k} * n + j, s, 0, t, b)" + bias, row=product(number))
-    )
-    states = device_function(gather(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = device_function(scatter(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_kept = device_function(scatter(cell.kept, "a, t, b, j", "a[t, b, {k}, j]"))
+    advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
+    element = "row(W_T, {k} * n + j, s, 0, t, b)" + bias
+    recurrent = device_function(gather(cell.gates, "W_T, c, s, t, b, j, n", element, row=product(number)))
 
     @cuda.jit
     def forward(p, W_T, c, s, kept, flags):
@@ -69,13 +63,7 @@ def forward_kernel(cell, number):
             while t < T:
                 j = cuda.threadIdx.x
                 while j < n:
-                    if flags[t, b] & LIVE:
-                        s_next, k = step(gates(p, t, b, j), recurrent(W_T, c, s, t, b, j, n), states(s, t, b, j))
-                        put_states(s, t + 1, b, j, s_next)
-                        put_kept(kept, t, b, j, k)
-                    else:
-                        put_states(s, t + 1, b, j, states(s, t, b, j))
-                        put_kept(kept, t, b, j, NOTHING)
+                    advance(p, recurrent(W_T, c, s, t, b, j, n), s, kept, flags, t, b, j)
                     j += cuda.blockDim.x
                 cuda.syncthreads()  # unit j of step t+1 reads every unit of step t
                 t += 1
@@ -86,12 +74,7 @@ def forward_kernel(cell, number):
 
 @cache
 def backward_kernel(cell, number):
-    back, APART, NOTHING = formula(cell.back, number), cell.apart, (number(0),) * cell.gates
-    column = product(number)
-    gates = device_function(gather(cell.kept, "a, t, b, j", "a[t, b, {k}, j]"))
-    states = device_function(gather(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = device_function(scatter(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_gates = device_function(scatter(cell.gates, "a, t, b, j", "a[t, b, {k}, j]"))
+    retreat, column = retreat_of(cell, number), product(number)
 
     @cuda.jit
     def backward(dy, W, s, kept, flags, dp, dq, rows, ds):  # rows is dq (1, T, B, G·n)
@@ -100,24 +83,13 @@ def backward_kernel(cell, number):
         while b < B:
             t = T - 1
             while t >= 0:
-                live = flags[t, b] & LIVE
                 j = cuda.threadIdx.x
                 while j < n:
-                    if live:
-                        ds[0, 0, b, j] += dy[t, b, j]
-                        δp, δq, d = back(states(ds, 0, b, j), gates(kept, t, b, j), states(s, t, b, j), states(s, t + 1, b, j))
-                        put_gates(dp, t, b, j, δp)
-                        if APART:
-                            put_gates(dq, t, b, j, δq)
-                        put_states(ds, 0, b, j, d)
-                    else:
-                        put_gates(dp, t, b, j, NOTHING)
-                        if APART:
-                            put_gates(dq, t, b, j, NOTHING)
+                    retreat(dy, s, kept, flags, dp, dq, ds, t, b, j)
                     j += cuda.blockDim.x
                 cuda.syncthreads()  # Wᵀ dq reads δ of every unit
                 j = cuda.threadIdx.x
-                while live and j < n:
+                while j < n:
                     ds[0, 0, b, j] += column(W, j, rows, 0, t, b)
                     j += cuda.blockDim.x
                 t -= 1

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from .block import Plan
 from .launch import SIMULATED, blocks_for, cuda, threads_for
 
-NAMES = ("block", "plain")
+NAMES = ("block", "plain", "gemm")
+L2_BYTES_A_CYCLE = 64  # that one multiprocessor reads of weights all of them share
+GEMM_CYCLES = 80_000  # two launches by Numba and CuPy, about 40 µs of the host: an estimate
 SPARE_REGISTERS = 64  # what a kernel needs beside weights, states and inputs (read off SASS; the tests hold it to that)
 
 
@@ -57,7 +59,9 @@ forced: list[str] = []
 
 @contextmanager
 def only(schedule: str):
-    """Use one schedule whatever the table says: for tests and benchmarks."""
+    """Use one schedule whatever the table says: for tests and benchmarks. ("block" where W fits.)"""
+    if schedule not in NAMES:
+        raise ValueError(f"schedule is {schedule!r}, expected one of {', '.join(NAMES)}")
     forced.append(schedule)
     try:
         yield
@@ -72,7 +76,7 @@ def choose(cell, direction: str, n: int, B: int, itemsize: int) -> Choice:
 
 @cache
 def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, wanted: str | None = None) -> Choice:
-    if wanted != "plain":
+    if wanted in (None, "block"):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
         plans = [
             plan
@@ -84,9 +88,12 @@ def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, want
             plan = min(plans, key=lambda plan: cycles(plan, B, itemsize, card))
             held = f"{plan.held} of {plan.quads} quads of weights a lane in registers, the rest in shared memory"
             return Choice("block", plan, -(-B // plan.rows), plan.threads, plan.shared * itemsize, f"W fits one multiprocessor: {held}")
-    numbers = cell.gates * n * n * itemsize
-    why = "asked for" if wanted == "plain" else f"W has {numbers} bytes: more than registers and shared memory of one multiprocessor hold"
-    return Choice("plain", None, blocks_for(B), threads_for(n), 0, why)
+    size = cell.gates * n * n * itemsize
+    streamed = size / L2_BYTES_A_CYCLE * -(-B // card.multiprocessors)
+    why = f"W has {size} bytes, more than registers and shared memory of one multiprocessor hold"
+    if wanted == "gemm" or (wanted != "plain" and streamed > GEMM_CYCLES):
+        return Choice("gemm", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted else f"{why}; too many to stream each step")
+    return Choice("plain", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted else f"{why}; streamed from L2")
 
 
 def fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card) -> Plan | None:
