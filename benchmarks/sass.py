@@ -59,7 +59,11 @@ BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
     "forward": (block.forward_kernel, {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
     "backward": (block.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "ds": 4}),
 }
-BLOCK_SIZES = {"elman_tanh": (64, 224), "gru": (64, 128), "lstm": (64, 117)}  # n, as the table plans them for 64 samples
+BLOCK_SIZES = {  # (n, samples) that the table plans
+    "elman_tanh": ((64, 64), (224, 64), (200, 1000)),
+    "gru": ((64, 64), (128, 64), (128, 1000)),
+    "lstm": ((64, 64), (117, 64), (100, 1000)),
+}
 CARDS = {(7, 5): Card("T4", 40, 65_536, 65_536, TURING_HELD), (9, 0): H200}  # whose plans are compiled; for another cc the H200's
 OTHER_KERNELS = (  # factory(number)
     (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
@@ -102,11 +106,11 @@ def jobs(number, card: Card) -> Iterator[Job]:
     for cell, (factory, arguments) in itertools.product(CELLS.values(), CELL_KERNELS):
         yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, lambda f=factory, c=cell: f(c, number), arguments)
     for cell, (direction, (factory, arguments)) in itertools.product(CELLS.values(), BLOCK_KERNELS.items()):
-        odd = (33,) if card is H200 and number is np.float32 else ()
-        for n in odd + BLOCK_SIZES.get(cell.name, ()):
-            it = decide(cell, direction, n, 64, number().itemsize, card)
+        odd = ((33, 64),) if card is H200 and number is np.float32 else ()
+        for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
+            it = decide(cell, direction, n, B, number().itemsize, card)
             if it.schedule == "block":
-                name = f"{title(factory)}[{cell.name} n={n}]"
+                name = f"{title(factory)}[{cell.name} n={n} B={B}]"
                 yield Job(name, cell.name, True, lambda f=factory, c=cell, p=it.plan: f(c, number, p), arguments, it.threads)
     for factory, arguments in OTHER_KERNELS:
         yield Job(title(factory), "", True, lambda f=factory: f(number), arguments)

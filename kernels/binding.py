@@ -205,6 +205,12 @@ def scatter(count: int, arguments: str, element: str) -> Callable:
     return define("scatter", f"def scatter({arguments}, values):\n{lines}")
 
 
+def repeat(count: int, arguments: str, statement: str, **names) -> Callable:
+    """(arguments) -> None; does `statement` for k = 0 … count−1, spelled out where it must not be left to a compiler to unroll."""
+    lines = "".join(f"    {statement.format(k=k)}\n" for k in range(count)) or "    pass\n"
+    return define("repeat", f"def repeat({arguments}):\n{lines}", **names)
+
+
 def elementwise_source(outputs: int, inputs: int, scalars: int, loop: str) -> str:
     """The text of kernel(o0, …, x0, …, a0, …): o0[i], … = f(x0[i], …, a0, …) for i in `loop`."""
     o, x, a = ([f"{letter}{k}" for k in range(count)] for letter, count in (("o", outputs), ("x", inputs), ("a", scalars)))

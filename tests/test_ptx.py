@@ -69,12 +69,12 @@ def test_every_kernel_compiles_for_every_type_and_capability(lines):
     assert [f"{who(one)}: {one['error']}" for one in lines if one["error"]] == []
     ways = ("forward", "backward")
     recurrent = {f"plain.{way}[{cell}]" for way in ways for cell in CELLS} | {"plain.matvec"}
-    block = {f"block.{way}[{cell} n=33]" for way in ways for cell in CELLS}
+    block = {f"block.{way}[{cell} n=33 B=64]" for way in ways for cell in CELLS}
     pointwise = {f"elementwise[{prefix}{name}]" for prefix in ("", "d") for name in ACTIVATIONS}
     pointwise |= {f"elementwise[{name}]" for name in (*LOSSES, "sgd", "adam")}
     for dtype in ("float32", "float64"):
         for cc in ([7, 5], [9, 0]):
-            expected = recurrent | pointwise | (block if dtype == "float32" and cc == [9, 0] else {"block.forward[lstm n=64]"})
+            expected = recurrent | pointwise | (block if dtype == "float32" and cc == [9, 0] else {"block.forward[lstm n=64 B=64]"})
             assert expected <= {one["kernel"] for one in lines if one["dtype"] == dtype and one["cc"] == cc}
 
 

@@ -4,15 +4,20 @@ A unit is `lanes` neighbouring threads. Each sums over its share of the inputs, 
 that every lane has every gate and takes the step itself. Weights stand in registers as far as these go, the rest in shared
 memory, thread by thread; the state of the block's rows in shared memory, twice, so that one barrier a step is enough.
 What the next step needs from global memory is fetched before the sums of this one.
+
+What runs over the block's samples, or over weights in registers, is spelled out (`repeat`): an array stays in registers only
+if every index is a constant, and the compiler unrolls no loop that it finds too long.
 """
 
+import inspect
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 from numba import cuda
 
 from ... import LIVE
-from ...binding import gather, scatter
+from ...binding import gather, repeat, scatter
 from .launch import TOGETHER, device_function, formula
 from .ptx import quad
 
@@ -49,9 +54,15 @@ class Plan(NamedTuple):
         return 2 * self.rows * self.width + 4 * (self.quads - self.held) * self.outputs * self.threads
 
 
+def each_sample(rows: int, one):
+    """The function that calls one(…, r) for every sample r of a block, r a constant."""
+    arguments = ", ".join(list(inspect.signature(getattr(one, "py_func", one)).parameters)[:-1])
+    return repeat(rows, arguments, f"one({arguments}, {{k}})", one=one)
+
+
 @cache
 def sums_of(plan: Plan, number):
-    """The device functions (fill, sums): weights to where the plan wants them; w · x for all outputs of this unit."""
+    """The device functions (fill, sums): weights to where the plan wants them; W · x for all outputs of this unit and all samples."""
     lanes, rows, held, outputs, threads = plan.lanes, plan.rows, plan.held, plan.outputs, plan.threads
     quads, width, n, inputs = plan.quads, plan.width, plan.n, plan.inputs
     first_weight = 2 * rows * width
@@ -65,53 +76,92 @@ def sums_of(plan: Plan, number):
         return ZERO
 
     @device_function
+    def hold(W, transposed, w, lane, j, q):
+        """Quad q of this lane to registers."""
+        for o in range(outputs):
+            for e in range(4):
+                w[(q * outputs + o) * 4 + e] = weight(W, transposed, j, o, (q * lanes + lane) * 4 + e)
+
+    hold_all = device_function(repeat(held, "W, transposed, w, lane, j", "hold(W, transposed, w, lane, j, {k})", hold=hold))
+
+    @device_function
     def fill(W, transposed, w, shared):
         thread = cuda.threadIdx.x
         lane, j = thread % lanes, thread // lanes
-        for q in range(held):
-            for o in range(outputs):
-                for e in range(4):
-                    w[(q * outputs + o) * 4 + e] = weight(W, transposed, j, o, (q * lanes + lane) * 4 + e)
-        for q in range(held, quads):
+        hold_all(W, transposed, w, lane, j)
+        q = held
+        while q < quads:
             for o in range(outputs):
                 for e in range(4):
                     place = first_weight + (((q - held) * outputs + o) * threads + thread) * 4 + e
                     shared[place] = weight(W, transposed, j, o, (q * lanes + lane) * 4 + e)
+            q += 1
         i = thread
         while i < first_weight:
             shared[i] = ZERO  # padding stays so
             i += threads
 
     @device_function
-    def sums(w, shared, base, total):
-        """total[o] = Σ w x over all inputs, x at shared[base …]."""
-        thread = cuda.threadIdx.x
-        lane = thread % lanes
-        for o in range(outputs):
-            total[o] = ZERO
-        for q in range(held):
-            at = base + (q * lanes + lane) * 4
-            x0, x1, x2, x3 = quad(shared, at)
-            for o in range(outputs):
-                k = (q * outputs + o) * 4
-                total[o] += w[k] * x0
-                total[o] += w[k + 1] * x1
-                total[o] += w[k + 2] * x2
-                total[o] += w[k + 3] * x3
-        for q in range(held, quads):
-            at = base + (q * lanes + lane) * 4
-            x0, x1, x2, x3 = quad(shared, at)
-            for o in range(outputs):
-                w0, w1, w2, w3 = quad(shared, first_weight + (((q - held) * outputs + o) * threads + thread) * 4)
-                total[o] += w0 * x0
-                total[o] += w1 * x1
-                total[o] += w2 * x2
-                total[o] += w3 * x3
+    def add(total, place, w, x):
+        w0, w1, w2, w3 = w
+        x0, x1, x2, x3 = x
+        total[place] += w0 * x0
+        total[place] += w1 * x1
+        total[place] += w2 * x2
+        total[place] += w3 * x3
+
+    four = device_function(gather(4, "w, base", "w[base + {k}]"))
+    add_outputs = "total, x, w, base, r", f"add(total, r * {outputs} + {{k}}, four(w, base + {{k}} * 4), x)"
+    add_held = device_function(repeat(outputs, *add_outputs, add=add, four=four))
+
+    @device_function
+    def held_sample(w, shared, at, total, q, r):
+        add_held(total, quad(shared, at + r * width), w, q * outputs * 4, r)
+
+    @device_function
+    def shared_sample(weights, shared, at, total, o, r):
+        add(total, r * outputs + o, weights, quad(shared, at + r * width))
+
+    held_samples = device_function(repeat(rows, "w, shared, at, total, q", "one(w, shared, at, total, q, {k})", one=held_sample))
+    shared_samples = device_function(
+        repeat(rows, "weights, shared, at, total, o", "one(weights, shared, at, total, o, {k})", one=shared_sample)
+    )
+    all_held = f"some(w, shared, base + ({{k}} * {lanes} + lane) * 4, total, {{k}})"
+    sum_held = device_function(repeat(held, "w, shared, base, lane, total", all_held, some=held_samples))
+
+    @device_function
+    def sum_shared(shared, at, place, total, o):
+        shared_samples(quad(shared, place + o * threads * 4), shared, at, total, o)
+
+    shared_outputs = device_function(repeat(outputs, "shared, at, place, total", "one(shared, at, place, total, {k})", one=sum_shared))
+
+    @device_function
+    def clear(total, k):
+        total[k] = ZERO
+
+    @device_function
+    def reduce(total, k):
         by = 1
         while by < lanes:
-            for o in range(outputs):
-                total[o] += cuda.shfl_xor_sync(WARP, total[o], by)
+            total[k] += cuda.shfl_xor_sync(WARP, total[k], by)
             by *= 2
+
+    clear_all = device_function(repeat(rows * outputs, "total", "clear(total, {k})", clear=clear))
+    reduce_all = device_function(repeat(rows * outputs, "total", "reduce(total, {k})", reduce=reduce))
+
+    @device_function
+    def sums(w, shared, base, total):
+        """total[r·outputs + o] = Σ w x over all inputs, x of sample r at shared[base + r·width …]."""
+        thread = cuda.threadIdx.x
+        lane = thread % lanes
+        clear_all(total)
+        sum_held(w, shared, base, lane, total)
+        q = held
+        while q < quads:
+            place = first_weight + ((q - held) * outputs * threads + thread) * 4
+            shared_outputs(shared, base + (q * lanes + lane) * 4, place, total)
+            q += 1
+        reduce_all(total)
 
     return fill, sums
 
@@ -122,18 +172,54 @@ def forward_kernel(cell, number, plan: Plan):
     n, lanes, rows, width = plan.n, plan.lanes, plan.rows, plan.width
     step, (fill, sums) = formula(cell.step, number), sums_of(plan, number)
     HELD, STATES, GATES = max(1, plan.held * plan.outputs * 4), rows * S, rows * G
-    ZERO, NOTHING = number(0), (number(0),) * K
-    BIAS = " + c[{k}]" if cell.apart else ""
+    ZERO, NOTHING, APART = number(0), (number(0),) * K, cell.apart
     gates = device_function(gather(G, "a, t, b, j", "a[t, b, {k}, j]"))
     fetched = device_function(gather(G, "a, base", "a[base + {k}]"))
-    recurrent = device_function(gather(G, "total, c", "total[{k}]" + BIAS))
+    recurrent = device_function(gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else "")))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
     fetch = device_function(scatter(G, "a, base", "a[base + {k}]"))
     carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
     states = device_function(gather(S, "s, t, b, j", "s[{k}, t, b, j]"))
     put_states = device_function(scatter(S, "s, t, b, j", "s[{k}, t, b, j]"))
     put_kept = device_function(scatter(K, "a, t, b, j", "a[t, b, {k}, j]"))
-    APART = cell.apart
+
+    @device_function
+    def begin(p, s, flags, shared, now, ahead, live, first, j, r):
+        b = first + r
+        if b < p.shape[1] and j < n:
+            carry(now, r * S, states(s, 0, b, j))
+            fetch(ahead, r * G, gates(p, 0, b, j))
+            live[r] = flags[0, b]
+            shared[r * width + j] = now[r * S]
+
+    @device_function
+    def look_ahead(p, flags, p_t, live_t, ahead, live, first, j, t, r):
+        """What was fetched is of this step now; fetch the next one's."""
+        b = first + r
+        fetch(p_t, r * G, fetched(ahead, r * G))
+        live_t[r] = live[r]
+        if b < p.shape[1] and j < n and t + 1 < p.shape[0]:
+            fetch(ahead, r * G, gates(p, t + 1, b, j))
+            live[r] = flags[t + 1, b]
+
+    @device_function
+    def advance(p_t, live_t, s, kept, shared, now, total, bias, first, B, lane, j, t, r):
+        b = first + r
+        if b < B and j < n:
+            if live_t[r] & LIVE:
+                s_next, k = step(fetched(p_t, r * G), recurrent(total, r * G, bias), carried(now, r * S))
+                carry(now, r * S, s_next)
+                if lane == 0:
+                    put_kept(kept, t, b, j, k)
+            elif lane == 0:
+                put_kept(kept, t, b, j, NOTHING)
+            if lane == 0:
+                put_states(s, t + 1, b, j, carried(now, r * S))
+                shared[(((t + 1) & 1) * rows + r) * width + j] = now[r * S]
+
+    begin_all = device_function(each_sample(rows, begin))
+    look_ahead_all = device_function(each_sample(rows, look_ahead))
+    advance_all = device_function(each_sample(rows, advance))
 
     @cuda.jit(launch_bounds=plan.threads)
     def forward(p, W, c, s, kept, flags):
@@ -141,40 +227,25 @@ def forward_kernel(cell, number, plan: Plan):
         lane, j, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.x * rows
         shared = cuda.shared.array(0, number)
         w = cuda.local.array(HELD, number)
-        now, ahead = cuda.local.array(STATES, number), cuda.local.array(GATES, number)
-        total, bias = cuda.local.array(G, number), cuda.local.array(G, number)
+        now = cuda.local.array(STATES, number)
+        total = cuda.local.array(GATES, number)
+        bias = cuda.local.array(G, number)
+        p_t = cuda.local.array(GATES, number)
+        ahead = cuda.local.array(GATES, number)
+        live_t = cuda.local.array(rows, np.uint8)
+        live = cuda.local.array(rows, np.uint8)
         fill(W, False, w, shared)
         cuda.syncthreads()
         if APART:
             for g in range(G):
                 bias[g] = c[g * n + j] if j < n else ZERO
-        for r in range(rows):
-            b = first + r
-            if b < B and j < n:
-                carry(now, r * S, states(s, 0, b, j))
-                fetch(ahead, r * G, gates(p, 0, b, j))
-                shared[r * width + j] = now[r * S]
+        begin_all(p, s, flags, shared, now, ahead, live, first, j)
         cuda.syncthreads()
         t = 0
         while t < T:
-            here, there = (t & 1) * rows * width, ((t + 1) & 1) * rows * width
-            for r in range(rows):
-                b = first + r
-                p_t = fetched(ahead, r * G)
-                if b < B and j < n and t + 1 < T:
-                    fetch(ahead, r * G, gates(p, t + 1, b, j))
-                sums(w, shared, here + r * width, total)
-                if b < B and j < n:
-                    if flags[t, b] & LIVE:
-                        s_next, k = step(p_t, recurrent(total, bias), carried(now, r * S))
-                        carry(now, r * S, s_next)
-                        if lane == 0:
-                            put_kept(kept, t, b, j, k)
-                    elif lane == 0:
-                        put_kept(kept, t, b, j, NOTHING)
-                    if lane == 0:
-                        put_states(s, t + 1, b, j, carried(now, r * S))
-                        shared[there + r * width + j] = now[r * S]
+            look_ahead_all(p, flags, p_t, live_t, ahead, live, first, j, t)
+            sums(w, shared, (t & 1) * rows * width, total)
+            advance_all(p_t, live_t, s, kept, shared, now, total, bias, first, B, lane, j, t)
             cuda.syncthreads()  # the next step reads every unit
             t += 1
 
@@ -188,7 +259,13 @@ def backward_kernel(cell, number, plan: Plan):
     back, (fill, sums) = formula(cell.back, number), sums_of(plan, number)
     HELD, STATES = max(1, plan.held * plan.outputs * 4), rows * S
     NOTHING, APART = (number(0),) * G, cell.apart
+    FETCHED = 1 + K + S  # dy, activations and states of one step
+    AHEAD = rows * FETCHED
     activations = device_function(gather(K, "a, t, b, j", "a[t, b, {k}, j]"))
+    fetch_activations = device_function(scatter(K, "a, base", "a[base + 1 + {k}]"))
+    fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
+    fetch_states = device_function(scatter(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
+    fetched_states = device_function(gather(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
     states = device_function(gather(S, "s, t, b, j", "s[{k}, t, b, j]"))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
     carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
@@ -196,44 +273,79 @@ def backward_kernel(cell, number, plan: Plan):
     put_gates = device_function(scatter(G, "a, t, b, j", "a[t, b, {k}, j]"))
     share = device_function(scatter(G, "a, base, n", "a[base + {k} * n]"))
 
+    @device_function
+    def fetch(ahead, base, dy, kept, s, t, b, j):
+        ahead[base] = dy[t, b, j]
+        fetch_activations(ahead, base, activations(kept, t, b, j))
+        fetch_states(ahead, base, states(s, t, b, j))
+
+    @device_function
+    def begin(dy, s, kept, flags, ds, now, after, ahead, live, first, T, B, j, r):
+        b = first + r
+        if b < B and j < n:
+            carry(now, r * S, states(ds, 0, b, j))
+            carry(after, r * S, states(s, T, b, j))
+            fetch(ahead, r * FETCHED, dy, kept, s, T - 1, b, j)
+            live[r] = flags[T - 1, b]
+
+    @device_function
+    def retreat(dy, s, kept, flags, dp, dq, shared, now, after, ahead, live, first, B, lane, j, t, r):
+        b = first + r
+        if b < B and j < n:
+            live_t, dy_t, kept_t = live[r], ahead[r * FETCHED], fetched_activations(ahead, r * FETCHED)
+            s_t, s_next = fetched_states(ahead, r * FETCHED), carried(after, r * S)
+            carry(after, r * S, s_t)
+            if t > 0:
+                fetch(ahead, r * FETCHED, dy, kept, s, t - 1, b, j)
+                live[r] = flags[t - 1, b]
+            if live_t & LIVE:
+                now[r * S] += dy_t
+                δp, δq, d = back(carried(now, r * S), kept_t, s_t, s_next)
+                carry(now, r * S, d)
+            else:
+                δp, δq = NOTHING, NOTHING
+            if lane == 0:
+                put_gates(dp, t, b, j, δp)
+                if APART:
+                    put_gates(dq, t, b, j, δq)
+                share(shared, ((t & 1) * rows + r) * width + j, n, δq)
+
+    @device_function
+    def through_W(now, total, r):
+        now[r * S] += total[r]
+
+    @device_function
+    def finish(ds, now, first, B, lane, j, r):
+        b = first + r
+        if b < B and j < n and lane == 0:
+            put_states(ds, 0, b, j, carried(now, r * S))
+
+    begin_all = device_function(each_sample(rows, begin))
+    retreat_all = device_function(each_sample(rows, retreat))
+    through_W_all = device_function(each_sample(rows, through_W))
+    finish_all = device_function(each_sample(rows, finish))
+
     @cuda.jit(launch_bounds=plan.threads)
     def backward(dy, W, s, kept, flags, dp, dq, ds):
         T, B = dp.shape[0], dp.shape[1]
         lane, j, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.x * rows
         shared = cuda.shared.array(0, number)
         w = cuda.local.array(HELD, number)
-        now, total = cuda.local.array(STATES, number), cuda.local.array(1, number)
+        now = cuda.local.array(STATES, number)
+        after = cuda.local.array(STATES, number)
+        ahead = cuda.local.array(AHEAD, number)
+        live = cuda.local.array(rows, np.uint8)
+        total = cuda.local.array(rows, number)
         fill(W, True, w, shared)
-        for r in range(rows):
-            b = first + r
-            if b < B and j < n:
-                carry(now, r * S, states(ds, 0, b, j))
+        begin_all(dy, s, kept, flags, ds, now, after, ahead, live, first, T, B, j)
         cuda.syncthreads()
         t = T - 1
         while t >= 0:
-            here = (t & 1) * rows * width
-            for r in range(rows):
-                b = first + r
-                if b < B and j < n:
-                    if flags[t, b] & LIVE:
-                        now[r * S] += dy[t, b, j]
-                        δp, δq, d = back(carried(now, r * S), activations(kept, t, b, j), states(s, t, b, j), states(s, t + 1, b, j))
-                        carry(now, r * S, d)
-                    else:
-                        δp, δq = NOTHING, NOTHING
-                    if lane == 0:
-                        put_gates(dp, t, b, j, δp)
-                        if APART:
-                            put_gates(dq, t, b, j, δq)
-                        share(shared, here + r * width + j, n, δq)
+            retreat_all(dy, s, kept, flags, dp, dq, shared, now, after, ahead, live, first, B, lane, j, t)
             cuda.syncthreads()  # Wᵀ dq reads δ of every unit
-            for r in range(rows):
-                sums(w, shared, here + r * width, total)
-                now[r * S] += total[0]
+            sums(w, shared, (t & 1) * rows * width, total)
+            through_W_all(now, total)
             t -= 1
-        for r in range(rows):
-            b = first + r
-            if b < B and j < n and lane == 0:
-                put_states(ds, 0, b, j, carried(now, r * S))
+        finish_all(ds, now, first, B, lane, j)
 
     return backward
