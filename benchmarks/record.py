@@ -8,7 +8,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "numba", "numba-cuda", "scipy", "torch", "cupy-cuda13x", "cupy-cuda12x", "jax")
+PACKAGES = (
+    "numpy",
+    "numba",
+    "numba-cuda",
+    "scipy",
+    "torch",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "jax",
+    "cuda-core",
+    "nvidia-cudnn-cu13",
+    "triton",
+)
 
 
 def processor() -> str:
@@ -27,13 +39,16 @@ def machine() -> dict:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    try:
+        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent).stdout
+    except OSError:  # no git
+        git = ""
     return {
         "processor": processor(),
         "python": platform.python_version(),
         "versions": versions,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": git.stdout.strip(),
+        "commit": git.strip(),
     }
 
 

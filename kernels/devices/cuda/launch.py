@@ -64,6 +64,8 @@ def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
     import cupy
 
     arguments = tuple(cuda.as_cuda_array(a, sync=False) if isinstance(a, cupy.ndarray) else a for a in arguments)
+    if shared > WITHOUT_ASKING:
+        ask_for_shared_memory(kernel, tuple(map(kernel.typeof_pyval, arguments)), shared)
     configured = configure(kernel, blocks, threads, cupy.cuda.get_current_stream().ptr, shared)
     return lambda *more: configured(*arguments, *more)
 
@@ -72,20 +74,17 @@ def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
 def configure(kernel, blocks, threads, stream, shared):
     with warnings.catch_warnings():  # few blocks are what a recurrence has
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        configured = kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared]
-    if shared > WITHOUT_ASKING:
-        configured.pre_launch_callbacks.append(ask_for_shared_memory)
-    return configured
+        return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared]
 
 
-def ask_for_shared_memory(kernel, configured):
-    """More than 48 KB must be asked for, once a kernel: Numba never does (its issue 94)."""
+@cache
+def ask_for_shared_memory(kernel, signature, shared):
+    """More than 48 KB must be asked for, once a compiled kernel: Numba never does (its issue 94)."""
     from numba.cuda.cudadrv.driver import binding, driver
 
-    function = kernel._codelibrary.get_cufunc()
+    function = kernel.compile(signature)._codelibrary.get_cufunc()
     attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    driver.cuKernelSetAttribute(attribute, configured.sharedmem, function.handle, function.device.id)
-    configured.pre_launch_callbacks.remove(ask_for_shared_memory)
+    driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
 
 
 def arrays():

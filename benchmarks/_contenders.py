@@ -1,0 +1,531 @@
+"""Who is measured: our layers, torch's (eager, under a CUDA graph, TF32 or not), JAX's scan; all on the same numbers.
+
+A contender is made for a problem and offers forward(), backward() (after a forward) and step() (both), outcome() (their results
+by our names, as arrays of the GPU), and begin(), which sets what is global before it is timed.
+"""
+
+import gc
+from collections.abc import Callable
+from functools import cache, cached_property, partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+import rnn_gpu
+from benchmarks import _predictions
+from benchmarks._machine import NOT_HERE, REHEARSAL, first_line
+from benchmarks._timing import by_events, by_the_host, nothing, repeats_for, summary, synchronise
+from rnn_gpu.kernels import Cell
+from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, sigmoid, softsign
+from rnn_gpu.kernels.devices import cuda
+from rnn_gpu.kernels.devices.cuda.launch import arrays
+from rnn_gpu.kernels.devices.cuda.schedules import choose
+
+PASSES = ("forward", "backward", "step")
+TOLERANCE = {"ieee": 3e-4, "tf32": 3e-2}  # relative to the largest number of an array
+PIECE = 32_768  # steps: torch's layers take no more than 65,535
+NOISE = 1 << 22  # numbers drawn; longer arrays repeat them
+
+
+class Case(NamedTuple):
+    cell: str  # a key of KINDS
+    n: int
+    B: int
+    T: int
+    m: int  # features of x
+    layers: int = 1
+    dtype: str = "float32"
+
+
+class Kind(NamedTuple):
+    ours: Callable  # (m, n, **options) -> a layer
+    torch: str | None = None  # the name of torch's layer
+
+
+@cache
+def softsign_lstm() -> Cell:
+    """An LSTM with softsign for tanh: a cell that no library has."""
+
+    def step(p, q, s):
+        i, f, g, o = sigmoid(p[0] + q[0]), sigmoid(p[1] + q[1]), softsign(p[2] + q[2]), sigmoid(p[3] + q[3])
+        c = f * s[1] + i * g
+        return (o * softsign(c), c), (i, f, g, o)
+
+    def back(ds, kept, s, s_next):
+        dh, dc = ds
+        i, f, g, o = kept
+        r = softsign(s_next[1])
+        dc = dc + dh * o * dsoftsign(r)
+        δ = (dc * g * dsigmoid(i), dc * s[1] * dsigmoid(f), dc * i * dsoftsign(g), dh * r * dsigmoid(o))
+        return δ, δ, (0.0 * dh, dc * f)
+
+    return rnn_gpu.cell("softsign_lstm", gates=4, states=2, kept=4, step=step, back=back)
+
+
+KINDS = {
+    "elman": Kind(rnn_gpu.RNN, "RNN"),
+    "gru": Kind(rnn_gpu.GRU, "GRU"),
+    "lstm": Kind(rnn_gpu.LSTM, "LSTM"),
+    "softsign_elman": Kind(partial(rnn_gpu.RNN, activation="softsign")),
+    "softsign_lstm": Kind(lambda m, n, **options: rnn_gpu.Recurrent(softsign_lstm(), m, n, **options)),
+}
+
+
+class Problem:
+    """One case's layers and numbers: x (T, B, m), dy (T, B, n); random, and the same for every contender."""
+
+    def __init__(self, case: Case):
+        free()
+        self.case = case
+        sizes = [case.m] + [case.n] * case.layers
+        self.layers = [
+            KINDS[case.cell].ours(m, n, device="cuda", dtype=case.dtype, seed=k, init="torch") for k, (m, n) in enumerate(pairwise(sizes))
+        ]
+        self.cell = self.layers[0].cell
+        noise = np.random.default_rng(0).standard_normal(NOISE if not REHEARSAL else 1 << 10, case.dtype)
+        self.x = cuda.array(np.resize(noise, (case.T, case.B, case.m)), case.dtype)
+        self.dy = cuda.array(np.resize(noise[::-1], (case.T, case.B, case.n)), case.dtype)
+        self.flags = cuda.array(np.ones((case.T, case.B)), np.uint8)
+
+    @cached_property
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The parameters under torch's names."""
+        return {name.replace("_l0", f"_l{k}"): value for k, layer in enumerate(self.layers) for name, value in layer.to_torch().items()}
+
+    def schedules(self) -> dict:
+        """What the library's table chooses for this case."""
+        return {way: schedule(self.cell, way, self.case) for way in PASSES[:2]}
+
+
+def schedule(cell, direction: str, case) -> dict:
+    it = choose(cell, direction, case.n, case.B, np.dtype(case.dtype).itemsize)
+    plan = it.plan._asdict() if it.plan else None
+    return {"schedule": it.schedule, "plan": plan, "blocks": it.blocks, "threads": it.threads, "shared": it.shared, "why": it.why}
+
+
+class Contender:
+    clock = staticmethod(by_events)
+
+    def begin(self):
+        pass
+
+    def step(self):
+        self.forward()
+        self.backward()
+
+    def prepare(self, what: str):
+        """What runs, untimed, before each timed call."""
+        return self.forward if what == "backward" else nothing
+
+
+class Ours(Contender):
+    """Our layers by their inner path, the device's arrays in and out; `public` by the calls that a user makes, with CuPy's arrays."""
+
+    def __init__(self, problem: Problem, public: bool = False):
+        self.problem, self.public = problem, public
+        B, n = problem.case.B, problem.case.n
+        self.zero = [layer._zeros((layer.cell.states, B, n)) for layer in problem.layers]
+
+    def forward(self):
+        a = self.problem.x
+        for layer, zero in zip(self.problem.layers, self.zero, strict=True):
+            a, _ = layer(a) if self.public else layer._forward(a, zero, self.problem.flags)
+        self.y = a
+
+    def backward(self):
+        d = self.problem.dy
+        for layer in reversed(self.problem.layers):  # a backward pass overwrites dE/ds
+            d, _ = layer.backward(d) if self.public else layer._backward(d, layer._zeros(self.zero[0].shape))
+        self.dx = d
+
+    def outcome(self):
+        self.step()
+        grads = {f"d{name}{k}": grad for k, layer in enumerate(self.problem.layers) for name, grad in layer.grads.items()}
+        return {"y": self.y, "dx": self.dx} | grads
+
+
+class OnTheCPU(Contender):
+    """Our layers on the CPU: the judge where there is no torch. Not timed."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+
+    def outcome(self):
+        d, layers = cuda, [layer.copy(device="cpu") for layer in self.problem.layers]
+        a = d.numpy(self.problem.x)
+        for layer in layers:
+            a, _ = layer(a)
+        grads, y, back = {}, a, d.numpy(self.problem.dy)
+        for k, layer in reversed(list(enumerate(layers))):
+            back, _ = layer.backward(back)
+            grads |= {f"d{name}{k}": grad for name, grad in layer.grads.items()}
+        return {name: d.array(a, self.problem.case.dtype) for name, a in ({"y": y, "dx": back} | grads).items()}
+
+
+OUR_NAMES = {"weight_ih": "dU", "weight_hh": "dW", "bias_ih": "db", "bias_hh": "dc"}
+
+
+class Torch(Contender):
+    """A torch layer on the problem's numbers and weights: cuDNN where there is a GPU.
+
+    precision  "ieee" or "tf32", of cuDNN's recurrent layers and of matrix products
+    graph      replay CUDA graphs of the passes instead of calling them
+    """
+
+    def __init__(self, problem: Problem, precision: str = "ieee", graph: bool = False):
+        import torch
+
+        if REHEARSAL and (graph or precision != "ieee"):
+            raise NotImplementedError(NOT_HERE)
+        self.torch, self.precision = torch, precision
+        self.x = torch.from_dlpack(problem.x).requires_grad_()
+        self.dy = torch.from_dlpack(problem.dy)
+        weights = {name: torch.tensor(value, device=self.x.device) for name, value in problem.state_dict.items()}
+        self.names, parameters = self.build(problem, weights)
+        self.inputs = [self.x, *parameters]
+        if graph:
+            self.capture()
+
+    def build(self, problem, weights):
+        """Make self.run, x -> y; return our names of the gradients, and the parameters, in one order."""
+        case = problem.case
+        make = getattr(self.torch.nn, KINDS[case.cell].torch)
+        dtype = getattr(self.torch, case.dtype)
+        self.module = make(case.m, case.n, num_layers=case.layers, device=self.x.device, dtype=dtype)
+        self.module.load_state_dict(weights)
+        self.run = lambda x: self.module(x)[0]
+        names, parameters = zip(*self.module.named_parameters(), strict=True)
+        return ["dx"] + [OUR_NAMES[name.rpartition("_l")[0]] + name.rpartition("_l")[2] for name in names], parameters
+
+    def begin(self):
+        backends = self.torch.backends
+        for operations in (backends.cudnn.rnn, backends.cuda.matmul):
+            operations.fp32_precision = self.precision
+
+    def forward(self):
+        self.y = self.run(self.x)
+
+    def backward(self):
+        self.grads = self.torch.autograd.grad(self.y, self.inputs, self.dy)
+
+    def outcome(self):
+        self.step()
+        grads = zip(self.names, self.grads, strict=True)
+        from_dlpack = arrays().from_dlpack
+        return {"y": from_dlpack(self.y.detach())} | {name: from_dlpack(grad.detach().contiguous()) for name, grad in grads}
+
+    def capture(self):
+        """Replace forward, backward and step by replays of what they do now."""
+        cuda = self.torch.cuda
+        self.begin()
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
+            for _ in range(3):
+                self.step()
+        cuda.current_stream().wait_stream(side)
+        forward, backward, step = (cuda.CUDAGraph() for _ in PASSES)
+        with cuda.graph(forward):
+            self.forward()
+        with cuda.graph(backward, pool=forward.pool()):
+            self.backward()
+        with cuda.graph(step):
+            self.step()
+        self.forward, self.backward, self.step = forward.replay, backward.replay, step.replay
+
+
+class TorchInPieces(Torch):
+    """What a user of torch can do beyond 65,535 steps: pieces of PIECE steps that hand the state on, and its gradient back."""
+
+    def forward(self):
+        self.pieces, state = [], None
+        for x in self.x.detach().split(PIECE if not REHEARSAL else 2):
+            x.requires_grad_()
+            entered = () if state is None else tuple(s.detach().requires_grad_() for s in state)
+            y, state = self.module(x, None if state is None else entered if len(entered) > 1 else entered[0])
+            state = state if isinstance(state, tuple) else (state,)
+            self.pieces.append((x, entered, y, state))
+        self.y = self.torch.cat([y for _, _, y, _ in self.pieces])
+
+    def backward(self):
+        parameters, dx, sums, dstate, end = self.inputs[1:], [], None, (), len(self.dy)
+        for x, entered, y, state in reversed(self.pieces):
+            dy, end = self.dy[end - len(y) : end], end - len(y)
+            outputs, slopes = ((y, *state), (dy, *dstate)) if dstate else ((y,), (dy,))
+            grads = self.torch.autograd.grad(outputs, (x, *parameters, *entered), slopes)
+            own, dstate = grads[1 : 1 + len(parameters)], grads[1 + len(parameters) :]
+            sums = own if sums is None else [a.add_(b) for a, b in zip(sums, own, strict=True)]
+            dx.append(grads[0])
+        self.grads = [self.torch.cat(dx[::-1]), *sums]
+
+
+class TorchLoop(Torch):
+    """The best a user of torch can write for a cell that no library has: one product for all inputs, then a loop over time.
+
+    how  "eager"; "script", the whole loop by torch.jit.script; "compiled", a step of it by torch.compile
+    """
+
+    def __init__(self, problem: Problem, how: str = "eager", **options):
+        if REHEARSAL and how == "compiled":
+            raise NotImplementedError(NOT_HERE)
+        self.how = how
+        super().__init__(problem, **options)
+
+    def build(self, problem, weights):
+        from benchmarks import _loops
+
+        loop = _loops.made(problem.case.cell, self.how)
+        names = [name for name in weights if not name.startswith("bias_hh")]
+        parameters = [weights[name].requires_grad_() for name in names]
+        U, W, b = (parameters[names.index(f"{name}_l0")] for name in ("weight_ih", "weight_hh", "bias_ih"))
+        self.run = lambda x: loop(x, U, W, b)
+        return ["dx"] + [OUR_NAMES[name.removesuffix("_l0")] + "0" for name in names], parameters
+
+
+class Jax(Contender):
+    """jax.lax.scan under jit, written as the paper has it; the input side one product for all steps."""
+
+    clock = staticmethod(by_the_host)
+
+    def __init__(self, problem: Problem, precision: str = "ieee"):
+        import jax
+
+        self.jax = jax
+        self.named = "highest" if precision == "ieee" else "tensorfloat32"
+        run = partial(scan(jax), problem.case.cell)
+        layer = problem.layers[0]
+        self.θ = {name: jax.numpy.asarray(cuda.numpy(value)) for name, value in layer.parameters.items()}
+        self.x, self.dy = (jax.numpy.asarray(cuda.numpy(a)) for a in (problem.x, problem.dy))
+        self.forward_way = jax.jit(lambda θ, x: jax.vjp(run, θ, x))
+        self.way_back = jax.jit(lambda pull, dy: pull(dy))
+
+        def both_ways(θ, x, dy):
+            y, pull = jax.vjp(run, θ, x)
+            return y, pull(dy)
+
+        self.both_ways = jax.jit(both_ways)
+
+    def forward(self):
+        with self.jax.default_matmul_precision(self.named):
+            self.y, self.pull = self.jax.block_until_ready(self.forward_way(self.θ, self.x))
+
+    def backward(self):
+        with self.jax.default_matmul_precision(self.named):
+            self.grads = self.jax.block_until_ready(self.way_back(self.pull, self.dy))
+
+    def step(self):
+        with self.jax.default_matmul_precision(self.named):
+            self.y, self.grads = self.jax.block_until_ready(self.both_ways(self.θ, self.x, self.dy))
+
+    def outcome(self):
+        self.step()
+        grads, dx = self.grads
+        found = {"y": self.y, "dx": dx} | {f"d{name}0": grad for name, grad in grads.items()}
+        return {name: arrays().asarray(np.asarray(a)) for name, a in found.items()}
+
+
+def scan(jax):
+    """(cell, θ, x (T, B, m)) -> y (T, B, n)."""
+    np_, sigmoid, tanh = jax.numpy, jax.nn.sigmoid, jax.numpy.tanh
+
+    def elman(p, q, s):
+        return (tanh(p + q),)
+
+    def lstm(p, q, s):
+        i, f, g, o = np_.split(p + q, 4, axis=-1)
+        c = sigmoid(f) * s[1] + sigmoid(i) * tanh(g)
+        return sigmoid(o) * tanh(c), c
+
+    def gru(p, q, s):
+        (p_r, p_z, p_n), (q_r, q_z, q_n) = np_.split(p, 3, axis=-1), np_.split(q, 3, axis=-1)
+        n = tanh(p_n + sigmoid(p_r + q_r) * q_n)
+        return (n + sigmoid(p_z + q_z) * (s[0] - n),)
+
+    cells = {"elman": (elman, 1), "lstm": (lstm, 2), "gru": (gru, 1)}
+
+    def run(cell, θ, x):
+        step, states = cells[cell]
+        p = x @ θ["U"].T + θ["b"]
+        s0 = (np_.zeros((x.shape[1], θ["W"].shape[1]), x.dtype),) * states
+
+        def one(s, p_t):
+            s = step(p_t, s[0] @ θ["W"].T + θ.get("c", 0), s)
+            return s, s[0]
+
+        return jax.lax.scan(one, s0, p)[1]
+
+    return run
+
+
+class Entry(NamedTuple):
+    make: Callable  # (problem) -> a contender
+    precision: str = "ieee"
+    passes: tuple[str, ...] = PASSES
+
+
+ENTRIES = {
+    "ours": Entry(Ours),
+    "ours, public call": Entry(partial(Ours, public=True), passes=("step",)),
+    "torch": Entry(Torch),
+    "torch, CUDA graph": Entry(partial(Torch, graph=True)),
+    "torch, TF32": Entry(partial(Torch, precision="tf32"), "tf32"),
+    "torch, CUDA graph, TF32": Entry(partial(Torch, precision="tf32", graph=True), "tf32", ("step",)),
+    "torch, in pieces": Entry(TorchInPieces),
+    "torch, loop": Entry(TorchLoop),
+    "torch, loop, script": Entry(partial(TorchLoop, how="script")),
+    "torch, loop, compiled": Entry(partial(TorchLoop, how="compiled")),
+    "torch, loop, CUDA graph": Entry(partial(TorchLoop, graph=True)),
+    "torch, loop, compiled, CUDA graph": Entry(partial(TorchLoop, how="compiled", graph=True)),
+    "JAX scan": Entry(Jax),
+    "JAX scan, TF32": Entry(partial(Jax, precision="tf32"), "tf32"),
+}
+JUDGES = ("torch", "torch, in pieces", "torch, loop")  # the first that is there tells what is right; else our CPU
+ROUNDS = 2
+
+
+def prepared(problem: Problem, names) -> tuple[dict, dict, dict]:
+    """(contenders by name, errors by name, why others are not measured), every outcome compared with the judge's."""
+    ready, outcomes, absent = {}, {}, {}
+    for name in names:
+        try:
+            contender = ENTRIES[name].make(problem)
+            contender.begin()
+            outcomes[name] = contender.outcome()
+            ready[name] = contender
+        except Exception as error:
+            absent[name] = NOT_HERE if isinstance(error, (ImportError, NotImplementedError)) else first_line(error)
+            synchronise()  # where the GPU itself is lost, this raises
+    judge = next((name for name in JUDGES if name in outcomes), None)
+    right = outcomes[judge] if judge else OnTheCPU(problem).outcome()
+    errors = {name: compare(outcome, right) for name, outcome in outcomes.items() if name != judge}
+    for name, found in errors.items():
+        tolerance = TOLERANCE[ENTRIES[name].precision]
+        if not all(error <= tolerance for error in found.values()):  # NaN is not
+            absent[name] = f"wrong beyond {tolerance:g}: no speed"
+            del ready[name]
+    return ready, {"judge": judge or "our CPU", **errors}, absent
+
+
+def compare(outcome: dict, right: dict) -> dict[str, float]:
+    """The largest difference of each array, relative to the largest number of the right one."""
+    xp = arrays()
+    worst = {name: (float(abs(outcome[name] - a).max()), float(xp.abs(a).max())) for name, a in right.items() if name in outcome}
+    return {name: difference / (scale or 1.0) for name, (difference, scale) in worst.items()}
+
+
+def measure(problem: Problem, names, passes=PASSES, also: Callable = lambda ready: {}) -> dict:
+    """One row of a table: what was right, how long each pass of each contender takes, and what `also` tells of them."""
+    ready, errors, absent = prepared(problem, names)
+    row = {"schedules": problem.schedules(), **_predictions.expected(problem.case)}
+    row |= {"errors": errors, "not_measured": absent, "passes": {}}
+    for what in passes:
+        taking_part = {name: contender for name, contender in ready.items() if what in ENTRIES[name].passes}
+        row["passes"][what] = with_ratios(times_of(taking_part, what, problem.case.T))
+    fastest = row["passes"].get("forward", {}).get("ours")
+    if fastest and row["floor_us_per_step"]:
+        fastest["of_floor"] = row["floor_us_per_step"] / fastest["us_per_step"]
+    return row | also(ready)
+
+
+def line(row: dict) -> str:
+    """A row as it is printed while the table grows: microseconds a step, and how many times longer the others take."""
+    case, parts = row["case"], []
+    for what, found in row["passes"].items():
+        ours = f"{found['ours']['us_per_step']:.3f}" if "ours" in found else "none"
+        ratios = [f"{short(name)} {one['ratio']:.2f}" for name, one in found.items() if "ratio" in one]
+        parts.append(f"{what} {ours} ({', '.join(ratios)})")
+    parts += [f"{short(name)}: {why}" for name, why in row["not_measured"].items() if why != NOT_HERE]
+    schedules = "/".join(one["schedule"] for one in row["schedules"].values())
+    return f"{case['cell']} n={case['n']} B={case['B']} T={case['T']} {schedules}: {'; '.join(parts)}"
+
+
+def short(name: str) -> str:
+    return name.removeprefix("torch, ").removeprefix("ours, ")
+
+
+def times_of(contenders: dict, what: str, T: int) -> dict:
+    repeats, times = {}, {name: [] for name in contenders}
+    for name, contender in contenders.items():
+        contender.begin()
+        repeats[name] = repeats_for(getattr(contender, what), contender.prepare(what))
+    for _ in range(ROUNDS):
+        for name, contender in contenders.items():
+            contender.begin()
+            times[name] += contender.clock(getattr(contender, what), contender.prepare(what), -(-repeats[name] // ROUNDS))
+    found = {name: summary(all_times) for name, all_times in times.items()}
+    return {name: one | {"us_per_step": one["median_us"] / T} for name, one in found.items()}
+
+
+def with_ratios(found: dict) -> dict:
+    """Each contender's time over ours; nothing where ours is missing."""
+    if "ours" in found:
+        for name, one in found.items():
+            if name != "ours":
+                one["ratio"] = one["median_us"] / found["ours"]["median_us"]
+    return found
+
+
+def kernels_of(contender: Contender, most: int = 8) -> list[dict] | str:
+    """The kernels that one training step runs on the GPU: they tell which of cuDNN's algorithms it was."""
+    if REHEARSAL:
+        return NOT_HERE
+    try:
+        from torch.autograd import DeviceType
+        from torch.profiler import ProfilerActivity, profile
+
+        contender.begin()
+        contender.step()
+        synchronise()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
+            contender.step()
+            synchronise()
+        found = [one for one in record.key_averages() if one.device_type == DeviceType.CUDA]
+        found.sort(key=lambda one: -one.self_device_time_total)
+        return [{"kernel": one.key[:160], "count": one.count, "us": one.self_device_time_total} for one in found[:most]]
+    except Exception as error:
+        return first_line(error)
+
+
+def memory_of(contender: Contender, name: str) -> int | str:
+    """Bytes of the GPU that one training step takes beyond what lay there before it."""
+    if REHEARSAL:
+        return NOT_HERE
+    import cupy
+
+    pool = cupy.get_default_memory_pool()
+    contender.begin()
+    if name.startswith("torch"):
+        cuda = contender.torch.cuda
+        contender.y = contender.grads = contender.pieces = None
+        cuda.synchronize()
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
+        before = cuda.memory_allocated()
+        contender.step()
+        cuda.synchronize()
+        return cuda.max_memory_allocated() - before
+    contender.y = contender.dx = None
+    for layer in contender.problem.layers:
+        layer._tape, layer._δ, layer.grads = None, None, {}
+    pool.free_all_blocks()
+    before = pool.total_bytes()
+    contender.step()
+    synchronise()
+    return pool.total_bytes() - before
+
+
+def free():
+    """Give back the GPU's memory that the case before has left."""
+    gc.collect()
+    if REHEARSAL:
+        return
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    try:
+        import torch
+
+        torch.cuda.empty_cache()
+    except ImportError:
+        pass

@@ -1,0 +1,122 @@
+"""Where a measurement runs and where its file goes: a GPU, or the rehearsal on a machine without one.
+
+Imported before numba: `--rehearse` turns the CUDA simulator on. There every size is tiny, CuPy's part is NumPy's and cuDNN's is
+torch's on the CPU; what a rehearsal writes is marked so and never lands among the results.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+REHEARSAL = "--rehearse" in sys.argv
+if REHEARSAL:
+    os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of the GPU's memory
+
+from benchmarks import record  # noqa: E402
+
+NOT_HERE = "not on this machine"
+QUERY = {"gpu": "name", "driver": "driver_version", "sm_clock_max": "clocks.max.sm", "memory": "memory.total"}
+
+
+def why_no_card() -> str:
+    """What keeps measurements from running here; "" where they can."""
+    from rnn_gpu.device import simulated, why_no_cuda
+
+    if simulated() and not REHEARSAL:
+        return "the CUDA simulator is on (NUMBA_ENABLE_CUDASIM), and it has no speed worth measuring"
+    return why_no_cuda()
+
+
+def require_card():
+    if reason := why_no_card():
+        sys.exit(f"nothing can be measured here: {reason}. --rehearse runs the same code in the simulator.")
+
+
+@cache
+def gpu() -> dict:
+    """Name, driver and clock of the GPU as the driver tells them; {} where it tells nothing."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(QUERY.values())}", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    first = run.stdout.strip().splitlines()[:1]
+    return dict(zip(QUERY, (part.strip() for part in first[0].split(",")), strict=False)) if first else {}
+
+
+@cache
+def machine() -> dict:
+    """The circumstances of a measurement: `record.machine`, and the GPU."""
+    try:
+        facts = record.machine()
+    except FileNotFoundError:  # no git
+        facts = {"processor": record.processor(), "commit": ""}
+    facts |= {"threads": os.cpu_count(), "commit": facts["commit"] or os.environ.get("RNN_GPU_COMMIT", "")}  # a bare tree knows none
+    return facts if REHEARSAL else facts | gpu()
+
+
+@cache
+def place() -> str:
+    """The kind of machine, a folder's name: "h200"."""
+    if REHEARSAL:
+        return "rehearsal"
+    name = gpu().get("gpu", "")
+    if not name and not why_no_card():
+        from rnn_gpu.kernels.devices.cuda.schedules import card
+
+        name = card().name
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removeprefix("nvidia-") or "gpu"
+
+
+@cache
+def folder() -> Path:
+    """Where result files go: RNN_GPU_RESULTS or benchmarks/results, then the kind of machine."""
+    root = os.environ.get("RNN_GPU_RESULTS") or (tempfile.mkdtemp(prefix="rehearsal-") if REHEARSAL else record.RESULTS)
+    if REHEARSAL and Path(root).resolve().is_relative_to(record.RESULTS.resolve()):
+        sys.exit(f"a rehearsal measures nothing, so it does not write into {record.RESULTS}: set RNN_GPU_RESULTS to another folder")
+    return Path(root) / place()
+
+
+def write(name: str, results, **more) -> Path:
+    """Write NAME.json at once (a run may be cut at any moment), and return its path."""
+    path = folder() / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = {"name": name, "rehearsal": REHEARSAL, "machine": machine(), **more, "results": results}
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(plain(body), indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def read(name: str):
+    """What NAME.json holds, or None."""
+    try:
+        return json.loads((folder() / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def plain(value):
+    """A value as JSON can hold it: numbers to six digits, what is not finite as text."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    number = float(value)
+    return float(f"{number:.6g}") if math.isfinite(number) else str(number)
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]

@@ -1,0 +1,274 @@
+"""The apparatus that measures: its rehearsal leaves files of the promised shape, and its report says no more than the files do.
+
+(No test here is named after a device: the apparatus runs the tests of devices itself.)
+"""
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+BENCHMARKS = CHECKOUT / "benchmarks"
+TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
+OTHERS = ("smoke", "tests", "micro")
+PEER = {"custom": "torch, loop"}  # elsewhere "torch"
+
+pytestmark = pytest.mark.skipif(not BENCHMARKS.exists(), reason="no benchmarks beside the tests: this is no checkout")
+
+
+def run(*command, **environment):
+    here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    here |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, check=False, cwd=CHECKOUT, env=here, capture_output=True, encoding="utf-8", timeout=300)
+
+
+def strict(path):
+    def refuse(constant):
+        raise ValueError(f"{path.name} has {constant}, which is no JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+# The rehearsal
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory):
+    """(what it printed, its files by name)"""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed: there is no one to be measured against")
+    folder = tmp_path_factory.mktemp("rehearsed")
+    done = run("bash", BENCHMARKS / "gpu.sh", "--rehearse", PYTHON=sys.executable, RNN_GPU_RESULTS=str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, {path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()}
+
+
+def test_every_step_of_the_rehearsal_ends_well(rehearsed):
+    printed, files = rehearsed
+    summary = printed.partition("== summary")[2]
+    assert [line for line in summary.splitlines()[1:] if ": exit 0 after" not in line] == []
+    assert set(files) >= {*TABLES, *OTHERS, "report.md"}
+    assert "no number below is a speed" in printed
+
+
+@pytest.mark.parametrize("name", [*TABLES, *OTHERS])
+def test_a_file_says_what_it_is(rehearsed, name):
+    body = strict(rehearsed[1][name])
+    assert body["name"] == name
+    assert body["rehearsal"] is True
+    assert {"processor", "versions", "date", "commit", "threads"} <= set(body["machine"])
+    assert body["results"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_every_case_with_errors_times_and_ratios(rehearsed, name):
+    body = strict(rehearsed[1][name])
+    assert body["complete"] is True and body["not_reached"] == []
+    for row in body["results"]:
+        assert "error" not in row, row
+        assert {"cell", "n", "B", "T", "m", "layers", "dtype"} == set(row["case"])
+        assert {one["schedule"] for one in row["schedules"].values()} <= {"block", "plain", "gemm"}
+        assert 0 <= max(row["errors"]["ours"].values()) < 1e-5
+        assert {"y", "dx", "dU0", "dW0", "db0"} <= set(row["errors"]["ours"])
+        assert set(row["not_measured"].values()) <= {"not on this machine"}
+        for found in row["passes"].values():
+            ours, theirs = found["ours"], found[PEER.get(name, "torch")]
+            assert math.isclose(theirs["ratio"], theirs["median_us"] / ours["median_us"], rel_tol=1e-4)
+            assert ours["q1_us"] <= ours["median_us"] <= ours["q3_us"]
+
+
+def test_what_only_a_card_has_is_said_to_be_missing(rehearsed):
+    row = strict(rehearsed[1]["steps"])["results"][0]
+    assert {"torch, CUDA graph", "torch, TF32"} <= set(row["not_measured"])
+    assert row["kernels"]["torch"] == "not on this machine"
+
+
+def test_lengths_carry_memory_and_go_beyond_where_cudnn_stops(rehearsed):
+    rows = strict(rehearsed[1]["sequence_length"])["results"]
+    assert all("ours" in row["memory_per_step"] for row in rows)
+    assert any("torch, in pieces" in row["passes"]["step"] for row in rows)
+
+
+def test_the_first_minute_looks_at_every_schedule(rehearsed):
+    body = strict(rehearsed[1]["smoke"])
+    assert all(one["ok"] for one in body["results"]), body["results"]
+    assert {"block", "plain"} <= {one["ran"] for one in body["results"] if "ran" in one}
+    assert "numba" in body["packages"] and "numba" not in body["missing"]
+
+
+def test_the_microbenchmarks_give_rows(rehearsed):
+    body = strict(rehearsed[1]["micro"])
+    assert body["errors"] == {}
+    measured = {"grid_barrier", "block_barrier", "launches", "weights_in_registers_or_shared"}
+    assert all(any("us" in row for row in body["results"][name]) for name in measured)
+    assert not [
+        row for rows in body["results"].values() for row in rows if row.get("error", "not on this machine") != "not on this machine"
+    ]
+
+
+def test_the_report_of_a_rehearsal_says_so(rehearsed):
+    text = rehearsed[1]["report.md"].read_text(encoding="utf-8")
+    assert "REHEARSAL" in text and "not measured yet" not in text
+
+
+# What is refused
+
+
+def test_the_simulator_is_not_measured():
+    done = run(sys.executable, "-m", "benchmarks", "steps", "--quick", NUMBA_ENABLE_CUDASIM="1")
+    assert done.returncode != 0 and "simulator" in done.stderr and "--rehearse" in done.stderr
+
+
+def test_without_a_card_nothing_is_measured(tmp_path):
+    done = run("bash", BENCHMARKS / "gpu.sh", PYTHON=sys.executable, RNN_GPU_RESULTS=str(tmp_path), CUDA_VISIBLE_DEVICES="-1")
+    assert done.returncode == 3 and "no GPU" in done.stdout + done.stderr
+    assert not list(tmp_path.glob("*/steps.json"))
+
+
+def test_a_rehearsal_does_not_write_among_the_results():
+    done = run(sys.executable, "-m", "benchmarks", "launch", "--rehearse", RNN_GPU_RESULTS=str(BENCHMARKS / "results"))
+    assert done.returncode != 0 and "RNN_GPU_RESULTS" in done.stderr
+    assert not (BENCHMARKS / "results" / "rehearsal").exists()
+
+
+WRONG = """
+import sys
+sys.argv.append("--rehearse")
+from benchmarks import _contenders as c
+
+class Wrong(c.Ours):
+    def outcome(self):
+        found = super().outcome()
+        return found | {"dx": found["dx"] * 1.01}
+
+class Failing(c.Ours):
+    def forward(self):
+        raise RuntimeError("on purpose\\nsecond line")
+
+c.ENTRIES |= {"wrong": c.Entry(Wrong), "failing": c.Entry(Failing)}
+row = c.measure(c.Problem(c.Case("gru", 3, 2, 2, m=3)), ("ours", "wrong", "failing"), ("step",))
+print(sorted(row["passes"]["step"]), row["not_measured"]["wrong"], row["not_measured"]["failing"], row["errors"]["judge"], sep="|")
+"""
+
+
+def test_what_is_wrong_or_fails_has_an_error_and_no_speed():
+    done = run(sys.executable, "-c", WRONG)
+    assert done.stdout.strip() == "['ours']|wrong beyond 0.0003: no speed|RuntimeError: on purpose|our CPU", done.stderr
+
+
+# The microbenchmarks are compiled for a card that is not here
+
+COMPILE = """
+import json
+from benchmarks import micro, sass
+from numba.cuda import types
+if lacking := sass.missing():
+    raise SystemExit(lacking)
+counter, numbers = types.Array(types.uint32, 1, "C"), types.Array(types.float32, 1, "C")
+kernels = {
+    "meet": (micro.meet, (counter, types.int64, counter)),
+    "meet_in_block": (micro.meet_in_block, (types.int64, numbers)),
+    "pass_on": (micro.cluster_kernel(4, True), (types.int64, numbers)),
+}
+found = {}
+for name, (kernel, signature) in kernels.items():
+    compiled = sass.compile_kernel(kernel, signature, (9, 0))
+    found[name] = [compiled.ptx, sorted(set(sass.OPCODE.findall(compiled.sass))), compiled.stack]
+print(json.dumps(found))
+"""
+
+
+def test_the_microbenchmarks_have_the_instructions_that_they_are_about():
+    done = run(sys.executable, "-c", COMPILE)
+    if done.returncode:
+        assert "not found" in done.stderr or "cannot be imported" in done.stderr, done.stderr
+        pytest.skip(done.stderr.strip())
+    found = json.loads(done.stdout)
+    assert {"LDG.E.STRONG.GPU", "REDG.E.ADD.STRONG.GPU"} <= set(found["meet"][1])
+    assert {"BAR.SYNC.DEFER_BLOCKING", "LDS", "STS"} <= set(found["meet_in_block"][1])
+    assert {"UCGABAR_ARV", "UCGABAR_WAIT", "LDS"} <= set(found["pass_on"][1])
+    assert ".reqnctapercluster" in found["pass_on"][0] and "mapa.shared::cluster" in found["pass_on"][0]
+    assert {name: stack for name, (_, _, stack) in found.items() if stack} == {}
+
+
+# The report
+
+
+@pytest.fixture
+def report():
+    spec = importlib.util.spec_from_file_location("report_of_benchmarks", BENCHMARKS / "report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row_of(ratio, cell="lstm", n=64, B=8, T=128, peer="torch"):
+    ours = {"median_us": 100.0, "q1_us": 90.0, "q3_us": 110.0, "us_per_step": 100.0 / T}
+    theirs = {"median_us": 100.0 * ratio, "us_per_step": 100.0 * ratio / T, "ratio": ratio}
+    return {
+        "case": {"cell": cell, "n": n, "B": B, "T": T, "m": n, "layers": 1, "dtype": "float32"},
+        "schedules": {"forward": {"schedule": "block"}},
+        "not_measured": {"JAX scan": "not on this machine"},
+        "passes": {"forward": {"ours": ours, peer: theirs}, "step": {"ours": ours, peer: theirs}},
+    }
+
+
+def written(folder, **tables):
+    for name, rows in tables.items():
+        body = {"name": name, "rehearsal": False, "machine": {"gpu": "A Card", "versions": {}}, "results": rows}
+        (folder / f"{name}.json").write_text(json.dumps(body), encoding="utf-8")
+
+
+def test_an_empty_folder_is_not_measured_yet(report, tmp_path):
+    assert "not measured yet" in report.report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_regimes_have_mean_least_and_largest(report, tmp_path):
+    written(tmp_path, steps=[row_of(1.0, B=1), row_of(4.0, B=16, n=32), row_of(0.5, n=512), row_of(3.0, n=100, B=64, cell="elman")])
+    text = report.report(tmp_path)
+    small = next(line for line in text.splitlines() if line.startswith("| n ≤ 64, B ≤ 16 | forward | torch |"))
+    assert "| 2 | 2.00 | 1.00 (lstm n=64 B=1 T=128 float32) | 4.00 (lstm n=32 B=16 T=128 float32) | ≥ 1: met |" in small
+    assert "| n ≤ 128, B ≥ 32 | forward | torch | 1 | 3.00 |" in text
+    assert "| n > 256 | forward | torch | 1 | 0.50 |" in text
+    assert "- micro: not measured yet" in text
+
+
+def test_every_case_below_one_is_listed(report, tmp_path):
+    written(tmp_path, steps=[row_of(1.0), row_of(0.5, n=512)], custom=[row_of(0.9, cell="softsign_lstm")])
+    report.report(tmp_path)
+    listed = (tmp_path / "report.md").read_text(encoding="utf-8").partition("### Cases below 1.0")[2].partition("###")[0]
+    assert "- steps, lstm n=512 B=8 T=128 float32, forward: torch 0.50" in listed
+    assert "- custom, softsign_lstm n=64 B=8 T=128 float32, step: torch 0.90" in listed
+    assert "n=64 B=8 T=128 float32, forward: torch 1.00" not in listed
+
+
+def test_a_flat_line_is_called_flat(report, tmp_path):
+    def at(T, us):
+        row = row_of(2.0, T=T)
+        row["passes"]["step"]["ours"]["us_per_step"] = us
+        return row
+
+    written(tmp_path, sequence_length=[at(131_072, 0.52), at(128, 0.9), at(1024, 0.5)])
+    assert "| 1.04 (flat) |" in report.lengths(report.load(tmp_path)["sequence_length"]["results"])
+    assert "flat" not in report.lengths([at(1024, 0.5), at(131_072, 0.7)]).partition("| 1.40")[2]
+
+
+def test_failures_are_told(report, tmp_path):
+    broken = {"case": row_of(1.0)["case"], "error": "ValueError: no"}
+    wrong = row_of(1.0, n=7) | {"not_measured": {"ours": "wrong beyond 0.0003: no speed"}}
+    written(tmp_path, steps=[broken, wrong])
+    report.report(tmp_path)
+    told = (tmp_path / "report.md").read_text(encoding="utf-8").partition("### Wrong")[2].partition("###")[0]
+    assert "n=64 B=8 T=128 float32: ValueError: no" in told and "ours: wrong beyond 0.0003" in told
+
+
+def test_predictions_have_an_empty_outcome_until_there_is_a_result():
+    notes = (BENCHMARKS / "NOTES.md").read_text(encoding="utf-8")
+    assert "No GPU has run this code yet" in notes or any((BENCHMARKS / "results").glob("*/steps.json"))
