@@ -9,6 +9,7 @@ import itertools
 import math
 import types
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -203,6 +204,23 @@ def scatter(count: int, arguments: str, element: str) -> Callable:
     """(arguments, values) -> None; writes values[k] to `element` for k = 0 … count−1."""
     lines = "".join(f"    {element.format(k=k)} = values[{k}]\n" for k in range(count)) or "    pass\n"
     return define("scatter", f"def scatter({arguments}, values):\n{lines}")
+
+
+class Access(NamedTuple):
+    """How kernels reach the numbers of one step t, sample b, unit j: tuples from arrays, and back into them."""
+
+    gates: Callable  # (a, t, b, j) -> G numbers of a (T, B, G, n)
+    kept: Callable  # (a, t, b, j) -> K numbers of a (T, B, K, n)
+    states: Callable  # (s, t, b, j) -> S numbers of s (S, T+1, B, n)
+    put_gates: Callable  # (a, t, b, j, values)
+    put_kept: Callable
+    put_states: Callable
+
+
+def access(cell, compile: Callable) -> Access:
+    """The accessors of a cell's arrays as one device compiles them."""
+    counts = ((cell.gates, "a[t, b, {k}, j]"), (cell.kept, "a[t, b, {k}, j]"), (cell.states, "a[{k}, t, b, j]"))
+    return Access(*(compile(make(count, "a, t, b, j", element)) for make in (gather, scatter) for count, element in counts))
 
 
 def repeat(count: int, arguments: str, statement: str, **names) -> Callable:

@@ -7,7 +7,7 @@ from numba import njit
 from threadpoolctl import ThreadpoolController
 
 from .. import LIVE
-from ..binding import bind, compiled_maths, define, elementwise_source, gather, scatter
+from ..binding import access, bind, compiled_maths, define, elementwise_source, gather
 from ..products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
 from .reference import array, empty, numpy  # noqa: F401  NumPy's arrays are the CPU's
 
@@ -57,11 +57,8 @@ def matvec(W, s, out):
 @cache
 def forward_kernel(cell, number):
     step, APART = formula(cell.step, number), cell.apart
-    gates = jit(gather(cell.gates, "a, t, b, j", "a[t, b, {k}, j]"))
+    gates, _, states, _, put_kept, put_states = access(cell, jit)
     recurrent = jit(gather(cell.gates, "q, b, j, n", "q[b, {k} * n + j]"))
-    states = jit(gather(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = jit(scatter(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_kept = jit(scatter(cell.kept, "a, t, b, j", "a[t, b, {k}, j]"))
 
     @jit
     def forward(p, W, c, s, kept, flags):
@@ -93,10 +90,7 @@ def forward(cell, p, W, c, s, kept, flags):
 @cache
 def backward_kernel(cell, number):
     back, APART = formula(cell.back, number), cell.apart
-    gates = jit(gather(cell.kept, "a, t, b, j", "a[t, b, {k}, j]"))
-    states = jit(gather(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = jit(scatter(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_gates = jit(scatter(cell.gates, "a, t, b, j", "a[t, b, {k}, j]"))
+    _, activations, states, put_gates, _, put_states = access(cell, jit)
 
     @jit
     def backward(dy, W, s, kept, flags, dp, dq, ds):
@@ -107,7 +101,7 @@ def backward_kernel(cell, number):
                 if flags[t, b] & LIVE:
                     for j in range(n):
                         ds[0, 0, b, j] += dy[t, b, j]
-                        δp, δq, d = back(states(ds, 0, b, j), gates(kept, t, b, j), states(s, t, b, j), states(s, t + 1, b, j))
+                        δp, δq, d = back(states(ds, 0, b, j), activations(kept, t, b, j), states(s, t, b, j), states(s, t + 1, b, j))
                         put_gates(dp, t, b, j, δp)
                         if APART:
                             put_gates(dq, t, b, j, δq)

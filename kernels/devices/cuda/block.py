@@ -17,7 +17,7 @@ import numpy as np
 from numba import cuda
 
 from ... import LIVE
-from ...binding import gather, repeat, scatter
+from ...binding import access, gather, repeat, scatter
 from .launch import TOGETHER, device_function, formula
 from .ptx import quad
 
@@ -173,15 +173,12 @@ def forward_kernel(cell, number, plan: Plan):
     step, (fill, sums) = formula(cell.step, number), sums_of(plan, number)
     HELD, STATES, GATES = max(1, plan.held * plan.outputs * 4), rows * S, rows * G
     ZERO, NOTHING, APART = number(0), (number(0),) * K, cell.apart
-    gates = device_function(gather(G, "a, t, b, j", "a[t, b, {k}, j]"))
+    gates, _, states, _, put_kept, put_states = access(cell, device_function)
     fetched = device_function(gather(G, "a, base", "a[base + {k}]"))
     recurrent = device_function(gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else "")))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
     fetch = device_function(scatter(G, "a, base", "a[base + {k}]"))
     carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
-    states = device_function(gather(S, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = device_function(scatter(S, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_kept = device_function(scatter(K, "a, t, b, j", "a[t, b, {k}, j]"))
 
     @device_function
     def begin(p, s, flags, shared, now, ahead, live, first, j, r):
@@ -261,16 +258,13 @@ def backward_kernel(cell, number, plan: Plan):
     NOTHING, APART = (number(0),) * G, cell.apart
     FETCHED = 1 + K + S  # dy, activations and states of one step
     AHEAD = rows * FETCHED
-    activations = device_function(gather(K, "a, t, b, j", "a[t, b, {k}, j]"))
+    _, activations, states, put_gates, _, put_states = access(cell, device_function)
     fetch_activations = device_function(scatter(K, "a, base", "a[base + 1 + {k}]"))
     fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
     fetch_states = device_function(scatter(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
     fetched_states = device_function(gather(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
-    states = device_function(gather(S, "s, t, b, j", "s[{k}, t, b, j]"))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
     carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
-    put_states = device_function(scatter(S, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_gates = device_function(scatter(G, "a, t, b, j", "a[t, b, {k}, j]"))
     share = device_function(scatter(G, "a, base, n", "a[base + {k} * n]"))
 
     @device_function

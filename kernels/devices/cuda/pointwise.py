@@ -3,7 +3,7 @@
 from functools import cache
 
 from ... import LIVE
-from ...binding import gather, scatter
+from ...binding import access
 from .launch import device_function, formula
 
 
@@ -11,10 +11,7 @@ from .launch import device_function, formula
 def advance_of(cell, number):
     """The device function advance(p, q, s, kept, flags, t, b, j): step t of unit j of sample b, q its G recurrent inputs."""
     step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
-    gates = device_function(gather(cell.gates, "a, t, b, j", "a[t, b, {k}, j]"))
-    states = device_function(gather(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = device_function(scatter(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_kept = device_function(scatter(cell.kept, "a, t, b, j", "a[t, b, {k}, j]"))
+    gates, _, states, _, put_kept, put_states = access(cell, device_function)
 
     @device_function
     def advance(p, q, s, kept, flags, t, b, j):
@@ -33,10 +30,7 @@ def advance_of(cell, number):
 def retreat_of(cell, number):
     """The device function retreat(dy, s, kept, flags, dp, dq, ds, t, b, j): the step back, but for what passes through W."""
     back, APART, NOTHING = formula(cell.back, number), cell.apart, (number(0),) * cell.gates
-    activations = device_function(gather(cell.kept, "a, t, b, j", "a[t, b, {k}, j]"))
-    states = device_function(gather(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_states = device_function(scatter(cell.states, "s, t, b, j", "s[{k}, t, b, j]"))
-    put_gates = device_function(scatter(cell.gates, "a, t, b, j", "a[t, b, {k}, j]"))
+    _, activations, states, put_gates, _, put_states = access(cell, device_function)
 
     @device_function
     def retreat(dy, s, kept, flags, dp, dq, ds, t, b, j):
