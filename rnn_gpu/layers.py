@@ -182,8 +182,8 @@ class Recurrent(Layer):
     def delta(self):
         """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""
         self._recall()
-        if not hasattr(self, "_δ"):
-            raise OrderError("delta is known after backward")
+        if self._δ is None:
+            raise OrderError("delta is known after backward: call it after the layer went forward")
         return self._δ
 
     def _forward(self, x, s0, flags, keep=True, training=False):
@@ -195,7 +195,7 @@ class Recurrent(Layer):
         kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         d.forward(cell, p, θ["W"], self._c(), s, kept, flags)
         if keep:
-            self._tape = Tape(x, s, kept, flags, x)
+            self._tape, self._δ = Tape(x, s, kept, flags, x), None
         return s[0, 1:] * (flags & LIVE)[:, :, None].astype(self.dtype), s[:, T]
 
     def _backward(self, dy, ds):

@@ -21,6 +21,7 @@ import pytest  # noqa: E402
 
 pytest.register_assert_rewrite("door")
 
+from door import DOORS, MODELS  # noqa: E402
 from rnn_gpu.kernels.cells import CELLS  # noqa: E402
 
 DEVICES = ("reference", "cpu", "cuda")
@@ -40,6 +41,18 @@ def dtype(request):
 @pytest.fixture(params=CELLS.values(), ids=CELLS)
 def cell(request):
     return request.param
+
+
+@pytest.fixture(params=MODELS.values(), ids=MODELS)
+def model(request):
+    """A recurrent layer of each kind, and a network of two layers."""
+    return request.param()
+
+
+@pytest.fixture(params=DOORS.values(), ids=DOORS)
+def door(request):
+    """A recurrent layer, and a network."""
+    return request.param()
 
 
 def close(a, b, dtype="float64"):

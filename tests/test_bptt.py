@@ -37,6 +37,16 @@ def test_delta_is_the_product_of_jacobians(device):
         close(δ[k], δ[-1] @ product)
 
 
+def test_delta_is_of_the_last_forward_or_an_error(device):
+    layer, x = rnn_gpu.RNN(3, 4, device=device), np.ones((3, 2, 3), "float32")
+    y, _ = layer(x)
+    layer.backward(np.ones_like(y))
+    assert layer.delta.shape == (3, 2, 1, 4)
+    layer(x)
+    with pytest.raises(rnn_gpu.OrderError, match="delta is known after backward"):
+        _ = layer.delta
+
+
 def test_gradient_is_the_sum_over_steps(device):
     """式5 and 式6: ∇W = Σ_t δ_t s_{t-1}ᵀ."""
     _, s, δ, dW = elman(device)

@@ -6,7 +6,6 @@ import pytest
 from conftest import close
 from door import (
     DOORS,
-    MODELS,
     REFERENCE,
     STATELESS,
     B,
@@ -28,19 +27,6 @@ from door import (
     way_back,
 )
 from rnn_gpu import LSTM, RNN, ArgumentError, Dense, DtypeError, Network, OrderError, Recurrent, ShapeError
-
-
-@pytest.fixture(params=MODELS.values(), ids=MODELS)
-def model(request):
-    """A recurrent layer of each kind, and a network of two layers."""
-    return request.param()
-
-
-@pytest.fixture(params=DOORS.values(), ids=DOORS)
-def door(request):
-    """A recurrent layer, and a network."""
-    return request.param()
-
 
 # lengths
 

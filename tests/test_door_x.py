@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from door import (
-    DOORS,
-    MODELS,
     REFERENCE,
     STATELESS,
     B,
@@ -27,19 +25,6 @@ from door import (
     way_back,
 )
 from rnn_gpu import LSTM, ArgumentError, Dense, DtypeError, Embedding, Network, ShapeError
-
-
-@pytest.fixture(params=MODELS.values(), ids=MODELS)
-def model(request):
-    """A recurrent layer of each kind, and a network of two layers."""
-    return request.param()
-
-
-@pytest.fixture(params=DOORS.values(), ids=DOORS)
-def door(request):
-    """A recurrent layer, and a network."""
-    return request.param()
-
 
 # Refused
 

@@ -71,6 +71,8 @@ def test_the_table_covers_what_fits_one_multiprocessor():
 def test_a_schedule_that_is_asked_for_is_the_one():
     for schedule in schedules.NAMES:
         assert decide(CELLS["lstm"], "forward", 64, 8, 4, H200, schedule).schedule == schedule
+    instead = decide(CELLS["lstm"], "forward", 256, 8, 4, H200, "block")  # W does not fit
+    assert instead.schedule == "plain" and "more than registers" in instead.why
     with pytest.raises(ValueError, match="'blocks', expected one of block, plain, gemm"), only("blocks"):
         pass
 

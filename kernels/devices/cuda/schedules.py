@@ -92,8 +92,10 @@ def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, want
     streamed = size / L2_BYTES_A_CYCLE * -(-B // card.multiprocessors)
     why = f"W has {size} bytes, more than registers and shared memory of one multiprocessor hold"
     if wanted == "gemm" or (wanted != "plain" and streamed > GEMM_CYCLES):
-        return Choice("gemm", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted else f"{why}; too many to stream each step")
-    return Choice("plain", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted else f"{why}; streamed from L2")
+        return Choice(
+            "gemm", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted == "gemm" else f"{why}; too many to stream each step"
+        )
+    return Choice("plain", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted == "plain" else f"{why}; streamed from L2")
 
 
 def fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card) -> Plan | None:
