@@ -71,6 +71,26 @@ class Tape(NamedTuple):
     like: object  # the caller's x: outputs are of its kind
 
 
+class DeltaTape(NamedTuple):
+    """What BPTT computed at every step of a recurrent layer: `backward(…, tape=True)` leaves it in `tape`. Arrays of the device.
+
+    ds[:, t] is all of dE/ds_t: what came back through time, and what the output s[0, t] of step t−1 adds by itself.
+    """
+
+    delta: np.ndarray  # (T, B, G, n), δ_t = dE/dnet_t
+    delta_recurrent: np.ndarray  # (T, B, G, n), δ of the recurrent side: the same array unless the cell takes the two apart
+    ds: np.ndarray  # (S, T+1, B, n)
+    s: np.ndarray  # (S, T+1, B, n), states; s[:, 0] is the initial one
+    kept: np.ndarray  # (T, B, K, n), gates and what else the cell keeps
+    weight_gradient_norms: np.ndarray  # (T,), ‖∇W_t‖ of 式5 over the whole batch; NumPy, float64
+
+
+def outer_norm(δ, s) -> float:
+    """‖Σ_b δ_b s_bᵀ‖ without the matrix: its square is Σ_{b,b'} (δ_b·δ_b')(s_b·s_b').  δ (B, G·n), s (B, n)."""
+    δ, s = δ.astype(np.float64), s.astype(np.float64)  # the sum may cancel
+    return max(float(((δ @ δ.T) * (s @ s.T)).sum()), 0.0) ** 0.5
+
+
 def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
     """Sequences at the door -> (x as the device's (T, B, m), zero beyond lengths; flags (T, B)).
 
@@ -151,32 +171,35 @@ class Recurrent(Layer):
         self._tape = self._tape._replace(like=x)
         return self._to_kind_of(x, self._turn(y)), self._as_state(x, s)
 
-    def backward(self, dy, dstate=None):
+    def backward(self, dy, dstate=None, tape=False):
         """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
 
         dy      (T, B, n), dE/dy of every step; None for zero. Beyond `lengths` it is ignored
         dstate  dE/d(the state after the last step), as `state`; None for zero
+        tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call of the kernel a step
         dx      (T, B, m); dstate: the gradient with respect to the state before the first step
         """
-        tape = self._recall()
-        T, B, _ = tape.x.shape
+        called = self._recall()
+        T, B, _ = called.x.shape
         if dy is None:
             dy = self._zeros((T, B, self.hidden_size))
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
             dy = arguments.floats("dy", dy, self.dtype, (*shape, self.hidden_size), axes)
             dy = self._device.array(self._turn(dy), self.dtype)
-            dy = np.where((tape.flags & LIVE)[:, :, None] != 0, dy, dy.dtype.type(0))
+            dy = np.where((called.flags & LIVE)[:, :, None] != 0, dy, dy.dtype.type(0))
             arguments.finite("dy", self._turn(dy))
-        dx, ds = self._backward(dy, self._check_state("dstate", dstate, B))
-        return self._to_kind_of(tape.like, self._turn(dx)), self._as_state(tape.like, ds)
+        dx, ds = self._backward(dy, self._check_state("dstate", dstate, B), tape)
+        return self._to_kind_of(called.like, self._turn(dx)), self._as_state(called.like, ds)
 
     def explain(self, T: int, B: int) -> str:
         """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it remembers for the way back."""
         T, B, cell = arguments.size("T", T), arguments.size("B", B), self.cell
-        numbers = T * B * (self.input_size + cell.kept * self.hidden_size) + (T + 1) * B * cell.states * self.hidden_size
-        remembered = f"remembered for backward: {numbers * np.dtype(self.dtype).itemsize:,} bytes (x, states, activations)"
-        return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}"
+        states, itemsize = (T + 1) * B * cell.states * self.hidden_size, np.dtype(self.dtype).itemsize
+        numbers = T * B * (self.input_size + cell.kept * self.hidden_size) + states
+        remembered = f"remembered for backward: {numbers * itemsize:,} bytes (x, states, activations)"
+        taped = f"tape=True: {states * itemsize + 8 * T:,} bytes more (dE/ds, ‖∇W_t‖), and one call of the kernel a step"
+        return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
 
     @property
     def delta(self):
@@ -185,6 +208,14 @@ class Recurrent(Layer):
         if self._δ is None:
             raise OrderError("delta is known after backward: call it after the layer went forward")
         return self._δ
+
+    @property
+    def tape(self) -> DeltaTape:
+        """What every step computed in the last backward, which was called with tape=True."""
+        self._recall()
+        if self._taped is None:
+            raise OrderError("tape is known after backward(…, tape=True): call it after the layer went forward")
+        return self._taped
 
     def _forward(self, x, s0, flags, keep=True, training=False):
         d, θ, cell = self._device, self.parameters, self.cell
@@ -195,20 +226,45 @@ class Recurrent(Layer):
         kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         d.forward(cell, p, θ["W"], self._c(), s, kept, flags)
         if keep:
-            self._tape, self._δ = Tape(x, s, kept, flags, x), None
+            self._tape, self._δ, self._taped = Tape(x, s, kept, flags, x), None, None
         return s[0, 1:] * (flags & LIVE)[:, :, None].astype(self.dtype), s[:, T]
 
-    def _backward(self, dy, ds):
+    def _backward(self, dy, ds, taped=False):
         d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
         T, B, _ = tape.x.shape
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
-        d.backward(cell, dy, θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, ds)
+        if taped:
+            self._taped = self._back_by_steps(dy, dp, dq, ds)
+        else:
+            d.backward(cell, dy, θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, ds)
+            self._taped = None
         self._δ = dp
         self.grads = {"U": d.gradient_sum(dp, tape.x), "W": d.gradient_sum(dq, tape.s[0, :-1]), "b": d.bias_sum(dp)}
         if cell.apart:
             self.grads["c"] = d.bias_sum(dq)
         return d.project_back(dp, θ["U"]), ds
+
+    def _back_by_steps(self, dy, dp, dq, ds) -> DeltaTape:
+        """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites dp, dq and ds."""
+        tape = self._tape
+        T, B, G, n = dp.shape
+        live = (tape.flags & LIVE)[:, :, None] != 0
+        carried, norms = self._device.empty(tape.s.shape, self.dtype), np.empty(T)
+        for t in reversed(range(T)):
+            carried[:, t + 1] = ds
+            carried[0, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
+            one = slice(t, t + 1)
+            self._one_step_back(t, dy[one], dp[one], dq[one], ds)
+            norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.s[0, t])
+        carried[:, 0] = ds
+        return DeltaTape(dp, dq, carried, tape.s, tape.kept, norms)
+
+    def _one_step_back(self, t, dy, dp, dq, ds):
+        """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n)."""
+        tape, one = self._tape, slice(t, t + 1)
+        s = tape.s[:, t : t + 2].copy()
+        self._device.backward(self.cell, dy, self.parameters["W"], self._c(), s, tape.kept[one], tape.flags[one], dp, dq, ds)
 
     def _c(self):
         return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)

@@ -90,11 +90,11 @@ class Network:
         self._called = x, flags, [layer._tape for layer in self.layers]
         return self._leave(y * self._live(flags)), self._as_states(s)
 
-    def backward(self, dy, dstate=None):
+    def backward(self, dy, dstate=None, tape=False):
         """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
 
         dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with dE/d(initial state) of each
-        recurrent layer. What dy holds beyond `lengths` is ignored.
+        recurrent layer. What dy holds beyond `lengths` is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
         """
         if self._called is None:
             raise OrderError("Network: backward before forward; call the network on x first")
@@ -106,8 +106,13 @@ class Network:
         dy = self._device.array(dy.reshape(T, B, -1), self.dtype)
         dy = np.where(self._live(self._called[1]) != 0, dy, dy.dtype.type(0))
         arguments.finite("dy", dy if self.recurrent else dy[0])
-        dx, ds = self._backward(dy, self._states("dstate", dstate, B))
+        dx, ds = self._backward(dy, self._states("dstate", dstate, B), tape)
         return self._leave(dx), self._as_states(ds)
+
+    @property
+    def tapes(self) -> list:
+        """The DeltaTape of each recurrent layer, from the last backward, which was called with tape=True."""
+        return [layer.tape for layer in self.recurrent]
 
     def _live(self, flags):
         return (flags & LIVE)[:, :, None].astype(self.dtype)
@@ -148,13 +153,14 @@ class Network:
                 states.append(s)
         return x, states
 
-    def _backward(self, dy, ds):
+    def _backward(self, dy, ds, taped=False):
         ds, carried = list(ds), []
         for layer in reversed(self.layers):
-            recurrent = isinstance(layer, Recurrent)
-            dy, d = layer._backward(dy, ds.pop() if recurrent else None)
-            if recurrent:
+            if isinstance(layer, Recurrent):
+                dy, d = layer._backward(dy, ds.pop(), taped)
                 carried.insert(0, d)
+            else:
+                dy, _ = layer._backward(dy, None)
         return dy, carried
 
 
