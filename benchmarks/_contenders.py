@@ -21,6 +21,7 @@ from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, sigmoid, softsign
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda.launch import arrays
 from rnn_gpu.kernels.devices.cuda.schedules import choose
+from rnn_gpu.layers import zeros
 
 PASSES = ("forward", "backward", "step")
 TOLERANCE = {"ieee": 3e-4, "tf32": 3e-2}  # relative to the largest number of an array
@@ -125,18 +126,18 @@ class Ours(Contender):
     def __init__(self, problem: Problem, public: bool = False):
         self.problem, self.public = problem, public
         B, n = problem.case.B, problem.case.n
-        self.zero = [layer._zeros((layer.cell.states, B, n)) for layer in problem.layers]
+        self.zero = [zeros(layer._device, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers]
 
     def forward(self):
         a = self.problem.x
         for layer, zero in zip(self.problem.layers, self.zero, strict=True):
-            a, _ = layer(a) if self.public else layer._forward(a, zero, self.problem.flags)
+            a, _ = layer(a) if self.public else layer._forward(a, [zero], self.problem.flags)
         self.y = a
 
     def backward(self):
         d = self.problem.dy
         for layer in reversed(self.problem.layers):  # a backward pass overwrites dE/ds
-            d, _ = layer.backward(d) if self.public else layer._backward(d, layer._zeros(self.zero[0].shape))
+            d, _ = layer.backward(d) if self.public else layer._backward(d, [self.zero[0] * 0])
         self.dx = d
 
     def outcome(self):

@@ -27,7 +27,7 @@ from .errors import (
     ShapeError,
 )
 from .gradcheck import gradcheck
-from .layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Recurrent
+from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
 from .network import Network, load
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "ArgumentError",
+    "Bidirectional",
     "Dense",
     "DerivativeError",
     "DeviceError",
@@ -58,4 +59,5 @@ __all__ = [
     "gradcheck",
     "load",
     "optimizers",
+    "stack",
 ]

@@ -21,19 +21,22 @@ class Layer:
     Users call a layer and its `backward`; these check, convert, and hand on to `_forward` and `_backward`, which take and return
     arrays of the device, time-major:
 
-    _forward(x (T, B, m), s0, flags (T, B), keep, training) -> (y (T, B, n), s after the last step); s is None without states
-    _backward(dy (T, B, n), ds) -> (dx (T, B, m), ds before the first step); sets grads
+    _forward(x (T, B, m), s0, flags (T, B), keep, training) -> (y (T, B, n), s after the last step)
+    _backward(dy (T, B, n), ds, taped) -> (dx (T, B, m), ds before the first step); sets grads
+
+    States are lists, one array (S, B, n) for each layer of `recurrent`.
     """
 
     input_size: int | None = None
     output_size: int | None = None
+    recurrent: "tuple[Recurrent, ...]" = ()  # itself, the two of a bidirectional one, or none
 
     def __init__(self, device: str, dtype, values: dict[str, np.ndarray]):
         self._device = resolve(device)
         self.dtype = arguments.dtype_name(dtype)
         self.parameters = parameters.Parameters({name: self._device.array(value, self.dtype) for name, value in values.items()})
         self.grads: dict = {}
-        self._tape = None
+        self._tape = self._like = None
 
     @property
     def device(self) -> str:
@@ -62,18 +65,18 @@ class Layer:
 
 
 class Tape(NamedTuple):
-    """What a recurrent layer remembers of its forward pass."""
+    """What a recurrent layer remembers of its forward pass; but for x in the order of its own steps, which `reverse` turns around."""
 
     x: np.ndarray  # (T, B, m)
     s: np.ndarray  # (S, T+1, B, n)
     kept: np.ndarray  # (T, B, K, n)
     flags: np.ndarray  # (T, B)
-    like: object  # the caller's x: outputs are of its kind
 
 
 class DeltaTape(NamedTuple):
-    """What BPTT computed at every step of a recurrent layer: `backward(…, tape=True)` leaves it in `tape`. Arrays of the device.
+    """What BPTT computed at every step of a recurrent layer: `backward(…, tape=True)` leaves it in `tape`.
 
+    Arrays of the device, in the order of the layer's own steps, which `reverse` turns around.
     ds[:, t] is all of dE/ds_t: what came back through time, and what the output s[0, t] of step t−1 adds by itself.
     """
 
@@ -113,7 +116,79 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
     return a, flags
 
 
-class Recurrent(Layer):
+class Stateful(Layer):
+    """What a recurrent layer and a bidirectional one share: the way in and out for sequences and states."""
+
+    batch_first = False
+
+    def __call__(self, x, state=None, lengths=None):
+        """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
+
+        x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
+        state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c) for the LSTM; for a
+                 Bidirectional a list of two, forward and reverse; None is zero
+        lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x holds beyond is ignored, y is
+                 zero there
+        y        (T, B, n), the output of every step; state as above, after the last step of each sample
+        """
+        a, flags = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
+        a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
+        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), flags)
+        self._like = x
+        return self._to_kind_of(x, self._turn(y)), self._as_states(s)
+
+    def backward(self, dy, dstate=None, tape=False):
+        """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
+
+        dy      (T, B, n), dE/dy of every step; None for zero. Beyond `lengths` it is ignored
+        dstate  dE/d(the state after the last step), as `state`; None for zero
+        tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call of the kernel a step
+        dx      (T, B, m); dstate: the gradient with respect to the state before the first step
+        """
+        self._recall()
+        T, B = self._flags.shape
+        if dy is None:
+            dy = zeros(self._device, (T, B, self.output_size), self.dtype)
+        else:
+            shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
+            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
+            dy = self._device.array(self._turn(dy), self.dtype)
+            dy = np.where((self._flags & LIVE)[:, :, None] != 0, dy, dy.dtype.type(0))
+            arguments.finite("dy", self._turn(dy))
+        dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape)
+        return self._to_kind_of(self._like, self._turn(dx)), self._as_states(ds)
+
+    def _turn(self, a):
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def _check_states(self, name, states, B):
+        """States at the door, of each layer of `recurrent`, as a list of arrays (S, B, n)."""
+        return check_states(self.recurrent, name, states, B)
+
+    def _as_states(self, states):
+        return as_states(self.recurrent, self._like, states)
+
+
+def as_states(recurrent, like, states):
+    """A list of arrays (S, B, n) -> a list of states as users have them."""
+    return [layer._as_state(like, s) for layer, s in zip(recurrent, states, strict=True)]
+
+
+def check_states(recurrent, name, states, B):
+    """A list with the state of each recurrent layer, or None, checked -> a list of arrays (S, B, n) of the device."""
+    states = [None] * len(recurrent) if states is None else states
+    if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
+        raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(recurrent)}: one a recurrent layer")
+    return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))]
+
+
+def zeros(device, shape, dtype):
+    a = device.empty(shape, dtype)
+    a[...] = 0
+    return a
+
+
+class Recurrent(Stateful):
     """A recurrent layer of any cell: net_t = U x_t + b + W s_{t-1} (式2), trained by back-propagation through time.
 
     cell            a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "gru", "elman_tanh", …
@@ -123,6 +198,7 @@ class Recurrent(Layer):
     device          "auto", "cpu", "cuda" or "reference": see `rnn_gpu.device.resolve`
     dtype           "float32" or "float64", of x, y, states, parameters and gradients
     seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
+    reverse         the layer goes from the last step of each sample to its first; its state `after` is that at the first step
 
     parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it. A gradient is overwritten
     by each `backward`.
@@ -138,6 +214,7 @@ class Recurrent(Layer):
         dtype="float32",
         seed: int = 0,
         init: str = "default",
+        reverse: bool = False,
     ):
         if isinstance(cell, str):
             cell = CELLS[arguments.choice("cell", cell, CELLS)]
@@ -147,50 +224,18 @@ class Recurrent(Layer):
         self.cell = cell
         self.input_size = arguments.size("input_size", input_size)
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
-        self.batch_first = bool(batch_first)
+        self.batch_first, self.reverse = bool(batch_first), bool(reverse)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init))
 
+    @property
+    def recurrent(self):
+        return (self,)
+
     def config(self) -> dict:
-        names = ("input_size", "hidden_size", "batch_first", "seed", "init")
+        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse")
         own = {"cell": self.cell} if type(self) is Recurrent else {}
         return own | {name: getattr(self, name) for name in names}
-
-    def __call__(self, x, state=None, lengths=None):
-        """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
-
-        x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
-        state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c) for the LSTM; None is zero
-        lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x holds beyond is ignored, y is
-                 zero there
-        y        (T, B, n), the output of every step; state as above, after the last step of each sample
-        """
-        a, flags = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
-        a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
-        y, s = self._forward(a, self._check_state("state", state, a.shape[1]), flags)
-        self._tape = self._tape._replace(like=x)
-        return self._to_kind_of(x, self._turn(y)), self._as_state(x, s)
-
-    def backward(self, dy, dstate=None, tape=False):
-        """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
-
-        dy      (T, B, n), dE/dy of every step; None for zero. Beyond `lengths` it is ignored
-        dstate  dE/d(the state after the last step), as `state`; None for zero
-        tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call of the kernel a step
-        dx      (T, B, m); dstate: the gradient with respect to the state before the first step
-        """
-        called = self._recall()
-        T, B, _ = called.x.shape
-        if dy is None:
-            dy = self._zeros((T, B, self.hidden_size))
-        else:
-            shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
-            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.hidden_size), axes)
-            dy = self._device.array(self._turn(dy), self.dtype)
-            dy = np.where((called.flags & LIVE)[:, :, None] != 0, dy, dy.dtype.type(0))
-            arguments.finite("dy", self._turn(dy))
-        dx, ds = self._backward(dy, self._check_state("dstate", dstate, B), tape)
-        return self._to_kind_of(called.like, self._turn(dx)), self._as_state(called.like, ds)
 
     def explain(self, T: int, B: int) -> str:
         """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it remembers for the way back."""
@@ -220,14 +265,15 @@ class Recurrent(Layer):
     def _forward(self, x, s0, flags, keep=True, training=False):
         d, θ, cell = self._device, self.parameters, self.cell
         T, B, _ = x.shape
-        p = d.project(x, θ["U"], θ["b"], cell.gates)
+        p = self._in_turn(d.project(x, θ["U"], θ["b"], cell.gates))
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
-        s[:, 0] = s0
+        (s[:, 0],) = s0
         kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
-        d.forward(cell, p, θ["W"], self._c(), s, kept, flags)
+        turned = self._in_turn(flags)
+        d.forward(cell, p, θ["W"], self._c(), s, kept, turned)
         if keep:
-            self._tape, self._δ, self._taped = Tape(x, s, kept, flags, x), None, None
-        return s[0, 1:] * (flags & LIVE)[:, :, None].astype(self.dtype), s[:, T]
+            self._tape, self._δ, self._taped, self._like, self._flags = Tape(x, s, kept, turned), None, None, x, flags
+        return self._in_turn(s[0, 1:]) * (flags & LIVE)[:, :, None].astype(self.dtype), [s[:, T]]
 
     def _backward(self, dy, ds, taped=False):
         d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
@@ -235,15 +281,22 @@ class Recurrent(Layer):
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            self._taped = self._back_by_steps(dy, dp, dq, ds)
+            self._taped = self._back_by_steps(self._in_turn(dy), dp, dq, *ds)
         else:
-            d.backward(cell, dy, θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, ds)
+            d.backward(cell, self._in_turn(dy), θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, *ds)
             self._taped = None
-        self._δ = dp
-        self.grads = {"U": d.gradient_sum(dp, tape.x), "W": d.gradient_sum(dq, tape.s[0, :-1]), "b": d.bias_sum(dp)}
+        self._δ = self._in_turn(dp)
+        self.grads = {"U": d.gradient_sum(self._δ, tape.x), "W": d.gradient_sum(dq, tape.s[0, :-1]), "b": d.bias_sum(self._δ)}
         if cell.apart:
             self.grads["c"] = d.bias_sum(dq)
-        return d.project_back(dp, θ["U"]), ds
+        return d.project_back(self._δ, θ["U"]), ds
+
+    def _in_turn(self, a):
+        """a (T, B, …) from time's order to that of this layer's own steps, or back.
+
+        Steps beyond a sample's length come first when all T are turned around, and are not live: they hand the state on.
+        """
+        return self._device.array(a[::-1], a.dtype) if self.reverse else a
 
     def _back_by_steps(self, dy, dp, dq, ds) -> DeltaTape:
         """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites dp, dq and ds."""
@@ -269,19 +322,11 @@ class Recurrent(Layer):
     def _c(self):
         return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)
 
-    def _zeros(self, shape):
-        zeros = self._device.empty(shape, self.dtype)
-        zeros[...] = 0
-        return zeros
-
-    def _turn(self, a):
-        return a.swapaxes(0, 1) if self.batch_first else a
-
     def _check_state(self, name, state, B):
         """A state at the door as an array of the device of its own, (S, B, n)."""
         S, n = self.cell.states, self.hidden_size
         if state is None:
-            return self._zeros((S, B, n))
+            return zeros(self._device, (S, B, n), self.dtype)
         parts = (state,) if S == 1 else state
         if not isinstance(parts, (tuple, list)) or len(parts) != S:
             raise ShapeError(f"{name} is a {type(state).__name__}, expected a tuple of {S} arrays (B, n)")
@@ -296,6 +341,12 @@ class Recurrent(Layer):
     def _as_state(self, x, s):
         parts = tuple(self._to_kind_of(x, part) for part in s)
         return parts[0] if len(parts) == 1 else parts
+
+    def _check_states(self, name, state, B):
+        return [self._check_state(name, state, B)]
+
+    def _as_states(self, states):
+        return self._as_state(self._like, *states)
 
     # torch's names and shapes. Its gate order is ours.
 
@@ -345,9 +396,10 @@ class RNN(Recurrent):
         dtype="float32",
         seed=0,
         init="default",
+        reverse=False,
     ):
         self.activation = derivatives.activation(activation)
-        super().__init__(elman(self.activation), input_size, hidden_size, batch_first, device, dtype, seed, init)
+        super().__init__(elman(self.activation), input_size, hidden_size, batch_first, device, dtype, seed, init, reverse)
 
     def config(self):
         return {"activation": self.activation} | super().config()
@@ -356,15 +408,98 @@ class RNN(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  See Recurrent."""
 
-    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default"):
-        super().__init__(lstm, input_size, hidden_size, batch_first, device, dtype, seed, init)
+    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default", reverse=False):
+        super().__init__(lstm, input_size, hidden_size, batch_first, device, dtype, seed, init, reverse)
 
 
 class GRU(Recurrent):
     """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  See Recurrent."""
 
-    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default"):
-        super().__init__(gru, input_size, hidden_size, batch_first, device, dtype, seed, init)
+    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default", reverse=False):
+        super().__init__(gru, input_size, hidden_size, batch_first, device, dtype, seed, init, reverse)
+
+
+class Bidirectional(Stateful):
+    """Two recurrent layers on the same x, one of them in reverse; y is both outputs side by side, (T, B, n + n).
+
+    forward  of any kind
+    reverse  the other, made with reverse=True; None makes one like `forward`, with the next seed
+    The state is a list of two, that of each. Parameters and gradients of the other have names that end in _reverse.
+    """
+
+    def __init__(self, forward: Recurrent, reverse: Recurrent | None = None):
+        if not isinstance(forward, Recurrent) or forward.reverse:
+            raise ArgumentError(f"forward is {forward!r}, expected a recurrent layer with reverse=False")
+        if reverse is None:
+            changed = forward.config() | {"seed": forward.seed + 1, "reverse": True}
+            reverse = type(forward)(**changed, device=forward.device, dtype=forward.dtype)
+        if not isinstance(reverse, Recurrent) or not reverse.reverse:
+            raise ArgumentError(f"reverse is {reverse!r}, expected a recurrent layer with reverse=True")
+        for what in ("input_size", "batch_first", "device", "dtype"):
+            if getattr(forward, what) != getattr(reverse, what):
+                raise ArgumentError(f"reverse has {what}={getattr(reverse, what)!r}, but forward has {getattr(forward, what)!r}")
+        self.recurrent = forward, reverse
+        self.batch_first, self.dtype, self._device = forward.batch_first, forward.dtype, forward._device
+        self.input_size, self.output_size = forward.input_size, forward.output_size + reverse.output_size
+        self.parameters = parameters.Parameters(self._both("parameters"))
+
+    def config(self):
+        return dict(zip(("forward", "reverse"), self.recurrent, strict=True))
+
+    def copy(self, device=None, dtype=None):
+        return Bidirectional(*(layer.copy(device, dtype) for layer in self.recurrent))
+
+    def explain(self, T, B):
+        return "\n".join(layer.explain(T, B) for layer in self.recurrent)
+
+    @property
+    def grads(self):
+        return self._both("grads")
+
+    @property
+    def tape(self):
+        return [layer.tape for layer in self.recurrent]
+
+    @property
+    def _tape(self):
+        return self.recurrent[0]._tape
+
+    def _both(self, what):
+        forward, reverse = (getattr(layer, what) for layer in self.recurrent)
+        return {**forward} | {f"{name}_reverse": a for name, a in reverse.items()}
+
+    def _forward(self, x, s0, flags, keep=True, training=False):
+        (y, s), (y_reverse, s_reverse) = (
+            layer._forward(x, [s], flags, keep, training) for layer, s in zip(self.recurrent, s0, strict=True)
+        )
+        if keep:
+            self._like, self._flags = x, flags
+        return np.concatenate([y, y_reverse], 2), s + s_reverse
+
+    def _backward(self, dy, ds, taped=False):
+        n, whole = self.recurrent[0].output_size, self._device.array
+        parts = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
+        each = zip(self.recurrent, parts, ds, strict=True)
+        (dx, s), (dx_reverse, s_reverse) = (layer._backward(part, [d], taped) for layer, part, d in each)
+        return dx + dx_reverse, s + s_reverse
+
+
+def stack(
+    kind, input_size, hidden_size, num_layers=1, bidirectional=False, dropout=0.0, device="auto", dtype="float32", seed=0, **options
+) -> list[Layer]:
+    """num_layers recurrent layers one above the other, for `Network([*stack(…), …])`; Dropout between them where dropout > 0.
+
+    kind     RNN, LSTM, GRU, or what else makes a recurrent layer of (input_size, hidden_size, …); options are its own
+    seed     of the first layer; each one, and each Dropout, has another
+    """
+    layers, common = [], {"device": device, "dtype": dtype}
+    for k in range(arguments.size("num_layers", num_layers)):
+        if k and arguments.number("dropout", dropout, 0, 1, open_high=True):
+            layers.append(Dropout(dropout, seed=seed + 2 * k, **common))
+        layer = kind(input_size, hidden_size, seed=seed + 2 * k, **common, **options)
+        layers.append(Bidirectional(layer) if bidirectional else layer)
+        input_size = layers[-1].output_size
+    return layers
 
 
 class Stateless(Layer):
@@ -428,15 +563,15 @@ class Dense(Stateless):
         d.elementwise(self.activation.f, (y,), (net,))
         if keep:
             self._x, self._tape, self._like = x, y, x
-        return y, None
+        return y, []
 
-    def _backward(self, dy, ds):
+    def _backward(self, dy, ds, taped=False):
         d, y = self._device, self._recall()
         δ = d.empty(y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (y, dy))
         δ = δ[:, :, None]  # (T, B, G = 1, n)
         self.grads = {"V": d.gradient_sum(δ, self._x)} | ({"b": d.bias_sum(δ)} if "b" in self.parameters else {})
-        return d.project_back(δ, self.parameters["V"]), None
+        return d.project_back(δ, self.parameters["V"]), []
 
 
 class Embedding(Dense):
@@ -492,7 +627,7 @@ class Dropout(Stateless):
         mask = self._device.array(mask, self.dtype)
         if keep:
             self._tape, self._like = mask, x
-        return x * mask, None
+        return x * mask, []
 
-    def _backward(self, dy, ds):
-        return dy * self._recall(), None
+    def _backward(self, dy, ds, taped=False):
+        return dy * self._recall(), []

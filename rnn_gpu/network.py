@@ -9,7 +9,7 @@ from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnG
 from .kernels import LIVE, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
-from .layers import GRU, LSTM, RNN, Dense, Dropout, Embedding, Layer, Recurrent, enter
+from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent, as_states, check_states, enter
 from .losses import Objective
 
 
@@ -43,7 +43,7 @@ class Network:
             self.output_size = layer.output_size
         if self.input_size is None:
             raise ArgumentError("layers has no layer with parameters")
-        self.recurrent = [layer for layer in self.layers if isinstance(layer, Recurrent)]
+        self.recurrent = [one for layer in self.layers for one in layer.recurrent]
         if any(layer.batch_first for layer in self.recurrent):
             raise ArgumentError("a layer says batch_first=True: a Network is time-major (T, B, m); leave it to its layers' default")
         self.objective = Objective(loss)
@@ -87,7 +87,7 @@ class Network:
             a, flags = enter(self._device, rows[None], self.input_size, self.dtype, None)
         a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._states("state", state, a.shape[1]), flags, training=training)
-        self._called = x, flags, [layer._tape for layer in self.layers]
+        self._called = x, flags, self._tapes()
         return self._leave(y * self._live(flags)), self._as_states(s)
 
     def backward(self, dy, dstate=None, tape=False):
@@ -98,7 +98,7 @@ class Network:
         """
         if self._called is None:
             raise OrderError("Network: backward before forward; call the network on x first")
-        if any(layer._tape is not tape for layer, tape in zip(self.layers, self._called[2], strict=True)):
+        if any(now is not then for now, then in zip(self._tapes(), self._called[2], strict=True)):
             raise OrderError("Network: since it was called, fit or a call of one layer has gone forward; call the network on x again")
         T, B = self._called[1].shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
@@ -114,18 +114,17 @@ class Network:
         """The DeltaTape of each recurrent layer, from the last backward, which was called with tape=True."""
         return [layer.tape for layer in self.recurrent]
 
+    def _tapes(self):
+        return [one._tape for layer in self.layers for one in layer.recurrent or (layer,)]
+
     def _live(self, flags):
         return (flags & LIVE)[:, :, None].astype(self.dtype)
 
     def _states(self, name, states, B):
-        """A list with the state of each recurrent layer, checked, as arrays (S, B, n) of the device."""
-        states = [None] * len(self.recurrent) if states is None else states
-        if not isinstance(states, (list, tuple)) or len(states) != len(self.recurrent):
-            raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(self.recurrent)}: one a recurrent layer")
-        return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(self.recurrent, states, strict=True))]
+        return check_states(self.recurrent, name, states, B)
 
     def _as_states(self, states):
-        return [layer._as_state(self._called[0], s) for layer, s in zip(self.recurrent, states, strict=True)]
+        return as_states(self.recurrent, self._called[0], states)
 
     def _leave(self, a):
         return self.layers[0]._to_kind_of(self._called[0], a if self.recurrent else a[0])
@@ -136,8 +135,7 @@ class Network:
 
     def config(self) -> dict:
         """What `load` needs to build the network again, in JSON's types; formulas of the user's own by name."""
-        layers = [{"layer": type(layer).__name__} | names_for_formulas(layer.config()) for layer in self.layers]
-        return {"layers": layers, "loss": self.loss, "steps": self.steps, "dtype": self.dtype}
+        return {"layers": [in_words(layer) for layer in self.layers], "loss": self.loss, "steps": self.steps, "dtype": self.dtype}
 
     def save(self, path):
         """Write parameters and configuration to a safetensors file, whole or not at all."""
@@ -147,30 +145,40 @@ class Network:
         """Arrays of the device, time-major; s0 and the states returned are lists, one (S, B, n) for a recurrent layer."""
         s0, states = iter(s0), []
         for layer in self.layers:
-            recurrent = isinstance(layer, Recurrent)
-            x, s = layer._forward(x, next(s0) if recurrent else None, flags, keep, training)
-            if recurrent:
-                states.append(s)
+            x, s = layer._forward(x, [next(s0) for _ in layer.recurrent], flags, keep, training)
+            states += s
         return x, states
 
     def _backward(self, dy, ds, taped=False):
         ds, carried = list(ds), []
         for layer in reversed(self.layers):
-            if isinstance(layer, Recurrent):
-                dy, d = layer._backward(dy, ds.pop(), taped)
-                carried.insert(0, d)
-            else:
-                dy, _ = layer._backward(dy, None)
+            first = len(ds) - len(layer.recurrent)
+            dy, d = layer._backward(dy, ds[first:], taped)
+            del ds[first:]
+            carried = d + carried
         return dy, carried
 
 
-def names_for_formulas(config: dict) -> dict:
-    """Formulas of ours by their name, those of the user by {"custom": name}."""
-    ours = {*CELLS.values(), *ACTIVATIONS.values()}
-    return {
-        key: (value.name if value in ours else {"custom": value.name}) if isinstance(value, (Cell, Activation)) else value
-        for key, value in config.items()
-    }
+def in_words(value):
+    """A layer, or one of its settings, in JSON's types: formulas of ours by their name, those of the user by {"custom": name}."""
+    if isinstance(value, Layer):
+        return {"layer": type(value).__name__} | {key: in_words(setting) for key, setting in value.config().items()}
+    if isinstance(value, (Cell, Activation)):
+        return value.name if value in {*CELLS.values(), *ACTIVATIONS.values()} else {"custom": value.name}
+    return value
+
+
+KINDS = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Bidirectional, Dense, Embedding, Dropout)}
+
+
+def build(words: dict, own: dict, device: str, dtype) -> Layer:
+    """The layer that `in_words` wrote down; own has the user's formulas by (setting, name)."""
+    settings = {**words}
+    kind = KINDS[settings.pop("layer")]
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            settings[key] = own_formula(own, key, value) if "custom" in value else build(value, own, device, dtype)
+    return kind(**settings) if kind is Bidirectional else kind(**settings, device=device, dtype=dtype)
 
 
 def own_formula(own: dict, key: str, value: dict):
@@ -191,13 +199,8 @@ def load(path, device: str = "auto", custom=()) -> Network:
     if len(own) < len(set(custom)):
         raise ArgumentError(f"custom has two formulas of one name: {', '.join(formula.name for formula in custom)}")
     arrays, config = io.read(path)
-    kinds = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Dense, Embedding, Dropout)}
     try:
-        layers = []
-        for layer in config["layers"]:
-            kind = kinds[layer.pop("layer")]
-            options = {key: own_formula(own, key, value) if isinstance(value, dict) else value for key, value in layer.items()}
-            layers.append(kind(**options, device=device, dtype=config["dtype"]))
+        layers = [build(layer, own, device, config["dtype"]) for layer in config["layers"]]
         network = Network(layers, config["loss"], config["steps"])
         if set(network.parameters) != set(arrays):
             raise ModelFileError(f"it has the arrays {sorted(arrays)}, expected {sorted(network.parameters)}")

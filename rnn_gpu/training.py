@@ -195,19 +195,20 @@ def first_bad(network, batch: Batch, E: float) -> str:
     """Where the first NaN or infinity stands: in the states of a forward pass in causal order, else in δ, else in a gradient."""
     number = network._device.numpy
     live = number(batch.flags & LIVE) != 0
-    for i, layer in enumerate(network.layers):
+    parts = [(i, part) for i, layer in enumerate(network.layers) for part in layer.recurrent or (layer,)]
+    for i, layer in parts:
         if isinstance(layer, Recurrent):
-            s = np.where(live[:, None, :, None], np.moveaxis(number(layer._tape.s)[:, 1:], 0, 1), 0)
+            s = np.where(live[:, None, :, None], number(layer._in_turn(np.moveaxis(layer._tape.s[:, 1:], 0, 1))), 0)
             if (bad := ~np.isfinite(s)).any():
-                t, k, b, j = np.argwhere(bad)[0]
+                t, k, b, j = min(np.argwhere(bad), key=lambda place: -place[0] if layer.reverse else place[0])
                 where = f"time step {t}, sample {b}, state {k}, unit {j}"
                 return f"layer {i} ({type(layer).__name__}) gives {s[t, k, b, j]} at {where}"
         for name, θ in layer.parameters.items():
             if (bad := ~np.isfinite(number(θ))).any():
                 return f"parameter {name} of layer {i} ({type(layer).__name__}) is not finite at {tuple(map(int, np.argwhere(bad)[0]))}"
-    for i, layer in reversed(list(enumerate(network.layers))):
+    for i, layer in reversed(parts):
         if isinstance(layer, Recurrent) and (bad := ~np.isfinite(number(layer.delta))).any():
-            t, b, g, j = np.argwhere(bad)[-1]  # the way back begins at the last step
+            t, b, g, j = np.argwhere(bad)[0 if layer.reverse else -1]  # the way back begins at the last step
             where = f"time step {t}, sample {b}, gate {g}, unit {j}"
             return f"δ of layer {i} ({type(layer).__name__}) is {number(layer.delta)[t, b, g, j]} at {where}"
         for name, g in layer.grads.items():
