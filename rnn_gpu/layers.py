@@ -13,6 +13,7 @@ from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
 from .kernels.cells.lstm import lstm
+from .kernels.philox import LOW, words
 
 
 class Layer:
@@ -29,6 +30,7 @@ class Layer:
 
     input_size: int | None = None
     output_size: int | None = None
+    place = 0  # in its network
     recurrent: "tuple[Recurrent, ...]" = ()  # itself, the two of a bidirectional one, or none
 
     def __init__(self, device: str, dtype, values: dict[str, np.ndarray]):
@@ -518,8 +520,9 @@ class Stateless(Layer):
 
     def backward(self, dy):
         """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads`."""
-        tape, shape = self._recall(), np.shape(self._like)
-        dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], tape.shape[-1]), "(…, B, n)")
+        self._recall()
+        shape = np.shape(self._like)
+        dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)")
         arguments.finite("dy", dy)
         dx, _ = self._backward(self._with_time(dy), None)
         return self._to_kind_of(self._like, dx.reshape(shape))
@@ -606,25 +609,29 @@ class Embedding(Dense):
 class Dropout(Stateless):
     """Zero a share `rate` of the numbers in training, scale the others by 1/(1 − rate); outside training do nothing.
 
-    Masks come from a counter-based generator (Philox) keyed by `seed`, counting training passes: the same on every device.
+    variational  True draws one mask for all steps of a sequence (Gal and Ghahramani 2016)
+    A mask's number is a function of `seed`, the layer's place in its network, the training pass, step, sample and unit, by Philox:
+    the same on every device, whatever the batch's size and length.
     """
 
-    def __init__(self, rate: float, device="auto", dtype="float32", seed=0):
-        self.rate, self.seed = arguments.number("rate", rate, 0, 1, open_high=True), arguments.seed("seed", seed)
+    def __init__(self, rate: float, variational: bool = False, device="auto", dtype="float32", seed=0):
+        self.rate, self.variational = arguments.number("rate", rate, 0, 1, open_high=True), bool(variational)
+        self.seed = arguments.seed("seed", seed)
+        if self.seed > LOW:
+            raise ArgumentError(f"seed is {seed!r}, expected an integer of at most {LOW}: it is half of Philox's key")
         self.passes = 0
         super().__init__(device, dtype, {})
 
     def config(self):
-        return {"rate": self.rate, "seed": self.seed}
+        return {"rate": self.rate, "variational": self.variational, "seed": self.seed}
 
     def _forward(self, x, s0, flags, keep=True, training=False):
+        mask = x.dtype.type(1)
         if training:
-            rng = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, self.passes]))
-            mask = (rng.random(x.shape) >= self.rate) / (1 - self.rate)
+            T, B, n = x.shape
+            drawn = words(self._device.array, 1 if self.variational else T, B, n, self.seed, self.place, self.passes)
+            mask = (drawn >= round(self.rate * 2**32)).astype(self.dtype) * x.dtype.type(1 / (1 - self.rate))
             self.passes += 1
-        else:
-            mask = np.ones(x.shape)
-        mask = self._device.array(mask, self.dtype)
         if keep:
             self._tape, self._like = mask, x
         return x * mask, []

@@ -35,6 +35,7 @@ class Network:
                 raise ArgumentError(f"layers have different values of {what}: {', '.join(sorted(values))}")
         self.input_size = self.output_size = None
         for i, layer in enumerate(self.layers):
+            layer.place = i
             if layer.input_size is None:  # takes any
                 continue
             if self.output_size not in (None, layer.input_size):

@@ -287,35 +287,6 @@ def test_an_exploding_gradient_names_the_step_where_delta_broke(device):
         training.train_step(net, training.Samples(net, x, y).batch([0]), optimizers.SGD())
 
 
-# Dropout.
-
-
-def test_dropout_masks_are_the_same_on_every_device(device):
-    x = np.ones((4, 3, 50), "float32")
-    y = rnn_gpu.Dropout(0.25, device=device, seed=5)(x, training=True)
-    assert (y == rnn_gpu.Dropout(0.25, device="reference", seed=5)(x, training=True)).all()
-    assert (y != rnn_gpu.Dropout(0.25, device="reference", seed=6)(x, training=True)).any()
-    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
-    assert (y == 0).mean() == pytest.approx(0.25, abs=0.06)
-
-
-def test_dropout_draws_anew_each_pass_and_its_gradient_has_the_mask():
-    layer, x = rnn_gpu.Dropout(0.5, device="cpu"), np.ones((2, 40), "float32")
-    first, second = layer(x, training=True), layer(x, training=True)
-    assert (first != second).any()
-    assert (layer.backward(np.full_like(x, 3)) == 3 * second).all()
-    assert (layer(x) == x).all()
-
-
-def test_dropout_is_off_outside_training():
-    layers = [rnn_gpu.RNN(3, 5, device="cpu"), rnn_gpu.Dropout(0.9, device="cpu"), rnn_gpu.Dense(5, 2, device="cpu")]
-    net = rnn_gpu.Network(layers, steps="last")
-    plain = rnn_gpu.Network([layers[0], layers[2]], steps="last")
-    x = sequences()
-    assert (net.predict(x) == plain.predict(x)).all()
-    assert (net(x[0][:, None], training=True)[0] != plain(x[0][:, None])[0]).any()
-
-
 # Initial values.
 
 
