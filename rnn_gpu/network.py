@@ -131,6 +131,7 @@ class Network:
         return self.layers[0]._to_kind_of(self._called[0], a if self.recurrent else a[0])
 
     fit = training.fit
+    gradient = training.gradient
     evaluate = training.evaluate
     predict = training.predict
 

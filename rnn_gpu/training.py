@@ -1,5 +1,6 @@
 """Training: batches of ragged sequences, clipping, history, and a stop before a bad number reaches a weight."""
 
+import itertools
 import time
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ class Batch(NamedTuple):
     target: np.ndarray | None  # (T, B, k)
     weight: np.ndarray  # (T, B): 1 at the steps that the loss counts, else 0
     lengths: np.ndarray  # (B,)
+    start: int = 0  # which time step of the sequences x begins with
 
 
 class Samples:
@@ -106,19 +108,25 @@ def fit(
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
+    truncate: tuple[int, int] | None = None,
     validation=None,
     shuffle: bool = True,
     seed: int = 0,
     progress: bool = True,
     on_epoch=None,
+    watch=None,
 ) -> dict[str, list[float]]:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
 
     optimizer      "sgd", "rmsprop", "adam", "adamw" with `learning_rate`, or an object of rnn_gpu.optimizers
     clip_norm      bound of the global norm of all gradients (Pascanu 2013); clip_value bounds each number; value first
+    truncate       (k1, k2): truncated BPTT, an update after every k1 steps, from their loss, which goes back through the last k2
+                   steps (see `windows`); the state is carried on. None is (T, T)
     validation     a pair (x, y), evaluated after each epoch
     shuffle, seed  a new order each epoch, the same for the same seed
     on_epoch       called with (network, history) after each epoch
+    watch          called with (network, number of the update) when its gradients are there and no weight has changed yet:
+                   network.tapes then holds what BPTT computed at every step, which takes one call of a kernel a step
 
     history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update; "loss", "accuracy" (of the
                    training batches as they passed; only where the loss knows classes), "validation_loss", "validation_accuracy"
@@ -134,18 +142,25 @@ def fit(
     clip_value = clip_value and arguments.number("clip_value", clip_value, 0)
     optimizer = optimizers.resolve(optimizer, learning_rate)
     rng = np.random.default_rng(arguments.seed("seed", seed))
-    if on_epoch is not None and not callable(on_epoch):
-        raise ArgumentError(f"on_epoch is {on_epoch!r}, expected a function of (network, history)")
+    for name, f, given in (("on_epoch", on_epoch, "history"), ("watch", watch, "number of the update")):
+        if f is not None and not callable(f):
+            raise ArgumentError(f"{name} is {f!r}, expected a function of (network, {given})")
+    truncate = check_truncate(network, truncate)
     history = {"compile_seconds": [compile_kernels(network, optimizer, progress)], "step_loss": [], "gradient_norm": []}
     steps = -(-len(samples) // batch_size)
     with tqdm(total=epochs * steps, disable=not progress, unit="batch", dynamic_ncols=True) as bar:
         for epoch in range(epochs):
             start, seen = time.perf_counter(), []
             for batch in samples.batches(batch_size, rng.permutation(len(samples)) if shuffle else None):
-                E, correct, norm = train_step(network, batch, optimizer, clip_norm, clip_value, len(history["step_loss"]))
-                history["step_loss"].append(E)
-                history["gradient_norm"].append(norm)
-                seen.append((E, correct, float(batch.weight.sum())))
+                for window, states in windows(network, batch, segments(len(batch.x), truncate)):
+                    if not window.weight.any():  # only the state is carried on
+                        network._forward(window.x, states, window.flags, training=True)
+                        continue
+                    clip = clip_norm, clip_value
+                    E, correct, norm = train_step(network, window, optimizer, *clip, len(history["step_loss"]), states, watch)
+                    history["step_loss"].append(E)
+                    history["gradient_norm"].append(norm)
+                    seen.append((E, correct, float(window.weight.sum())))
                 bar.update()
             means = average(seen)
             if held_out:
@@ -159,14 +174,74 @@ def fit(
     return history
 
 
+def check_truncate(network, truncate) -> tuple[int, int] | None:
+    if truncate is None:
+        return None
+    if not isinstance(truncate, (tuple, list)) or len(truncate) != 2:
+        raise ArgumentError(f"truncate is {truncate!r}, expected a pair (k1, k2) of numbers of steps")
+    k1, k2 = arguments.size("truncate[0]", truncate[0]), arguments.size("truncate[1]", truncate[1])
+    if k1 > k2:
+        raise ArgumentError(f"truncate is ({k1}, {k2}), expected k1 <= k2: of every {k1} steps, {k1 - k2} would give no gradient")
+    if not network.recurrent:
+        raise ArgumentError(f"truncate is ({k1}, {k2}), but this network has no recurrent layer: there is no time to cut")
+    return k1, k2
+
+
+def segments(T: int, truncate: tuple[int, int] | None) -> list[tuple[int, int, int]]:
+    """The (start, first, end) of truncated BPTT: the loss of steps first … end−1 goes back through steps start … end−1."""
+    k1, k2 = truncate or (T, T)
+    ends = [min(first + k1, T) for first in range(0, T, k1)]
+    return [(max(0, end - k2), first, end) for first, end in zip(range(0, T, k1), ends, strict=True)]
+
+
+def windows(network, batch: Batch, segments):
+    """The part of the batch for each segment, with the states before it: those of the forward pass that the caller makes in between.
+
+    Where k2 > k1 windows overlap, and what they share is computed again, with the weights of now.
+    """
+    states = network._states("state", None, batch.x.shape[1])
+    for (start, first, end), after in itertools.zip_longest(segments, segments[1:]):
+        weight = batch.weight[start:end].copy()
+        weight[: first - start] = 0
+        yield Batch(batch.x[start:end], batch.flags[start:end], batch.target[start:end], weight, batch.lengths, start), states
+        if after:
+            states = [layer._tape.s[:, after[0] - start] for layer in network.recurrent]
+
+
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
-def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0):
+def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple[float, dict]:
+    """(loss, gradients by name) of N samples (see Samples) as one batch; no weight changes.
+
+    truncate  (k1, k2) cuts BPTT as `fit` does: every k1 steps, their loss goes back through the last k2 steps, and the gradients
+              are summed. Segments that reach the first step are not cut: they share one pass, so k2 >= T is full BPTT to the last bit.
+    """
+    samples = Samples(network, x, y)
+    cuts = check_truncate(network, truncate)
+    batch = samples.batch(range(len(samples)))
+    parts = segments(len(batch.x), cuts)
+    uncut = [part for part in parts if part[0] == 0]
+    E, grads, total = 0.0, {}, float(batch.weight.sum())
+    for window, states in windows(network, batch, [(0, 0, uncut[-1][-1]), *parts[len(uncut) :]]):
+        share = float(window.weight.sum()) / total
+        if not share:
+            network._forward(window.x, states, window.flags, training=True)
+            continue
+        E += share * forward_backward(network, window, states)[0]
+        for name, g in network.grads.items():
+            grads[name] = grads[name] + share * g if name in grads else share * g
+    return E, grads
+
+
+@np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
+def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0, states=None, watch=None):
     """One update from one batch.  Returns (loss, share of right answers or None, norm of the gradient before clipping)."""
-    E, correct = forward_backward(network, batch)
+    E, correct = forward_backward(network, batch, states, taped=watch is not None)
     grads = network.grads
     norm = global_norm(grads)
     if not np.isfinite(E) or not np.isfinite(norm):
         raise NonFiniteError(f"update {step}: {first_bad(network, batch, E)}. No weight has changed.")
+    if watch:
+        watch(network, step)
     if clip_value:
         for g in grads.values():
             np.clip(g, -clip_value, clip_value, out=g)
@@ -182,12 +257,12 @@ def global_norm(grads) -> float:
     return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5
 
 
-def forward_backward(network, batch: Batch):
-    """Loss and gradients of one batch; (loss, share of right answers or None)."""
+def forward_backward(network, batch: Batch, states=None, taped=False):
+    """Loss and gradients of one batch, from these states of the recurrent layers or zero; (loss, share of right answers or None)."""
     B = batch.x.shape[1]
-    o, _ = network._forward(batch.x, network._states("state", None, B), batch.flags, training=True)
+    o, _ = network._forward(batch.x, states or network._states("state", None, B), batch.flags, training=True)
     E, do = network.objective(network._device, o, batch.target, batch.weight)
-    network._backward(do, network._states("dstate", None, B))
+    network._backward(do, network._states("dstate", None, B), taped)
     return E, network.objective.correct(o, batch.target, batch.weight)
 
 

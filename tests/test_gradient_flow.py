@@ -147,3 +147,120 @@ def test_a_network_has_a_tape_of_each_recurrent_layer():
     assert [tape.delta.shape for tape in network.tapes] == [(T, B, 1, 4), (T, B, 4, 6)]
     assert [tape.ds.shape for tape in network.tapes] == [(1, T + 1, B, 4), (2, T + 1, B, 6)]
     assert np.array_equal(network.tapes[1].ds[0, T], np.ones((B, 6)))
+
+
+# Truncated BPTT.
+
+
+def network(kind=rnn_gpu.RNN, device="cpu", steps="every", dtype="float64", n=N, **options):
+    layers = [kind(3, n, device=device, dtype=dtype, **options), rnn_gpu.Dense(n, 2, device=device, dtype=dtype)]
+    return rnn_gpu.Network(layers, steps=steps)
+
+
+def samples(steps="every", dtype="float64", lengths=(7, 3, 5)):
+    x = [draw(length, 3, seed=i).astype(dtype) for i, length in enumerate(lengths)]
+    return x, [
+        draw(length, 2, seed=9 + i).astype(dtype) if steps == "every" else draw(2, seed=9 + i).astype(dtype)
+        for i, length in enumerate(lengths)
+    ]
+
+
+def truncated_by_hand(net, x, y, k1, k2):
+    """dE/dW and E of one tanh layer and its readout, loss by loss and step by step: 式3 and 式5."""
+    U, W, b, V, c = (net.parameters[name] for name in ("0.U", "0.W", "0.b", "1.V", "1.b"))
+    dW, E, total = np.zeros_like(W), 0.0, sum(map(len, x))
+    for sequence, target in zip(x, y, strict=True):
+        s = [np.zeros(len(W))]
+        for a in sequence:
+            s.append(np.tanh(U @ a + b + W @ s[-1]))
+        for t, wanted in enumerate(target):
+            end = min((t // k1 + 1) * k1, max(map(len, x)))  # of the segment that step t is in
+            error = V @ s[t + 1] + c - wanted
+            E += 0.5 * error @ error / total
+            ds = V.T @ error / total
+            for k in range(t, max(0, end - k2) - 1, -1):
+                δ = ds * (1 - s[k + 1] ** 2)
+                dW += np.outer(δ, s[k])
+                ds = W.T @ δ
+    return E, dW
+
+
+@pytest.mark.parametrize("truncate", [(1, 1), (2, 2), (1, 3), (2, 3), (3, 5), (2, 7), (9, 9)])
+def test_truncated_gradients_are_those_of_the_formulas(truncate, device):
+    net, (x, y) = network(device=device), samples()
+    E, grads = net.gradient(x, y, truncate=truncate)
+    expected, dW = truncated_by_hand(net.copy("cpu"), x, y, *truncate)
+    assert pytest.approx(expected, rel=1e-12) == E
+    close(net._device.numpy(grads["0.W"]), dW)
+    full = net._device.numpy(net.gradient(x, y)[1]["0.W"])
+    assert np.array_equal(net._device.numpy(grads["0.W"]), full) == (truncate[1] >= 7)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(rnn_gpu.LSTM, "every"), (rnn_gpu.GRU, "last")])
+def test_a_cut_beyond_the_first_step_is_full_bptt_to_the_last_bit(kind, steps, device):
+    net, (x, y) = network(kind, device, steps, "float32"), samples(steps, "float32")
+    E, grads = net.gradient(x, y)
+    for k1 in (1, 3, 7, 20):
+        cut, truncated = net.gradient(x, y, truncate=(k1, max(k1, 7)))
+        assert cut == E
+        for name, g in grads.items():
+            assert np.array_equal(net._device.numpy(g), net._device.numpy(truncated[name])), name
+    assert net.gradient(x, y, truncate=(2, 2))[0] == pytest.approx(E, rel=1e-5)  # the state is carried on
+
+
+def history_of_fit(net, x, y, **options):
+    history = net.fit(x, y, epochs=2, batch_size=2, progress=False, **options)
+    return history, {name: net._device.numpy(a).copy() for name, a in net.parameters.items()}
+
+
+@pytest.mark.parametrize("steps", ["every", "last"])
+def test_fit_with_a_cut_beyond_the_first_step_is_fit(steps):
+    whole, weights = history_of_fit(network(rnn_gpu.LSTM, steps=steps), *samples(steps))
+    history, cut = history_of_fit(network(rnn_gpu.LSTM, steps=steps), *samples(steps), truncate=(7, 8))
+    assert history["step_loss"] == whole["step_loss"] and history["loss"] == whole["loss"]
+    assert all(np.array_equal(a, weights[name]) for name, a in cut.items())
+
+
+def test_fit_updates_after_every_k1_steps_and_carries_the_state():
+    """At a learning rate of zero, what the segments lose together is the loss of the whole."""
+    net, (x, y) = network(rnn_gpu.LSTM, steps="every"), samples(lengths=(7, 7))
+    history, _ = history_of_fit(net, x, y, truncate=(2, 3), optimizer="sgd", learning_rate=0.0)
+    assert len(history["step_loss"]) == 2 * 4
+    assert history["loss"] == pytest.approx([net.evaluate(x, y)["loss"]] * 2)
+    net, (x, y) = network(rnn_gpu.LSTM, steps="last"), samples("last", lengths=(7, 3))
+    history, _ = history_of_fit(net, x, y, truncate=(2, 3), optimizer="sgd", learning_rate=0.0)
+    assert len(history["step_loss"]) == 2 * 2  # the loss counts step 2 of one sample and step 6 of the other
+    assert history["loss"] == pytest.approx([net.evaluate(x, y)["loss"]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("truncate", "message"),
+    [
+        (3, r"truncate is 3, expected a pair \(k1, k2\)"),
+        ((3, 0), r"truncate\[1\] is 0, expected an integer of at least 1"),
+        ((3, 2), r"truncate is \(3, 2\), expected k1 <= k2"),
+    ],
+)
+def test_a_cut_that_cannot_be_made_is_refused(truncate, message):
+    for call in (network().gradient, network().fit):
+        with pytest.raises(rnn_gpu.ArgumentError, match=message):
+            call(*samples(), truncate=truncate)
+    rows = rnn_gpu.Network([rnn_gpu.Dense(3, 2, device="cpu")])
+    with pytest.raises(rnn_gpu.ArgumentError, match="no recurrent layer: there is no time to cut"):
+        rows.gradient(np.zeros((4, 3), "float32"), np.zeros((4, 2), "float32"), truncate=(2, 2))
+
+
+def test_watch_sees_every_update_before_it_happens():
+    net, (x, y), seen = network(rnn_gpu.GRU), samples(), []
+
+    def watch(network, update):
+        seen.append((update, network.tapes[0].delta.shape[:2], network.parameters["0.W"].copy(), network.grads["0.W"].copy()))
+
+    before = net.parameters["0.W"].copy()
+    net.fit(x, y, epochs=1, batch_size=2, shuffle=False, optimizer="sgd", learning_rate=0.5, progress=False, watch=watch)
+    assert [(update, shape) for update, shape, *_ in seen] == [(0, (7, 2)), (1, (5, 1))]
+    for (*_, W, dW), after in zip(seen, [seen[1][2], net.parameters["0.W"]], strict=True):
+        close(after, W - 0.5 * dW)
+    assert np.array_equal(seen[0][2], before)
+    with pytest.raises(rnn_gpu.ArgumentError, match=r"watch is 3, expected a function of \(network, number of the update\)"):
+        net.fit(x, y, watch=3)
