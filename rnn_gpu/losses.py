@@ -31,11 +31,16 @@ class Objective:
     def __init__(self, name: str):
         self.loss = LOSSES[arguments.choice("loss", name, LOSSES)]
 
-    def __call__(self, device, o, target, weight):
-        """o, target (T, B, k), weight (T, B) -> (E as a float, dE/do (T, B, k)); arrays of the device."""
+    def terms(self, device, o, target):
+        """The loss of every output and its slope, both (T, B, k), before they are weighted."""
         E, do = device.empty(o.shape, o.dtype), device.empty(o.shape, o.dtype)
         log_sum = device.array(np.broadcast_to(log_sum_exp(o), o.shape), o.dtype) if self.loss.classes == "exclusive" else o
         device.elementwise(value_and_slope(self.loss), (E, do), (o, target, log_sum))
+        return E, do
+
+    def __call__(self, device, o, target, weight):
+        """o, target (T, B, k), weight (T, B) -> (E as a float, dE/do (T, B, k)); arrays of the device."""
+        E, do = self.terms(device, o, target)
         live = weight[:, :, None] != 0  # what is not counted may be anything, even NaN
         total = float(weight.sum())
         E = float((np.where(live, E, o.dtype.type(0)).astype(np.float64) * weight[:, :, None]).sum()) / total

@@ -248,6 +248,8 @@ def test_a_cut_that_cannot_be_made_is_refused(truncate, message):
     rows = rnn_gpu.Network([rnn_gpu.Dense(3, 2, device="cpu")])
     with pytest.raises(rnn_gpu.ArgumentError, match="no recurrent layer: there is no time to cut"):
         rows.gradient(np.zeros((4, 3), "float32"), np.zeros((4, 2), "float32"), truncate=(2, 2))
+    with pytest.raises(rnn_gpu.ArgumentError, match="a layer goes from the last step to the first"):
+        network(reverse=True).gradient(*samples(), truncate=(2, 2))
 
 
 def test_watch_sees_every_update_before_it_happens():
@@ -264,3 +266,109 @@ def test_watch_sees_every_update_before_it_happens():
     assert np.array_equal(seen[0][2], before)
     with pytest.raises(rnn_gpu.ArgumentError, match=r"watch is 3, expected a function of \(network, number of the update\)"):
         net.fit(x, y, watch=3)
+
+
+# The first bad number.
+
+
+def two_layers(kind, device, dtype="float64", reverse=False):
+    options = {"device": device, "dtype": dtype}
+    layers = [kind(3, N, reverse=reverse, **options), kind(N, N, **options), rnn_gpu.Dense(N, 2, **options)]
+    return rnn_gpu.Network(layers)
+
+
+def plant(monkeypatch, layer, function, place, value=np.nan):
+    """Let p, which "project" of the layer's device returns, or δ, which its "backward" fills, have `value` at a place."""
+    device = layer._device
+    true = getattr(device, function)
+
+    def planting(*arguments):
+        result = true(*arguments)
+        target = result if function == "project" else arguments[7]
+        mine = arguments[1 if function == "project" else 2] is layer.parameters["U" if function == "project" else "W"]
+        if mine and len(target) > place[0]:
+            target[place] = value
+        return result
+
+    monkeypatch.setattr(device, function, planting)
+
+
+def stops(net, x, y, message):
+    before = {name: net._device.numpy(a).copy() for name, a in net.parameters.items()}
+    with pytest.raises(rnn_gpu.NonFiniteError, match=message):
+        net.fit(x, y, epochs=1, optimizer="sgd", shuffle=False, progress=False)
+    assert all(np.array_equal(net._device.numpy(net.parameters[name]), a) for name, a in before.items())
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """fit without its first update on a copy, which has weights of its own to plant in."""
+    monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
+
+
+@pytest.mark.parametrize("i", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "gate", "found"),
+    [(rnn_gpu.RNN, 0, "state 0"), *((rnn_gpu.LSTM, g, f"gate {g}") for g in range(4)), *((rnn_gpu.GRU, g, f"gate {g}") for g in range(3))],
+)
+def test_a_planted_nan_is_found_where_it_is(kind, gate, found, i, compiled, monkeypatch):
+    net, (x, y) = two_layers(kind, "cpu"), samples()
+    plant(monkeypatch, net.layers[i], "project", (3, 2, gate, 1))
+    stops(
+        net,
+        x,
+        y,
+        rf"update 0: layer {i} \({kind.__name__}\) gives nan at time step 3, sample 2, {found}, unit 1; one step before it was -?\d",
+    )
+
+
+def test_a_planted_nan_is_found_on_every_device(device, compiled, monkeypatch):
+    net, (x, y) = two_layers(rnn_gpu.LSTM, device, "float32"), samples(dtype="float32")
+    plant(monkeypatch, net.layers[0], "project", (5, 0, 2, 3))
+    stops(net, x, y, r"layer 0 \(LSTM\) gives nan at time step 5, sample 0, gate 2, unit 3; one step before it was -?0\.\d+\. No weight")
+
+
+def test_a_planted_nan_in_delta_is_found_where_it_is(device, compiled, monkeypatch):
+    net, (x, y) = two_layers(rnn_gpu.GRU, device), samples()
+    plant(monkeypatch, net.layers[0], "backward", (4, 2, 1, 3))
+    stops(net, x, y, r"δ of layer 0 \(GRU\) is nan at time step 4, sample 2, gate 1, unit 3\. No weight")  # its last step: nothing before
+    monkeypatch.undo()
+    monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
+    plant(monkeypatch, net.layers[1], "backward", (1, 1, 2, 0), -np.inf)
+    stops(net, x, y, r"δ of layer 1 \(GRU\) is -inf at time step 1, sample 1, gate 2, unit 0; one step before it was -?\d")
+
+
+def test_of_two_bad_numbers_the_earlier_in_time_is_named(compiled, monkeypatch):
+    """Layer 1 at step 2 cannot come of layer 0 at step 4; within a step layer 0 is first."""
+    net, (x, y) = two_layers(rnn_gpu.LSTM, "cpu"), samples()
+    plant(monkeypatch, net.layers[0], "project", (4, 0, 0, 0))
+    plant(monkeypatch, net.layers[1], "project", (2, 0, 3, 0))
+    stops(net, x, y, r"layer 1 \(LSTM\) gives nan at time step 2, sample 0, gate 3, unit 0")
+    plant(monkeypatch, net.layers[0], "project", (2, 2, 1, 2))
+    stops(net, x, y, r"layer 0 \(LSTM\) gives nan at time step 2, sample 2, gate 1, unit 2")
+
+
+def test_after_a_reverse_layer_the_next_one_is_later_at_every_step(compiled, monkeypatch):
+    """Layer 0 breaks at step 1, its last but one; layer 1, which reads all of it first, at step 0."""
+    net, (x, y) = two_layers(rnn_gpu.LSTM, "cpu", reverse=True), samples(lengths=(7, 7, 7))
+    plant(monkeypatch, net.layers[0], "project", (1, 2, 1, 2))
+    plant(monkeypatch, net.layers[1], "project", (0, 0, 0, 0))
+    stops(net, x, y, r"layer 0 \(LSTM\) gives nan at time step 1, sample 2, gate 1, unit 2; one step before it was 0\.")
+    monkeypatch.undo()
+    monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
+    plant(monkeypatch, net.layers[0], "backward", (6, 1, 0, 0))  # of its own steps: time step 0, where its way back begins
+    plant(monkeypatch, net.layers[0], "backward", (2, 1, 3, 0))
+    stops(net, x, y, r"δ of layer 0 \(LSTM\) is nan at time step 0, sample 1, gate 0, unit 0\. No weight")
+
+
+def test_the_step_is_that_of_the_sequence_where_bptt_is_truncated(compiled, monkeypatch):
+    net, (x, y) = two_layers(rnn_gpu.LSTM, "cpu"), samples(lengths=(7,))
+    plant(monkeypatch, net.layers[0], "project", (2, 0, 3, 1))
+    with pytest.raises(rnn_gpu.NonFiniteError, match=r"update 1: .* at time step 3, sample 0, gate 3, unit 1"):  # of the window 1 … 3
+        net.fit(x, y, epochs=1, truncate=(2, 3), progress=False)
+
+
+def test_a_loss_that_overflows_names_the_output(compiled):
+    net, (x, y) = network(dtype="float32"), samples(dtype="float32")
+    y[1][2, 1] = 1e30
+    stops(net, x, y, r"the loss is inf at time step 2, sample 1, output 1: -?\d\.\d+ for 1e\+30\. No weight")
