@@ -29,6 +29,7 @@ from .errors import (
 from .gradcheck import gradcheck
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
 from .network import Network, load
+from .stream import Stream
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,7 @@ __all__ = [
     "Recurrent",
     "RnnGpuError",
     "ShapeError",
+    "Stream",
     "activation",
     "cell",
     "datasets",

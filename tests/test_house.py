@@ -45,7 +45,7 @@ derivatives losses optimizers
 layers
 training
 network
-gradcheck plots
+gradcheck plots stream
 datasets._sequences
 datasets.*
 datasets
