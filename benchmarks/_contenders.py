@@ -21,7 +21,7 @@ from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, sigmoid, softsign
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda.launch import arrays
 from rnn_gpu.kernels.devices.cuda.schedules import choose
-from rnn_gpu.layers import zeros
+from rnn_gpu.layers import Steps, zeros
 
 PASSES = ("forward", "backward", "step")
 TOLERANCE = {"ieee": 3e-4, "tf32": 3e-2}  # relative to the largest number of an array
@@ -87,7 +87,7 @@ class Problem:
         noise = np.random.default_rng(0).standard_normal(NOISE if not REHEARSAL else 1 << 10, case.dtype)
         self.x = cuda.array(np.resize(noise, (case.T, case.B, case.m)), case.dtype)
         self.dy = cuda.array(np.resize(noise[::-1], (case.T, case.B, case.n)), case.dtype)
-        self.flags = cuda.array(np.ones((case.T, case.B)), np.uint8)
+        self.steps = Steps(cuda.array(np.ones((case.T, case.B)), np.uint8), None)
 
     @cached_property
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -131,7 +131,7 @@ class Ours(Contender):
     def forward(self):
         a = self.problem.x
         for layer, zero in zip(self.problem.layers, self.zero, strict=True):
-            a, _ = layer(a) if self.public else layer._forward(a, [zero], self.problem.flags)
+            a, _ = layer(a) if self.public else layer._forward(a, [zero], self.problem.steps)
         self.y = a
 
     def backward(self):

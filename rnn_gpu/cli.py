@@ -12,13 +12,14 @@ from typing import Annotated, NamedTuple
 import typer
 
 from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
-from .device import NAMES, resolve, simulated, why_no_cuda
+from .device import NAMES, PRECISIONS, resolve, simulated, why_no_cuda
 
 app = typer.Typer(help="Recurrent networks by back-propagation through time, with kernels in Python.", no_args_is_help=True)
 CELLS = {"elman": RNN, "lstm": LSTM, "gru": GRU}
 Cell = StrEnum("Cell", list(CELLS))
 Data = StrEnum("Data", ["vowels", "python-manual"])
 Device = StrEnum("Device", list(NAMES))
+Precision = StrEnum("Precision", list(PRECISIONS))
 
 
 class Job(NamedTuple):
@@ -68,12 +69,13 @@ def train(
     hidden: Annotated[int | None, typer.Option(min=1, help="Units. Default: 64 for vowels, 128 for python-manual.")] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of Adam.")] = 3e-3,
     seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the samples.")] = 0,
+    precision: Annotated[Precision, typer.Option(help="Of matrix products; tf32 is for a GPU.")] = Precision.fp32,
     out: Annotated[Path, typer.Option(help="Where the folder of this run is made.")] = Path("runs"),
 ):
     """Train a network, print how good it is on held-out data, and keep the model and a picture."""
     it = job(data)
     n, epochs = hidden or it.hidden, epochs or it.epochs
-    options = {"device": device.value, "seed": seed}
+    options = {"device": device.value, "seed": seed, "precision": precision.value}
     embedding = [Embedding(it.features, it.embedded, **options)] if it.embedded else []
     layers = [*embedding, CELLS[cell](it.embedded or it.features, n, **options), Dense(n, it.outputs, **options)]
     network = Network(layers, loss="softmax_cross_entropy", steps=it.steps)

@@ -3,16 +3,17 @@
 from importlib import import_module
 from types import ModuleType
 
-from .errors import DeviceError
+from .errors import ArgumentError, DeviceError
 
 NAMES = ("auto", "cpu", "cuda", "reference")
+PRECISIONS = ("fp32", "tf32")  # of GEMMs
 
 
-def resolve(device: str) -> ModuleType:
+def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> ModuleType:
     """Return the device module of "cpu", "cuda", "reference", or of what "auto" stands for here.
 
     "auto" is "cuda" where Numba sees a real GPU and CuPy can be imported, else "cpu"; it never chooses the CUDA simulator.
-    "cuda" never falls back: DeviceError says what is missing.
+    "cuda" never falls back: DeviceError says what is missing. Nor does precision="tf32", for float32 on "cuda" alone.
     """
     if device not in NAMES:
         raise DeviceError(f"device is {device!r}, expected one of {', '.join(map(repr, NAMES))}")
@@ -20,7 +21,15 @@ def resolve(device: str) -> ModuleType:
         device = "cpu" if simulated() or why_no_cuda() else "cuda"
     if device == "cuda" and (reason := why_no_cuda()):
         raise DeviceError(f"device='cuda', but {reason}. Say device='cpu', or 'auto' to let rnn_gpu choose.")
-    return import_module(f"rnn_gpu.kernels.devices.{device}")
+    if precision == "fp32":
+        return import_module(f"rnn_gpu.kernels.devices.{device}")
+    if (device, dtype) != ("cuda", "float32"):
+        here = f"precision is {precision!r}, but device is {device!r} and dtype {dtype!r}"
+        raise ArgumentError(f"{here}: TF32 is for 'cuda' and 'float32'. Say precision='fp32'.")
+    module = import_module(f"rnn_gpu.kernels.devices.cuda.{precision}")
+    if reason := module.missing():
+        raise DeviceError(f"precision={precision!r}, but {reason}. Say precision='fp32'.")
+    return module
 
 
 def why_no_cuda() -> str:

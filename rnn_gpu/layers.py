@@ -1,12 +1,12 @@
 """Layers: parameters, and the way of an array through them, forward and backward. They know nothing about devices."""
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from . import arguments, derivatives, parameters
-from .device import resolve
+from .device import PRECISIONS, resolve
 from .errors import ArgumentError, DtypeError, OrderError, ShapeError
 from .kernels import LIVE, Activation, Cell
 from .kernels.cells import CELLS
@@ -22,7 +22,7 @@ class Layer:
     Users call a layer and its `backward`; these check, convert, and hand on to `_forward` and `_backward`, which take and return
     arrays of the device, time-major:
 
-    _forward(x (T, B, m), s0, flags (T, B), keep, training) -> (y (T, B, n), s after the last step)
+    _forward(x (T, B, m), s0, steps, keep, training) -> (y (T, B, n), s after the last step)
     _backward(dy (T, B, n), ds, taped) -> (dx (T, B, m), ds before the first step); sets grads
 
     States are lists, one array (S, B, n) for each layer of `recurrent`.
@@ -33,9 +33,10 @@ class Layer:
     place = 0  # in its network
     recurrent: "tuple[Recurrent, ...]" = ()  # itself, the two of a bidirectional one, or none
 
-    def __init__(self, device: str, dtype, values: dict[str, np.ndarray]):
-        self._device = resolve(device)
+    def __init__(self, device: str, dtype, values: dict[str, np.ndarray], precision: str = "fp32"):
         self.dtype = arguments.dtype_name(dtype)
+        self.precision = arguments.choice("precision", precision, PRECISIONS)
+        self._device = resolve(device, self.dtype, self.precision)
         self.parameters = parameters.Parameters({name: self._device.array(value, self.dtype) for name, value in values.items()})
         self.grads: dict = {}
         self._tape = self._like = None
@@ -49,9 +50,12 @@ class Layer:
         """The arguments that build this layer again, but for device and dtype."""
         raise NotImplementedError
 
-    def copy(self, device: str | None = None, dtype=None):
-        """The same layer with the same parameters, on another device or of another dtype if asked."""
-        other = type(self)(**self.config(), device=device or self.device, dtype=dtype or self.dtype)
+    def copy(self, device: str | None = None, dtype=None, precision: str | None = None):
+        """The same layer with the same parameters, on another device, of another dtype or precision if asked."""
+        options = self.config() | {"device": self.device, "dtype": self.dtype}
+        changes = {"device": device, "dtype": dtype, "precision": precision}
+        options |= {name: value for name, value in changes.items() if value is not None and name in options}
+        other = type(self)(**options)
         for name, value in self.parameters.items():
             other.parameters[name] = other._device.array(self._device.numpy(value), other.dtype)
         return other
@@ -63,7 +67,31 @@ class Layer:
 
     def _to_kind_of(self, x, a):
         """a, copied, as the kind of array that x is: the device's own kind, or NumPy's."""
-        return a.copy() if type(x) is type(a) else self._device.numpy(a).copy()
+        own = a if type(x) is type(a) else self._device.numpy(a)
+        return a.copy() if own is a else own
+
+
+class Steps(NamedTuple):
+    """Which steps of which samples happen."""
+
+    flags: np.ndarray  # (T, B) uint8, what the kernels are told
+    dead: np.ndarray | None  # (T, B, 1) bool, the steps that do not happen; None where all do
+
+    def only_live(self, a):
+        """a (T, B, ·), zero where a step does not happen."""
+        return a if self.dead is None else np.where(self.dead, a.dtype.type(0), a)
+
+    def part(self, start: int, end: int):
+        """Steps start … end−1."""
+        return Steps(self.flags[start:end], None if self.dead is None else self.dead[start:end])
+
+
+@lru_cache(maxsize=8)
+def all_live(device, place, T: int, B: int) -> Steps:
+    """The steps of T and B that all happen, at a place (GPU) of the device."""
+    flags = device.array(np.full((T, B), LIVE), np.uint8)
+    device.numpy(flags)  # which waits: a later call may be on another stream
+    return Steps(flags, None)
 
 
 class Tape(NamedTuple):
@@ -97,7 +125,7 @@ def outer_norm(δ, s) -> float:
 
 
 def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
-    """Sequences at the door -> (x as the device's (T, B, m), zero beyond lengths; flags (T, B)).
+    """Sequences at the door -> (x as the device's (T, B, m), zero beyond lengths; its Steps).
 
     x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if batch_first.
     """
@@ -110,12 +138,14 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
     a = device.array(a.swapaxes(0, 1) if batch_first else a, dtype)
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
-    live = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths
-    flags = device.array(live * LIVE, np.uint8)
-    if lengths is not None:
-        a = np.where((flags & LIVE)[:, :, None] != 0, a, a.dtype.type(0))
+    if lengths is None or lengths.min() == T:
+        steps = all_live(device, a.device, T, B)
+    else:
+        live = np.arange(T)[:, None] < lengths
+        steps = Steps(device.array(live * LIVE, np.uint8), device.array(~live[:, :, None], bool))
+    a = steps.only_live(a)
     arguments.finite("x", a.swapaxes(0, 1) if batch_first else a)
-    return a, flags
+    return a, steps
 
 
 class Stateful(Layer):
@@ -133,9 +163,9 @@ class Stateful(Layer):
                  zero there
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
-        a, flags = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
-        a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
-        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), flags)
+        a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
+        a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
+        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps)
         self._like = x
         return self._to_kind_of(x, self._turn(y)), self._as_states(s)
 
@@ -148,14 +178,14 @@ class Stateful(Layer):
         dx      (T, B, m); dstate: the gradient with respect to the state before the first step
         """
         self._recall()
-        T, B = self._flags.shape
+        T, B = self._steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
             dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
             dy = self._device.array(self._turn(dy), self.dtype)
-            dy = np.where((self._flags & LIVE)[:, :, None] != 0, dy, dy.dtype.type(0))
+            dy = self._steps.only_live(dy)
             arguments.finite("dy", self._turn(dy))
         dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape)
         return self._to_kind_of(self._like, self._turn(dx)), self._as_states(ds)
@@ -200,6 +230,7 @@ class Recurrent(Stateful):
     device          "auto", "cpu", "cuda" or "reference": see `rnn_gpu.device.resolve`
     dtype           "float32" or "float64", of x, y, states, parameters and gradients
     seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
+    precision       of products of matrices: "fp32" is strict; "tf32" is faster, for float32 on "cuda": see `rnn_gpu.device.resolve`
     reverse         the layer goes from the last step of each sample to its first; its state `after` is that at the first step
 
     parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it. A gradient is overwritten
@@ -217,6 +248,7 @@ class Recurrent(Stateful):
         seed: int = 0,
         init: str = "default",
         reverse: bool = False,
+        precision: str = "fp32",
     ):
         if isinstance(cell, str):
             cell = CELLS[arguments.choice("cell", cell, CELLS)]
@@ -228,14 +260,14 @@ class Recurrent(Stateful):
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
         self.batch_first, self.reverse = bool(batch_first), bool(reverse)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
-        super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init))
+        super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init), precision)
 
     @property
     def recurrent(self):
         return (self,)
 
     def config(self) -> dict:
-        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse")
+        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse", "precision")
         own = {"cell": self.cell} if type(self) is Recurrent else {}
         return own | {name: getattr(self, name) for name in names}
 
@@ -264,18 +296,18 @@ class Recurrent(Stateful):
             raise OrderError("tape is known after backward(…, tape=True): call it after the layer went forward")
         return self._taped
 
-    def _forward(self, x, s0, flags, keep=True, training=False):
+    def _forward(self, x, s0, steps, keep=True, training=False):
         d, θ, cell = self._device, self.parameters, self.cell
         T, B, _ = x.shape
         p = self._in_turn(d.project(x, θ["U"], θ["b"], cell.gates))
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[:, 0],) = s0
         kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
-        turned = self._in_turn(flags)
+        turned = self._in_turn(steps.flags)
         d.forward(cell, p, θ["W"], self._c(), s, kept, turned)
         if keep:
-            self._tape, self._δ, self._taped, self._like, self._flags = Tape(x, s, kept, turned), None, None, x, flags
-        return self._in_turn(s[0, 1:]) * (flags & LIVE)[:, :, None].astype(self.dtype), [s[:, T]]
+            self._tape, self._δ, self._taped, self._like, self._steps = Tape(x, s, kept, turned), None, None, x, steps
+        return steps.only_live(self._in_turn(s[0, 1:])), [s[:, T]]
 
     def _backward(self, dy, ds, taped=False):
         d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
@@ -399,9 +431,10 @@ class RNN(Recurrent):
         seed=0,
         init="default",
         reverse=False,
+        precision="fp32",
     ):
         self.activation = derivatives.activation(activation)
-        super().__init__(elman(self.activation), input_size, hidden_size, batch_first, device, dtype, seed, init, reverse)
+        super().__init__(elman(self.activation), input_size, hidden_size, batch_first, device, dtype, seed, init, reverse, precision)
 
     def config(self):
         return {"activation": self.activation} | super().config()
@@ -410,15 +443,37 @@ class RNN(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  See Recurrent."""
 
-    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default", reverse=False):
-        super().__init__(lstm, input_size, hidden_size, batch_first, device, dtype, seed, init, reverse)
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        batch_first=False,
+        device="auto",
+        dtype="float32",
+        seed=0,
+        init="default",
+        reverse=False,
+        precision="fp32",
+    ):
+        super().__init__(lstm, input_size, hidden_size, batch_first, device, dtype, seed, init, reverse, precision)
 
 
 class GRU(Recurrent):
     """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  See Recurrent."""
 
-    def __init__(self, input_size, hidden_size, batch_first=False, device="auto", dtype="float32", seed=0, init="default", reverse=False):
-        super().__init__(gru, input_size, hidden_size, batch_first, device, dtype, seed, init, reverse)
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        batch_first=False,
+        device="auto",
+        dtype="float32",
+        seed=0,
+        init="default",
+        reverse=False,
+        precision="fp32",
+    ):
+        super().__init__(gru, input_size, hidden_size, batch_first, device, dtype, seed, init, reverse, precision)
 
 
 class Bidirectional(Stateful):
@@ -437,19 +492,20 @@ class Bidirectional(Stateful):
             reverse = type(forward)(**changed, device=forward.device, dtype=forward.dtype)
         if not isinstance(reverse, Recurrent) or not reverse.reverse:
             raise ArgumentError(f"reverse is {reverse!r}, expected a recurrent layer with reverse=True")
-        for what in ("input_size", "batch_first", "device", "dtype"):
+        for what in ("input_size", "batch_first", "device", "dtype", "precision"):
             if getattr(forward, what) != getattr(reverse, what):
                 raise ArgumentError(f"reverse has {what}={getattr(reverse, what)!r}, but forward has {getattr(forward, what)!r}")
         self.recurrent = forward, reverse
-        self.batch_first, self.dtype, self._device = forward.batch_first, forward.dtype, forward._device
+        self.batch_first, self.dtype, self.precision = forward.batch_first, forward.dtype, forward.precision
+        self._device = forward._device
         self.input_size, self.output_size = forward.input_size, forward.output_size + reverse.output_size
         self.parameters = parameters.Parameters(self._both("parameters"))
 
     def config(self):
         return dict(zip(("forward", "reverse"), self.recurrent, strict=True))
 
-    def copy(self, device=None, dtype=None):
-        return Bidirectional(*(layer.copy(device, dtype) for layer in self.recurrent))
+    def copy(self, device=None, dtype=None, precision=None):
+        return Bidirectional(*(layer.copy(device, dtype, precision) for layer in self.recurrent))
 
     def explain(self, T, B):
         return "\n".join(layer.explain(T, B) for layer in self.recurrent)
@@ -470,12 +526,12 @@ class Bidirectional(Stateful):
         forward, reverse = (getattr(layer, what) for layer in self.recurrent)
         return {**forward} | {f"{name}_reverse": a for name, a in reverse.items()}
 
-    def _forward(self, x, s0, flags, keep=True, training=False):
+    def _forward(self, x, s0, steps, keep=True, training=False):
         (y, s), (y_reverse, s_reverse) = (
-            layer._forward(x, [s], flags, keep, training) for layer, s in zip(self.recurrent, s0, strict=True)
+            layer._forward(x, [s], steps, keep, training) for layer, s in zip(self.recurrent, s0, strict=True)
         )
         if keep:
-            self._like, self._flags = x, flags
+            self._like, self._steps = x, steps
         return np.concatenate([y, y_reverse], 2), s + s_reverse
 
     def _backward(self, dy, ds, taped=False):
@@ -549,17 +605,19 @@ class Dense(Stateless):
     that is always 1.
     """
 
-    def __init__(self, input_size, output_size, activation="identity", device="auto", dtype="float32", seed=0, init="default"):
+    def __init__(
+        self, input_size, output_size, activation="identity", device="auto", dtype="float32", seed=0, init="default", precision="fp32"
+    ):
         self.activation = derivatives.activation(activation)
         self.input_size = arguments.size("input_size", input_size)
         self.output_size = arguments.size("output_size", output_size)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
-        super().__init__(device, dtype, parameters.dense(self.input_size, self.output_size, seed, init))
+        super().__init__(device, dtype, parameters.dense(self.input_size, self.output_size, seed, init), precision)
 
     def config(self):
-        return {name: getattr(self, name) for name in ("input_size", "output_size", "activation", "seed", "init")}
+        return {name: getattr(self, name) for name in ("input_size", "output_size", "activation", "seed", "init", "precision")}
 
-    def _forward(self, x, s0, flags, keep=True, training=False):
+    def _forward(self, x, s0, steps, keep=True, training=False):
         d, θ = self._device, self.parameters
         net = d.project(x, θ["V"], θ.get("b"), 1)[:, :, 0]
         y = d.empty(net.shape, self.dtype)
@@ -583,11 +641,11 @@ class Embedding(Dense):
     It is the product of V with the one-hot vectors that integers stand for; so it is meant for characters, not for 100,000 words.
     """
 
-    def __init__(self, symbols, size, device="auto", dtype="float32", seed=0):
+    def __init__(self, symbols, size, device="auto", dtype="float32", seed=0, precision="fp32"):
         self.activation = derivatives.activation("identity")
         self.input_size, self.output_size = arguments.size("symbols", symbols), arguments.size("size", size)
         self.seed = arguments.seed("seed", seed)
-        Layer.__init__(self, device, dtype, parameters.embedding(self.input_size, self.output_size, seed))
+        Layer.__init__(self, device, dtype, parameters.embedding(self.input_size, self.output_size, seed), precision)
 
     def __call__(self, x, training=False):
         """x (T, B) or (B,) integers, or one-hot (…, symbols) -> (…, size).  What `backward` returns is with respect to the one-hot."""
@@ -603,7 +661,7 @@ class Embedding(Dense):
         return arguments.one_hot(checked, self.input_size, self.dtype)
 
     def config(self):
-        return {"symbols": self.input_size, "size": self.output_size, "seed": self.seed}
+        return {"symbols": self.input_size, "size": self.output_size, "seed": self.seed, "precision": self.precision}
 
 
 class Dropout(Stateless):
@@ -625,7 +683,7 @@ class Dropout(Stateless):
     def config(self):
         return {"rate": self.rate, "variational": self.variational, "seed": self.seed}
 
-    def _forward(self, x, s0, flags, keep=True, training=False):
+    def _forward(self, x, s0, steps, keep=True, training=False):
         mask = x.dtype.type(1)
         if training:
             T, B, n = x.shape

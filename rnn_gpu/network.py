@@ -2,11 +2,10 @@
 
 from types import MappingProxyType
 
-import numpy as np
-
 from . import arguments, io, training
+from .device import PRECISIONS
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
-from .kernels import LIVE, Activation, Cell
+from .kernels import Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent, as_states, check_states, enter
@@ -16,7 +15,7 @@ from .losses import Objective
 class Network:
     """Layers in a row, with a loss.
 
-    layers  each one's output_size is the next one's input_size; all of one device and dtype
+    layers  each one's output_size is the next one's input_size; all of one device, dtype and precision
     loss    "squared_error", "binary_cross_entropy" or "softmax_cross_entropy" (both from logits)
     steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each sequence
 
@@ -29,8 +28,8 @@ class Network:
         self.layers = list(layers)
         if len({id(layer) for layer in self.layers}) < len(self.layers):
             raise ArgumentError("layers has the same layer twice: make two")
-        for what in ("device", "dtype"):
-            values = {getattr(layer, what) for layer in self.layers}
+        for what in ("device", "dtype", "precision"):
+            values = {getattr(layer, what) for layer in self.layers if layer.parameters or what != "precision"}
             if len(values) > 1:
                 raise ArgumentError(f"layers have different values of {what}: {', '.join(sorted(values))}")
         self.input_size = self.output_size = None
@@ -51,7 +50,7 @@ class Network:
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
         self._device = self.layers[0]._device
-        self._called = None  # the caller's x, flags (T, B), and the tapes of the layers, for backward
+        self._called = None  # the caller's x, its Steps, and the tapes of the layers, for backward
 
     @property
     def loss(self) -> str:
@@ -65,9 +64,9 @@ class Network:
     def grads(self):
         return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.grads.items()})
 
-    def copy(self, device=None, dtype=None):
-        """The same network with the same parameters, on another device or of another dtype if asked."""
-        return Network([layer.copy(device, dtype) for layer in self.layers], self.loss, self.steps)
+    def copy(self, device=None, dtype=None, precision=None):
+        """The same network with the same parameters, on another device, of another dtype or precision if asked."""
+        return Network([layer.copy(device, dtype, precision) for layer in self.layers], self.loss, self.steps)
 
     def __call__(self, x, state=None, lengths=None, training=False):
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
@@ -79,17 +78,17 @@ class Network:
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
         if self.recurrent:
-            a, flags = enter(self._device, x, self.input_size, self.dtype, lengths)
+            a, steps = enter(self._device, x, self.input_size, self.dtype, lengths)
         elif lengths is not None:
             raise ArgumentError("lengths is given, but this network has no recurrent layer: its x is rows, without time")
         else:
             rows = self.layers[0].vectors(x) if isinstance(self.layers[0], Embedding) else x
             rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
-            a, flags = enter(self._device, rows[None], self.input_size, self.dtype, None)
-        a = a.copy() if lengths is None else a  # the caller may write into x before `backward`
-        y, s = self._forward(a, self._states("state", state, a.shape[1]), flags, training=training)
-        self._called = x, flags, self._tapes()
-        return self._leave(y * self._live(flags)), self._as_states(s)
+            a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
+        a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
+        y, s = self._forward(a, self._states("state", state, a.shape[1]), steps, training=training)
+        self._called = x, steps, self._tapes()
+        return self._leave(steps.only_live(y)), self._as_states(s)
 
     def backward(self, dy, dstate=None, tape=False):
         """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
@@ -101,11 +100,11 @@ class Network:
             raise OrderError("Network: backward before forward; call the network on x first")
         if any(now is not then for now, then in zip(self._tapes(), self._called[2], strict=True)):
             raise OrderError("Network: since it was called, fit or a call of one layer has gone forward; call the network on x again")
-        T, B = self._called[1].shape
+        steps = self._called[1]
+        T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
         dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
-        dy = self._device.array(dy.reshape(T, B, -1), self.dtype)
-        dy = np.where(self._live(self._called[1]) != 0, dy, dy.dtype.type(0))
+        dy = steps.only_live(self._device.array(dy.reshape(T, B, -1), self.dtype))
         arguments.finite("dy", dy if self.recurrent else dy[0])
         dx, ds = self._backward(dy, self._states("dstate", dstate, B), tape)
         return self._leave(dx), self._as_states(ds)
@@ -117,9 +116,6 @@ class Network:
 
     def _tapes(self):
         return [one._tape for layer in self.layers for one in layer.recurrent or (layer,)]
-
-    def _live(self, flags):
-        return (flags & LIVE)[:, :, None].astype(self.dtype)
 
     def _states(self, name, states, B):
         return check_states(self.recurrent, name, states, B)
@@ -143,11 +139,11 @@ class Network:
         """Write parameters and configuration to a safetensors file, whole or not at all."""
         io.write(path, {name: self._device.numpy(a) for name, a in self.parameters.items()}, self.config())
 
-    def _forward(self, x, s0, flags, keep=True, training=False):
+    def _forward(self, x, s0, steps, keep=True, training=False):
         """Arrays of the device, time-major; s0 and the states returned are lists, one (S, B, n) for a recurrent layer."""
         s0, states = iter(s0), []
         for layer in self.layers:
-            x, s = layer._forward(x, [next(s0) for _ in layer.recurrent], flags, keep, training)
+            x, s = layer._forward(x, [next(s0) for _ in layer.recurrent], steps, keep, training)
             states += s
         return x, states
 
@@ -173,13 +169,13 @@ def in_words(value):
 KINDS = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Bidirectional, Dense, Embedding, Dropout)}
 
 
-def build(words: dict, own: dict, device: str, dtype) -> Layer:
+def build(words: dict, own: dict, precision: str | None, device: str, dtype) -> Layer:
     """The layer that `in_words` wrote down; own has the user's formulas by (setting, name)."""
-    settings = {**words}
+    settings = {**words} | ({"precision": precision} if precision and "precision" in words else {})
     kind = KINDS[settings.pop("layer")]
     for key, value in settings.items():
         if isinstance(value, dict):
-            settings[key] = own_formula(own, key, value) if "custom" in value else build(value, own, device, dtype)
+            settings[key] = own_formula(own, key, value) if "custom" in value else build(value, own, precision, device, dtype)
     return kind(**settings) if kind is Bidirectional else kind(**settings, device=device, dtype=dtype)
 
 
@@ -189,20 +185,22 @@ def own_formula(own: dict, key: str, value: dict):
     return own[key, value["custom"]]
 
 
-def load(path, device: str = "auto", custom=()) -> Network:
-    """Read a network that `Network.save` wrote.
+def load(path, device: str = "auto", custom=(), precision: str | None = None) -> Network:
+    """Read a network that `Network.save` wrote, of the precision that it had if no other is asked for.
 
     custom  the activations and cells of your own that it uses (Activation and Cell objects): a file holds only their names.
     Raises ModelFileError if the file is damaged, is not a model of ours, or names a formula that is not known here.
     """
     if not isinstance(custom, (list, tuple, set)) or not all(type(formula) in (Activation, Cell) for formula in custom):
         raise ArgumentError(f"custom is {custom!r}, expected a list of Activation and Cell objects")
+    if precision is not None:
+        arguments.choice("precision", precision, PRECISIONS)
     own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
     if len(own) < len(set(custom)):
         raise ArgumentError(f"custom has two formulas of one name: {', '.join(formula.name for formula in custom)}")
     arrays, config = io.read(path)
     try:
-        layers = [build(layer, own, device, config["dtype"]) for layer in config["layers"]]
+        layers = [build(layer, own, precision, device, config["dtype"]) for layer in config["layers"]]
         network = Network(layers, config["loss"], config["steps"])
         if set(network.parameters) != set(arrays):
             raise ModelFileError(f"it has the arrays {sorted(arrays)}, expected {sorted(network.parameters)}")

@@ -36,13 +36,13 @@ class Stream:
         network = self.network
         a = arguments.as_array("x", x, network.dtype)
         one = a.ndim == (1 if a.dtype.kind in "iu" else 2)
-        a, flags = enter(network._device, a[None] if one else a, network.input_size, network.dtype, None)
+        a, steps = enter(network._device, a[None] if one else a, network.input_size, network.dtype, None)
         B = a.shape[1]
         if self._s is None:
             self._s = network._states("state", self._state, B)
         if self._s[0].shape[1] != B:
             raise ShapeError(f"x has {B} samples, but this stream goes on with {self._s[0].shape[1]}: reset() begins another")
-        y, s = network._forward(a, self._s, flags, keep=False)
+        y, s = network._forward(a, self._s, steps, keep=False)
         self._s = [state.copy() for state in s]  # not a view that keeps all steps alive
         y = network.layers[0]._to_kind_of(x, y)
         return y[0] if one else y

@@ -10,14 +10,14 @@ from tqdm.auto import tqdm
 from . import arguments, optimizers
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .kernels import LIVE
-from .layers import Dense, Recurrent, enter
+from .layers import Dense, Recurrent, Steps, enter
 
 
 class Batch(NamedTuple):
     """Samples side by side, as arrays of the device, zero beyond the length of each."""
 
     x: np.ndarray  # (T, B, m)
-    flags: np.ndarray  # (T, B)
+    steps: Steps
     target: np.ndarray | None  # (T, B, k)
     weight: np.ndarray  # (T, B): 1 at the steps that the loss counts, else 0
     lengths: np.ndarray  # (B,)
@@ -74,8 +74,8 @@ class Samples:
             weight[first : lengths[b], b] = 1
             if self.y:
                 target[first : lengths[b], b] = self.y[i]
-        a, flags = enter(d, x, network.input_size, network.dtype, lengths)
-        return Batch(a, flags, d.array(target, network.dtype), d.array(weight, network.dtype), lengths)
+        a, steps = enter(d, x, network.input_size, network.dtype, lengths)
+        return Batch(a, steps, d.array(target, network.dtype), d.array(weight, network.dtype), lengths)
 
     def batches(self, batch_size: int, order=None):
         order = np.arange(len(self)) if order is None else order
@@ -154,7 +154,7 @@ def fit(
             for batch in samples.batches(batch_size, rng.permutation(len(samples)) if shuffle else None):
                 for window, states in windows(network, batch, segments(len(batch.x), truncate)):
                     if not window.weight.any():  # only the state is carried on
-                        network._forward(window.x, states, window.flags, training=True)
+                        network._forward(window.x, states, window.steps, training=True)
                         continue
                     clip = clip_norm, clip_value
                     E, correct, norm = train_step(network, window, optimizer, *clip, len(history["step_loss"]), states, watch)
@@ -205,7 +205,7 @@ def windows(network, batch: Batch, segments):
     for (start, first, end), after in itertools.zip_longest(segments, segments[1:]):
         weight = batch.weight[start:end].copy()
         weight[: first - start] = 0
-        yield Batch(batch.x[start:end], batch.flags[start:end], batch.target[start:end], weight, batch.lengths, start), states
+        yield Batch(batch.x[start:end], batch.steps.part(start, end), batch.target[start:end], weight, batch.lengths, start), states
         if after:
             states = [layer._tape.s[:, after[0] - start] for layer in network.recurrent]
 
@@ -226,7 +226,7 @@ def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple
     for window, states in windows(network, batch, [(0, 0, uncut[-1][-1]), *parts[len(uncut) :]]):
         share = float(window.weight.sum()) / total
         if not share:
-            network._forward(window.x, states, window.flags, training=True)
+            network._forward(window.x, states, window.steps, training=True)
             continue
         E += share * forward_backward(network, window, states)[0]
         for name, g in network.grads.items():
@@ -262,7 +262,7 @@ def global_norm(grads) -> float:
 def forward_backward(network, batch: Batch, states=None, taped=False):
     """Loss and gradients of one batch, from these states or zero: (loss, share of right answers or None, outputs)."""
     B = batch.x.shape[1]
-    o, _ = network._forward(batch.x, states or network._states("state", None, B), batch.flags, training=True)
+    o, _ = network._forward(batch.x, states or network._states("state", None, B), batch.steps, training=True)
     E, do = network.objective(network._device, o, batch.target, batch.weight)
     network._backward(do, network._states("dstate", None, B), taped)
     return E, network.objective.correct(o, batch.target, batch.weight), o
@@ -279,7 +279,7 @@ def first_bad(network, batch: Batch, o, E: float) -> str:
         for name, θ in layer.parameters.items():
             if (bad := ~np.isfinite(number(θ))).any():
                 return f"parameter {name} of layer {i} ({type(layer).__name__}) is not finite at {tuple(map(int, np.argwhere(bad)[0]))}"
-    live = number(batch.flags & LIVE) != 0
+    live = number(batch.steps.flags & LIVE) != 0
     if found := earliest(list(computed(number, parts)), live, batch.start):
         return found
     if not np.isfinite(E):
@@ -393,7 +393,7 @@ def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
 
 def run(network, batch: Batch):
     """Outputs (T, B, k) of one batch; what `backward` needs is left alone."""
-    return network._forward(batch.x, network._states("state", None, batch.x.shape[1]), batch.flags, keep=False)[0]
+    return network._forward(batch.x, network._states("state", None, batch.x.shape[1]), batch.steps, keep=False)[0]
 
 
 def evaluate(network, x, y, *, batch_size: int = 256) -> dict[str, float]:

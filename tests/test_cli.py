@@ -133,6 +133,12 @@ def test_characters_of_the_manual(run, tmp_path, monkeypatch):
     assert (folder / "training.png").read_bytes().startswith(PNG)
 
 
+def test_precision_reaches_the_layers(run, tmp_path):
+    status, _, err = run(*TINY, "--precision", "tf32")
+    assert status == 2 and "precision is 'tf32', but device is 'reference'" in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_without_matplotlib_there_is_no_picture_but_all_the_rest(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, _, err = run(*TINY, "--epochs", 1)

@@ -34,11 +34,12 @@ kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
 kernels.devices.cuda.ptx
 kernels.devices.cuda.pointwise
-kernels.devices.cuda.plain
+kernels.devices.cuda.plain kernels.devices.cuda.precision
 kernels.devices.cuda.block
 kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
+kernels.devices.cuda.tf32
 errors
 arguments device io parameters
 derivatives losses optimizers

@@ -10,6 +10,7 @@ from rnn_gpu.device import resolve
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.devices import cpu, cuda, reference
+from rnn_gpu.kernels.devices.cuda import tf32
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import output_formula
 from rnn_gpu.losses import value_and_slope
@@ -120,7 +121,7 @@ def test_devices_offer_the_same_functions():
     names = {name for name, f in vars(reference).items() if inspect.isfunction(f) and f.__module__ == reference.__name__}
     names -= {"one_by_one", "leaves", "pick", "stack", "unpack"}  # the reference's own
     shared = {"project", "project_back", "gradient_sum", "bias_sum"}
-    for module in (cpu, cuda):
+    for module in (cpu, cuda, tf32):
         for name in names | shared:
             mine = getattr(module, name)
             mine = getattr(mine, "py_func", mine)

@@ -8,8 +8,7 @@ from threadpoolctl import ThreadpoolController
 
 from .. import LIVE
 from ..binding import access, bind, compiled_maths, define, elementwise_source, gather
-from ..products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
-from .reference import array, empty, numpy  # noqa: F401  NumPy's arrays are the CPU's
+from .reference import array, bias_sum, empty, gradient_sum, numpy, project, project_back  # noqa: F401  NumPy's arrays are the CPU's
 
 name = "cpu"
 jit = njit(error_model="numpy", nogil=True)

@@ -5,12 +5,14 @@ from functools import cache
 import numpy as np
 
 from ...binding import define, elementwise_source
-from ...products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
+from ...products import products
 from . import block, gemm, plain
 from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, threads_for
+from .precision import asked, matmul
 from .schedules import card, choose
 
 name = "cuda"
+project, project_back, gradient_sum, bias_sum = products(matmul)
 
 
 def missing() -> str:
@@ -89,7 +91,8 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
 
 def explain(cell, n, B, dtype) -> str:
     """Which kernels one layer of n units runs for B samples, with which grid, and why."""
-    itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}), GEMMs by {arrays().__name__}"]
+    precision = "TF32" if asked.get() == "tf32" else f"strict {dtype}"
+    itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {precision}"]
     for direction in ("forward", "backward"):
         it = choose(cell, direction, n, B, itemsize)
         plan = f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, " if it.plan else ""

@@ -10,6 +10,7 @@ from numba import cuda
 from ...binding import gather
 from .launch import arrays, blocks_for, device_function, prepared, threads_for
 from .pointwise import advance_of, retreat_of
+from .precision import matmul
 
 
 @cache
@@ -55,7 +56,7 @@ def forward(cell, p, W, c, s, kept, flags):
     q, W_T = arrays().empty((B, G * n), p.dtype), W.T
     step = prepared(forward_kernel(cell, p.dtype.type), blocks_for(B), threads_for(n), p, q, c, s, kept, flags)
     for t in range(T):
-        arrays().matmul(s[0, t], W_T, out=q)
+        matmul(s[0, t], W_T, out=q)
         step(t)
 
 
@@ -65,5 +66,5 @@ def backward(cell, dy, W, s, kept, flags, dp, dq, ds):
     back = prepared(backward_kernel(cell, dp.dtype.type), blocks_for(B), threads_for(n), dy, through_W, s, kept, flags, dp, dq, ds)
     for t in reversed(range(T)):
         back(t)
-        arrays().matmul(rows[t], W, out=through_W)
+        matmul(rows[t], W, out=through_W)
     ds[0, 0] += through_W

@@ -1,0 +1,69 @@
+"""How precise the GEMMs are: strict float32, or TF32 where a layer asks for it.
+
+TF32 keeps 10 of float32's 23 bits of the mantissa of both operands, and sums in float32. CuPy's own setting is one for the
+whole process, so it is set around our products and put back: the user's products are not ours to change, nor ours theirs.
+"""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import wraps
+
+import numpy as np
+
+from .launch import SIMULATED, arrays, cuda
+
+asked = ContextVar("precision", default="fp32")
+CUT = np.uint32(13)  # bits of the mantissa that TF32 has not
+
+
+def in_tf32(f):
+    """f with every product within it in TF32."""
+
+    @wraps(f)
+    def g(*arguments):
+        before = asked.set("tf32")
+        try:
+            return f(*arguments)
+        finally:
+            asked.reset(before)
+
+    return g
+
+
+def matmul(a, b, out=None):
+    """The product of two matrices in the precision that was asked for; in the simulator by NumPy, TF32 by rounding the operands."""
+    if not SIMULATED:
+        with compute_type(asked.get()):
+            return arrays().matmul(a, b, out=out)
+    if asked.get() == "tf32":
+        a, b = rounded(a), rounded(b)
+    return np.matmul(a, b, out=out)
+
+
+@contextmanager
+def compute_type(precision: str):
+    """CuPy's products of float32 in this precision, whatever its setting was (CUPY_TF32=1 makes TF32 its default)."""
+    from cupy import _core
+    from cupy._core import _routines_linalg as types
+
+    before = _core.get_compute_type(np.float32)
+    _core.set_compute_type(np.float32, types.COMPUTE_TYPE_TF32 if precision == "tf32" else types.COMPUTE_TYPE_DEFAULT)
+    try:
+        yield
+    finally:
+        _core.set_compute_type(np.float32, before)
+
+
+def rounded(a):
+    """float32 to the nearest number that TF32 has, ties to even; NaN and infinity stay."""
+    bits = a.view(np.uint32)
+    half = (np.uint32(1) << (CUT - np.uint32(1))) - np.uint32(1) + (bits >> CUT & np.uint32(1))
+    near = ((bits + half) >> CUT << CUT).view(np.float32)
+    return np.where(np.isfinite(a), near, a)
+
+
+def lacks_tf32() -> str:
+    """Why there is no TF32 here; "" where there is."""
+    if SIMULATED or cuda.get_current_device().compute_capability >= (8, 0):
+        return ""
+    return "this GPU is older than compute capability 8.0 and has none"
