@@ -234,7 +234,8 @@ def launches() -> Iterator[dict]:
             configured = kernel[1, 32]
         own = [cuda.as_cuda_array(a, sync=False) for a in given]
         yield row_of("Numba, its own arrays", count, lambda c=configured, o=own: c(*o), repeats)
-        yield tried("cuda.core, numbers prepared", count, lambda k=kernel, g=given: by_cuda_core(k, g), repeats)
+        yield tried("cuda.core, numbers prepared", count, lambda k=kernel, g=given: by_cuda_core(k, g, anew=False), repeats)
+        yield tried("cuda.core, CuPy's arrays", count, lambda k=kernel, g=given: by_cuda_core(k, g, anew=True), repeats)
 
 
 def row_of(how: str, count: int, work, repeats: int) -> dict:
@@ -251,15 +252,20 @@ def tried(how: str, count: int, make, repeats: int) -> dict:
         return {"how": how, "arrays": count, "error": first_line(error)}
 
 
-def by_cuda_core(kernel, given):
-    """A launch past Numba: its compiled kernel, an array as (0, 0, size, itemsize, pointer, shape…, strides…)."""
+def flat(arrays) -> list[int]:
+    """What Numba's kernels take of C-contiguous arrays: of each 0, 0, size, itemsize, pointer, shape…, strides…."""
+    return [x for a in arrays for x in (0, 0, a.size, a.itemsize, a.data.ptr, *a.shape, *a.strides)]
+
+
+def by_cuda_core(kernel, given, anew: bool):
+    """A launch past Numba, of the kernel that it has compiled; the numbers of the arrays found `anew` each time, or once."""
     from cuda.core import LaunchConfig, Stream
     from cuda.core import launch as start
 
     compiled = next(iter(kernel.overloads.values()))._codelibrary.get_cufunc().kernel
-    numbers = [x for a in given for x in (0, 0, a.size, a.itemsize, a.data.ptr, *a.shape, *a.strides)]
+    numbers = flat(given)
     configuration, stream = LaunchConfig(grid=1, block=32), Stream.from_handle(0)
-    return lambda: start(stream, configuration, compiled, *numbers)
+    return lambda: start(stream, configuration, compiled, *(flat(given) if anew else numbers))
 
 
 def clusters() -> Iterator[dict]:

@@ -64,12 +64,16 @@ BLOCK_SIZES = {  # (n, samples) that the table plans
     "gru": ((64, 64), (128, 64), (128, 1000)),
     "lstm": ((64, 64), (117, 64), (100, 1000)),
 }
-CARDS = {(7, 5): Card("T4", 40, 65_536, 65_536, TURING_HELD), (9, 0): H200}  # whose plans are compiled; for another cc the H200's
+CARDS = {  # whose plans are compiled; for another cc the H200's
+    (7, 5): Card("T4", 40, 65_536, 65_536, TURING_HELD),
+    (8, 0): Card("A100", 108, 65_536, 166_912, H200.held),
+    (9, 0): H200,
+}
 OTHER_KERNELS = (  # factory(number)
     (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
 )
 
-CAPABILITIES = ((7, 5), (9, 0))
+CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 NUMBERS = {"float32": np.float32, "float64": np.float64}
 COUNTED = ("FFMA", "FADD", "FMUL", "MUFU", "DFMA", "DADD", "DMUL", "LDG", "STG", "LDS", "STS", "LDL", "STL", "BAR", "SHFL", "CALL")
 MISSING = 3  # exit status: not compiled, because a part of the toolkit is not installed
@@ -250,7 +254,13 @@ def report(task) -> list[dict]:
     cc, dtype, options = task
     number = NUMBERS[dtype]
     chosen = itertools.chain(jobs(number, CARDS.get(cc, H200)), guilty_kernels(number) if options.guilty and dtype == "float32" else ())
-    return [line(job, cc, dtype, options) for job in chosen if wanted(job, options)]
+    few = options.quick and min(options.cc) < cc < max(options.cc)
+    return [line(job, cc, dtype, options) for job in chosen if wanted(job, options) and (not few or matters(job, dtype))]
+
+
+def matters(job: Job, dtype: str) -> bool:
+    """Where time is short: kernels of float32 and of the cells whose block sizes are listed."""
+    return dtype == "float32" and job.cell in BLOCK_SIZES
 
 
 def wanted(job: Job, options) -> bool:
@@ -329,7 +339,9 @@ def main(arguments=None) -> int:
     parser.add_argument("--cell", choices=list(CELLS), nargs="+", default=[], help="only kernels of these cells")
     parser.add_argument("--match", default="", help="only kernels whose name has this regular expression in it")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    parser.add_argument("--quick", action="store_true", help="count the instructions of float32 for the newest cc only")
+    parser.add_argument(
+        "--quick", action="store_true", help="count instructions for float32 and the newest cc only; few kernels for a cc between others"
+    )
     parser.add_argument("--guilty", action="store_true", help="also float32 kernels that are bad on purpose")
     parser.add_argument("--dump", default="", metavar="FOLDER", help="write each kernel's PTX and SASS there")
     options = parser.parse_args(arguments)

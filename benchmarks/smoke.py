@@ -133,7 +133,8 @@ def checks() -> dict:
         if not REHEARSAL:
             found[f"{cell}/large float32 n={LARGE[cell]}"] = (same, (cell, NAMES[0], "float32", LARGE[cell]))
     found["training"] = (trained, ())
-    for module in ("torch",) if REHEARSAL else ("cupy", "torch", "jax", "numba.cuda"):
+    rehearsed = ("torch",) if find_spec("torch") else ()
+    for module in rehearsed if REHEARSAL else ("cupy", "torch", "jax", "numba.cuda"):
         found[f"import-{module}"] = (imported, (module,))
     return found
 

@@ -78,6 +78,14 @@ def test_every_kernel_compiles_for_every_type_and_capability(lines):
             assert expected <= {one["kernel"] for one in lines if one["dtype"] == dtype and one["cc"] == cc}
 
 
+def test_ampere_is_between(kernels):
+    """What an A100 gets of the listed cells: its own plans, PTX of its own."""
+    between = {one["kernel"] for one in kernels if one["cc"] == [8, 0]}
+    for cell in ("elman_tanh", "gru", "lstm"):
+        for way in ("forward", "backward"):
+            assert {f"plain.{way}[{cell}]", f"gemm.{way}[{cell}]", f"block.{way}[{cell} n=64 B=64]"} <= between
+
+
 def test_no_float64_enters_a_float32_kernel(kernels):
     single = [one for one in kernels if one["dtype"] == "float32"]
     assert all(one["instructions"] for one in single if one["cc"] == [9, 0])  # that is, SASS was looked at
