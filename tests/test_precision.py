@@ -9,7 +9,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from door import draw
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Dense, DeviceError, Dropout, Embedding, ModelFileError, Network, Recurrent
+from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, DeviceError, Dropout, Embedding, ModelFileError, Network, Recurrent
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import precision
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
@@ -171,6 +171,16 @@ def test_copies_and_files_keep_the_precision(build, tmp_path):
         rnn_gpu.load(tmp_path / "model", "cpu")
     with pytest.raises(ArgumentError, match="precision is 'half'"):
         rnn_gpu.load(tmp_path / "model", "cpu", precision="half")
+
+
+def test_two_directions_have_one_precision(tmp_path):
+    both = Bidirectional(GRU(M, N, **CUDA))
+    assert [both.precision, *(layer.precision for layer in both.copy().recurrent)] == ["tf32"] * 3
+    with pytest.raises(ArgumentError, match="reverse has precision='fp32', but forward has 'tf32'"):
+        Bidirectional(GRU(M, N, **CUDA), GRU(M, N, device="cuda", reverse=True))
+    Network([both]).save(tmp_path / "model")
+    again = rnn_gpu.load(tmp_path / "model", "cpu", precision="fp32").layers[0]
+    assert [layer.precision for layer in again.recurrent] == ["fp32"] * 2
 
 
 def test_explain_says_the_precision():
