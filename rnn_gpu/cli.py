@@ -20,6 +20,7 @@ Cell = StrEnum("Cell", list(CELLS))
 Data = StrEnum("Data", ["vowels", "python-manual"])
 Device = StrEnum("Device", list(NAMES))
 Precision = StrEnum("Precision", list(PRECISIONS))
+NO_PICTURE = "no picture: matplotlib is not installed (pip install matplotlib)"
 
 
 class Job(NamedTuple):
@@ -118,9 +119,33 @@ def train(
         training_picture(folder / "training.png", f"{cell}, {n} units, {data}: {it.held_out} accuracy {found['accuracy']:.4f}", kept, norms)
         print(f"picture  {folder / 'training.png'}")
     except ImportError:
-        print("no picture: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
+        print(NO_PICTURE, file=sys.stderr)
     if stopped:
         raise typer.Exit(130)
+
+
+@app.command()
+def gradflow(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A file that `rnn-gpu train` or Network.save wrote.")
+    ],
+    data: Annotated[Data, typer.Option(help="What it was trained on.")] = Data.vowels,
+    samples: Annotated[int, typer.Option(min=1, help="How many of the training sequences.")] = 64,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    out: Annotated[Path | None, typer.Option(help="Where the picture goes. Default: beside the model.")] = None,
+):
+    """Tell how the gradient of a model fares on its way back through time, what to do about it, and draw it."""
+    it = job(data).train
+    report = load(model, device=device).gradient_flow(it.x[:samples], it.y[:samples])
+    print(report)
+    path = out or model.with_suffix(".gradflow.png")
+    try:
+        report.plot(path)
+        print(f"picture  {path}")
+    except ImportError:
+        print(NO_PICTURE, file=sys.stderr)
+    except OSError as error:
+        raise ArgumentError(f"--out is {path}, where no file can be written: {error}") from None
 
 
 @app.command()

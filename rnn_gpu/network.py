@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from . import arguments, io, training
+from . import arguments, gradient_flow, io, training
 from .device import PRECISIONS
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
 from .kernels import Activation, Cell
@@ -128,6 +128,7 @@ class Network:
 
     fit = training.fit
     gradient = training.gradient
+    gradient_flow = gradient_flow.gradient_flow
     evaluate = training.evaluate
     predict = training.predict
 

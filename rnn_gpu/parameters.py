@@ -5,7 +5,7 @@ import numpy as np
 from .errors import DtypeError, ShapeError
 from .kernels import Cell
 
-INITS = ("default", "torch")
+INITS = ("default", "torch", "tutorial")
 
 
 class Parameters(dict):
@@ -48,9 +48,13 @@ def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.
     "default"  U Glorot uniform, W orthogonal (Saxe 2014) or identity (Le 2015), both gate by gate; biases as the cell says,
                an LSTM's forget gate 1 (Jozefowicz 2015).
     "torch"    everything uniform in ±1/√n, as torch.nn.RNN, LSTM and GRU start; b is the sum of torch's two where c is not.
+    "tutorial" U and W uniform in ±1e-4, biases zero, as the tutorial's code starts: the gradient vanishes at once.
     """
     rng = np.random.default_rng(seed)
     G = cell.gates
+    if init == "tutorial":
+        U, W = (rng.uniform(-1e-4, 1e-4, (G * n, columns)) for columns in (m, n))
+        return {"U": U, "W": W, "b": np.zeros(G * n)} | ({"c": np.zeros(G * n)} if cell.apart else {})
     if init == "torch":
         k = n**-0.5
         θ = {name: rng.uniform(-k, k, shape) for name, shape in {"U": (G * n, m), "W": (G * n, n), "b": G * n, "c": G * n}.items()}
@@ -63,8 +67,13 @@ def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.
 
 
 def dense(m: int, k: int, seed: int, init: str) -> dict[str, np.ndarray]:
-    """V (k, m) and b (k,); "default" Glorot uniform and zero, "torch" both uniform in ±1/√m as torch.nn.Linear."""
+    """V (k, m) and b (k,); "default" Glorot uniform and zero, "torch" both uniform in ±1/√m as torch.nn.Linear.
+
+    "tutorial" V uniform in ±0.1, b zero, as the tutorial's fully connected layer.
+    """
     rng = np.random.default_rng(seed)
+    if init == "tutorial":
+        return {"V": rng.uniform(-0.1, 0.1, (k, m)), "b": np.zeros(k)}
     if init == "torch":
         return {"V": rng.uniform(-(m**-0.5), m**-0.5, (k, m)), "b": rng.uniform(-(m**-0.5), m**-0.5, k)}
     return {"V": glorot(rng, k, m), "b": np.zeros(k)}

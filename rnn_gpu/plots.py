@@ -36,3 +36,29 @@ def training_picture(path, title: str, history: dict, norms):
     right.semilogy(-np.arange(len(norms)), norms, marker=".")
     right.set(xlabel="time step t, 0 is the last", ylabel="‖δ_t‖, mean over samples", title="the gradient on its way back")
     figure.savefig(path, dpi=110)
+
+
+def flow_picture(report, path=None):
+    """A Figure of a gradient_flow report, one row a recurrent layer; written to path if there is one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.8 * len(report.layers)), layout="constrained")
+    for flow, (left, right) in zip(report.layers, figure.subplots(len(report.layers), 2, squeeze=False), strict=True):
+        low, median, high = np.maximum(flow.delta, np.finfo(float).tiny).T
+        back = -np.arange(len(flow.state))
+        left.semilogy(back[:-1], median, label="‖δ_k‖ / ‖δ_T‖ measured, median and quartiles")
+        left.fill_between(back[:-1], low, high, alpha=0.25)
+        left.semilogy(back, np.maximum(flow.state[:, 1], np.finfo(float).tiny), ":", label="‖dE/ds_k‖ / ‖dE/ds_T‖ measured")
+        seen = np.clip(flow.bound, *np.array([1e-3, 1e3]) * (median.min(), max(median.max(), 1.0)))  # as far as the picture goes
+        left.semilogy(back, seen, "--", label="bound: loose; the measured curve is the truth")
+        if flow.horizon is not None:
+            left.axvline(-flow.horizon, color="grey", label=f"horizon: {flow.horizon} steps")
+        left.set(xlabel="time step k, 0 is the last", title=f"{flow.name}: {flow.verdict}")
+        left.legend()
+        heat = np.log10(np.maximum(flow.heat, np.finfo(float).tiny)).T[:, ::-1]
+        image = right.imshow(heat, aspect="auto", extent=(1 - len(flow.heat), 0, len(heat) - 0.5, -0.5), interpolation="nearest")
+        figure.colorbar(image, ax=right, label="log₁₀ |δ|, mean over samples and gates")
+        right.set(xlabel="time step k, 0 is the last", ylabel="unit")
+    if path is not None:
+        figure.savefig(path, dpi=110)
+    return figure

@@ -160,6 +160,9 @@ BAD = {
     "train now": "now",
     "tran": "tran",
     "info --all": "--all",
+    "gradflow": "MODEL",
+    "gradflow nowhere": "nowhere",
+    "gradflow . --samples 0": "--samples",
 }
 
 
@@ -226,6 +229,40 @@ def test_ctrl_c_before_the_first_epoch_is_over_leaves_nothing(update, run, at_up
     assert list(tmp_path.rglob("vowels*")) == []
 
 
+# gradflow
+
+
+def saved(path):
+    options = {"device": "reference"}
+    Network([rnn_gpu.LSTM(12, 4, **options), rnn_gpu.Dense(4, 9, **options)], "softmax_cross_entropy", "last").save(path)
+
+
+def test_gradflow_prints_the_report_and_draws_it_beside_the_model(run, tmp_path):
+    saved(tmp_path / "model.safetensors")
+    status, out, _ = run("gradflow", "model.safetensors", "--samples", 5, "--device", "reference")
+    assert status == 0
+    train, _ = datasets.vowels(standardise=True)
+    report = load(tmp_path / "model.safetensors", device="reference").gradient_flow(train.x[:5], train.y[:5])
+    assert out == f"{report}\npicture  model.gradflow.png\n"
+    assert (tmp_path / "model.gradflow.png").read_bytes().startswith(PNG)
+
+
+def test_gradflow_without_matplotlib_prints_the_report(run, tmp_path, monkeypatch):
+    saved(tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, err = run("gradflow", "model", "--samples", 2, "--device", "reference")
+    assert status == 0 and "layer 0 (LSTM" in out and "no picture: matplotlib is not installed" in err
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_gradflow_names_a_model_of_other_data_and_a_place_it_cannot_write(run, tmp_path):
+    saved(tmp_path / "model")
+    status, _, err = run("gradflow", "model", "--samples", 2, "--device", "reference", "--data", "python-manual")
+    assert status == 2 and err.startswith("error: x[0] has ") and err.count("\n") == 1
+    status, _, err = run("gradflow", "model", "--samples", 2, "--device", "reference", "--out", "no/folder.png")
+    assert status == 2 and err.startswith("error: --out is no/folder.png, ") and err.count("\n") == 1
+
+
 # info
 
 
@@ -253,4 +290,4 @@ def test_the_versions_are_one():
 
 def test_help_names_the_commands(run):
     status, out, _ = run("--help")
-    assert status == 0 and "train" in out and "info" in out
+    assert status == 0 and "train" in out and "gradflow" in out and "info" in out

@@ -41,7 +41,7 @@ def test_numpys_integers_are_sizes():
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     table(
-        ("init", lambda: rnn(init="xavier"), ArgumentError, "init is 'xavier', expected one of 'default', 'torch'"),
+        ("init", lambda: rnn(init="xavier"), ArgumentError, "init is 'xavier', expected one of 'default', 'torch', 'tutorial'"),
         ("init of Dense", lambda: Dense(M, K, init=3, **REFERENCE), ArgumentError, "init is 3, expected one of"),
         ("activation", lambda: rnn(activation="tanhh"), ArgumentError, "activation is 'tanhh', expected one of .*tanh"),
         ("activation, no derivative", lambda: rnn(activation=np.tanh), ArgumentError, r"activation is .*tanh.*pair \(f, df\)"),

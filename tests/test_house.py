@@ -45,8 +45,10 @@ arguments device io parameters
 derivatives losses optimizers
 layers
 training
+plots
+gradient_flow
 network
-gradcheck plots stream
+gradcheck stream
 datasets._sequences
 datasets.*
 datasets

@@ -306,3 +306,11 @@ def test_torch_initialisation():
     layer = rnn_gpu.GRU(30, 25, device="cpu", init="torch")
     for a in layer.parameters.values():
         assert 0.19 < np.abs(a).max() <= 0.2 and abs(a.mean()) < 0.05
+
+
+@pytest.mark.parametrize("kind", [rnn_gpu.RNN, rnn_gpu.LSTM, rnn_gpu.GRU])
+def test_tutorial_initialisation(kind):
+    layer, readout = kind(30, 25, device="cpu", init="tutorial"), rnn_gpu.Dense(30, 25, device="cpu", init="tutorial")
+    for a, limit in ((layer.parameters["U"], 1e-4), (layer.parameters["W"], 1e-4), (readout.parameters["V"], 0.1)):
+        assert 0.97 * limit < np.abs(a).max() <= limit and abs(a.mean()) < 0.1 * limit
+    assert all((a == 0).all() for name, a in [*layer.parameters.items(), *readout.parameters.items()] if name in "bc")

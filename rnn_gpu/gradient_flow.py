@@ -1,0 +1,217 @@
+"""Gradient flow: how a gradient fares on its way back through time, measured, bounded and judged (the tutorial's chapter 6).
+
+A recurrent layer carries dE/ds back one step by J = D + Wᵀ A, where A (dE/ds to δ) and D (around W) are made of one small
+matrix a unit, `Cell.back`. So ‖dE/ds_k‖ ≤ (β_D + β_W β_A)^(T−k) ‖dE/ds_T‖; of an Elman layer D is 0 and A is f′(net), and that
+is the tutorial's (β_W β_f)^(T−k). docs/bptt.md derives it, and writes A and D out for the LSTM and the GRU.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import plots
+from .errors import ArgumentError, NonFiniteError
+from .kernels import LIVE
+from .kernels.activations import ACTIVATIONS
+from .kernels.devices.reference import formula, unpack
+from .layers import RNN, Recurrent, zeros
+from .training import Samples, first_bad
+
+LOW, HIGH = 1e-3, 1e3  # the effective horizon is where ‖δ_k‖/‖δ_T‖ leaves this range
+DEAF = 0.05  # a unit is saturated at a step where ‖∂s_{t+1}/∂net_t‖ is below this
+
+
+class LayerFlow(NamedTuple):
+    """One recurrent layer. Row L of a curve is L steps before the last one of each sample, its columns are quartiles over samples."""
+
+    name: str
+    delta: np.ndarray  # (T, 3), ‖δ_{T−L}‖ / ‖δ_T‖
+    state: np.ndarray  # (T+1, 3), ‖dE/ds_{T−L}‖ / ‖dE/ds_T‖ over all states
+    bound: np.ndarray  # (T+1,), (β_D + β_W β_A)^L, never below `state`, nor for an Elman layer below `delta`
+    weight_norm: float  # β_W = ‖W‖₂
+    slope: float  # β_A, the largest ‖∂s_{t+1}/∂q_t‖ of a unit that occurred; for an Elman layer β_f, the largest |f′(net_t)|
+    around: float  # β_D, the largest ‖∂s_{t+1}/∂s_t‖ of a unit that does not pass through W
+    horizon: int | None  # the first L at which the median of `delta` is outside 1e-3 … 1e3; None where it never is
+    saturated: float  # share of units × steps × samples at which ‖∂s_{t+1}/∂net_t‖ < 0.05; for an Elman layer |f′(net_t)|
+    dead: float  # share of units at which it is 0 at every step of every sample
+    lyapunov: float  # the largest exponent, a step
+    heat: np.ndarray  # (T, n), mean |δ| over samples and gates
+    verdict: str  # "vanishing", "healthy", "exploding"
+    remedy: str
+    code: str  # the line that applies the remedy; "" where none is needed
+
+    def __str__(self):
+        places = sorted({min(L, len(self.delta) - 1) for L in (1, 10, 100, len(self.delta) - 1)})
+        curve = ", ".join(f"{self.delta[L, 1]:.2g} after {L}" for L in places)
+        around = f"{self.around:.3g} + " if self.around else ""
+        bound = f"{around}{self.weight_norm:.3g} · {self.slope:.3g} = {self.around + self.weight_norm * self.slope:.3g} a step"
+        horizon = f"beyond {len(self.delta)} steps" if self.horizon is None else f"{self.horizon} steps: there it leaves {LOW:g} … {HIGH:g}"
+        return (
+            f"{self.name}: {self.verdict}\n"
+            f"  ‖δ_k‖/‖δ_T‖  {curve} steps back (median over samples)\n"
+            f"  horizon      {horizon}\n"
+            f"  bound        {bound} (loose: the measured curve is the truth)\n"
+            f"  Lyapunov     {self.lyapunov:+.3g} a step, the largest exponent\n"
+            f"  units        {self.saturated:.0%} saturated, {self.dead:.0%} dead\n"
+            f"  remedy       {self.remedy}{self.code and ': ' + self.code}"
+        )
+
+
+class Report(NamedTuple):
+    """What `network.gradient_flow` found: print it, plot it, or read its layers, the recurrent ones in the network's order."""
+
+    layers: list[LayerFlow]
+    loss: float
+    samples: int
+
+    def __str__(self):
+        head = f"loss {self.loss:.6g}; the gradient that enters at the last step of {self.samples} samples, on its way back"
+        return "\n".join([head, *map(str, self.layers)])
+
+    def plot(self, path=None):
+        """A matplotlib Figure, one row a layer: the measured curve, the bound, the horizon, and |δ| by unit and step; saved at path."""
+        return plots.flow_picture(self, path)
+
+
+def gradient_flow(network, x, y) -> Report:
+    """Carry the gradient of each recurrent layer back from the last step of every sample, and judge how it fares.
+
+    x, y as for `Network.fit`; all samples are one batch. The network stays as it is. What enters a layer is the loss's dE/dy of its
+    last step alone (a reverse layer's last step is the first in time), or a random vector in samples where that is zero; so a curve
+    shows the layer's own recurrence. Dropout is off.
+    Raises NonFiniteError, naming the place, where the way forward is not finite.
+    """
+    if not network.recurrent:
+        raise ArgumentError("this network has no recurrent layer: its gradient goes through no time")
+    network = network.copy()
+    samples = Samples(network, x, y)
+    batch = samples.batch(range(len(samples)))
+    with np.errstate(all="ignore"):
+        o, _ = network._forward(batch.x, network._states("state", None, len(samples)), batch.steps)
+        E, dy = network.objective(network._device, o, batch.target, batch.weight)
+        if not np.isfinite(E):
+            raise NonFiniteError(f"gradient_flow: {first_bad(network, batch, o, E)}")
+        flows = []
+        for i, layer in reversed(list(enumerate(network.layers))):
+            ends = np.cumsum([one.output_size for one in layer.recurrent], dtype=int)
+            parts = [
+                (one, network._device.numpy(dy[:, :, end - one.output_size : end])) for one, end in zip(layer.recurrent, ends, strict=True)
+            ]
+            biases = [f"{i}.b_reverse" if one.reverse and one is not layer else f"{i}.b" for one in layer.recurrent]
+            flows = [measure(one, arriving, i, bias) for (one, arriving), bias in zip(parts, biases, strict=True)] + flows
+            dy, _ = layer._backward(dy, [nothing(one) for one in layer.recurrent])
+    return Report(flows, E, len(samples))
+
+
+def nothing(layer: Recurrent):
+    """A gradient of zero with respect to the state after the last step."""
+    return zeros(layer._device, layer._tape.s[:, 0].shape, layer.dtype)
+
+
+def measure(layer: Recurrent, arriving, i: int, bias: str) -> LayerFlow:
+    """The flow through one recurrent layer that has gone forward; arriving (T, B, n), NumPy, is the whole dE/dy, in time's order."""
+    number = layer._device.numpy
+    live = number(layer._tape.flags & LIVE) != 0  # in the order of the layer's own steps, as all that follows
+    T, B = live.shape
+    steps = [np.flatnonzero(live[:, b]) for b in range(B)]
+    others, entering = np.random.default_rng(0).normal(size=(B, arriving.shape[2])), np.zeros_like(arriving)
+    for b, own in enumerate(steps):
+        last = arriving[T - 1 - own[-1] if layer.reverse else own[-1], b]
+        entering[own[-1], b] = last if last.any() else others[b]
+    layer._backward(layer._in_turn(layer._device.array(entering, layer.dtype)), [nothing(layer)], taped=True)
+    tape = type(layer.tape)(*(number(a).astype(float) for a in layer.tape))
+
+    δ, ds = np.sqrt((tape.delta**2).sum((2, 3))), np.sqrt((tape.ds**2).sum((0, 3)))  # (T, B), (T+1, B)
+    back = [own[::-1] for own in steps]  # from the last step of each sample to its first
+    delta = quartiles([ratio(δ[own, b]) for b, own in enumerate(back)])
+    state = quartiles([ratio(ds[np.append(own + 1, own[-1]), b]) for b, own in enumerate(back)])
+    heard, slope, around = (norms[live] for norms in local_norms(layer.cell, tape))
+    β_W, β_A, β_D = float(np.linalg.norm(number(layer.parameters["W"]).astype(float), 2)), float(slope.max()), float(around.max())
+    outside = np.flatnonzero((delta[:, 1] < LOW) | (delta[:, 1] > HIGH))
+    horizon = int(outside[0]) if len(outside) else None
+    verdict = "healthy" if horizon is None else "vanishing" if delta[horizon, 1] < LOW else "exploding"
+    abs_δ = np.abs(tape.delta).mean(2)  # (T, B, n)
+    heat = [np.mean([abs_δ[own[L], b] for b, own in enumerate(back) if len(own) > L], 0) for L in range(len(delta))]
+    return LayerFlow(
+        f"layer {i} ({type(layer).__name__}{', reverse' if layer.reverse else ''}, {layer.cell.name}, {layer.hidden_size} units)",
+        delta,
+        state,
+        (β_D + β_W * β_A) ** np.arange(len(state)),
+        β_W,
+        β_A,
+        β_D,
+        horizon,
+        float((heard < DEAF).mean()),
+        float((heard == 0).all(0).mean()),
+        lyapunov(layer, steps),
+        np.array(heat),
+        verdict,
+        *remedy(layer, verdict, bias),
+    )
+
+
+def ratio(norms):
+    """norms over the first of them; what overflowed is the largest number there is."""
+    largest = np.finfo(float).max
+    return np.nan_to_num(norms / norms[0], nan=largest, posinf=largest) if norms[0] else np.full(len(norms), np.nan)
+
+
+def quartiles(curves):
+    """Curves of different lengths -> (longest, 3): the quartiles of those that are long enough; NaN of those that never began."""
+    curves = [curve for curve in curves if not np.isnan(curve[0])]
+    if not curves:
+        return np.full((1, 3), np.nan)
+    rows = ([curve[L] for curve in curves if len(curve) > L] for L in range(max(map(len, curves))))
+    return np.array([np.quantile(row, (0.25, 0.5, 0.75), method="nearest") for row in rows])  # no mean of huge numbers
+
+
+def local_norms(cell, tape):
+    """(T, B, n) each: ‖∂s_{t+1}/∂p_t‖, ‖∂s_{t+1}/∂q_t‖ and ‖∂s_{t+1}/∂s_t‖ around W, of every unit by itself.
+
+    The transposed Jacobians are `Cell.back` of every unit vector: S calls for all steps, samples and units at once.
+    """
+    back, S, shape = formula(cell.back), cell.states, tape.s[0, 1:].shape
+    numbers = unpack(tape.kept, 2), unpack(tape.s[:, :-1], 0), unpack(tape.s[:, 1:], 0)
+    columns = [back(tuple(np.full(shape, float(i == k)) for i in range(S)), *numbers) for k in range(S)]
+    sides = (np.array([[np.broadcast_to(a, shape) for a in column[side]] for column in columns]) for side in range(3))
+    matrices = [np.moveaxis(side, (0, 1), (-1, -2)) for side in sides]
+    return [np.linalg.norm(matrix, 2, (-2, -1)) if S > 1 else np.sqrt((matrix**2).sum((-2, -1))) for matrix in matrices]
+
+
+def lyapunov(layer: Recurrent, steps, seed=0) -> float:
+    """The largest Lyapunov exponent by Benettin's method: how ln‖v‖ grows a step, for a random v that is kept at length 1.
+
+    v is carried back by the kernel that carries dE/ds: the product of Jacobians and its transpose have the same singular values.
+    The first quarter of the steps of each sample lets v find its direction. Mean over samples.
+    """
+    d, tape = layer._device, layer._tape
+    S, _, B, n = tape.s.shape
+    v = np.random.default_rng(seed).normal(size=(S, B, n))
+    v = d.array(v / np.sqrt((v**2).sum((0, 2), keepdims=True)), layer.dtype)
+    dy, dp = zeros(d, (1, B, n), layer.dtype), zeros(d, (1, B, layer.cell.gates, n), layer.dtype)
+    dq, growth = dp.copy() if layer.cell.apart else dp, np.zeros(tape.flags.shape)
+    for t in reversed(range(len(growth))):
+        layer._one_step_back(t, dy, dp, dq, v)
+        norm = (v.astype(np.float64) ** 2).sum((0, 2)) ** 0.5
+        growth[t] = np.log(d.numpy(norm))
+        v /= np.where(norm > 0, norm, 1).astype(layer.dtype)[:, None]
+    return float(np.mean([growth[own[: len(own) - len(own) // 4], b].mean() for b, own in enumerate(steps)]))
+
+
+def remedy(layer: Recurrent, verdict: str, bias: str) -> tuple[str, str]:
+    """(what to do, the line of code), from the tutorial's list: initial weights, ReLU, a gated cell; for explosion a threshold."""
+    m, n, cell = layer.input_size, layer.hidden_size, layer.cell.name
+    if verdict == "healthy":
+        return "none needed", ""
+    if verdict == "exploding":
+        return "cut the gradient at a threshold", "network.fit(x, y, clip_norm=1.0)"
+    if layer.init != "default":
+        kind = f"{type(layer).__name__}({m}, {n}" if type(layer) is not Recurrent else f"Recurrent({cell!r}, {m}, {n}"
+        activation = f", activation={layer.activation.name!r}" if isinstance(layer, RNN) and layer.activation.name in ACTIVATIONS else ""
+        return "1. initial weights that keep units out of saturation", f"rnn_gpu.{kind}{activation})"
+    if cell in ("lstm", "gru"):
+        gate = {"lstm": "forget", "gru": "update"}[cell]
+        return f"a larger bias of the {gate} gate keeps more of the state", f'network.parameters["{bias}"][{n}:{2 * n}] = 3'
+    if cell.startswith("elman_") and cell != "elman_relu":
+        return "2. ReLU in place of a function that saturates, W starting as the identity", f'rnn_gpu.RNN({m}, {n}, activation="relu")'
+    return "3. a cell with gates", f"rnn_gpu.LSTM({m}, {n})"
