@@ -25,6 +25,7 @@ from .errors import (
     OrderError,
     RnnGpuError,
     ShapeError,
+    UnsupportedError,
 )
 from .gradcheck import gradcheck
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
@@ -54,6 +55,7 @@ __all__ = [
     "RnnGpuError",
     "ShapeError",
     "Stream",
+    "UnsupportedError",
     "activation",
     "cell",
     "datasets",

@@ -6,6 +6,7 @@ RnnGpuError
 │   ├── DtypeError                  its dtype
 │   └── DerivativeError             a user's derivative is not the slope of the function
 ├── DeviceError (RuntimeError)      the device that was asked for is not there
+├── UnsupportedError (NotImplementedError)  what another library offers and this one does not
 ├── OrderError (RuntimeError)       backward before forward
 ├── NonFiniteError (ArithmeticError)  NaN or infinity in training, found before a weight changed
 ├── GradientError (ArithmeticError) gradcheck found a gradient that is not the slope of the loss
@@ -35,6 +36,10 @@ class DerivativeError(ArgumentError):
 
 class DeviceError(RnnGpuError, RuntimeError):
     """The device that was asked for cannot be used here."""
+
+
+class UnsupportedError(RnnGpuError, NotImplementedError):
+    """Another library offers this, and we do not."""
 
 
 class OrderError(RnnGpuError, RuntimeError):

@@ -262,6 +262,15 @@ class Recurrent(Stateful):
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init), precision)
 
+    @classmethod
+    def around(cls, cell: Cell, values: dict, device: str, reverse=False):
+        """A layer on parameters that are there: contiguous arrays of the device are not copied."""
+        layer = cls.__new__(cls)
+        layer.cell, layer.reverse, layer.input_size = cell, reverse, values["U"].shape[1]
+        layer.hidden_size = layer.output_size = values["W"].shape[1]
+        Layer.__init__(layer, device, values["U"].dtype, values)
+        return layer
+
     @property
     def recurrent(self):
         return (self,)

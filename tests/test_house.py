@@ -44,7 +44,7 @@ errors
 arguments device io parameters
 derivatives losses optimizers
 layers
-training
+torch training
 plots
 gradient_flow
 network

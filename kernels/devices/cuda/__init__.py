@@ -7,7 +7,7 @@ import numpy as np
 from ...binding import define, elementwise_source
 from ...products import products
 from . import block, gemm, plain
-from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, threads_for
+from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, on_stream, threads_for  # noqa: F401  for rnn_gpu.torch
 from .precision import asked, matmul
 from .schedules import card, choose
 

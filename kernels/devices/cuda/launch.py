@@ -1,6 +1,7 @@
 """Compiling and launching: the only place that knows whether a GPU or the simulator is behind `numba.cuda`."""
 
 import warnings
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -85,6 +86,15 @@ def ask_for_shared_memory(kernel, signature, shared):
     function = kernel.compile(signature)._codelibrary.get_cufunc()
     attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
+
+
+def on_stream(pointer: int):
+    """A context in which arrays and kernels use the CUDA stream of another library."""
+    if SIMULATED:
+        return nullcontext()
+    import cupy
+
+    return cupy.cuda.ExternalStream(pointer)
 
 
 def arrays():

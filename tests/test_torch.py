@@ -1,0 +1,446 @@
+"""rnn_gpu.torch against torch.nn: the same outputs, gradients and state_dict; then what torch has not. Skipped without torch."""
+
+import copy
+import io
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import rnn_gpu  # noqa: E402
+import rnn_gpu.torch as ours  # noqa: E402
+from conftest import close  # noqa: E402
+from door import refuses, table  # noqa: E402
+from rnn_gpu import ArgumentError, DeviceError, DtypeError, OrderError, ShapeError, UnsupportedError, cell  # noqa: E402
+from test_bptt import leaky_back, leaky_step  # noqa: E402
+
+T, B, M, N = 5, 3, 4, 7
+LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
+KINDS = ("RNN", "LSTM", "GRU")
+OPTIONS = {
+    "plain": {},
+    "deep": {"num_layers": 2, "bidirectional": True},
+    "bare": {"bias": False, "bidirectional": True},
+    "rows": {"batch_first": True, "num_layers": 3},
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
+def options(request):
+    return request.param
+
+
+def pair(kind, dtype=torch.float64, **options):
+    """torch's module and ours, with the same numbers."""
+    torch.manual_seed(3)
+    theirs = getattr(torch.nn, kind)(M, N, dtype=dtype, **options)
+    mine = getattr(ours, kind)(M, N, dtype=dtype, **options)
+    mine.load_state_dict(theirs.state_dict())
+    return theirs, mine
+
+
+def draw(*shape, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def state(module, *batch, scale=1.0):
+    shape = (module.num_layers * (2 if module.bidirectional else 1), *batch, N)
+    h = scale * draw(*shape)
+    return (h, 0.5 * h.flip(0)) if "LSTM" in type(module).__name__ else h
+
+
+def leaves(tree):
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    tree = [tree.data] if isinstance(tree, torch.nn.utils.rnn.PackedSequence) else tree
+    return [leaf for branch in tree for leaf in leaves(branch)]
+
+
+def passed(module, x, hx=None, seed=None, **more):
+    """Outputs, final states and every gradient of one pass, as arrays; a loss of outputs and states."""
+    asked = [leaf.detach().requires_grad_() for leaf in leaves((x,) if hx is None else (x, hx))]
+    if isinstance(x, torch.nn.utils.rnn.PackedSequence):
+        x = x._replace(data=asked[0])
+    else:
+        x = asked[0]
+    hx = None if hx is None else tuple(asked[1:]) if isinstance(hx, tuple) else asked[1]
+    if seed is not None:
+        torch.manual_seed(seed)
+    out = module(x, hx, **more)
+    results = leaves(out)
+    loss = sum((leaf * draw(*leaf.shape, dtype=leaf.dtype)).sum() for leaf in results)
+    asked += list(module.parameters())
+    return [leaf.detach().numpy() for leaf in (*results, *torch.autograd.grad(loss, asked))]
+
+
+def agree(theirs, mine, *arguments, dtype="float64", **options):
+    expected, got = passed(theirs, *arguments, **options), passed(mine, *arguments, **options)
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b, dtype)
+
+
+def batch(options, *axes):
+    return draw(*axes[::-1], M) if options.get("batch_first") else draw(*axes, M)
+
+
+def test_outputs_and_gradients_are_torchs(kind, options):
+    theirs, mine = pair(kind, **options)
+    x = batch(options, T, B)
+    agree(theirs, mine, x)
+    agree(theirs, mine, x, state(theirs, B))
+
+
+def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
+    """The kernels of each device behind the same module; CUDA's in the simulator, where its arrays are NumPy's."""
+    monkeypatch.setattr(ours, "device_of", lambda tensor: device)
+    theirs, mine = pair(kind, num_layers=2, bidirectional=True)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), LENGTHS, enforce_sorted=False)
+    agree(theirs, mine, packed, state(theirs, B))
+
+
+def test_float32_too(kind):
+    theirs, mine = pair(kind, dtype=torch.float32, num_layers=2)
+    agree(theirs, mine, draw(T, B, M, dtype=torch.float32), dtype="float32")
+
+
+def test_input_without_a_batch(kind, options):
+    theirs, mine = pair(kind, **options)
+    agree(theirs, mine, draw(T, M))
+    agree(theirs, mine, draw(T, M), state(theirs))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_packed_sequences_go_in_and_come_out(kind, ordered):
+    theirs, mine = pair(kind, num_layers=2, bidirectional=True)
+    lengths = LENGTHS.sort(descending=True).values if ordered else LENGTHS
+    packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), lengths, enforce_sorted=ordered)
+    agree(theirs, mine, packed)
+    agree(theirs, mine, packed, state(theirs, B))
+    expected, got = theirs(packed)[0], mine(packed)[0]
+    for one, other in zip(got[1:], expected[1:], strict=True):
+        assert (one is None and other is None) or (one == other).all()
+
+
+def test_relu():
+    theirs, mine = pair("RNN", nonlinearity="relu")
+    agree(theirs, mine, draw(T, B, M), state(theirs, B))
+
+
+def test_dropout_of_nothing_is_nothing_and_evaluation_drops_nothing(kind):
+    theirs, mine = pair(kind, num_layers=2, dropout=0.5)
+    agree(theirs.eval(), mine.eval(), draw(T, B, M))
+
+
+def test_dropout_falls_on_what_torchs_does_after_the_same_seed(kind):
+    theirs, mine = pair(kind, num_layers=3, dropout=0.4)
+    agree(theirs, mine, draw(T, B, M), seed=5)
+
+
+def test_dropout_of_everything_leaves_the_second_layer_its_biases():
+    mine = ours.RNN(M, N, 2, dropout=1.0)
+    (a, _), (b, _) = mine(draw(T, B, M, dtype=torch.float32)), mine(draw(T, B, M, dtype=torch.float32) + 1)
+    assert (a == b).all() and (a[0] != 0).all()
+
+
+def test_torchs_numbers_after_the_same_seed_and_its_state_dict_both_ways(kind, options):
+    torch.manual_seed(0)
+    theirs = getattr(torch.nn, kind)(M, N, **options)
+    torch.manual_seed(0)
+    mine = getattr(ours, kind)(M, N, **options)
+    assert list(mine.state_dict()) == list(theirs.state_dict())
+    assert all((a == b).all() for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+    other = getattr(torch.nn, kind)(M, N, **options)
+    other.load_state_dict(mine.state_dict())
+    assert all((a == b).all() for a, b in zip(other.parameters(), theirs.parameters(), strict=True))
+    assert [len(weights) for weights in mine.all_weights] == [len(weights) for weights in theirs.all_weights]
+
+
+def test_gradcheck_of_torch(kind):
+    _, mine = pair(kind, num_layers=2, bidirectional=True)
+    hx = state(mine, 2)
+    inputs = [leaf.requires_grad_() for leaf in (draw(4, 2, M), *leaves((hx,)))]
+
+    def run(x, *hx):
+        return tuple(leaves(mine(x, hx if len(hx) > 1 else hx[0])))
+
+    assert torch.autograd.gradcheck(run, inputs)
+    parameters = list(mine.named_parameters())
+
+    def of_parameters(*values):
+        named = dict(zip((name for name, _ in parameters), values, strict=True))
+        return torch.func.functional_call(mine, named, (inputs[0].detach(),))[0]
+
+    assert torch.autograd.gradcheck(of_parameters, [p.detach().requires_grad_() for _, p in parameters], fast_mode=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_torchs_own_samples(kind):
+    modules = pytest.importorskip("torch.testing._internal.common_modules", reason="torch's tests need expecttest")
+    (info,) = (info for info in modules.module_db if info.name == f"nn.{kind}")
+    samples = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=True)
+    tried = 0
+    for sample in samples:
+        settings, call = sample.constructor_input, sample.forward_input
+        if settings.kwargs.get("proj_size"):
+            continue
+        theirs = getattr(torch.nn, kind)(*settings.args, dtype=torch.float64, **settings.kwargs)
+        mine = getattr(ours, kind)(*settings.args, dtype=torch.float64, **settings.kwargs)
+        mine.load_state_dict(theirs.state_dict())
+        agree(theirs, mine, *call.args, **call.kwargs)
+        tried += 1
+    assert tried >= 16
+
+
+# Among torch's other things
+
+
+def test_it_learns_in_a_sequential():
+    class Last(torch.nn.Module):
+        def forward(self, result):
+            return result[0][-1]
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(2, M), ours.GRU(M, N), Last(), torch.nn.Linear(N, 1))
+    x = draw(T, 16, 2, dtype=torch.float32)
+    adam, losses = torch.optim.Adam(model.parameters(), 0.05), []
+    for _ in range(40):
+        adam.zero_grad()
+        loss = ((model(x)[:, 0] - x.sum((0, 2))) ** 2).mean()
+        loss.backward()
+        adam.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_autocast_computes_in_float32(kind):
+    theirs, mine = pair(kind, dtype=torch.float32)
+    linear, x = torch.nn.Linear(M, M), draw(T, B, M, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = linear(x)
+        y, _ = mine(low)
+    assert low.dtype == torch.bfloat16 and y.dtype == torch.float32
+    close(y.detach().numpy(), theirs(low.float())[0].detach().numpy(), "float32")
+    y.sum().backward()
+    assert linear.weight.grad.dtype == torch.float32 and (linear.weight.grad != 0).any()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"])
+def test_copies_compute_the_same(again):
+    for module in (ours.LSTM(M, N, 2), ours.RNN(M, N, nonlinearity="softsign"), ours.Recurrent("gru", M, N), own_activation()):
+        x = draw(T, B, M, dtype=torch.float32)
+        y, _ = module(x, tape=True)
+        other = again(module)
+        assert (other(x)[0] == y).all() and other._layers == []
+        assert str(other) == str(module)
+
+
+def test_a_whole_module_is_saved_and_loaded():
+    module, file, x = ours.GRU(M, N), io.BytesIO(), draw(T, B, M, dtype=torch.float32)
+    torch.save(module, file)
+    file.seek(0)
+    assert (torch.load(file, weights_only=False)(x)[0] == module(x)[0]).all()
+
+
+def test_to_changes_the_dtype(kind):
+    theirs, mine = pair(kind, dtype=torch.float32)
+    agree(theirs.to(torch.float64), mine.to(torch.float64), draw(T, B, M))
+    refuses(DtypeError, "^the parameters are torch.bfloat16, expected", lambda: mine.to(torch.bfloat16)(draw(T, B, M)))
+
+
+def test_writing_into_an_output_leaves_the_gradient_and_into_an_input_is_an_error(kind):
+    _, mine = pair(kind)
+    x = draw(T, B, M)
+    expected = passed(mine, x)[-1]
+    y, last = mine(x)
+    loss = sum((leaf * draw(*leaf.shape)).sum() for leaf in leaves((y, last)))
+    with torch.no_grad():
+        for leaf in leaves((y, last)):
+            leaf.zero_()
+    close(torch.autograd.grad(loss, list(mine.parameters()), retain_graph=True)[-1].numpy(), expected)
+    with torch.no_grad():
+        mine.weight_hh_l0 += 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_graph_goes_backward_twice(kind):
+    _, mine = pair(kind)
+    loss = mine(draw(T, B, M))[0].sum()
+    first, second = (torch.autograd.grad(loss, list(mine.parameters()), retain_graph=True) for _ in range(2))
+    assert all((a == b).all() for a, b in zip(first, second, strict=True))
+
+
+def test_a_double_backward_is_refused():
+    mine, x = ours.LSTM(M, N), draw(T, B, M, dtype=torch.float32).requires_grad_()
+    (dx,) = torch.autograd.grad(mine(x)[0].sum(), x, create_graph=True)
+    refuses(UnsupportedError, "^double backward", lambda: dx.sum().backward())
+
+
+# What torch has not
+
+
+def f(z):
+    return np.arctan(z)
+
+
+def df(y):
+    return np.cos(y) ** 2
+
+
+def own_activation():
+    return ours.RNN(M, N, nonlinearity=(f, df))
+
+
+def test_an_activation_of_ones_own():
+    torch.manual_seed(0)
+    mine = own_activation().double()
+    x, h = draw(T, B, M), torch.zeros(B, N, dtype=torch.float64)
+    U, W, b, c = mine.all_weights[0]
+    y, _ = mine(x)
+    for t in range(T):
+        h = torch.atan(x[t] @ U.T + h @ W.T + b + c)
+        close(y[t].detach().numpy(), h.detach().numpy())
+    assert torch.autograd.gradcheck(lambda x: mine(x)[0], [x.requires_grad_()])
+
+
+def test_a_cell_of_ones_own():
+    mine = ours.Recurrent(cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back), M, N, 2, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: mine(x)[0], [draw(4, 2, M).requires_grad_()])
+
+
+def test_a_masked_step_is_no_step(kind):
+    for rows in (False, True):
+        theirs, mine = pair(kind, batch_first=rows)
+        x, live = draw(T, 1, M), torch.tensor([True, False, True, True, False])
+        turn = (lambda a: a.transpose(0, 1)) if rows else (lambda a: a)
+        expected, last = theirs(turn(x[live]))
+        y, h = mine(turn(x), mask=turn(live[:, None]))
+        close(turn(y)[live].detach().numpy(), turn(expected).detach().numpy())
+        assert (turn(y)[~live] == 0).all()
+        for a, b in zip(leaves((h,)), leaves((last,)), strict=True):
+            close(a.detach().numpy(), b.detach().numpy())
+    y, _ = mine(x[:, 0], mask=live)
+    assert (y[~live] == 0).all() and (y[live] != 0).all()
+
+
+def test_the_tape_has_delta_by_layer_and_direction(kind):
+    _, mine = pair(kind, num_layers=2, bidirectional=True)
+    x = draw(T, B, M).requires_grad_()
+    y, _ = mine(x, tape=True)
+    refuses(OrderError, "tape is known after backward", lambda: mine.tapes)
+    y.square().sum().backward()
+    δ = [tape.delta for tape in mine.tapes]
+    assert [a.shape for a in δ] == [(T, B, mine.cell.gates, N)] * 4
+    for k, suffix in enumerate(("_l0", "_l0_reverse", "_l1", "_l1_reverse")):
+        close(δ[k].sum((0, 1)).reshape(-1), getattr(mine, f"bias_ih{suffix}").grad.numpy())
+    mine(x)
+    assert mine.tapes == []
+
+
+# Errors
+
+X = draw(T, B, M, dtype=torch.float32)
+H = torch.zeros(1, B, N)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    table(
+        ("projection", lambda: ours.LSTM(M, N, proj_size=2), UnsupportedError, "proj_size is 2: these modules have no projection"),
+        ("size", lambda: ours.GRU(M, 0), ArgumentError, "hidden_size is 0, expected an integer"),
+        ("layers", lambda: ours.GRU(M, N, 0), ArgumentError, "num_layers is 0, expected an integer"),
+        ("dropout", lambda: ours.GRU(M, N, 2, dropout=1.5), ArgumentError, "dropout is 1.5, expected a number from 0"),
+        ("activation", lambda: ours.RNN(M, N, nonlinearity="tanhh"), ArgumentError, "activation is 'tanhh', expected one of"),
+        ("cell", lambda: ours.Recurrent("lstmm", M, N), ArgumentError, "cell is 'lstmm', expected one of"),
+        ("rank", lambda: ours.GRU(M, N)(X[0, 0]), ShapeError, r"input has shape \(4,\), expected \(T, B, m\)"),
+        ("features", lambda: ours.GRU(M, N, batch_first=True)(X[..., 1:]), ShapeError, r"input has 3 features.*input_size=4: \(B, T, m\)"),
+        ("no steps", lambda: ours.GRU(M, N)(X[:0]), ShapeError, r"input has shape \(0, 3, 4\), .*no axis empty"),
+        ("dtype", lambda: ours.GRU(M, N)(X.double()), DtypeError, "input is torch.float64, but the parameters are torch.float32"),
+        ("state's dtype", lambda: ours.GRU(M, N)(X, H.double()), DtypeError, "hx is torch.float64, but the parameters are"),
+        ("state's shape", lambda: ours.GRU(M, N, 2)(X, H), ShapeError, r"hx has shape \(1, 3, 7\), expected \(2, 3, 7\)"),
+        ("one state", lambda: ours.LSTM(M, N)(X, H), ShapeError, "hx has 1 tensors, expected 2"),
+        ("device", lambda: ours.GRU(M, N)(X.to("meta")), DeviceError, "input is on meta, but the parameters are on cpu"),
+        ("meta", lambda: ours.GRU(M, N, device="meta")(X.to("meta")), DeviceError, "input is on meta, expected a CPU or a CUDA tensor"),
+        ("mask", lambda: ours.GRU(M, N)(X, mask=X[..., 0]), ShapeError, r"mask is float32 .*expected booleans \(5, 3\)"),
+        (
+            "mask and lengths",
+            lambda: ours.GRU(M, N)(torch.nn.utils.rnn.pack_sequence([X[:, 0]]), mask=X[..., 0] > 0),
+            ArgumentError,
+            "mask is given with a PackedSequence",
+        ),
+    ),
+)
+def test_what_cannot_be_is_refused(call, error, message):
+    refuses(error, f"^{message}", call)
+
+
+# Data parallel
+
+TWO = """
+import os, sys, torch, torch.distributed as dist
+import rnn_gpu.torch
+from torch.nn.parallel import DistributedDataParallel
+
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+torch.manual_seed(0)
+module = rnn_gpu.torch.RNN(4, 7)
+x = torch.randn(5, 6, 4)
+alone, _ = module(x)
+(expected,) = torch.autograd.grad(alone.square().mean(), [module.weight_hh_l0])
+mine = slice(0, 3) if dist.get_rank() == 0 else slice(3, 6)
+parallel = DistributedDataParallel(module)
+y, _ = parallel(x[:, mine])
+y.square().mean().backward()
+dist.destroy_process_group()
+assert torch.allclose(module.weight_hh_l0.grad, expected, rtol=1e-5, atol=1e-7), (module.weight_hh_l0.grad - expected).abs().max()
+"""
+
+
+CHECKOUT = Path(__file__).parents[1]
+distributed = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
+
+
+def here():
+    """The environment of a process that finds the library where these tests do, without the simulator."""
+    inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    return inherited | {"PYTHONPATH": str(Path(rnn_gpu.__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+
+
+@distributed
+def test_two_processes_get_the_gradient_of_the_whole_batch(tmp_path):
+    command = [sys.executable, "-c", TWO, str(tmp_path / "meeting")]
+    both = [subprocess.Popen([*command, str(rank)], env=here(), stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    for process in both:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+
+
+@distributed
+@pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="the tests run outside a checkout")
+def test_the_example_trains_on_two_processes():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "examples/ddp.py"]
+    run = subprocess.run(command, cwd=CHECKOUT, env=here(), capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    losses = [float(line.split()[-1]) for line in run.stdout.splitlines()]
+    assert len(losses) == 4 and losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.skipif(not (CHECKOUT / "README.md").exists(), reason="the tests run outside a checkout")
+def test_the_readmes_example_with_torch_runs():
+    (block,) = re.findall(r"^```py\n(.*?)^```", (CHECKOUT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    names = {}
+    exec(block, names)
+    assert names["y"].shape == (7, 2, 10) and names["lstm"].weight_hh_l1_reverse.grad.shape == (20, 5)
