@@ -273,3 +273,18 @@ def test_failures_are_told(report, tmp_path):
 def test_predictions_have_an_empty_outcome_until_there_is_a_result():
     notes = (BENCHMARKS / "NOTES.md").read_text(encoding="utf-8")
     assert "No GPU has run this code yet" in notes or any((BENCHMARKS / "results").glob("*/steps.json"))
+
+
+# The page on vanishing gradients
+
+
+def test_the_page_on_vanishing_gradients_has_every_cell_with_its_horizon(tmp_path):
+    done = run(sys.executable, "-m", "benchmarks", "vanishing", "--quick", "--device", "reference", "--plot", tmp_path / "page.png")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.partition("| --- |")[2].splitlines()[1:]]
+    cells = ["Elman tanh, torch's initial weights", "Elman tanh", "Elman ReLU", "LSTM", "GRU"]
+    assert [row[:2] for row in rows] == [[task, cell] for task in ("adding-12", "copy-2") for cell in cells]
+    for _, cell, error, before, horizon, after, _ in rows:
+        assert float(error) > 0 and after in ("vanishing", "healthy", "exploding")
+        assert (before == "vanishing" and int(horizon) > 1) == (cell == cells[0])
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
