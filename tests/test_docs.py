@@ -1,0 +1,37 @@
+"""What docs/ says: its checks run and print what stands below them, its quotations stand in the code, its translation has the same code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+BPTT, CHINESE = CHECKOUT / "docs" / "bptt.md", CHECKOUT / "docs" / "bptt.zh.md"
+
+pytestmark = pytest.mark.skipif(not BPTT.exists(), reason="the tests run outside a checkout")
+
+
+def blocks(path):
+    """(code, what it prints) of every Python block."""
+    return re.findall(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", path.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_the_checks_print_what_the_page_says(capsys):
+    names, found = {}, blocks(BPTT)
+    assert len(found) >= 12
+    for code, printed in found:
+        exec(compile(code, str(BPTT), "exec"), names)
+        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == printed.splitlines(), code
+
+
+def test_the_translation_has_the_same_checks():
+    assert blocks(CHINESE) == blocks(BPTT)
+
+
+@pytest.mark.parametrize("page", [BPTT, CHINESE], ids=lambda page: page.name)
+def test_the_lines_that_are_quoted_stand_in_their_files(page):
+    quoted = re.findall(r"`([\w/]+\.py)`[:：] ?`([^`]+)`", page.read_text(encoding="utf-8"))
+    assert len(quoted) == 9
+    for path, line in quoted:
+        lines = [there.strip().partition("  #")[0] for there in (CHECKOUT / path).read_text(encoding="utf-8").splitlines()]
+        assert line in lines, f"{path}: {line}"
