@@ -1,11 +1,12 @@
 """The door: arguments are checked here, once, so that no kernel has to."""
 
 import math
+from importlib import import_module
 from numbers import Integral, Real
 
 import numpy as np
 
-from .errors import ArgumentError, DtypeError, ShapeError
+from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
 
 DTYPES = ("float32", "float64")
 
@@ -49,17 +50,51 @@ def is_array(x) -> bool:
     return hasattr(x, "dtype") and hasattr(x, "shape")
 
 
+def on_gpu(x) -> bool:
+    if hasattr(x, "__dlpack_device__"):
+        return int(x.__dlpack_device__()[0]) == 2  # kDLCUDA
+    return hasattr(x, "__cuda_array_interface__")
+
+
 def as_array(name: str, x, dtype: str):
-    """x as an array: NumPy's and CuPy's as they are, nested lists of floats as NumPy's of `dtype`, of integers as int64."""
+    """x as NumPy's array, or CuPy's where it is on a GPU: another library's by DLPack, not copied.
+
+    Nested lists of floats become arrays of `dtype`, of integers of int64.
+    """
     if isinstance(x, np.ma.MaskedArray):
         raise ArgumentError(f"{name} is a masked array, expected a plain one: its mask would be ignored")
-    if hasattr(x, "__cuda_array_interface__") or isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray):
         return x
+    if on_gpu(x):
+        try:
+            return import_module("rnn_gpu.kernels.devices.cuda.launch").arrays().asarray(x)
+        except ImportError as error:
+            raise DeviceError(f"{name} is on a GPU, but what takes it there is not installed: {error}") from None
+    if hasattr(x, "__dlpack__"):
+        try:
+            return np.from_dlpack(x)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise ArgumentError(f"{name}, a {type(x).__name__}, cannot be taken by DLPack: {error}") from None
     try:
         a = np.asarray(x)
     except ValueError as error:  # ragged lists
         raise ShapeError(f"{name} cannot be made an array: {error}") from None
     return a.astype(dtype) if a.dtype.kind == "f" and not is_array(x) else a
+
+
+def as_kind_of(x, a):
+    """a, NumPy's or CuPy's, as the kind of array that x is, not copied; lists and numbers get it as it is."""
+    if type(x) is type(a) or isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__"):
+        return a
+    own = x.__array_namespace__() if hasattr(x, "__array_namespace__") else import_module(type(x).__module__.partition(".")[0])
+    return own.from_dlpack(a)
+
+
+def take(device, name: str, a, dtype):
+    """a, NumPy's or CuPy's, as a contiguous array of the device."""
+    if device.name != "cuda" and on_gpu(a):
+        raise DeviceError(f"{name} is on a GPU, but device is {device.name!r}: say device='cuda', or copy {name} to the host")
+    return device.array(a, dtype)
 
 
 def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):

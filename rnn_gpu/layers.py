@@ -66,9 +66,9 @@ class Layer:
         return self._tape
 
     def _to_kind_of(self, x, a):
-        """a, copied, as the kind of array that x is: the device's own kind, or NumPy's."""
-        own = a if type(x) is type(a) else self._device.numpy(a)
-        return a.copy() if own is a else own
+        """a, copied, as the kind of array that x is."""
+        own = a if type(x) is type(a) or arguments.on_gpu(x) else self._device.numpy(a)
+        return arguments.as_kind_of(x, a.copy() if own is a else own)
 
 
 class Steps(NamedTuple):
@@ -135,7 +135,7 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
         host = device.numpy(a) if type(a) is not np.ndarray else a
         x = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2), m, dtype)
     a = arguments.floats("x", x, dtype, (None, None, m), f"({order}, m={m})")
-    a = device.array(a.swapaxes(0, 1) if batch_first else a, dtype)
+    a = arguments.take(device, "x", a.swapaxes(0, 1) if batch_first else a, dtype)
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
     if lengths is None or lengths.min() == T:
@@ -184,7 +184,7 @@ class Stateful(Layer):
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
             dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
-            dy = self._device.array(self._turn(dy), self.dtype)
+            dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
             dy = self._steps.only_live(dy)
             arguments.finite("dy", self._turn(dy))
         dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape)
@@ -378,7 +378,7 @@ class Recurrent(Stateful):
             label = name if S == 1 else f"{name}[{k}]"
             a = arguments.floats(label, part, self.dtype, (B, n), "(B, n)")
             arguments.finite(label, a)
-            s[k] = self._device.array(a, self.dtype)
+            s[k] = arguments.take(self._device, label, a, self.dtype)
         return s
 
     def _as_state(self, x, s):
@@ -579,7 +579,7 @@ class Stateless(Layer):
         axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
         a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes)
         arguments.finite("x", a)
-        y, _ = self._forward(self._with_time(a).copy(), None, None, True, training)
+        y, _ = self._forward(self._with_time("x", a).copy(), None, None, True, training)
         self._like = x
         return self._to_kind_of(x, y.reshape(*a.shape[:-1], -1))
 
@@ -589,11 +589,11 @@ class Stateless(Layer):
         shape = np.shape(self._like)
         dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)")
         arguments.finite("dy", dy)
-        dx, _ = self._backward(self._with_time(dy), None)
+        dx, _ = self._backward(self._with_time("dy", dy), None)
         return self._to_kind_of(self._like, dx.reshape(shape))
 
-    def _with_time(self, a):
-        return self._device.array(a if a.ndim == 3 else a[None], self.dtype)
+    def _with_time(self, name, a):
+        return arguments.take(self._device, name, a if a.ndim == 3 else a[None], self.dtype)
 
 
 @cache

@@ -104,7 +104,7 @@ class Network:
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
         dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
-        dy = steps.only_live(self._device.array(dy.reshape(T, B, -1), self.dtype))
+        dy = steps.only_live(arguments.take(self._device, "dy", dy.reshape(T, B, -1), self.dtype))
         arguments.finite("dy", dy if self.recurrent else dy[0])
         dx, ds = self._backward(dy, self._states("dstate", dstate, B), tape)
         return self._leave(dx), self._as_states(ds)

@@ -44,8 +44,7 @@ class Stream:
             raise ShapeError(f"x has {B} samples, but this stream goes on with {self._s[0].shape[1]}: reset() begins another")
         y, s = network._forward(a, self._s, steps, keep=False)
         self._s = [state.copy() for state in s]  # not a view that keeps all steps alive
-        y = network.layers[0]._to_kind_of(x, y)
-        return y[0] if one else y
+        return network.layers[0]._to_kind_of(x, y[0] if one else y)
 
     @property
     def state(self):
