@@ -7,16 +7,17 @@ import numpy as np
 
 from . import arguments, derivatives, parameters
 from .device import PRECISIONS, resolve
-from .errors import ArgumentError, DtypeError, OrderError, ShapeError
+from .errors import ArgumentError, OrderError, ShapeError
 from .kernels import LIVE, Activation, Cell
 from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
 from .kernels.cells.lstm import lstm
 from .kernels.philox import LOW, words
+from .weights import TORCH, Weights, by_gates, dense_of_keras, known, recurrent_of_keras
 
 
-class Layer:
+class Layer(Weights):
     """A layer has a device, a dtype, and parameters and their gradients by name.
 
     Users call a layer and its `backward`; these check, convert, and hand on to `_forward` and `_backward`, which take and return
@@ -391,35 +392,29 @@ class Recurrent(Stateful):
     def _as_states(self, states):
         return self._as_state(self._like, *states)
 
-    # torch's names and shapes. Its gate order is ours.
+    # Other libraries' parameters: see weights.py
 
-    def load_torch(self, state_dict):
-        """Take over weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0 (NumPy arrays or tensors; biases may both be missing).
+    def _as_torch(self, θ):
+        return {theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"]) for theirs, ours in TORCH.items()}
 
-        c is bias_hh_l0 where the cell has it; elsewhere b is the sum of the two.
-        """
-        state_dict = {name: np.asarray(value) for name, value in state_dict.items()}
-        known = {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"}
-        unknown, missing = set(state_dict) - known, {"weight_ih_l0", "weight_hh_l0"} - set(state_dict)
-        if unknown or missing or ("bias_ih_l0" in state_dict) != ("bias_hh_l0" in state_dict):
-            raise ArgumentError(f"state_dict has {', '.join(sorted(state_dict))}, expected {', '.join(sorted(known))} of one layer")
+    def _of_torch(self, state_dict):
+        known(state_dict, TORCH, optional=("bias_ih_l0", "bias_hh_l0"))
         zero = np.zeros(self.parameters["b"].shape, self.dtype)
         b, c = state_dict.get("bias_ih_l0", zero), state_dict.get("bias_hh_l0", zero)
-        new = {"U": state_dict["weight_ih_l0"], "W": state_dict["weight_hh_l0"]}
-        new |= {"b": b, "c": c} if self.cell.apart else {"b": b + c}
-        for name, value in new.items():
-            if value.shape != self.parameters[name].shape:
-                raise ShapeError(f"state_dict gives {name} the shape {value.shape}, expected {self.parameters[name].shape}")
-            if value.dtype != self.dtype:
-                raise DtypeError(f"state_dict gives {name} as {value.dtype}, but this layer was built for {self.dtype}")
-        for name, value in new.items():
-            self.parameters[name] = self._device.array(value, self.dtype)
+        θ = {"U": state_dict["weight_ih_l0"], "W": state_dict["weight_hh_l0"]}
+        return θ | ({"b": b, "c": c} if self.cell.apart else {"b": b + c})
 
-    def to_torch(self) -> dict[str, np.ndarray]:
-        """The parameters under torch's names, as NumPy arrays of their own; bias_hh_l0 is zero where the cell has no c."""
-        θ = {name: self._device.numpy(value).copy() for name, value in self.parameters.items()}
-        names = {"weight_ih_l0": "U", "weight_hh_l0": "W", "bias_ih_l0": "b", "bias_hh_l0": "c"}
-        return {theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"]) for theirs, ours in names.items()}
+    def _as_keras(self, θ):
+        θ = {name: by_gates(a, self._gates_of_keras()) for name, a in θ.items()}
+        return [θ["U"].T, θ["W"].T, np.stack([θ["b"], θ["c"]]) if self.cell.apart else θ["b"]]
+
+    def _of_keras(self, weights):
+        return recurrent_of_keras(weights, self._gates_of_keras(), self.cell.apart)
+
+    def _gates_of_keras(self):
+        if self.cell not in (lstm, gru) and not isinstance(self, RNN) and self.cell.name not in CELLS:
+            raise ArgumentError(f"cell is {self.cell.name!r}, which Keras does not have")
+        return (1, 0, 2) if self.cell is gru else tuple(range(self.cell.gates))
 
 
 class RNN(Recurrent):
@@ -531,9 +526,30 @@ class Bidirectional(Stateful):
     def _tape(self):
         return self.recurrent[0]._tape
 
-    def _both(self, what):
-        forward, reverse = (getattr(layer, what) for layer in self.recurrent)
+    def _as_torch(self, θ):
+        parts = [layer._as_torch(own) for layer, own in zip(self.recurrent, self._apart(θ), strict=True)]
+        return parts[0] | {f"{name}_reverse": a for name, a in parts[1].items()}
+
+    def _of_torch(self, state_dict):
+        return self._joined(layer._of_torch(own) for layer, own in zip(self.recurrent, self._apart(state_dict), strict=True))
+
+    def _as_keras(self, θ):
+        return [a for layer, own in zip(self.recurrent, self._apart(θ), strict=True) for a in layer._as_keras(own)]
+
+    def _of_keras(self, weights):
+        return self._joined([layer._of_keras(weights) for layer in self.recurrent])
+
+    def _apart(self, named):
+        """The names of each direction, without _reverse."""
+        reverse = {name.removesuffix("_reverse"): a for name, a in named.items() if name.endswith("_reverse")}
+        return {name: a for name, a in named.items() if not name.endswith("_reverse")}, reverse
+
+    def _joined(self, parts):
+        forward, reverse = parts
         return {**forward} | {f"{name}_reverse": a for name, a in reverse.items()}
+
+    def _both(self, what):
+        return self._joined(getattr(layer, what) for layer in self.recurrent)
 
     def _forward(self, x, s0, steps, keep=True, training=False):
         (y, s), (y_reverse, s_reverse) = (
@@ -643,6 +659,19 @@ class Dense(Stateless):
         self.grads = {"V": d.gradient_sum(δ, self._x)} | ({"b": d.bias_sum(δ)} if "b" in self.parameters else {})
         return d.project_back(δ, self.parameters["V"]), []
 
+    def _as_torch(self, θ):
+        return {"weight": θ["V"], "bias": θ["b"]}
+
+    def _of_torch(self, state_dict):
+        known(state_dict, ("weight", "bias"), optional=("bias",))
+        return {"V": state_dict["weight"], "b": state_dict.get("bias", np.zeros(self.output_size, self.dtype))}
+
+    def _as_keras(self, θ):
+        return [θ["V"].T, θ["b"]]
+
+    def _of_keras(self, weights):
+        return dense_of_keras(weights, bias=True)
+
 
 class Embedding(Dense):
     """A vector of its own for each of `symbols` symbols, learned: the columns of V (size, symbols), no bias.
@@ -671,6 +700,19 @@ class Embedding(Dense):
 
     def config(self):
         return {"symbols": self.input_size, "size": self.output_size, "seed": self.seed, "precision": self.precision}
+
+    def _as_torch(self, θ):
+        return {"weight": θ["V"].T}
+
+    def _of_torch(self, state_dict):
+        known(state_dict, ("weight",))
+        return {"V": state_dict["weight"].T}
+
+    def _as_keras(self, θ):
+        return [θ["V"].T]
+
+    def _of_keras(self, weights):
+        return dense_of_keras(weights, bias=False)
 
 
 class Dropout(Stateless):
@@ -705,3 +747,16 @@ class Dropout(Stateless):
 
     def _backward(self, dy, ds, taped=False):
         return dy * self._recall(), []
+
+    def _as_torch(self, θ):
+        return {}
+
+    def _of_torch(self, state_dict):
+        known(state_dict, ())
+        return {}
+
+    def _as_keras(self, θ):
+        return []
+
+    def _of_keras(self, weights):
+        return {}

@@ -10,9 +10,10 @@ from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent, as_states, check_states, enter
 from .losses import Objective
+from .weights import Weights
 
 
-class Network:
+class Network(Weights):
     """Layers in a row, with a loss.
 
     layers  each one's output_size is the next one's input_size; all of one device, dtype and precision
@@ -125,6 +126,30 @@ class Network:
 
     def _leave(self, a):
         return self.layers[0]._to_kind_of(self._called[0], a if self.recurrent else a[0])
+
+    def _as_torch(self, θ):
+        parts = zip(self.layers, self._by_layer(θ), strict=True)
+        return {f"{i}.{name}": a for i, (layer, own) in enumerate(parts) for name, a in layer._as_torch(own).items()}
+
+    def _of_torch(self, state_dict):
+        parts = zip(self.layers, self._by_layer(state_dict), strict=True)
+        return {f"{i}.{name}": a for i, (layer, own) in enumerate(parts) for name, a in layer._of_torch(own).items()}
+
+    def _as_keras(self, θ):
+        return [a for layer, own in zip(self.layers, self._by_layer(θ), strict=True) for a in layer._as_keras(own)]
+
+    def _of_keras(self, weights):
+        return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer._of_keras(weights).items()}
+
+    def _by_layer(self, named):
+        """Arrays by "LAYER.NAME" -> a dict of each layer's, by NAME."""
+        parts = [{} for _ in self.layers]
+        for name, a in named.items():
+            place, _, own = name.partition(".")
+            if place not in map(str, range(len(parts))):
+                raise ArgumentError(f"state_dict has {name}, expected names that begin with a layer's number, 0. … {len(parts) - 1}.")
+            parts[int(place)][own] = a
+        return parts
 
     fit = training.fit
     gradient = training.gradient

@@ -42,7 +42,7 @@ kernels.devices.cuda
 kernels.devices.cuda.tf32
 errors
 arguments device io parameters
-derivatives losses optimizers
+derivatives losses optimizers weights
 layers
 torch training
 plots
