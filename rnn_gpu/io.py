@@ -14,10 +14,10 @@ from .errors import ModelFileError
 FORMAT = "rnn_gpu 1"
 
 
-def write(path, arrays: dict[str, np.ndarray], config: dict):
+def write(path, arrays: dict[str, np.ndarray], config: dict, format: str = FORMAT):
     """Write beside `path`, then rename onto it: whoever reads sees the old file or the new one."""
     path = Path(path)
-    metadata = {"format": FORMAT, "config": json.dumps(config)}
+    metadata = {"format": format, "config": json.dumps(config)}
     data = sorted_header(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata))
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -46,15 +46,15 @@ def umask() -> int:
     return now
 
 
-def read(path) -> tuple[dict[str, np.ndarray], dict]:
+def read(path, format: str = FORMAT) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays and the configuration of a file that `write` wrote.  Raises ModelFileError, or FileNotFoundError."""
     if os.path.isdir(path):
         raise ModelFileError(f"{path} is a folder, expected a model file")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ModelFileError(f"{path} is not a model of ours: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+            if metadata.get("format") != format:
+                raise ModelFileError(f"{path} is not a model of ours: its format is {metadata.get('format')!r}, expected {format!r}")
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118  no mapping
     except (SafetensorError, KeyError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged, or not a model file: {error}") from error

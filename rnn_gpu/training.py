@@ -8,6 +8,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import arguments, optimizers
+from . import checkpoint as checkpoints
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .kernels import LIVE
 from .layers import Dense, Recurrent, Steps, enter
@@ -115,6 +116,9 @@ def fit(
     progress: bool = True,
     on_epoch=None,
     watch=None,
+    checkpoint=None,
+    checkpoint_every: int | None = None,
+    resume=None,
 ) -> dict[str, list[float]]:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
 
@@ -127,6 +131,10 @@ def fit(
     on_epoch       called with (network, history) after each epoch
     watch          called with (network, number of the update) when its gradients are there and no weight has changed yet:
                    network.tapes then holds what BPTT computed at every step, which takes one call of a kernel a step
+    checkpoint     a path, where all that training stands on is written after each epoch, and after each `checkpoint_every`
+                   batches: whole or not at all, over the one before
+    resume         the path of such a file: training goes on from there, bit for bit, with the same network, data and arguments;
+                   `epochs`, the optimizer's hyperparameters and clipping may be others
 
     history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update; "loss", "accuracy" (of the
                    training batches as they passed; only where the loss knows classes), "validation_loss", "validation_accuracy"
@@ -146,12 +154,28 @@ def fit(
         if f is not None and not callable(f):
             raise ArgumentError(f"{name} is {f!r}, expected a function of (network, {given})")
     truncate = check_truncate(network, truncate)
-    history = {"compile_seconds": [compile_kernels(network, optimizer, progress)], "step_loss": [], "gradient_norm": []}
+    if checkpoint_every is not None:
+        arguments.size("checkpoint_every", checkpoint_every)
+        if checkpoint is None:
+            raise ArgumentError("checkpoint_every is given, but no checkpoint: say where it is to be written")
+    settings = {"samples": len(samples), "batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
+    settings |= {"truncate": truncate and list(truncate)}
+    at = checkpoints.Position(rng.bit_generator.state, history={"compile_seconds": [], "step_loss": [], "gradient_norm": []})
+    if resume is not None:
+        at = checkpoints.restore(resume, network, optimizer, settings)
+    rng.bit_generator.state, history = at.rng, at.history
+
+    def keep():
+        if checkpoint is not None:
+            checkpoints.save(checkpoint, network, optimizer, settings, at)
+
+    history["compile_seconds"].append(compile_kernels(network, optimizer, progress))
     steps = -(-len(samples) // batch_size)
-    with tqdm(total=epochs * steps, disable=not progress, unit="batch", dynamic_ncols=True) as bar:
-        for epoch in range(epochs):
-            start, seen = time.perf_counter(), []
-            for batch in samples.batches(batch_size, rng.permutation(len(samples)) if shuffle else None):
+    with tqdm(total=epochs * steps, initial=at.epoch * steps + at.batch, disable=not progress, unit="batch", dynamic_ncols=True) as bar:
+        while at.epoch < epochs:
+            start, seen = time.perf_counter(), at.seen
+            order = rng.permutation(len(samples)) if shuffle else np.arange(len(samples))
+            for batch in samples.batches(batch_size, order[at.batch * batch_size :]):
                 for window, states in windows(network, batch, segments(len(batch.x), truncate)):
                     if not window.weight.any():  # only the state is carried on
                         network._forward(window.x, states, window.steps, training=True)
@@ -162,15 +186,20 @@ def fit(
                     history["gradient_norm"].append(norm)
                     seen.append((E, correct, float(window.weight.sum())))
                 bar.update()
+                at.batch += 1
+                if checkpoint_every and at.batch % checkpoint_every == 0:
+                    keep()
             means = average(seen)
             if held_out:
                 means |= {f"validation_{name}": value for name, value in measure(network, held_out, batch_size).items()}
             for name, value in (means | {"seconds": time.perf_counter() - start}).items():
                 history.setdefault(name, []).append(value)
-            bar.set_description(f"epoch {epoch + 1}/{epochs}")
+            bar.set_description(f"epoch {at.epoch + 1}/{epochs}")
             bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
             if on_epoch:
                 on_epoch(network, history)
+            at = checkpoints.Position(rng.bit_generator.state, at.epoch + 1, history=history)
+            keep()
     return history
 
 

@@ -44,7 +44,8 @@ errors
 arguments device io parameters
 derivatives losses optimizers weights
 layers
-torch training
+torch checkpoint
+training
 plots
 gradient_flow
 network
