@@ -49,7 +49,7 @@ training
 plots
 gradient_flow
 network
-gradcheck stream
+gradcheck onnx stream
 datasets._sequences
 datasets.*
 datasets

@@ -1,0 +1,99 @@
+"""An exported network gives, in ONNX Runtime, what it gives here: for any T and B, states in and out. Skipped without them."""
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx.reference")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+import rnn_gpu  # noqa: E402
+from conftest import close  # noqa: E402
+from door import refuses  # noqa: E402
+from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Network, Recurrent, UnsupportedError  # noqa: E402
+from rnn_gpu.kernels.activations import ACTIVATIONS  # noqa: E402
+from rnn_gpu.onnx import export  # noqa: E402
+from test_bptt import leaky_back, leaky_step  # noqa: E402
+
+ON = {"device": "reference"}
+M, N = 3, 5
+NETWORKS = {
+    "LSTM": lambda: [LSTM(M, N, **ON)],
+    "GRU": lambda: [GRU(M, N, **ON), Dense(N, 2, "softsign", **ON)],
+    "deep": lambda: [Bidirectional(LSTM(M, N, **ON)), Dropout(0.5, **ON), Bidirectional(GRU(2 * N, 4, **ON)), RNN(8, 2, "relu", **ON)],
+    "reverse": lambda: [Recurrent("gru", M, N, reverse=True, **ON)],
+    "symbols": lambda: [Embedding(M, 4, **ON), LSTM(4, N, **ON), Dense(N, M, **ON)],
+} | {f"RNN {name}": lambda name=name: [RNN(M, N, name, **ON)] for name in ACTIVATIONS}
+
+
+def scrambled(network):
+    rng = np.random.default_rng(2)
+    for a in network.parameters.values():
+        a[...] = rng.normal(scale=0.5, size=a.shape)
+    return network
+
+
+def run(path, **inputs):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return dict(zip((output.name for output in session.get_outputs()), session.run(None, inputs), strict=True))
+
+
+def states(network, B):
+    rng = np.random.default_rng(B)
+    drawn = [
+        tuple(rng.normal(size=(B, layer.hidden_size)).astype("float32") for _ in range(layer.cell.states)) for layer in network.recurrent
+    ]
+    return [parts if len(parts) > 1 else parts[0] for parts in drawn]
+
+
+def named(name, states):
+    parts = {f"{name}_{i}": s for i, s in enumerate(states) if not isinstance(s, tuple)}
+    return parts | {f"{name}_{i}_{k}": part for i, s in enumerate(states) if isinstance(s, tuple) for k, part in enumerate(s)}
+
+
+@pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
+def test_onnx_runtime_gives_what_the_network_gives(build, tmp_path):
+    network, path = scrambled(Network(build())), str(tmp_path / "network.onnx")
+    export(network, path)
+    for T, B in ((7, 2), (1, 3)):
+        rng = np.random.default_rng(T)
+        symbols = isinstance(network.layers[0], Embedding)
+        x = rng.integers(0, M, (T, B)) if symbols else rng.normal(size=(T, B, M)).astype("float32")
+        s0 = states(network, B)
+        y, last = network(x, s0)
+        got = run(path, x=x, **named("state", s0))
+        expected = {"y": y} | named("last", last)
+        assert set(got) == set(expected)
+        for name, a in got.items():
+            close(a, expected[name], "float32")
+
+
+def test_rows_without_time(tmp_path):
+    network, path = scrambled(Network([Dense(M, 4, "elu", **ON), Dense(4, 2, "hard_sigmoid", **ON)])), str(tmp_path / "rows.onnx")
+    export(network, path)
+    x = np.random.default_rng(0).normal(size=(6, M)).astype("float32")
+    close(run(path, x=x)["y"], network(x)[0], "float32")
+
+
+def test_float64_is_float64(tmp_path):
+    path = str(tmp_path / "network.onnx")
+    network = scrambled(Network([LSTM(M, N, dtype="float64", **ON)]))
+    export(network, path)
+    x = np.random.default_rng(0).normal(size=(4, 2, M))
+    y, _ = network(x)
+    zero = np.zeros((2, N))
+    (got,) = onnx.reference.ReferenceEvaluator(path).run(["y"], {"x": x, "state_0_0": zero, "state_0_1": zero})  # ONNX Runtime has none
+    assert got.dtype == "float64"
+    close(got, y)
+
+
+def test_what_onnx_does_not_have_is_refused(tmp_path):
+    leaky = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
+    own = rnn_gpu.activation(np.arctan, lambda y: np.cos(y) ** 2, name="tanh")  # a name of ours, another function
+    for layer, message in (
+        (Recurrent(leaky, M, N, **ON), "cell is 'leaky', of your own: ONNX has lstm, gru, elman_identity"),
+        (RNN(M, N, own, **ON), "cell is 'elman_tanh', of your own"),
+        (Dense(M, N, own, **ON), "activation is 'tanh', of your own"),
+    ):
+        refuses(UnsupportedError, f"^{message}", lambda layer=layer: export(Network([layer]), tmp_path / "no"))
+    assert list(tmp_path.iterdir()) == []
