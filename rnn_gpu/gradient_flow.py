@@ -151,16 +151,13 @@ def measure(layer: Recurrent, arriving, i: int, bias: str) -> LayerFlow:
 
 
 def ratio(norms):
-    """norms over the first of them; what overflowed is the largest number there is."""
+    """norms over the first of them, 0 where that is 0 already; what overflowed is the largest number there is."""
     largest = np.finfo(float).max
-    return np.nan_to_num(norms / norms[0], nan=largest, posinf=largest) if norms[0] else np.full(len(norms), np.nan)
+    return np.nan_to_num(norms / norms[0], nan=largest, posinf=largest) if norms[0] else np.zeros(len(norms))
 
 
 def quartiles(curves):
-    """Curves of different lengths -> (longest, 3): the quartiles of those that are long enough; NaN of those that never began."""
-    curves = [curve for curve in curves if not np.isnan(curve[0])]
-    if not curves:
-        return np.full((1, 3), np.nan)
+    """Curves of different lengths -> (longest, 3): the quartiles of those that are long enough."""
     rows = ([curve[L] for curve in curves if len(curve) > L] for L in range(max(map(len, curves))))
     return np.array([np.quantile(row, (0.25, 0.5, 0.75), method="nearest") for row in rows])  # no mean of huge numbers
 

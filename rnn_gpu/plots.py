@@ -4,6 +4,8 @@ import numpy as np
 
 from .training import Samples, forward_backward
 
+FLOOR, CEILING = 1e-40, 1e40  # of logarithms: about where float32 ends
+
 
 def delta_norms(network, x, y):
     """‖δ‖ of the last recurrent layer, k steps before the last one of each sequence: the mean over samples, k = 0, 1, ….
@@ -44,19 +46,21 @@ def flow_picture(report, path=None):
 
     figure = Figure(figsize=(13, 3.8 * len(report.layers)), layout="constrained")
     for flow, (left, right) in zip(report.layers, figure.subplots(len(report.layers), 2, squeeze=False), strict=True):
-        low, median, high = np.maximum(flow.delta, np.finfo(float).tiny).T
+        low, median, high = np.clip(flow.delta, FLOOR, CEILING).T
+        bottom, top = median.min() / 100, max(median.max(), 1.0) * 100
         back = -np.arange(len(flow.state))
         left.semilogy(back[:-1], median, label="‖δ_k‖ / ‖δ_T‖ measured, median and quartiles")
         left.fill_between(back[:-1], low, high, alpha=0.25)
-        left.semilogy(back, np.maximum(flow.state[:, 1], np.finfo(float).tiny), ":", label="‖dE/ds_k‖ / ‖dE/ds_T‖ measured")
-        seen = np.clip(flow.bound, *np.array([1e-3, 1e3]) * (median.min(), max(median.max(), 1.0)))  # as far as the picture goes
-        left.semilogy(back, seen, "--", label="bound: loose; the measured curve is the truth")
+        left.semilogy(back, np.clip(flow.state[:, 1], FLOOR, CEILING), ":", label="‖dE/ds_k‖ / ‖dE/ds_T‖ measured")
+        inside = np.where((flow.bound > bottom) & (flow.bound < top), flow.bound, np.nan)
+        left.semilogy(back, inside, "--", label="bound: loose; the measured curve is the truth")
+        left.set_ylim(bottom, top)
         if flow.horizon is not None:
             left.axvline(-flow.horizon, color="grey", label=f"horizon: {flow.horizon} steps")
         left.set(xlabel="time step k, 0 is the last", title=f"{flow.name}: {flow.verdict}")
         left.legend()
-        heat = np.log10(np.maximum(flow.heat, np.finfo(float).tiny)).T[:, ::-1]
-        image = right.imshow(heat, aspect="auto", extent=(1 - len(flow.heat), 0, len(heat) - 0.5, -0.5), interpolation="nearest")
+        heat = np.log10(np.clip(flow.heat, FLOOR, CEILING)).T[:, ::-1]
+        image = right.imshow(heat, aspect="auto", extent=(0.5 - len(flow.heat), 0.5, len(heat) - 0.5, -0.5), interpolation="nearest")
         figure.colorbar(image, ax=right, label="log₁₀ |δ|, mean over samples and gates")
         right.set(xlabel="time step k, 0 is the last", ylabel="unit")
     if path is not None:

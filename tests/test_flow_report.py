@@ -182,13 +182,15 @@ def test_verdict_and_horizon_are_those_of_the_measured_curve():
     assert linear[0.5].delta[9, 1] > LOW > linear[0.5].delta[10, 1] and linear[2.0].delta[9, 1] < HIGH < linear[2.0].delta[10, 1]
 
 
-def test_a_gradient_that_overflows_is_exploding_not_an_error():
+def test_a_gradient_that_overflows_is_exploding_not_an_error(tmp_path):
     layer = RNN(M, N, "identity", device="cpu")
     layer.parameters["W"][...] *= 1e3
     layer.parameters["U"][...] = 0  # the states stay zero
     x, y = samples(30)
-    (flow,) = Network([layer]).gradient_flow([a.astype("float32") for a in x], np.ones((4, 30, N), "float32")).layers
+    report = Network([layer]).gradient_flow([a.astype("float32") for a in x], np.ones((4, 30, N), "float32"))
+    (flow,) = report.layers
     assert (flow.verdict, flow.horizon) == ("exploding", 2) and np.isfinite(flow.delta).all()
+    report.plot(tmp_path / "flow.png")
 
 
 def test_saturated_and_dead_units_are_counted():
@@ -199,6 +201,23 @@ def test_saturated_and_dead_units_are_counted():
     layer.parameters["b"][...] = [-9, 9, 0, 0, 0]
     flow = judged(layer)
     assert 0.4 <= flow.saturated < 0.5 and flow.dead == 0
+
+
+def test_a_layer_that_passes_nothing_on_is_vanishing_from_the_start(tmp_path):
+    layer = elman("relu")
+    layer.parameters["b"][...] = -99
+    report = network(layer).gradient_flow(*samples(5))
+    (flow,) = report.layers
+    assert (flow.verdict, flow.horizon, flow.dead, flow.lyapunov) == ("vanishing", 0, 1, -np.inf)
+    report.plot(tmp_path / "flow.png")
+
+
+@pytest.mark.parametrize("T", [1, 2, 3])
+def test_few_steps_of_one_sample_are_enough(T, tmp_path):
+    report = network(LSTM(M, N, device="reference", dtype="float64")).gradient_flow(*samples(T, 1))
+    (flow,) = report.layers
+    assert flow.delta.shape == (T, 3) and flow.bound.shape == (T + 1,) and flow.verdict == "healthy"
+    report.plot(tmp_path / "flow.png")
 
 
 def applied(flow):
