@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import plots
+from . import finite, plots
 from .errors import ArgumentError, NonFiniteError
 from .kernels import LIVE
 from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula, unpack
 from .layers import RNN, Recurrent, zeros
-from .training import Samples, first_bad
+from .training import Samples
 
 LOW, HIGH = 1e-3, 1e3  # the effective horizon is where ‖δ_k‖/‖δ_T‖ leaves this range
 DEAF = 0.05  # a unit is saturated at a step where ‖∂s_{t+1}/∂net_t‖ is below this
@@ -90,7 +90,7 @@ def gradient_flow(network, x, y) -> Report:
         o, _ = network._forward(batch.x, network._states("state", None, len(samples)), batch.steps)
         E, dy = network.objective(network._device, o, batch.target, batch.weight)
         if not np.isfinite(E):
-            raise NonFiniteError(f"gradient_flow: {first_bad(network, batch, o, E)}")
+            raise NonFiniteError(f"gradient_flow: {finite.first_bad(network, batch, o, E)}")
         flows = []
         for i, layer in reversed(list(enumerate(network.layers))):
             ends = np.cumsum([one.output_size for one in layer.recurrent], dtype=int)

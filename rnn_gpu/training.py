@@ -7,11 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import arguments, optimizers
+from . import arguments, finite, optimizers
 from . import checkpoint as checkpoints
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from .kernels import LIVE
-from .layers import Dense, Recurrent, Steps, enter
+from .layers import Steps, enter
 
 
 class Batch(NamedTuple):
@@ -270,7 +269,7 @@ def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None
     grads = network.grads
     norm = global_norm(grads)
     if not np.isfinite(E) or not np.isfinite(norm):
-        raise NonFiniteError(f"update {step}: {first_bad(network, batch, o, E)}. No weight has changed.")
+        raise NonFiniteError(f"update {step}: {finite.first_bad(network, batch, o, E)}. No weight has changed.")
     if watch:
         watch(network, step)
     if clip_value:
@@ -295,93 +294,6 @@ def forward_backward(network, batch: Batch, states=None, taped=False):
     E, do = network.objective(network._device, o, batch.target, batch.weight)
     network._backward(do, network._states("dstate", None, B), taped)
     return E, network.objective.correct(o, batch.target, batch.weight), o
-
-
-def first_bad(network, batch: Batch, o, E: float) -> str:
-    """Where the first NaN or infinity of the last pass stands, in causal order, and what stood there one step before.
-
-    A bad parameter comes first; then the way forward, step by step, in a step layer by layer and gates before states; then δ on
-    its way back, the other way round; then the sums over steps.
-    """
-    number, parts = network._device.numpy, [(i, one) for i, layer in enumerate(network.layers) for one in layer.recurrent or (layer,)]
-    for i, layer in parts:
-        for name, θ in layer.parameters.items():
-            if (bad := ~np.isfinite(number(θ))).any():
-                return f"parameter {name} of layer {i} ({type(layer).__name__}) is not finite at {tuple(map(int, np.argwhere(bad)[0]))}"
-    live = number(batch.steps.flags & LIVE) != 0
-    if found := earliest(list(computed(number, parts)), live, batch.start):
-        return found
-    if not np.isfinite(E):
-        terms = number(network.objective.terms(network._device, o, batch.target)[0])
-        t, b, k = np.argwhere(~np.isfinite(terms) & (number(batch.weight) != 0)[:, :, None])[0]
-        output, target = number(o)[t, b, k], number(batch.target)[t, b, k]
-        return f"the loss is {terms[t, b, k]} at time step {batch.start + t}, sample {b}, output {k}: {output:.6g} for {target:.6g}"
-    if found := earliest(list(carried_back(number, parts, live)), live, batch.start):
-        return found
-    for i, layer in parts:
-        for name, g in layer.grads.items():
-            if not np.isfinite(number(g)).all():
-                return f"the gradient of {name} in layer {i} ({type(layer).__name__}) is not finite, though every δ is"
-    return "the norm of the gradient overflows"
-
-
-class Trace(NamedTuple):
-    """One number of every step, sample and unit, in the order in which it is computed."""
-
-    says: str
-    what: str
-    values: np.ndarray  # (T+1, B, n), first what stood there before the first step; NaN where nothing did
-    last_first: bool  # from the last time step to the first
-
-
-def preceded(a):
-    """a (T, B, n) with a row of NaN before the first."""
-    return np.concatenate([np.full_like(a[:1], np.nan), a])
-
-
-def computed(number, parts):
-    """The traces of all gates, states and outputs, in the order in which one time step computes them."""
-    last_first = False
-    for i, layer in parts:
-        says = f"layer {i} ({type(layer).__name__}) gives"
-        if isinstance(layer, Recurrent):
-            last_first, kept, s = layer.reverse, number(layer._tape.kept), number(layer._tape.s)
-            for k in range(kept.shape[2]):
-                yield Trace(says, f"{'gate' if k < layer.cell.gates else 'activation'} {k}", preceded(kept[:, :, k]), last_first)
-            for k in range(len(s)):
-                yield Trace(says, f"state {k}", s[k], last_first)
-        elif isinstance(layer, Dense):
-            y = number(layer._tape)
-            yield Trace(says, "output", preceded(y[::-1] if last_first else y), last_first)
-
-
-def carried_back(number, parts, live):
-    """The traces of δ, likewise: from each layer's own last step to its first."""
-    for i, layer in reversed(parts):
-        if isinstance(layer, Recurrent):
-            δ = np.where(live[:, :, None, None], number(layer.delta), np.nan)[:: 1 if layer.reverse else -1]
-            for g in range(layer.cell.gates):
-                yield Trace(f"δ of layer {i} ({type(layer).__name__}) is", f"gate {g}", preceded(δ[:, :, g]), not layer.reverse)
-
-
-def earliest(traces, live, start: int) -> str:
-    """The first number that is not finite where live (T, B), told; "" if there is none.  start is the first row's time step.
-
-    Neighbours that go the same way through time are computed step by step; where the way turns, one after the other.
-    """
-    found, turns = [], 0
-    for order, trace in enumerate(traces):
-        turns += order > 0 and trace.last_first != traces[order - 1].last_first
-        places = np.argwhere(~np.isfinite(trace.values[1:]) & (live[::-1] if trace.last_first else live)[:, :, None])
-        if len(places):
-            found.append((turns, places[0][0], order, *places[0][1:]))
-    if not found:
-        return ""
-    _, t, order, b, j = min(found)
-    says, what, values, last_first = traces[order]
-    before = f"; one step before it was {values[t, b, j]:.6g}" if np.isfinite(values[t, b, j]) else ""
-    step = start + (len(live) - 1 - t if last_first else t)
-    return f"{says} {values[t + 1, b, j]} at time step {step}, sample {b}, {what}, unit {j}{before}"
 
 
 def compile_kernels(network, optimizer, progress: bool) -> float:

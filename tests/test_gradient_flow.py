@@ -372,3 +372,9 @@ def test_a_loss_that_overflows_names_the_output(compiled):
     net, (x, y) = network(dtype="float32"), samples(dtype="float32")
     y[1][2, 1] = 1e30
     stops(net, x, y, r"the loss is inf at time step 2, sample 1, output 1: -?\d\.\d+ for 1e\+30\. No weight")
+
+
+def test_a_loss_whose_sum_overflows_says_so(compiled):
+    net, (x, y) = network(), samples()
+    y = [1e154 * np.ones_like(a) for a in y]
+    stops(net, x, y, "the loss is inf, though that of every output is finite")

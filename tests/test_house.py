@@ -44,7 +44,7 @@ errors
 arguments device io parameters
 derivatives losses optimizers weights
 layers
-torch checkpoint
+checkpoint finite torch
 training
 plots
 gradient_flow
