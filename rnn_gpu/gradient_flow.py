@@ -93,12 +93,12 @@ def gradient_flow(network, x, y) -> Report:
             raise NonFiniteError(f"gradient_flow: {finite.first_bad(network, batch, o, E)}")
         flows = []
         for i, layer in reversed(list(enumerate(network.layers))):
-            ends = np.cumsum([one.output_size for one in layer.recurrent], dtype=int)
-            parts = [
-                (one, network._device.numpy(dy[:, :, end - one.output_size : end])) for one, end in zip(layer.recurrent, ends, strict=True)
-            ]
-            biases = [f"{i}.b_reverse" if one.reverse and one is not layer else f"{i}.b" for one in layer.recurrent]
-            flows = [measure(one, arriving, i, bias) for (one, arriving), bias in zip(parts, biases, strict=True)] + flows
+            here, end = [], 0
+            for one in layer.recurrent:
+                start, end = end, end + one.output_size
+                bias = f"{i}.b_reverse" if one.reverse and one is not layer else f"{i}.b"
+                here.append(measure(one, network._device.numpy(dy[:, :, start:end]), i, bias))
+            flows = here + flows
             dy, _ = layer._backward(dy, [nothing(one) for one in layer.recurrent])
     return Report(flows, E, len(samples))
 
@@ -132,21 +132,23 @@ def measure(layer: Recurrent, arriving, i: int, bias: str) -> LayerFlow:
     verdict = "healthy" if horizon is None else "vanishing" if delta[horizon, 1] < LOW else "exploding"
     abs_δ = np.abs(tape.delta).mean(2)  # (T, B, n)
     heat = [np.mean([abs_δ[own[L], b] for b, own in enumerate(back) if len(own) > L], 0) for L in range(len(delta))]
+    remedy, code = remedy_for(layer, verdict, bias)
     return LayerFlow(
-        f"layer {i} ({type(layer).__name__}{', reverse' if layer.reverse else ''}, {layer.cell.name}, {layer.hidden_size} units)",
-        delta,
-        state,
-        (β_D + β_W * β_A) ** np.arange(len(state)),
-        β_W,
-        β_A,
-        β_D,
-        horizon,
-        float((heard < DEAF).mean()),
-        float((heard == 0).all(0).mean()),
-        lyapunov(layer, steps),
-        np.array(heat),
-        verdict,
-        *remedy(layer, verdict, bias),
+        name=f"layer {i} ({type(layer).__name__}{', reverse' if layer.reverse else ''}, {layer.cell.name}, {layer.hidden_size} units)",
+        delta=delta,
+        state=state,
+        bound=(β_D + β_W * β_A) ** np.arange(len(state)),
+        weight_norm=β_W,
+        slope=β_A,
+        around=β_D,
+        horizon=horizon,
+        saturated=float((heard < DEAF).mean()),
+        dead=float((heard == 0).all(0).mean()),
+        lyapunov=lyapunov(layer, steps),
+        heat=np.array(heat),
+        verdict=verdict,
+        remedy=remedy,
+        code=code,
     )
 
 
@@ -195,7 +197,7 @@ def lyapunov(layer: Recurrent, steps, seed=0) -> float:
     return float(np.mean([growth[own[: len(own) - len(own) // 4], b].mean() for b, own in enumerate(steps)]))
 
 
-def remedy(layer: Recurrent, verdict: str, bias: str) -> tuple[str, str]:
+def remedy_for(layer: Recurrent, verdict: str, bias: str) -> tuple[str, str]:
     """(what to do, the line of code), from the tutorial's list: initial weights, ReLU, a gated cell; for explosion a threshold."""
     m, n, cell = layer.input_size, layer.hidden_size, layer.cell.name
     if verdict == "healthy":

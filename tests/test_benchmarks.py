@@ -288,3 +288,12 @@ def test_the_page_on_vanishing_gradients_has_every_cell_with_its_horizon(tmp_pat
         assert float(error) > 0 and after in ("vanishing", "healthy", "exploding")
         assert (before == "vanishing" and int(horizon) > 1) == (cell == cells[0])
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_says_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(CHECKOUT)
+    from benchmarks import vanishing
+
+    results = strict(BENCHMARKS / "results" / "cpu" / "vanishing.json")["results"]
+    page = (CHECKOUT / "docs" / "vanishing.md").read_text(encoding="utf-8")
+    assert vanishing.table({task: results[task] for task in vanishing.TASKS}) in page
