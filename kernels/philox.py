@@ -19,11 +19,12 @@ def philox(counter, key):
     return c0, c1, c2, c3
 
 
-def words(array, T: int, B: int, n: int, seed: int, layer: int, draw: int):
+def words(array, T: int, B: int, n: int, seed: int, layer: int, draw: int, first: int = 0):
     """A word for unit j of sample b at step t, (T, B, n) uint64: word j mod 4 of the counter (⌊j/4⌋, b, t, draw), key (seed, layer).
 
+    first  is the number of the first step
     array  makes a device's array of a NumPy one: (a, dtype) -> array
     """
     quads, samples, steps = (array(np.arange(count), np.uint64) for count in (-(-n // 4), B, T))
-    four = philox((quads, samples[:, None], steps[:, None, None], draw), (seed, layer))
+    four = philox((quads, samples[:, None], (first + steps)[:, None, None], draw), (seed, layer))
     return np.stack(four, -1).reshape(T, B, -1)[:, :, :n]

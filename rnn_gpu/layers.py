@@ -77,6 +77,7 @@ class Steps(NamedTuple):
 
     flags: np.ndarray  # (T, B) uint8, what the kernels are told
     dead: np.ndarray | None  # (T, B, 1) bool, the steps that do not happen; None where all do
+    first: int = 0  # the number of the first of them in the whole sequence
 
     def only_live(self, a):
         """a (T, B, ·), zero where a step does not happen."""
@@ -84,7 +85,7 @@ class Steps(NamedTuple):
 
     def part(self, start: int, end: int):
         """Steps start … end−1."""
-        return Steps(self.flags[start:end], None if self.dead is None else self.dead[start:end])
+        return Steps(self.flags[start:end], None if self.dead is None else self.dead[start:end], self.first + start)
 
 
 @lru_cache(maxsize=8)
@@ -738,7 +739,8 @@ class Dropout(Stateless):
         mask = x.dtype.type(1)
         if training:
             T, B, n = x.shape
-            drawn = words(self._device.array, 1 if self.variational else T, B, n, self.seed, self.place, self.passes)
+            first, T = (0, 1) if self.variational or steps is None else (steps.first, T)
+            drawn = words(self._device.array, T, B, n, self.seed, self.place, self.passes, first)
             mask = (drawn >= round(self.rate * 2**32)).astype(self.dtype) * x.dtype.type(1 / (1 - self.rate))
             self.passes += 1
         if keep:

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from . import arguments, gradient_flow, io, training
+from . import arguments, gradient_flow, io, memory, training
 from .device import PRECISIONS
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
 from .kernels import Activation, Cell
@@ -151,6 +151,7 @@ class Network(Weights):
             parts[int(place)][own] = a
         return parts
 
+    plan = memory.plan
     fit = training.fit
     gradient = training.gradient
     gradient_flow = gradient_flow.gradient_flow

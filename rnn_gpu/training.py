@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import arguments, finite, optimizers
+from . import arguments, finite, memory, optimizers
 from . import checkpoint as checkpoints
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .layers import Steps, enter
@@ -118,6 +118,7 @@ def fit(
     checkpoint=None,
     checkpoint_every: int | None = None,
     resume=None,
+    memory_budget: int | str | None = None,
 ) -> dict[str, list[float]]:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
 
@@ -134,6 +135,9 @@ def fit(
                    batches: whole or not at all, over the one before
     resume         the path of such a file: training goes on from there, bit for bit, with the same network, data and arguments;
                    `epochs`, the optimizer's hyperparameters and clipping may be others
+    memory_budget  bytes, or "512MB": where a batch needs more, its sequences are cut into segments, of which only the first states
+                   are kept, and each is computed again on the way back: the same gradient to rounding, for one more pass forward
+                   (see `Network.plan`)
 
     history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update; "loss", "accuracy" (of the
                    training batches as they passed; only where the loss knows classes), "validation_loss", "validation_accuracy"
@@ -153,6 +157,12 @@ def fit(
         if f is not None and not callable(f):
             raise ArgumentError(f"{name} is {f!r}, expected a function of (network, {given})")
     truncate = check_truncate(network, truncate)
+    if memory_budget is not None:
+        for name, given in (("truncate", truncate), ("watch", watch)):
+            if given is not None:
+                raise ArgumentError(f"memory_budget is given, and {name}, which is for what is computed only once: leave one out")
+        ragged = len(set(map(len, samples.x))) > 1
+        memory.plan(network, max(map(len, samples.x)), min(batch_size, len(samples)), memory_budget, ragged)  # raises before the work
     if checkpoint_every is not None:
         arguments.size("checkpoint_every", checkpoint_every)
         if checkpoint is None:
@@ -180,7 +190,8 @@ def fit(
                         network._forward(window.x, states, window.steps, training=True)
                         continue
                     clip = clip_norm, clip_value
-                    E, correct, norm = train_step(network, window, optimizer, *clip, len(history["step_loss"]), states, watch)
+                    segment = None if memory_budget is None else memory.plan(network, *batch.x.shape[:2], memory_budget, ragged).cut
+                    E, correct, norm = train_step(network, window, optimizer, *clip, len(history["step_loss"]), states, watch, segment)
                     history["step_loss"].append(E)
                     history["gradient_norm"].append(norm)
                     seen.append((E, correct, float(window.weight.sum())))
@@ -263,13 +274,14 @@ def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
-def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0, states=None, watch=None):
+def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0, states=None, watch=None, segment=None):
     """One update from one batch.  Returns (loss, share of right answers or None, norm of the gradient before clipping)."""
-    E, correct, o = forward_backward(network, batch, states, taped=watch is not None)
+    E, correct, o = forward_backward(network, batch, states, watch is not None, segment)
     grads = network.grads
     norm = global_norm(grads)
     if not np.isfinite(E) or not np.isfinite(norm):
-        raise NonFiniteError(f"update {step}: {finite.first_bad(network, batch, o, E)}. No weight has changed.")
+        found = memory.first_bad(network._device.numpy(o), E) if segment else finite.first_bad(network, batch, o, E)
+        raise NonFiniteError(f"update {step}: {found}. No weight has changed.")
     if watch:
         watch(network, step)
     if clip_value:
@@ -287,12 +299,22 @@ def global_norm(grads) -> float:
     return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5
 
 
-def forward_backward(network, batch: Batch, states=None, taped=False):
-    """Loss and gradients of one batch, from these states or zero: (loss, share of right answers or None, outputs)."""
+def forward_backward(network, batch: Batch, states=None, taped=False, segment=None):
+    """Loss and gradients of one batch, from these states or zero: (loss, share of right answers or None, outputs).
+
+    segment  steps that are computed, and computed again, at a time: see memory.py; None is all
+    """
     B = batch.x.shape[1]
-    o, _ = network._forward(batch.x, states or network._states("state", None, B), batch.steps, training=True)
+    states = states or network._states("state", None, B)
+    if segment:
+        o, starts = memory.forward(network, batch.x, states, batch.steps, segment)
+    else:
+        o, _ = network._forward(batch.x, states, batch.steps, training=True)
     E, do = network.objective(network._device, o, batch.target, batch.weight)
-    network._backward(do, network._states("dstate", None, B), taped)
+    if segment:
+        memory.backward(network, batch.x, starts, batch.steps, do, segment)
+    else:
+        network._backward(do, network._states("dstate", None, B), taped)
     return E, network.objective.correct(o, batch.target, batch.weight), o
 
 

@@ -44,7 +44,7 @@ errors
 arguments device io parameters
 derivatives losses optimizers weights
 layers
-checkpoint finite torch
+checkpoint finite memory torch
 training
 plots
 gradient_flow

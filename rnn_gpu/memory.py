@@ -1,0 +1,152 @@
+"""BPTT within a budget of memory: the sequence is cut into segments, their first states are kept, and each is computed again on the
+way back (Chen et al. 2016; Gruslys et al. 2016). One more pass forward, for memory that grows with a segment and not with T."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from . import arguments
+from .errors import ArgumentError
+from .layers import Dense, Dropout, zeros
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class Plan(NamedTuple):
+    """What `plan` says of a pass forward and back."""
+
+    segment: int  # steps of a segment; T: nothing is computed twice
+    bytes: int  # the most that is alive at a time, but for parameters, optimizer and the data set
+    extra: float  # work beyond plain BPTT, in passes forward: 0 or 1
+
+    @property
+    def cut(self) -> int | None:
+        return self.segment if self.extra else None
+
+
+def budget(memory_budget) -> int:
+    """Bytes of 1_000_000 or "512MB"."""
+    if isinstance(memory_budget, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?B)", memory_budget)):
+        return int(float(found[1]) * UNITS[found[2]])
+    if isinstance(memory_budget, str):
+        raise ArgumentError(f"memory_budget is {memory_budget!r}, expected bytes, or words as '512MB' (B, KB, MB, GB)")
+    return arguments.size("memory_budget", memory_budget)
+
+
+def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False) -> Plan:
+    """How a pass forward and back on T steps of B samples is cut so that it stays within memory_budget; None cuts nothing.
+
+    ragged says that samples have different lengths: outputs are then copied, to be zero beyond.
+    Raises ArgumentError if even segments of one step need more, or if the network cannot be cut: a layer goes in reverse, where the
+    first segment's result needs the last one.
+    """
+    T, B = arguments.size("T", T), arguments.size("B", B)
+    whole = Plan(T, needed(network, T, B, T, ragged), 0.0)
+    if memory_budget is None or whole.bytes <= (allowed := budget(memory_budget)):
+        return whole
+    if any(layer.reverse for layer in network.recurrent) or not network.recurrent:
+        raise ArgumentError(f"memory_budget is {memory_budget!r}, which needs segments, but a layer goes in reverse or there is no time")
+    least = whole.bytes
+    for count in range(2, T + 1):  # of segments; few are rather large
+        k = -(-T // count)
+        bytes = needed(network, T, B, k, ragged)
+        if bytes <= allowed:
+            return Plan(k, bytes, 1.0)
+        least = min(least, bytes)
+    raise ArgumentError(f"memory_budget is {memory_budget!r}, but T = {T} steps of {B} samples need at least {least} bytes")
+
+
+class Needs(NamedTuple):
+    """Numbers that one layer has alive for k steps of B samples."""
+
+    kept: int  # from its forward to its backward: states, activations, output
+    forward: int  # beside, while it goes forward
+    left: int  # from its backward on: δ
+    backward: int  # beside, while it goes backward: dE/dy, dE/dx, and δ that is not kept
+
+
+def needs(layer, k: int, B: int, ragged: bool) -> Needs:
+    n, rows = layer.output_size, k * B
+    if layer.recurrent:
+        cell = layer.cell
+        states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
+        return Needs(states + (cell.kept + ragged) * rows * n, gates, gates, rows * (n + layer.input_size) + cell.apart * gates)
+    if isinstance(layer, Dense):
+        return Needs(rows * n, rows * n, 0, rows * (2 * n + layer.input_size))
+    return Needs(0, 0, 0, 0)
+
+
+def needed(network, T: int, B: int, k: int, ragged: bool) -> int:
+    """Bytes of the batch, of the states between segments of k steps, and of the worst moment of a segment, at work or in the loss."""
+    size, out = np.dtype(network.dtype).itemsize, T * B * network.output_size
+    parts, width = [], network.input_size
+    for layer in network.layers:
+        for part in layer.recurrent or (layer,):
+            if isinstance(part, Dropout):
+                rows = k * B * width
+                parts.append(Needs(2 * rows, 16 * rows // size, 0, 2 * rows))  # two words of 64 bits
+            else:
+                parts.append(needs(part, k, B, ragged))
+        width = layer.output_size or width
+    always = T * B * (network.input_size + network.output_size + 2) + (out if k < T else 0)
+    always += sum(a.size for a in network.parameters.values()) * (4 if k < T else 2)  # gradients: of before, of now, and their sums
+    between = -(-T // k) * sum(layer.cell.states * B * layer.hidden_size for layer in network.recurrent) if k < T else 0
+    tapes = sum(part.kept for part in parts)
+    forward = max(sum(p.kept for p in parts[: i + 1]) + parts[i].forward for i in range(len(parts)))
+    loss = out * (4 + 8 // size) + (tapes if k == T else 0)
+    after = max(sum(p.left for p in parts[i:]) + parts[i].backward for i in range(len(parts)))
+    backward = tapes + out + after
+    return size * (always + between + max(forward + out, loss, backward))
+
+
+def forward(network, x, states, steps, k: int):
+    """network._forward by segments of k steps, of which only the states before each are kept: (outputs (T, B, ·), those states)."""
+    outputs, starts, rewind = [], [], rewinder(network)
+    for first in range(0, len(x), k):
+        rewind()
+        starts.append(states)
+        o, states = network._forward(x[first : first + k], states, steps.part(first, first + k), keep=False, training=True)
+        outputs.append(o)
+        states = [s.copy() for s in states]  # not a view that keeps the segment alive
+    return np.concatenate(outputs), starts
+
+
+def backward(network, x, starts, steps, do, k: int, *how):
+    """network._backward of that, each segment computed again before; sets grads, the sums over the segments."""
+    total, rewind = None, rewinder(network, back=1)
+    ds = [zeros(network._device, s.shape, network.dtype) for s in starts[0]]
+    for j in reversed(range(len(starts))):
+        part = slice(j * k, (j + 1) * k)
+        forget(network)
+        rewind()
+        network._forward(x[part], starts[j], steps.part(part.start, part.stop), training=True)
+        ds = network._backward(do[part], ds, *how)[1]  # dE/dx goes
+        grads = [layer.grads for layer in network.layers]
+        total = [{name: sums[name] + g for name, g in new.items()} for sums, new in zip(total, grads, strict=True)] if total else grads
+    for layer, sums in zip(network.layers, total, strict=True):
+        layer.grads = sums
+
+
+def rewinder(network, back=0):
+    """What sets the layers' counts of passes to now, or `back` passes ago: all segments of a pass have the masks of one."""
+    counts = [(layer, layer.passes - back) for layer in network.layers if isinstance(layer, Dropout)]
+
+    def rewind():
+        for layer, count in counts:
+            layer.passes = count
+
+    return rewind
+
+
+def forget(network):
+    """Let go of what the layers remember of a segment, before the next is computed."""
+    for layer in network.layers:
+        layer._tape = layer._like = layer._δ = layer._x = None
+
+
+def first_bad(o, E: float) -> str:
+    """Where the first NaN or infinity of the outputs stands; the layers have forgotten more."""
+    for t, b, j in np.argwhere(~np.isfinite(np.asarray(o)))[:1]:
+        return f"the network gives {o[t, b, j]} at time step {t}, sample {b}, output {j}"
+    return f"the loss is {E}, or a gradient is not finite (without memory_budget its place would be looked for)"

@@ -1,0 +1,149 @@
+"""memory_budget: the same gradient from segments that are computed twice, within the bytes that `plan` said before."""
+
+import gc
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from conftest import close
+from door import parameters_of, refuses, table
+from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Network, NonFiniteError, memory, training
+
+T, B = 13, 3
+
+
+def network(device="reference", dtype="float64", loss="squared_error", **options):
+    on = {"device": device, "dtype": dtype}
+    layers = [LSTM(4, 5, **on), Dropout(0.3, **on), GRU(5, 3, **on), Dropout(0.3, variational=True, **on), Dense(3, 2, **on)]
+    return Network(layers, loss=loss, **options)
+
+
+def data(dtype="float64", lengths=(13, 5, 9), m=4, steps="every"):
+    rng = np.random.default_rng(0)
+    y = [rng.normal(size=(length, 2) if steps == "every" else 2).astype(dtype) for length in lengths]
+    return [rng.normal(size=(length, m)).astype(dtype) for length in lengths], y
+
+
+def outcome(net, batch, segment):
+    E, _, o = training.forward_backward(net, batch, segment=segment)
+    number = net._device.numpy
+    return {"E": np.array(E), "o": number(o)} | {name: number(g).copy() for name, g in net.grads.items()}, net.layers[1].passes
+
+
+@pytest.mark.parametrize("steps", ["every", "last"])
+@pytest.mark.parametrize("segment", [1, 4, 12])
+def test_segments_give_the_gradient_of_the_whole(segment, steps, device):
+    """To rounding: BLAS sums other numbers of rows in another order. Dropout's masks are those of one pass."""
+    x, y = data(steps=steps)
+    net, other = network(device, steps=steps), network(device, steps=steps)
+    expected, passes = outcome(net, training.Samples(net, x, y).batch(range(B)), None)
+    got, again = outcome(other, training.Samples(other, x, y).batch(range(B)), segment)
+    assert again == passes == 1 and list(got) == list(expected)
+    for name, a in got.items():
+        close(a, expected[name])
+
+
+def test_one_segment_is_the_whole_to_the_last_bit(device):
+    x, y = data()
+    net, other = network(device), network(device)
+    expected, _ = outcome(net, training.Samples(net, x, y).batch(range(B)), None)
+    got, _ = outcome(other, training.Samples(other, x, y).batch(range(B)), T)
+    assert all((got[name] == a).all() for name, a in expected.items())
+
+
+def peak(run) -> int:
+    gc.collect()
+    tracemalloc.start()
+    run()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+NETWORKS = {
+    "LSTM": ([LSTM, Dense], (8, 32, 3)),
+    "GRUs": ([GRU, GRU, Dense], (5, 16, 24, 10)),
+    "RNN": ([RNN, Dense], (20, 64, 2)),
+}
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.35])
+@pytest.mark.parametrize(("kinds", "sizes"), NETWORKS.values(), ids=NETWORKS)
+def test_the_plan_is_right_to_ten_percent(kinds, sizes, share):
+    T, B = 700, 4
+    layers = [kind(m, n, device="cpu") for kind, m, n in zip(kinds, sizes, sizes[1:], strict=False)]
+    net = Network(layers, loss="softmax_cross_entropy")
+    allowed = int(share * net.plan(T, B).bytes)
+    planned = net.plan(T, B, allowed)
+    assert planned.bytes <= allowed and (planned.extra == 0) == (share == 1) == (planned.segment == T)
+    x = [np.random.default_rng(i).normal(size=(T, net.input_size)).astype("float32") for i in range(B)]
+    samples = training.Samples(net, x, [np.zeros(T, int)] * B)
+    training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)  # compiles, and leaves gradients
+    memory.forget(net)
+    measured = peak(lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut))
+    assert planned.bytes == pytest.approx(measured, rel=0.1)
+
+
+def test_fit_within_a_budget_trains_as_without(device):
+    def train(**options):
+        net, (x, y) = network(device), data(lengths=(13, 5, 9, 13))
+        history = net.fit(x, y, epochs=2, batch_size=2, progress=False, **options)
+        return history["step_loss"], parameters_of(net)
+
+    budget = (network(device).plan(13, 2, ragged=True).bytes + network(device).plan(9, 2, ragged=True).bytes) // 2
+    (free, θ), (within, other) = train(), train(memory_budget=budget)
+    assert within == pytest.approx(free, rel=1e-9)
+    for name, a in other.items():
+        close(a, θ[name])
+
+
+def test_two_hundred_thousand_steps_run_in_a_third_of_the_memory():
+    T = 200_000
+    net = Network([RNN(1, 13, device="cpu"), Dense(13, 1, device="cpu")], steps="last")
+    x = [np.random.default_rng(0).normal(size=(T, 1)).astype("float32")]
+    planned = net.plan(T, 1, "15MB")
+    assert net.plan(T, 1).bytes > 35e6 and planned.segment < T // 3
+    history = net.fit(x, [[1.0]], epochs=1, memory_budget="15MB", progress=False)
+    assert len(history["step_loss"]) == 1 and np.isfinite(history["gradient_norm"]).all()
+
+
+def test_what_is_not_finite_stops_before_the_update():
+    net, (x, y) = network(), data()
+    y[1][2] = 1e200
+    before = parameters_of(net)
+    with pytest.raises(NonFiniteError, match=r"update 0: the loss is inf, or a gradient is not finite .*No weight has changed"):
+        net.fit(x, y, epochs=1, memory_budget=net.plan(13, 3, ragged=True).bytes - 1, progress=False)
+    assert all((a == before[name]).all() for name, a in parameters_of(net).items())
+    o = np.zeros((3, 2, 4))
+    o[1:, 1, 2] = np.nan
+    assert memory.first_bad(o, np.nan) == "the network gives nan at time step 1, sample 1, output 2"
+
+
+X, Y = data()
+BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    table(
+        ("words", lambda net: net.plan(9, 1, "much"), "memory_budget is 'much', expected bytes, or words as '512MB'"),
+        ("number", lambda net: net.plan(9, 1, -5), "memory_budget is -5, expected an integer of at least 1"),
+        ("too small", lambda net: net.plan(9, 1, "1KB"), r"memory_budget is '1KB', but T = 9 steps of 1 samples need at least \d+ bytes"),
+        ("fit", lambda net: net.fit(X, Y, memory_budget="1KB"), "memory_budget is '1KB', but T = 13 steps of 3 samples need"),
+        ("truncate", lambda net: net.fit(X, Y, memory_budget="1MB", truncate=(2, 2)), "memory_budget is given, and truncate"),
+        ("watch", lambda net: net.fit(X, Y, memory_budget="1MB", watch=print), "memory_budget is given, and watch"),
+        (
+            "reverse",
+            lambda net: Network([Bidirectional(RNN(4, 5, device="cpu"))]).plan(9, 1, 500),
+            "memory_budget is 500, which needs segments",
+        ),
+        ("T", lambda net: net.plan(0, 1), "T is 0, expected an integer"),
+    ),
+)
+def test_a_budget_that_cannot_be_kept_is_refused(call, message):
+    refuses(ArgumentError, f"^{message}", lambda: call(network()))
+
+
+def test_budgets_are_bytes_or_words():
+    assert [memory.budget(b) for b in (7, "7B", "2KB", "1.5 MB", "2GB")] == [7, 7, 2000, 1_500_000, 2_000_000_000]
