@@ -12,7 +12,6 @@ PACKAGES = (
     "numpy",
     "numba",
     "numba-cuda",
-    "scipy",
     "torch",
     "cupy-cuda13x",
     "cupy-cuda12x",

@@ -217,10 +217,19 @@ class Access(NamedTuple):
     put_states: Callable
 
 
-def access(cell, compile: Callable) -> Access:
-    """The accessors of a cell's arrays as one device compiles them."""
-    counts = ((cell.gates, "a[t, b, {k}, j]"), (cell.kept, "a[t, b, {k}, j]"), (cell.states, "a[{k}, t, b, j]"))
-    return Access(*(compile(make(count, "a, t, b, j", element)) for make in (gather, scatter) for count, element in counts))
+def access(cell, compile: Callable, load: Callable | None = None, store: Callable | None = None) -> Access:
+    """The accessors of a cell's arrays as one device compiles them.
+
+    With load(a, index, count) and store(a, index, count, value) they take one argument more, `count` after j.
+    """
+    counts = ((cell.gates, "(t, b, {k}, j)"), (cell.kept, "(t, b, {k}, j)"), (cell.states, "({k}, t, b, j)"))
+    if load is None:
+        arguments, get, put = "a, t, b, j", "a[{}]", "a[{}] = values[{{k}}]"
+    else:
+        arguments, get, put = "a, t, b, j, count", "load(a, {}, count)", "store(a, {}, count, values[{{k}}])"
+    reads = (gather(count, arguments, get.format(index), load=load) for count, index in counts)
+    writes = (repeat(count, arguments + ", values", put.format(index), store=store) for count, index in counts)
+    return Access(*map(compile, (*reads, *writes)))
 
 
 def repeat(count: int, arguments: str, statement: str, **names) -> Callable:

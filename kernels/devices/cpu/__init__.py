@@ -1,0 +1,51 @@
+"""The CPU: Numba `@njit` kernels; each step a product in tiles, and the cells on the vectors that come out of it."""
+
+from functools import cache
+
+import numpy as np
+
+from ...binding import define, elementwise_source
+from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
+from .products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
+from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
+from .simd import lanes
+from .tiles import jit, room, rows_of_tiles, vectors_for
+
+name = "cpu"
+
+
+def array(x, dtype):
+    return np.ascontiguousarray(x, dtype)
+
+
+def empty(shape, dtype):
+    return room(shape, dtype)
+
+
+@cache
+def elementwise_kernel(f, number, outputs, inputs, scalars):
+    return jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))
+
+
+def elementwise(f, outputs, inputs, scalars=()):
+    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have one shape and dtype."""
+    number = outputs[0].dtype.type
+    kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
+    kernel(*(a.reshape(-1) for a in (*outputs, *inputs)), *map(number, scalars))
+
+
+def matvec(W, s, out):
+    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites out."""
+    out[...] = project(s[None], W, None, 1)[0, :, 0]
+
+
+def explain(cell, n, B, dtype) -> str:
+    """Which kernels one layer of n units runs for B samples, and why."""
+    number = np.dtype(dtype).type
+    way = "vectors" if vectorized(cell, number) else "one number at a time (its formulas cannot be compiled on vectors)"
+    lines = [f"cpu: one call a direction, whatever T; {lanes(number)} numbers a vector; the cell works on {way}"]
+    for direction, gates in (("forward", cell.gates), ("backward", 1)):
+        V = vectors_for(gates, n, number)
+        tile = f"tiles of up to {rows_of_tiles(gates * V)[0]} samples by {V * lanes(number)} units"
+        lines.append(f"{direction:9}{tile}; {sharing(cell, B, n, -(-n // (V * lanes(number))))}")
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""The recurrence, forward and back: each step a sweep of tiles, the cell as its epilogue."""
+
+import math
+import sys
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.core.errors import NumbaError
+
+from ... import LIVE
+from ...binding import access, bind, compiled_maths, gather
+from . import simd
+from .simd import LOAD, STORE, Vector, flat, lanes, window
+from .threads import ENOUGH, meet, share, threads_for
+from .tiles import jit, nothing, one, packed_columns, packed_rows, scratch, slice_of, sweep_of, vectors_for, within
+
+WORTH_MEETING = 1e5  # operations of a thread's share of one step
+
+
+@cache
+def maths(number, vectors):
+    module = compiled_maths(number, within)
+    module.floor, module.ceil = np.floor, np.ceil  # math's are integers
+    if vectors:
+        module.floor, module.ceil = math.floor, math.ceil
+        vars(module).update(simd.IN_PLACE_OF_PYTHONS)
+    return module
+
+
+@cache
+def formula(f, number, vectors=False):
+    return bind(f, number, maths(number, vectors), within)
+
+
+@cache
+def vectorized(cell, number) -> bool:
+    """Can the cell be compiled on vectors? A formula that says `if` cannot."""
+    v, (G, S, K) = Vector(types.float32 if number is np.float32 else types.float64), (cell.gates, cell.states, cell.kept)
+    try:
+        formula(cell.step, number, True).compile((types.UniTuple(v, G), types.UniTuple(v, G), types.UniTuple(v, S)))
+        formula(cell.back, number, True).compile(tuple(types.UniTuple(v, count) for count in (S, K, S, S)))
+    except NumbaError:
+        return False
+    return True
+
+
+def epilogues(make, cell, number, partial):
+    """(whole, some, width) for sweep_of."""
+    if not vectorized(cell, number):
+        return make(cell, number, "one", False), nothing, 1
+    return make(cell, number, "whole", True), make(cell, number, "some", True) if partial else nothing, None
+
+
+def advance_of(cell, number, how, vectors):
+    """The cell's step for `count` units of sample b."""
+    step, APART, load, store = formula(cell.step, number, vectors), cell.apart, LOAD[how], STORE[how]
+    gates, _, states, _, put_kept, put_states = access(cell, within, load, store)
+    recurrent = within(gather(cell.gates, "q, i, v", "load(q, (i, {k}, v), 0)", load=LOAD["whole"] if vectors else load))
+    bias = within(gather(cell.gates, "q, c, j, n, count", "q[{k}] + load(c, ({k} * n + j,), count)", load=load))
+    zero = within(gather(cell.kept, "", "0.0"))
+
+    @within
+    def advance(t, n, b, j, count, q, i, v, p, c, s, kept, flags):
+        if one(flags, (t, b), 1) & LIVE:
+            net = recurrent(q, i, v)
+            if APART:
+                net = bias(net, c, j, n, count)
+            s_next, k = step(gates(p, t, b, j, count), net, states(s, t, b, j, count))
+            put_states(s, t + 1, b, j, count, s_next)
+            put_kept(kept, t, b, j, count, k)
+        else:
+            put_states(s, t + 1, b, j, count, states(s, t, b, j, count))
+            put_kept(kept, t, b, j, count, zero())
+
+    return advance
+
+
+def retreat_of(cell, number, how, vectors):
+    """The cell's step back for `count` units of sample b; q is what came through W from step t+1."""
+    back, APART, load, store = formula(cell.back, number, vectors), cell.apart, LOAD[how], STORE[how]
+    _, activations, states, put_gates, _, put_states = access(cell, within, load, store)
+    add = within(gather(cell.states, "d, x", "d[{k}] + (x if {k} == 0 else 0.0)"))
+    zero, load_q = within(gather(cell.gates, "", "0.0")), LOAD["whole"] if vectors else load
+
+    @within
+    def retreat(t, n, b, j, count, q, i, v, dy, s, kept, flags, dp, dq, ds):
+        through_W = add(states(ds, 0, b, j, count), load_q(q, (i, 0, v), count))
+        if t >= 0 and one(flags, (t, b), 1) & LIVE:
+            total = add(through_W, load(dy, (t, b, j), count))
+            δp, δq, d = back(total, activations(kept, t, b, j, count), states(s, t, b, j, count), states(s, t + 1, b, j, count))
+            put_gates(dp, t, b, j, count, δp)
+            if APART:
+                put_gates(dq, t, b, j, count, δq)
+            put_states(ds, 0, b, j, count, d)
+        else:
+            if t >= 0:
+                put_gates(dp, t, b, j, count, zero())
+                put_gates(dq, t, b, j, count, zero())
+            put_states(ds, 0, b, j, count, through_W)
+
+    return retreat
+
+
+@cache
+def forward_kernel(cell, number, V, partial):
+    sweep = sweep_of(number, cell.gates, V, *epilogues(advance_of, cell, number, partial))
+
+    @jit
+    def forward(p, packed, c, s, kept, flags, arrived, sums, part, parts):
+        T, B, G, n = p.shape
+        by_panels = len(arrived) > 0
+        b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
+        p0, p1 = slice_of(len(packed), part, parts) if by_panels else (0, len(packed))
+        at = np.empty(B, np.intp)
+        a, places, W, counter = flat(s), flat(at), flat(packed), flat(arrived)
+        rest = window(p), window(c), window(s), window(kept), window(flags)
+        for t in range(T):
+            for b in range(b0, b1):
+                at[b] = (t * B + b) * n
+            sweep(t, n, a, places, 1, W, packed[0].size, n, sums[part], b0, b1, p0, p1, *rest)
+            if by_panels:
+                meet(counter, (t + 1) * parts)
+
+    return forward
+
+
+@cache
+def backward_kernel(cell, number, V, partial):
+    sweep = sweep_of(number, 1, V, *epilogues(retreat_of, cell, number, partial))
+
+    @jit
+    def backward(dy, packed, s, kept, flags, dp, dq, ds, arrived, sums, part, parts):
+        T, B, G, n = dp.shape
+        by_panels = len(arrived) > 0
+        b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
+        p0, p1 = slice_of(len(packed), part, parts) if by_panels else (0, len(packed))
+        at, size = np.empty(B, np.intp), packed[0].size
+        a, places, W, counter = flat(dq), flat(at), flat(packed), flat(arrived)
+        rest = window(dy), window(s), window(kept), window(flags), window(dp), window(dq), window(ds)
+        for t in range(T - 1, -2, -1):
+            for b in range(b0, b1):
+                at[b] = ((t + 1) * B + b) * G * n
+            sweep(t, n, a, places, 1, W, size, 0 if t == T - 1 else G * n, sums[part], b0, b1, p0, p1, *rest)
+            if by_panels:
+                meet(counter, (T - t) * parts)
+
+    return backward
+
+
+class Shares(NamedTuple):
+    """Who does what of a call: threads share the samples, or the units, and then meet after every step."""
+
+    threads: int
+    by_panels: bool
+
+    def counter(self):
+        return np.zeros(int(self.by_panels), np.int64)
+
+
+def operations(cell, B: int, n: int) -> int:
+    """Multiplications and additions of one step's product."""
+    return 2 * B * cell.gates * n * n
+
+
+def shares(cell, T: int, B: int, n: int, panels: int) -> Shares:
+    """Samples where every thread has a tile of them; units where a step is long enough for a meeting; else one thread."""
+    a_step = operations(cell, B, n)
+    threads = threads_for(T * a_step, max(B // 4, panels))
+    if threads == 1 or 4 * threads <= B:
+        return Shares(threads, False)
+    return Shares(threads, True) if a_step >= WORTH_MEETING * threads and panels >= threads else Shares(1, False)
+
+
+def sharing(cell, B: int, n: int, panels: int) -> str:
+    """What `shares` says, for people."""
+    way = shares(cell, sys.maxsize, B, n, panels)
+    if way.threads == 1:
+        return "one thread"
+    least = math.ceil(ENOUGH / operations(cell, B, n))
+    what = "units and meet after every step" if way.by_panels else "samples"
+    return f"one thread; from T = {least} on {way.threads}, which share the {what}"
+
+
+def forward(cell, p, W, c, s, kept, flags):
+    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
+    T, B, G, n = p.shape
+    number = p.dtype.type
+    V = vectors_for(G, n, number)
+    packed = packed_columns(W, G, V)
+    way = shares(cell, T, B, n, len(packed))
+    kernel, sums = forward_kernel(cell, number, V, n % lanes(number) != 0), scratch(way.threads, G, V, number)
+    share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter(), sums)
+
+
+def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
+    """Carry δ back through time (式3).  Arguments: see reference.backward."""
+    T, B, G, n = dp.shape
+    number = dp.dtype.type
+    V = vectors_for(1, n, number)
+    packed = packed_rows(W, V)
+    way, ds = shares(cell, T, B, n, len(packed)), ds.reshape(-1, 1, B, n)
+    kernel, sums = backward_kernel(cell, number, V, n % lanes(number) != 0), scratch(way.threads, 1, V, number)
+    share(kernel, way.threads, np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, way.counter(), sums)

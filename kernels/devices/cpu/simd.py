@@ -1,0 +1,373 @@
+"""Vectors of numbers as values of compiled code: what a formula is compiled on, to work on L units at once.
+
+Numba knows scalars and arrays; here it learns a type whose values are LLVM vectors, with Python's operators and the functions
+of math. LLVM by itself would call a scalar `tanh` or `exp` L times: no vector library comes with Numba.
+"""
+
+import math
+import operator
+from functools import cache
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.registry import cpu_target
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, models, register_model
+
+from ...binding import NAMES, SAME_NAME
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+
+@cache
+def machine() -> tuple[int, int]:
+    """(bytes of a vector register, how many of them) of the processor that Numba compiles for."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    if "+avx512f" in features.split(","):
+        return 64, 32
+    if "+avx" in features.split(","):
+        return 32, 16
+    return 16, 32 if triple.startswith(("aarch64", "arm64")) else 16
+
+
+def lanes(number) -> int:
+    """L: how many numbers a vector register holds."""
+    return machine()[0] // np.dtype(number).itemsize
+
+
+class Vector(types.Type):
+    """L numbers of one float type."""
+
+    def __init__(self, element):
+        self.element, self.lanes = element, lanes(element.name)
+        self.ir = ir.VectorType(ir.FloatType() if element == types.float32 else ir.DoubleType(), self.lanes)
+        self.bits = ir.VectorType(ir.IntType(element.bitwidth), self.lanes)
+        super().__init__(f"{self.lanes} × {element}")
+
+
+class Mask(types.Type):
+    """L truth values: what comparing two vectors gives."""
+
+    def __init__(self, vector):
+        self.vector, self.ir = vector, ir.VectorType(ir.IntType(1), vector.lanes)
+        super().__init__(f"truth of {vector}")
+
+
+@register_model(Vector)
+@register_model(Mask)
+class Model(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, kind.ir)
+
+
+class Build:
+    """Writes LLVM's instructions for vectors of one kind."""
+
+    def __init__(self, builder, v: Vector, context=None):
+        self.b, self.v, self.context = builder, v, context
+        self.number = np.dtype(v.element.name).type
+
+    def __call__(self, value: float):
+        return ir.Constant(self.v.ir, [float(self.number(value))] * self.v.lanes)
+
+    def splat(self, number):
+        one = self.b.insert_element(ir.Constant(ir.VectorType(number.type, self.v.lanes), ir.Undefined), number, I32(0))
+        return self.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.v.lanes), [0] * self.v.lanes))
+
+    def call(self, name, *values, kind=None, suffix=""):
+        """One of LLVM's own operations on vectors, such as fma."""
+        name = f"llvm.{name}.v{self.v.lanes}f{self.v.element.bitwidth}{suffix}"
+        kind = ir.FunctionType(kind or self.v.ir, [value.type for value in values])
+        return self.b.call(self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name), values)
+
+    def each(self, f, *values):
+        """f of math, one lane after another."""
+        typing = self.context.typing_context
+        kind = typing.resolve_value_type(f)
+        scalar = self.context.get_function(kind, kind.get_call_type(typing, [self.v.element] * len(values), {}))
+        y = ir.Constant(self.v.ir, ir.Undefined)
+        for lane in range(self.v.lanes):
+            y = self.b.insert_element(y, scalar(self.b, [self.b.extract_element(x, I32(lane)) for x in values]), I32(lane))
+        return y
+
+    def power(self, x, n):
+        return self.call("powi", x, self.b.trunc(n, I32), suffix=".i32")
+
+    def add(self, x, y):
+        return self.b.fadd(x, y, ("contract",))
+
+    def sub(self, x, y):
+        return self.b.fsub(x, y, ("contract",))
+
+    def mul(self, x, y):
+        return self.b.fmul(x, y, ("contract",))
+
+    def fma(self, x, y, z):
+        return self.call("fma", x, y, z)
+
+    def choose(self, comparison, x, y):
+        """x where the comparison (sign, a, b) holds, else y."""
+        sign, a, b = comparison
+        compare = self.b.fcmp_unordered if sign == "uno" else self.b.fcmp_ordered
+        return self.b.select(compare(sign, a, b), x, y)
+
+    def at_least(self, x, low):
+        return self.choose(("<", x, self(low)), self(low), x)  # NaN passes
+
+    def at_most(self, x, high):
+        return self.choose((">", x, self(high)), self(high), x)
+
+    def whole(self, value: int):
+        return ir.Constant(self.v.bits, [value] * self.v.lanes)
+
+    def power_of_2(self, n):
+        """2ⁿ of whole numbers n in the range of the exponent."""
+        bits, bias = (23, 127) if self.number is np.float32 else (52, 1023)
+        return self.b.bitcast(self.b.shl(self.b.add(n, self.whole(bias)), self.whole(bits)), self.v.ir)
+
+    def reduced(self, x):
+        """x = n ln 2 + r with |r| ≤ ½ ln 2.  Returns (n as whole numbers, eʳ − 1)."""
+        # Where magic is added n stands in the lowest bits. ln 2 has two parts, the first so short that n times it is exact.
+        magic, terms = (1.5 * 2**23, 7) if self.number is np.float32 else (1.5 * 2**52, 13)
+        ln2, rest = (0.693359375, -2.12194440e-4) if self.number is np.float32 else (0.6931471803691238, 1.9082149292705877e-10)
+        shifted = self.fma(x, self(math.log2(math.e)), self(magic))
+        n = self.b.fsub(shifted, self(magic))
+        r = self.fma(n, self(-rest), self.fma(n, self(-ln2), x))
+        y = self(1 / math.factorial(terms))
+        for k in range(terms - 1, 1, -1):  # Taylor's series: its next term is below the last bit
+            y = self.fma(y, r, self(1 / math.factorial(k)))
+        n = self.b.sub(self.b.bitcast(shifted, self.v.bits), self.b.bitcast(self(magic), self.v.bits))
+        return n, self.fma(self.mul(r, r), y, r)
+
+    def exp(self, x):
+        low, high = (-104, 89) if self.number is np.float32 else (-746, 710)
+        n, y = self.reduced(self.at_most(self.at_least(x, low), high))
+        half = self.b.ashr(n, self.whole(1))  # in two steps: what overflows becomes infinite, what underflows does so gradually
+        y = self.b.fmul(self.b.fadd(y, self(1)), self.power_of_2(half))
+        return self.b.fmul(y, self.power_of_2(self.b.sub(n, half)))
+
+    def expm1(self, x):
+        return self.expm1_below(self.at_most(x, 89 if self.number is np.float32 else 710))
+
+    def expm1_below(self, x):
+        """eˣ − 1 where x is no larger than the exponent allows."""
+        n, y = self.reduced(self.at_least(x, -80))  # e⁻⁸⁰ is nothing beside 1
+        half = self.power_of_2(self.b.sub(n, self.whole(1)))
+        return self.b.fmul(self(2), self.fma(y, half, self.b.fsub(half, self(0.5))))
+
+    def tanh(self, x):
+        """tanh |x| = −y/(2 + y) with y = e^(−2|x|) − 1."""
+        y = self.expm1_below(self.mul(self(-2), self.call("fabs", x)))
+        return self.call("copysign", self.b.fdiv(y, self.b.fadd(y, self(2))), x)
+
+
+@lower_cast(types.Number, Vector)
+def number_to_vector(context, builder, number, vector, value):
+    return Build(builder, vector).splat(context.cast(builder, value, number, vector.element))
+
+
+def where(condition, a, b):
+    """NumPy's, for vectors; so are the following."""
+
+
+def maximum(a, b): ...
+
+
+def minimum(a, b): ...
+
+
+def sign(a): ...
+
+
+IN_PLACE_OF_PYTHONS = {f.__name__: f for f in (where, maximum, minimum, sign)}  # binding's say `if`
+
+
+def offer(f, kinds, build, result=Vector):
+    """Compiled code may call f with values of these kinds, numbers standing for vectors; build(Build, values…) writes it."""
+
+    def fits(argument, kind):
+        return isinstance(argument, kind) or (kind is Vector and isinstance(argument, (types.Number, types.Boolean)))
+
+    @infer_global(f)
+    class Typing(AbstractTemplate):
+        def generic(self, arguments, keywords):
+            found = [getattr(a, "vector", a) for a in arguments if isinstance(a, (Vector, Mask))]
+            if found and not keywords and len(arguments) == len(kinds) and all(map(fits, arguments, kinds)):
+                v = found[0]
+                wanted = [v if kind is Vector else argument for argument, kind in zip(arguments, kinds, strict=True)]
+                return signature(v if result is Vector else Mask(v), *wanted)
+            return None
+
+    @lower_builtin(f, *kinds)
+    def lower(context, builder, sig, values):
+        return build(Build(builder, getattr(sig.args[0], "vector", sig.args[0]), context), *values)
+
+
+def offer_all():
+    one, two = (Vector,), (Vector, Vector)
+    for f, method in ((operator.add, "add"), (operator.sub, "sub"), (operator.mul, "mul")):
+        offer(f, two, getattr(Build, method))
+    offer(operator.truediv, two, lambda h, x, y: h.b.fdiv(x, y))
+    offer(operator.neg, one, lambda h, x: h.b.fneg(x))
+    offer(operator.pos, one, lambda h, x: x)
+    for f in (abs, math.fabs):
+        offer(f, one, lambda h, x: h.call("fabs", x))
+    for f in (math.sqrt, math.floor, math.ceil):
+        offer(f, one, lambda h, x, name=f.__name__: h.call(name, x))
+    for f in (math.exp, math.expm1, math.tanh):
+        offer(f, one, getattr(Build, f.__name__))
+    for f, sign_ in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "==")):
+        offer(f, two, lambda h, x, y, sign_=sign_: h.b.fcmp_ordered(sign_, x, y), Mask)
+    offer(operator.ne, two, lambda h, x, y: h.b.fcmp_unordered("!=", x, y), Mask)
+    offer(operator.and_, (Mask, Mask), lambda h, x, y: h.b.and_(x, y), Mask)
+    offer(operator.or_, (Mask, Mask), lambda h, x, y: h.b.or_(x, y), Mask)
+    offer(operator.invert, (Mask,), lambda h, x: h.b.not_(x), Mask)
+    offer(where, (Mask, Vector, Vector), lambda h, c, x, y: h.b.select(c, x, y))
+    for f, better in ((maximum, ">="), (minimum, "<=")):  # NaN passes through, as in NumPy
+        offer(
+            f,
+            two,
+            lambda h, x, y, better=better: h.b.select(h.b.fcmp_unordered("uno", x, x), x, h.b.select(h.b.fcmp_ordered(better, x, y), x, y)),
+        )
+    offer(sign, one, lambda h, x: h.choose((">", x, h(0)), h(1), h.choose(("<", x, h(0)), h(-1), x)))
+    offer(operator.pow, (Vector, types.Integer), Build.power)
+    offer(operator.pow, two, lambda h, x, y: h.each(math.pow, x, y))
+    done = (math.fabs, math.sqrt, math.floor, math.ceil, math.exp, math.expm1, math.tanh)
+    for name in {*SAME_NAME, *NAMES.values()}:
+        if (f := getattr(math, name)) not in done:
+            offer(f, two if name in ("pow", "atan2", "hypot") else one, lambda h, *x, f=f: h.each(f, *x))
+
+
+offer_all()
+
+
+# From and to arrays, which kernels see through windows: passing an array on would count its references, at every call.
+
+
+class Window(types.Type):
+    """Where an array's numbers are: the first one's address, and the bytes from one to the next along each axis."""
+
+    def __init__(self, dtype, ndim):
+        self.dtype, self.ndim = dtype, ndim
+        super().__init__(f"window on {ndim} axes of {dtype}")
+
+
+@register_model(Window)
+class WindowModel(models.StructModel):
+    def __init__(self, manager, window):
+        members = [("data", types.CPointer(window.dtype)), ("strides", types.UniTuple(types.intp, window.ndim))]
+        super().__init__(manager, window, members)
+
+
+def look(flat: bool):
+    @intrinsic
+    def window(typing, a):
+        def build(context, builder, sig, values):
+            array, made = context.make_array(a)(context, builder, values[0]), cgutils.create_struct_proxy(sig.return_type)(context, builder)
+            made.data = array.data
+            made.strides = context.make_tuple(builder, types.UniTuple(types.intp, 1), [array.itemsize]) if flat else array.strides
+            return made._getvalue()
+
+        return Window(a.dtype, 1 if flat else a.ndim)(a), build
+
+    return window
+
+
+window, flat = look(False), look(True)  # the second shows a contiguous array as one row
+
+
+def place(context, builder, window, a, indices=None, at=None):
+    """A pointer to a[at]; without an index to the first number."""
+    a = cgutils.create_struct_proxy(window)(context, builder, a)
+    if at is None:
+        return a.data
+    p = builder.bitcast(a.data, ir.IntType(8).as_pointer())
+    for i, kind, stride in zip(cgutils.unpack_tuple(builder, at), indices, cgutils.unpack_tuple(builder, a.strides), strict=True):
+        p = builder.gep(p, [builder.mul(context.cast(builder, i, kind, types.intp), stride)])
+    return builder.bitcast(p, a.data.type)
+
+
+def access(storing: bool, how: str):
+    """load(a, index, count) -> numbers, or store(a, index, count, numbers): those of window a that begin at a[index].
+
+    how  "whole": a vector, all of it; "some": a vector, its first `count` lanes; "one": a number
+    """
+
+    def build(context, builder, sig, values):
+        a, (window, index) = values[0], sig.args[:2]
+        p, align = place(context, builder, window, a, index, values[1]), max(window.dtype.bitwidth // 8, 1)
+        if how != "one":
+            h = Build(builder, Vector(window.dtype))
+            p = builder.bitcast(p, h.v.ir.as_pointer())
+        if how == "some":
+            lane = ir.Constant(ir.VectorType(I64, h.v.lanes), list(range(h.v.lanes)))
+            mask = builder.icmp_signed("<", lane, h.splat(values[2]))
+            if storing:
+                h.call("masked.store", values[3], p, I32(align), mask, kind=ir.VoidType(), suffix=".p0")
+            else:
+                return h.call("masked.load", p, I32(align), mask, h(0), suffix=".p0")
+        elif storing:
+            builder.store(values[3], p).align = align
+        else:
+            x = builder.load(p)
+            x.align = align
+            return x
+        return context.get_dummy_value()
+
+    def kind(a):
+        return a.dtype if how == "one" else Vector(a.dtype)
+
+    @intrinsic
+    def load(typing, a, index, count):
+        return kind(a)(a, index, types.intp), build
+
+    @intrinsic
+    def store(typing, a, index, count, x):
+        return types.void(a, index, types.intp, kind(a)), build
+
+    return store if storing else load
+
+
+LOAD, STORE = ({how: access(storing, how) for how in ("whole", "some", "one")} for storing in (False, True))
+
+
+@intrinsic
+def transpose(typing, a, row, k, out, index):
+    """out[index], L rows of L numbers along axis 1, become the transpose of a[row : row + L, k : k + L]."""
+    v = Vector(a.dtype)
+
+    def build(context, builder, sig, values):
+        L, align = v.lanes, a.dtype.bitwidth // 8
+        source, target = (cgutils.create_struct_proxy(w)(context, builder, x) for w, x in ((a, values[0]), (out, values[3])))
+        steps = [cgutils.unpack_tuple(builder, s.strides)[axis] for s, axis in ((source, 0), (target, 1))]
+        at = context.make_tuple(
+            builder, types.UniTuple(types.intp, 2), [context.cast(builder, x, types.intp, types.intp) for x in values[1:3]]
+        )
+        starts = place(context, builder, a, values[0], (types.intp,) * 2, at), place(context, builder, out, values[3], index, values[4])
+
+        def row_at(start, step, r):
+            p = builder.gep(builder.bitcast(start, ir.IntType(8).as_pointer()), [builder.mul(step, I64(r))])
+            return builder.bitcast(p, v.ir.as_pointer())
+
+        rows = [builder.load(row_at(starts[0], steps[0], r)) for r in range(L)]
+        for x in rows:
+            x.align = align
+        half = L // 2
+        while half:  # exchange the off-diagonal quarters of blocks of 2·half
+            for r in (r for r in range(L) if not r & half):
+                low = [lane if not lane & half else L + lane - half for lane in range(L)]
+                high = [lane + half if not lane & half else L + lane for lane in range(L)]
+                pair = rows[r], rows[r + half]
+                rows[r], rows[r + half] = (
+                    builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, L), order)) for order in (low, high)
+                )
+            half //= 2
+        for r, x in enumerate(rows):
+            builder.store(x, row_at(starts[1], steps[1], r)).align = align
+        return context.get_dummy_value()
+
+    return types.void(a, types.intp, types.intp, out, index), build

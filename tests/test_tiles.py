@@ -1,0 +1,69 @@
+"""The CPU's tiles: products of any size, the same bits for a sample whatever is beside it and however many threads there are."""
+
+import numba
+import numpy as np
+import pytest
+
+import rnn_gpu
+from conftest import close
+from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices import cpu, reference
+from rnn_gpu.kernels.devices.cpu import recurrence, threads
+
+SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17, 80)]  # T, B, m, n
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_products_of_any_size(size, dtype):
+    T, B, m, n = size
+    rng = np.random.default_rng(0)
+    x, U, b, δ = (rng.normal(size=shape).astype(dtype) for shape in ((T, B, m), (3 * n, m), 3 * n, (T, B, 3, n)))
+    for name, arguments in (("project", (x, U, b, 3)), ("project_back", (δ, U)), ("gradient_sum", (δ, x)), ("bias_sum", (δ,))):
+        close(getattr(cpu, name)(*arguments), getattr(reference, name)(*arguments), dtype)
+    assert (cpu.project(x, U, None, 3) == cpu.project(x, U, 0 * b, 3)).all()
+
+
+def passes(B, n, cell="lstm", dtype="float32", T=5):
+    """Everything one layer computes for B samples, each array with the samples first or without them."""
+    layer = rnn_gpu.Recurrent(CELLS[cell], n, n, device="cpu", dtype=dtype)
+    x, dy = np.random.default_rng(3).normal(size=(2, T, 33, n)).astype(dtype)[:, :, :B]
+    y, _ = layer(x)
+    dx, _ = layer.backward(dy)
+    return y, layer.delta, dx, *layer.grads.values()
+
+
+@pytest.mark.parametrize("cell", ["elman_tanh", "lstm"])
+@pytest.mark.parametrize("n", [13, 64])
+def test_a_sample_does_not_depend_on_those_beside_it(cell, n):
+    many = passes(11, n, cell)
+    for B in (1, 2, 3, 7):
+        for a, b in zip(passes(B, n, cell)[:3], many[:3], strict=True):
+            assert (a == b[:, :B]).all()
+
+
+@pytest.mark.parametrize("B, n, how", [(33, 20, "the samples"), (2, 70, "the units and meet")])
+def test_threads_give_the_same_bits(B, n, how, monkeypatch):
+    alone = passes(B, n)
+    monkeypatch.setattr(threads, "ENOUGH", 1)
+    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    for count in {2, numba.config.NUMBA_NUM_THREADS}:
+        monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
+        assert f"on {count}, which share {how}" in rnn_gpu.LSTM(n, n, device="cpu").explain(5, B)
+        for a, b in zip(passes(B, n), alone, strict=True):
+            assert (a == b).all()
+
+
+def test_threads_obey_numba_and_the_work(monkeypatch):
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
+    assert [threads.threads_for(work, 100) for work in (threads.ENOUGH / 2, threads.ENOUGH)] == [1, 3]
+    assert threads.threads_for(threads.ENOUGH, 2) == 2
+    assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1) == (1, False)  # nothing to share
+
+
+def test_an_error_in_a_thread_is_raised():
+    def kernel(part, parts):
+        if part == 1:
+            raise ValueError("here")
+
+    with pytest.raises(ValueError, match="here"):
+        threads.share(kernel, 2)
