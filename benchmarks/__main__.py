@@ -9,5 +9,5 @@ NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if p
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         sys.exit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")
-    name = sys.argv.pop(1)
+    sys.argv[:2] = [name := sys.argv[1]]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")

@@ -1,32 +1,32 @@
-"""Who is measured: our layers, torch's (eager, under a CUDA graph, TF32 or not), JAX's scan; all on the same numbers.
+"""Who is measured, on a GPU or the CPU: our layers, torch's (eager, under a CUDA graph, TF32 or not), JAX's scan; same numbers.
 
 A contender is made for a problem and offers forward(), backward() (after a forward) and step() (both), outcome() (their results
-by our names, as arrays of the GPU), and begin(), which sets what is global before it is timed.
+by our names, as the device's arrays), and begin(), which sets what is global before it is timed.
 """
 
 import gc
 from collections.abc import Callable
 from functools import cache, cached_property, partial
+from importlib import import_module
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 import rnn_gpu
-from benchmarks import _predictions
-from benchmarks._machine import NOT_HERE, REHEARSAL, first_line
-from benchmarks._timing import by_events, by_the_host, nothing, repeats_for, summary, synchronise
+from benchmarks._machine import CPU, HOST, NOT_HERE, REHEARSAL, first_line
+from benchmarks._timing import ROUNDS, by_events, by_the_host, nothing, repeats_for, summary, synchronise
+from benchmarks.report import said
 from rnn_gpu.kernels import Cell
-from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, sigmoid, softsign
-from rnn_gpu.kernels.devices import cuda
-from rnn_gpu.kernels.devices.cuda.launch import arrays
-from rnn_gpu.kernels.devices.cuda.schedules import choose
+from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, sigmoid, softsign
 from rnn_gpu.layers import Steps, zeros
 
 PASSES = ("forward", "backward", "step")
+ON_THE_CPU = ("inference", "step")
 TOLERANCE = {"ieee": 3e-4, "tf32": 3e-2}  # relative to the largest number of an array
 PIECE = 32_768  # steps: torch's layers take no more than 65,535
 NOISE = 1 << 22  # numbers drawn; longer arrays repeat them
+device = import_module(f"rnn_gpu.kernels.devices.{'cpu' if CPU else 'cuda'}")
 
 
 class Case(NamedTuple):
@@ -37,6 +37,7 @@ class Case(NamedTuple):
     m: int  # features of x
     layers: int = 1
     dtype: str = "float32"
+    threads: int = 0  # of the CPU; 0 leaves them alone
 
 
 class Kind(NamedTuple):
@@ -45,31 +46,36 @@ class Kind(NamedTuple):
 
 
 @cache
-def softsign_lstm() -> Cell:
-    """An LSTM with softsign for tanh: a cell that no library has."""
+def own_lstm(name: str, f: Callable, df: Callable) -> Cell:
+    """An LSTM as a user writes it, with f for tanh."""
 
     def step(p, q, s):
-        i, f, g, o = sigmoid(p[0] + q[0]), sigmoid(p[1] + q[1]), softsign(p[2] + q[2]), sigmoid(p[3] + q[3])
-        c = f * s[1] + i * g
-        return (o * softsign(c), c), (i, f, g, o)
+        i, r, g, o = sigmoid(p[0] + q[0]), sigmoid(p[1] + q[1]), f(p[2] + q[2]), sigmoid(p[3] + q[3])
+        c = r * s[1] + i * g
+        return (o * f(c), c), (i, r, g, o)
 
     def back(ds, kept, s, s_next):
         dh, dc = ds
-        i, f, g, o = kept
-        r = softsign(s_next[1])
-        dc = dc + dh * o * dsoftsign(r)
-        δ = (dc * g * dsigmoid(i), dc * s[1] * dsigmoid(f), dc * i * dsoftsign(g), dh * r * dsigmoid(o))
-        return δ, δ, (0.0 * dh, dc * f)
+        i, r, g, o = kept
+        y = f(s_next[1])
+        dc = dc + dh * o * df(y)
+        δ = (dc * g * dsigmoid(i), dc * s[1] * dsigmoid(r), dc * i * df(g), dh * y * dsigmoid(o))
+        return δ, δ, (0.0 * dh, dc * r)
 
-    return rnn_gpu.cell("softsign_lstm", gates=4, states=2, kept=4, step=step, back=back)
+    return rnn_gpu.cell(name, gates=4, states=2, kept=4, step=step, back=back)
+
+
+def recurrent(*cell) -> Callable:
+    return lambda m, n, **options: rnn_gpu.Recurrent(own_lstm(*cell), m, n, **options)
 
 
 KINDS = {
     "elman": Kind(rnn_gpu.RNN, "RNN"),
     "gru": Kind(rnn_gpu.GRU, "GRU"),
     "lstm": Kind(rnn_gpu.LSTM, "LSTM"),
-    "softsign_elman": Kind(partial(rnn_gpu.RNN, activation="softsign")),
-    "softsign_lstm": Kind(lambda m, n, **options: rnn_gpu.Recurrent(softsign_lstm(), m, n, **options)),
+    "softsign_elman": Kind(partial(rnn_gpu.RNN, activation=(softsign, dsoftsign))),
+    "softsign_lstm": Kind(recurrent("softsign_lstm", softsign, dsoftsign)),
+    "own_lstm": Kind(recurrent("own_lstm", np.tanh, dtanh)),
 }
 
 
@@ -78,16 +84,17 @@ class Problem:
 
     def __init__(self, case: Case):
         free()
+        if case.threads:
+            hold(case.threads)
         self.case = case
-        sizes = [case.m] + [case.n] * case.layers
-        self.layers = [
-            KINDS[case.cell].ours(m, n, device="cuda", dtype=case.dtype, seed=k, init="torch") for k, (m, n) in enumerate(pairwise(sizes))
-        ]
+        options = {"device": device.name, "dtype": case.dtype, "init": "torch"}
+        sizes = pairwise([case.m] + [case.n] * case.layers)
+        self.layers = [KINDS[case.cell].ours(m, n, seed=k, **options) for k, (m, n) in enumerate(sizes)]
         self.cell = self.layers[0].cell
         noise = np.random.default_rng(0).standard_normal(NOISE if not REHEARSAL else 1 << 10, case.dtype)
-        self.x = cuda.array(np.resize(noise, (case.T, case.B, case.m)), case.dtype)
-        self.dy = cuda.array(np.resize(noise[::-1], (case.T, case.B, case.n)), case.dtype)
-        self.steps = Steps(cuda.array(np.ones((case.T, case.B)), np.uint8), None)
+        self.x = device.array(np.resize(noise, (case.T, case.B, case.m)), case.dtype)
+        self.dy = device.array(np.resize(noise[::-1], (case.T, case.B, case.n)), case.dtype)
+        self.steps = Steps(device.array(np.ones((case.T, case.B)), np.uint8), None)
 
     @cached_property
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -95,11 +102,30 @@ class Problem:
         return {name.replace("_l0", f"_l{k}"): value for k, layer in enumerate(self.layers) for name, value in layer.to_torch().items()}
 
     def schedules(self) -> dict:
-        """What the library's table chooses for this case."""
-        return {way: schedule(self.cell, way, self.case) for way in PASSES[:2]}
+        """What the library's table chooses for this case on a GPU."""
+        return {} if CPU else {way: schedule(self.cell, way, self.case) for way in PASSES[:2]}
+
+    def expected(self) -> dict:
+        """What is known of this case before it is measured."""
+        if CPU:
+            return {"explain": self.layers[0].explain(self.case.T, self.case.B)}
+        from benchmarks import _predictions
+
+        return _predictions.expected(self.case)
+
+
+def hold(threads: int):
+    """Let Numba and BLAS use so many threads from now on."""
+    import numba
+    from threadpoolctl import threadpool_limits
+
+    numba.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")
 
 
 def schedule(cell, direction: str, case) -> dict:
+    from rnn_gpu.kernels.devices.cuda.schedules import choose
+
     it = choose(cell, direction, case.n, case.B, np.dtype(case.dtype).itemsize)
     plan = it.plan._asdict() if it.plan else None
     return {"schedule": it.schedule, "plan": plan, "blocks": it.blocks, "threads": it.threads, "shared": it.shared, "why": it.why}
@@ -111,6 +137,9 @@ class Contender:
     def begin(self):
         pass
 
+    def inference(self):
+        self.forward()
+
     def step(self):
         self.forward()
         self.backward()
@@ -121,9 +150,9 @@ class Contender:
 
 
 class Ours(Contender):
-    """Our layers by their inner path, the device's arrays in and out; `public` by the calls that a user makes, with CuPy's arrays."""
+    """Our layers by their inner path, the device's arrays in and out; `public` by the calls that a user makes, with the same arrays."""
 
-    def __init__(self, problem: Problem, public: bool = False):
+    def __init__(self, problem: Problem, public: bool = CPU):
         self.problem, self.public = problem, public
         B, n = problem.case.B, problem.case.n
         self.zero = [zeros(layer._device, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers]
@@ -146,14 +175,16 @@ class Ours(Contender):
         return {"y": self.y, "dx": self.dx} | grads
 
 
-class OnTheCPU(Contender):
-    """Our layers on the CPU: the judge where there is no torch. Not timed."""
+class Judge(Contender):
+    """Our layers on another device: what is right where there is no torch. Not timed."""
+
+    name = "reference" if CPU else "cpu"
 
     def __init__(self, problem: Problem):
         self.problem = problem
 
     def outcome(self):
-        d, layers = cuda, [layer.copy(device="cpu") for layer in self.problem.layers]
+        d, layers = device, [layer.copy(device=self.name) for layer in self.problem.layers]
         a = d.numpy(self.problem.x)
         for layer in layers:
             a, _ = layer(a)
@@ -179,7 +210,7 @@ class Torch(Contender):
 
         if REHEARSAL and (graph or precision != "ieee"):
             raise NotImplementedError(NOT_HERE)
-        self.torch, self.precision = torch, precision
+        self.torch, self.precision, self.threads = torch, precision, problem.case.threads
         self.x = torch.from_dlpack(problem.x).requires_grad_()
         self.dy = torch.from_dlpack(problem.dy)
         weights = {name: torch.tensor(value, device=self.x.device) for name, value in problem.state_dict.items()}
@@ -203,6 +234,12 @@ class Torch(Contender):
         backends = self.torch.backends
         for operations in (backends.cudnn.rnn, backends.cuda.matmul):
             operations.fp32_precision = self.precision
+        if self.threads:
+            self.torch.set_num_threads(self.threads)
+
+    def inference(self):
+        with self.torch.inference_mode():
+            self.y = self.run(self.x)
 
     def forward(self):
         self.y = self.run(self.x)
@@ -234,6 +271,16 @@ class Torch(Contender):
         with cuda.graph(step):
             self.step()
         self.forward, self.backward, self.step = forward.replay, backward.replay, step.replay
+
+
+class TorchCalled(Torch):
+    """A torch layer by the calls that a user makes: gradients are set to None, then `backward` leaves them in `grad`."""
+
+    def backward(self):
+        for one in self.inputs:
+            one.grad = None
+        self.y.backward(self.dy)
+        self.grads = [one.grad for one in self.inputs]
 
 
 class TorchInPieces(Torch):
@@ -296,8 +343,8 @@ class Jax(Contender):
         self.named = "highest" if precision == "ieee" else "tensorfloat32"
         run = partial(scan(jax), problem.case.cell)
         layer = problem.layers[0]
-        self.θ = {name: jax.numpy.asarray(cuda.numpy(value)) for name, value in layer.parameters.items()}
-        self.x, self.dy = (jax.numpy.asarray(cuda.numpy(a)) for a in (problem.x, problem.dy))
+        self.θ = {name: jax.numpy.asarray(device.numpy(value)) for name, value in layer.parameters.items()}
+        self.x, self.dy = (jax.numpy.asarray(device.numpy(a)) for a in (problem.x, problem.dy))
         self.forward_way = jax.jit(lambda θ, x: jax.vjp(run, θ, x))
         self.way_back = jax.jit(lambda pull, dy: pull(dy))
 
@@ -362,13 +409,13 @@ def scan(jax):
 class Entry(NamedTuple):
     make: Callable  # (problem) -> a contender
     precision: str = "ieee"
-    passes: tuple[str, ...] = PASSES
+    passes: tuple[str, ...] = (*PASSES, "inference")
 
 
 ENTRIES = {
     "ours": Entry(Ours),
     "ours, public call": Entry(partial(Ours, public=True), passes=("step",)),
-    "torch": Entry(Torch),
+    "torch": Entry(TorchCalled if CPU else Torch),
     "torch, CUDA graph": Entry(partial(Torch, graph=True)),
     "torch, TF32": Entry(partial(Torch, precision="tf32"), "tf32"),
     "torch, CUDA graph, TF32": Entry(partial(Torch, precision="tf32", graph=True), "tf32", ("step",)),
@@ -381,8 +428,8 @@ ENTRIES = {
     "JAX scan": Entry(Jax),
     "JAX scan, TF32": Entry(partial(Jax, precision="tf32"), "tf32"),
 }
-JUDGES = ("torch", "torch, in pieces", "torch, loop")  # the first that is there tells what is right; else our CPU
-ROUNDS = 2
+JUDGE = "our reference" if CPU else "our CPU"
+JUDGES = ("torch", "torch, in pieces", "torch, loop")  # the first that is there tells what is right; else our Judge
 
 
 def prepared(problem: Problem, names) -> tuple[dict, dict, dict]:
@@ -398,33 +445,32 @@ def prepared(problem: Problem, names) -> tuple[dict, dict, dict]:
             absent[name] = NOT_HERE if isinstance(error, (ImportError, NotImplementedError)) else first_line(error)
             synchronise()  # where the GPU itself is lost, this raises
     judge = next((name for name in JUDGES if name in outcomes), None)
-    right = outcomes[judge] if judge else OnTheCPU(problem).outcome()
+    right = outcomes[judge] if judge else Judge(problem).outcome()
     errors = {name: compare(outcome, right) for name, outcome in outcomes.items() if name != judge}
     for name, found in errors.items():
         tolerance = TOLERANCE[ENTRIES[name].precision]
         if not all(error <= tolerance for error in found.values()):  # NaN is not
             absent[name] = f"wrong beyond {tolerance:g}: no speed"
             del ready[name]
-    return ready, {"judge": judge or "our CPU", **errors}, absent
+    return ready, {"judge": judge or JUDGE, **errors}, absent
 
 
 def compare(outcome: dict, right: dict) -> dict[str, float]:
     """The largest difference of each array, relative to the largest number of the right one."""
-    xp = arrays()
-    worst = {name: (float(abs(outcome[name] - a).max()), float(xp.abs(a).max())) for name, a in right.items() if name in outcome}
+    worst = {name: (float(abs(outcome[name] - a).max()), float(abs(a).max())) for name, a in right.items() if name in outcome}
     return {name: difference / (scale or 1.0) for name, (difference, scale) in worst.items()}
 
 
 def measure(problem: Problem, names, passes=PASSES, also: Callable = lambda ready: {}) -> dict:
     """One row of a table: what was right, how long each pass of each contender takes, and what `also` tells of them."""
     ready, errors, absent = prepared(problem, names)
-    row = {"schedules": problem.schedules(), **_predictions.expected(problem.case)}
+    row = {"schedules": problem.schedules(), **problem.expected()}
     row |= {"errors": errors, "not_measured": absent, "passes": {}}
     for what in passes:
         taking_part = {name: contender for name, contender in ready.items() if what in ENTRIES[name].passes}
         row["passes"][what] = with_ratios(times_of(taking_part, what, problem.case.T))
     fastest = row["passes"].get("forward", {}).get("ours")
-    if fastest and row["floor_us_per_step"]:
+    if fastest and row.get("floor_us_per_step"):
         fastest["of_floor"] = row["floor_us_per_step"] / fastest["us_per_step"]
     return row | also(ready)
 
@@ -438,7 +484,7 @@ def line(row: dict) -> str:
         parts.append(f"{what} {ours} ({', '.join(ratios)})")
     parts += [f"{short(name)}: {why}" for name, why in row["not_measured"].items() if why != NOT_HERE]
     schedules = "/".join(one["schedule"] for one in row["schedules"].values())
-    return f"{case['cell']} n={case['n']} B={case['B']} T={case['T']} {schedules}: {'; '.join(parts)}"
+    return f"{said(case)}{' ' * bool(schedules)}{schedules}: {'; '.join(parts)}"
 
 
 def short(name: str) -> str:
@@ -459,11 +505,12 @@ def times_of(contenders: dict, what: str, T: int) -> dict:
 
 
 def with_ratios(found: dict) -> dict:
-    """Each contender's time over ours; nothing where ours is missing."""
+    """Each contender's time over ours, by medians and by minima; nothing where ours is missing."""
     if "ours" in found:
         for name, one in found.items():
             if name != "ours":
                 one["ratio"] = one["median_us"] / found["ours"]["median_us"]
+                one["ratio_of_minima"] = one["min_us"] / found["ours"]["min_us"]
     return found
 
 
@@ -490,7 +537,7 @@ def kernels_of(contender: Contender, most: int = 8) -> list[dict] | str:
 
 def memory_of(contender: Contender, name: str) -> int | str:
     """Bytes of the GPU that one training step takes beyond what lay there before it."""
-    if REHEARSAL:
+    if HOST:
         return NOT_HERE
     import cupy
 
@@ -516,10 +563,15 @@ def memory_of(contender: Contender, name: str) -> int | str:
     return pool.total_bytes() - before
 
 
+def arrays():
+    """The module of the device's arrays: CuPy, or NumPy on the CPU and in the simulator."""
+    return np if HOST else import_module("cupy")
+
+
 def free():
     """Give back the GPU's memory that the case before has left."""
     gc.collect()
-    if REHEARSAL:
+    if HOST:
         return
     import cupy
 

@@ -1,4 +1,4 @@
-"""Where a measurement runs and where its file goes: a GPU, or the rehearsal on a machine without one.
+"""Where a measurement runs and where its file goes: a GPU, the CPU (`--cpu`), or the rehearsal on a machine without a GPU.
 
 Imported before numba: `--rehearse` turns the CUDA simulator on. There every size is tiny, CuPy's part is NumPy's and cuDNN's is
 torch's on the CPU; what a rehearsal writes is marked so and never lands among the results.
@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 REHEARSAL = "--rehearse" in sys.argv
+CPU = "--cpu" in sys.argv or Path(sys.argv[0]).stem == "cpu"  # python -m benchmarks cpu
+HOST = CPU or REHEARSAL  # what is called is done when it returns
 if REHEARSAL:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of the GPU's memory
@@ -35,7 +37,7 @@ def why_no_card() -> str:
 
 
 def require_card():
-    if reason := why_no_card():
+    if not CPU and (reason := why_no_card()):
         sys.exit(f"nothing can be measured here: {reason}. --rehearse runs the same code in the simulator.")
 
 
@@ -59,14 +61,16 @@ def machine() -> dict:
     except FileNotFoundError:  # no git
         facts = {"processor": record.processor(), "commit": ""}
     facts |= {"threads": os.cpu_count(), "commit": facts["commit"] or os.environ.get("RNN_GPU_COMMIT", "")}  # a bare tree knows none
-    return facts if REHEARSAL else facts | gpu()
+    return facts if HOST else facts | gpu()
 
 
 @cache
 def place() -> str:
-    """The kind of machine, a folder's name: "h200"."""
+    """The kind of machine, a folder's name: "h200", "cpu"."""
     if REHEARSAL:
         return "rehearsal"
+    if CPU:
+        return "cpu"
     name = gpu().get("gpu", "")
     if not name and not why_no_card():
         from rnn_gpu.kernels.devices.cuda.schedules import card
@@ -82,6 +86,11 @@ def folder() -> Path:
     if REHEARSAL and Path(root).resolve().is_relative_to(record.RESULTS.resolve()):
         sys.exit(f"a rehearsal measures nothing, so it does not write into {record.RESULTS}: set RNN_GPU_RESULTS to another folder")
     return Path(root) / place()
+
+
+def aside():
+    """Let result files go to a temporary folder (if RNN_GPU_RESULTS names none): what is measured is a part of a table."""
+    os.environ.setdefault("RNN_GPU_RESULTS", tempfile.mkdtemp(prefix="part-"))
 
 
 def write(name: str, results, **more) -> Path:

@@ -9,15 +9,21 @@ import traceback
 import numpy as np
 
 from benchmarks import _machine
-from benchmarks._machine import REHEARSAL
+from benchmarks._machine import CPU, HOST, REHEARSAL
 
 WARM_UP = 2 if REHEARSAL else 4
 REPEATS = 2 if REHEARSAL else 20
 MORE = 2 if REHEARSAL else 60  # repeats of what is quick
+LEAST = 5 if CPU and not REHEARSAL else 1  # repeats of what is slow
+ROUNDS = 5 if CPU else 2  # in which contenders take turns; a neighbour distorts the CPU's for a while
 LONG, ENOUGH = 0.05, 0.6  # seconds: a call longer than the one is repeated for the other
 DEAD = 75  # exit status: an error has made the GPU unusable for this process, and it could not start itself anew
 HOW = (
-    "Medians and quartiles of calls enqueued one after another on the default stream, each between two CUDA events (JAX: the host's "
+    "Medians and quartiles of the host's clock around each public call; contenders in turn, in five rounds, after a warm-up, as many "
+    "threads each as the case says. 'step' is forward and backward. A ratio is theirs over ours. What is wrong beyond its tolerance "
+    "has an error and no speed."
+    if CPU
+    else "Medians and quartiles of calls enqueued one after another on the default stream, each between two CUDA events (JAX: the host's "
     "clock until the result is there); contenders in turn, in two rounds, after a warm-up. A backward pass is timed alone, its forward "
     "pass runs before it untimed. A ratio is theirs over ours. What is wrong beyond its tolerance has an error and no speed."
 )
@@ -29,15 +35,15 @@ def nothing():
 
 def synchronise():
     """Wait until the GPU has done everything; raises what has gone wrong on it."""
-    if not REHEARSAL:
+    if not HOST:
         import cupy
 
         cupy.cuda.Device().synchronize()
 
 
 def by_events(work, before, repeats: int) -> list[float]:
-    """Microseconds of each call, by events on the GPU's default stream."""
-    if REHEARSAL:
+    """Microseconds of each call, by events on the GPU's default stream; by the host's clock without one."""
+    if HOST:
         return by_the_host(work, before, repeats)
     import cupy
 
@@ -82,11 +88,16 @@ def repeats_for(work, before=nothing) -> int:
     before()
     work()
     seconds = 1e-6 * by_the_host(work, before, 1)[0]
-    if seconds > LONG:
-        return max(1, min(REPEATS, int(ENOUGH / seconds)))
-    for _ in range(WARM_UP - 2):
+    for _ in range(WARM_UP - 2 if seconds <= LONG else 0):
         before()
         work()
+    return how_often(seconds)
+
+
+def how_often(seconds: float) -> int:
+    """How often a call of so many seconds is timed."""
+    if seconds > LONG:
+        return max(LEAST, min(REPEATS, int(ENOUGH / seconds)))
     return max(REPEATS, min(MORE, int(LONG / seconds)))
 
 
@@ -106,23 +117,24 @@ class Budget:
         return self.end - time.monotonic()
 
 
-def options(text: str, arguments=None, seconds: float = 480, quick: float = 45):
+def options(text: str, add=lambda parser: None, seconds: float = 480, quick: float = 45):
+    """The command line; add(parser) gives it more."""
     parser = argparse.ArgumentParser(description=text.partition("\n")[0])
+    add(parser)
     parser.add_argument("--quick", action="store_true", help=f"stop after {quick:g} seconds")
     parser.add_argument("--seconds", type=float, default=None, help=f"stop after so many ({seconds:g})")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes in the simulator: does everything but measure")
     parser.add_argument("--resume", action="store_true", help="keep the cases that the file has from this machine and commit; go on")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args()
     chosen.seconds = chosen.seconds or (quick if chosen.quick else seconds)
     return chosen
 
 
-def run_table(name: str, text: str, cases: list[tuple], measure, line, head: str):
-    """Measure case after case (best first) until the time is over, writing NAME.json after each.
+def run_table(name: str, chosen, cases: list[tuple], measure, line, head: str, **more):
+    """Measure case after case (best first) until the time is over, writing NAME.json, and `more` in it, after each.
 
-    measure(case) -> a dict; line(dict) -> what is printed of it, under `head`. A case is a NamedTuple.
+    chosen by `options`; measure(case) -> a dict; line(dict) -> what is printed of it, under `head`. A case is a NamedTuple.
     """
-    chosen = options(text)
     _machine.require_card()
     budget, rows = Budget(chosen.seconds), resumed(name) if chosen.resume else []
     done = [row["case"] for row in rows]
@@ -136,15 +148,15 @@ def run_table(name: str, text: str, cases: list[tuple], measure, line, head: str
             traceback.print_exc()
             row = {"error": _machine.first_line(error)}
         rows.append({"case": case._asdict(), **row, "seconds": time.monotonic() - started})
-        path = save(name, rows, waiting)
+        path = save(name, rows, waiting, more)
         print(rows[-1].get("error") or line(rows[-1]), flush=True)
         start_anew_if_dead(name, budget)
-    path = save(name, rows, waiting)
+    path = save(name, rows, waiting, more)
     print(f"{name}: {len(rows)} cases, {len(waiting)} not reached in {chosen.seconds:g} s -> {path}", flush=True)
 
 
-def save(name, rows, waiting):
-    return _machine.write(name, rows, how=HOW, complete=not waiting, not_reached=[case._asdict() for case in waiting])
+def save(name, rows, waiting, more):
+    return _machine.write(name, rows, how=HOW, **more, complete=not waiting, not_reached=[case._asdict() for case in waiting])
 
 
 def resumed(name: str) -> list[dict]:

@@ -27,25 +27,13 @@ def ours_vowels(kind, seed, train, test, epochs):
 def torch_vowels(kind, seed, train, test, epochs):
     import torch
 
+    from . import train_torch
+
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    recurrent, readout = getattr(torch.nn, kind)(12, 64), torch.nn.Linear(64, 9)
-    adam = torch.optim.Adam([*recurrent.parameters(), *readout.parameters()], 3e-3)
-
-    def logits(x):
-        lengths = torch.tensor([len(s) for s in x])
-        y, _ = recurrent(torch.nn.utils.rnn.pad_sequence([torch.tensor(s) for s in x]))
-        return readout(y[lengths - 1, torch.arange(len(x))])
-
-    rng = np.random.default_rng(seed)
-    for _ in range(epochs):
-        order = rng.permutation(len(train.x))
-        for chosen in np.split(order, range(27, len(order), 27)):
-            adam.zero_grad()
-            torch.nn.functional.cross_entropy(logits([train.x[i] for i in chosen]), torch.tensor(train.y[chosen])).backward()
-            adam.step()
-    with torch.no_grad():
-        return float((logits(test.x).argmax(1).numpy() == test.y).mean())
+    network = train_torch.Speakers(kind)
+    train_torch.train(network, train, epochs, seed)
+    return train_torch.accuracy(network, test)
 
 
 def ours_manual(text, steps):

@@ -5,7 +5,7 @@ python -m benchmarks custom [--quick] [--seconds 120] [--resume] [--rehearse]
 
 from benchmarks._contenders import Case, Problem, line, measure
 from benchmarks._machine import REHEARSAL
-from benchmarks._timing import run_table
+from benchmarks._timing import options, run_table
 
 SIZES = ((64, 32, 128), (32, 1, 128), (100, 128, 128), (64, 32, 1024))  # n, B, T
 if REHEARSAL:
@@ -22,4 +22,4 @@ def measured(case: Case) -> dict:
 
 
 if __name__ == "__main__":
-    run_table("custom", __doc__, cases(), measured, line, "microseconds a step of ours, and the others' time over ours")
+    run_table("custom", options(__doc__), cases(), measured, line, "microseconds a step of ours, and the others' time over ours")

@@ -5,7 +5,7 @@ python -m benchmarks reference_points [--quick] [--seconds 120] [--resume] [--re
 
 from benchmarks._contenders import Case, Problem, line, measure
 from benchmarks._machine import REHEARSAL
-from benchmarks._timing import run_table
+from benchmarks._timing import options, run_table
 
 POINTS = {
     Case("lstm", 256, 10, 512, m=128, layers=6): "KernelBench: six layers",
@@ -24,4 +24,6 @@ def measured(case: Case) -> dict:
 
 
 if __name__ == "__main__":
-    run_table("reference_points", __doc__, list(POINTS), measured, line, "microseconds a step of ours, and the others' time over ours")
+    run_table(
+        "reference_points", options(__doc__), list(POINTS), measured, line, "microseconds a step of ours, and the others' time over ours"
+    )

@@ -2,8 +2,8 @@
 
     python -m benchmarks report [FOLDER]
 
-FOLDER is one machine's, benchmarks/results/KIND (without it: every machine's). Writes report.md and sequence_length.png there and
-prints the short part. What no file tells is "not measured yet".
+FOLDER is one machine's, benchmarks/results/KIND (without it: every machine's). Writes report.md and pictures there and prints the
+short part; --readme also puts what the files of the CPU tell into README.md. What no file tells is "not measured yet".
 """
 
 import argparse
@@ -12,12 +12,16 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
 FILES = ("smoke", "tests", "micro", *TABLES)
+CPU_FILES = ("cpu", "cpu_own", "sequence_length", "train")
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- measured on the CPU -->\n", "<!-- end -->\n"  # in README.md, around what --readme writes
 UNMEASURED = "not measured yet"
 FLAT = 1.1  # the longest sequence's time a step over the shortest's that is not short
 SHORT = 1024  # steps: below, a launch and the products count
@@ -44,10 +48,29 @@ REGIMES = (  # a case belongs to the first that has it
 CUSTOM_GOAL = 20.0  # over the best that a user of torch can write
 
 
+class Goal(NamedTuple):
+    """On the CPU: the least ratio over torch of a training step in these cases, with any number of threads."""
+
+    name: str
+    has: Callable  # case -> bool
+    least: float
+
+
+GOALS = (
+    Goal("every case", lambda case: True, 1.0),
+    Goal("LSTM, n ≤ 64, B = 1", lambda case: case["cell"] == "lstm" and case["n"] <= 64 and case["B"] == 1, 2.0),
+    Goal("LSTM, n ≤ 64, B > 1", lambda case: case["cell"] == "lstm" and case["n"] <= 64 and case["B"] > 1, 1.2),
+    Goal("Elman and GRU, n ≤ 64, B = 1", lambda case: case["cell"] != "lstm" and case["n"] <= 64 and case["B"] == 1, 20.0),
+    Goal("Elman and GRU, every case", lambda case: case["cell"] != "lstm", 1.25),
+)
+MEAN_GOAL = 3.0  # the geometric mean of every case
+OWN_GOAL = 1.1  # the most that a user's activation or cell takes, over the built-in one
+
+
 def load(folder: Path) -> dict:
     """name -> what its file holds, of the files that are there."""
     found = {}
-    for name in FILES:
+    for name in dict.fromkeys(FILES + CPU_FILES):
         try:
             found[name] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -61,16 +84,21 @@ def geometric_mean(ratios: list[float]) -> float:
 
 def said(case: dict) -> str:
     layers = f", {case['layers']} layers" if case.get("layers", 1) > 1 else ""
-    return f"{case['cell']} n={case['n']} B={case['B']} T={case['T']} {case.get('dtype', 'float32')}{layers}"
+    threads = f", {counted(case['threads'], 'thread')}" if case.get("threads") else ""
+    return f"{case['cell']} n={case['n']} B={case['B']} T={case['T']} {case.get('dtype', 'float32')}{layers}{threads}"
 
 
-def regime_of(case: dict) -> Regime:
-    return next(regime for regime in REGIMES if regime.has(case))
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
-def ratios_of(rows: list[dict], what: str, peer: str) -> list[tuple[float, dict]]:
+def regime_of(case: dict, regimes=REGIMES) -> Regime:
+    return next(regime for regime in regimes if regime.has(case))
+
+
+def ratios_of(rows: list[dict], what: str, peer: str, of: str = "ratio") -> list[tuple[float, dict]]:
     """(ratio, case) of every row where this pass of this peer was measured, and ours too."""
-    found = [(row.get("passes", {}).get(what, {}).get(peer, {}).get("ratio"), row["case"]) for row in rows]
+    found = [(row.get("passes", {}).get(what, {}).get(peer, {}).get(of), row["case"]) for row in rows]
     return [(ratio, case) for ratio, case in found if ratio]
 
 
@@ -89,12 +117,12 @@ def number(value, digits: int = 2) -> str:
     return "" if value is None or isinstance(value, str) else f"{value:.{digits}f}"
 
 
-def by_regime(rows: list[dict], peers=None) -> str:
+def by_regime(rows: list[dict], peers=None, regimes=REGIMES) -> str:
     """Regime × pass × peer: how many cases, geometric mean, least and largest, each with its case."""
     lines = []
-    for regime in REGIMES:
-        members = [row for row in rows if regime_of(row["case"]) is regime]
-        for what in ("forward", "backward", "step"):
+    for regime in regimes:
+        members = [row for row in rows if regime_of(row["case"], regimes) is regime]
+        for what in ("forward", "backward", "inference", "step"):
             for peer in peers or peers_of(members):
                 found = ratios_of(members, what, peer)
                 if not found:
@@ -106,13 +134,15 @@ def by_regime(rows: list[dict], peers=None) -> str:
                 ends = [f"{low:.2f} ({said(lost)})", f"{high:.2f} ({said(won)})"]
                 lines.append([regime.name, what, peer, len(found), f"{mean:.2f}", *ends, verdict])
     heads = ["regime", "pass", "over", "cases", "geometric mean", "least", "largest", "goal for the mean"]
+    if not any(regime.goals for regime in regimes):
+        heads, lines = heads[:-1], [line[:-1] for line in lines]
     return markdown(heads, lines) if lines else UNMEASURED
 
 
 def lost_cases(tables: dict) -> str:
     """Every case below 1.0, of every table, pass and peer."""
     lines = []
-    for name in TABLES:
+    for name in (*TABLES, "cpu"):
         rows = tables.get(name, {}).get("results", [])
         for row in rows:
             for what, found in row.get("passes", {}).items():
@@ -125,7 +155,7 @@ def lost_cases(tables: dict) -> str:
 def failures(tables: dict) -> str:
     """Rows without numbers, and contenders that were wrong or failed."""
     lines = []
-    for name in TABLES:
+    for name in (*TABLES, "cpu", "cpu_own"):
         for row in tables.get(name, {}).get("results", []):
             reasons = {"": row["error"]} if "error" in row else {k: v for k, v in row["not_measured"].items() if v != "not on this machine"}
             lines += [f"- {name}, {said(row['case'])}{', ' * bool(who)}{who}: {why}" for who, why in reasons.items()]
@@ -150,51 +180,177 @@ def details(rows: list[dict], unit: str = "us_per_step") -> str:
 
 
 def lengths(rows: list[dict]) -> str:
-    """Time and memory a step of ours against T, and whether time is flat."""
+    """Time and memory a step against T, ours and torch's, and whether time is flat."""
     networks, lines = {}, []
     for row in rows:
-        if "ours" in row.get("passes", {}).get("step", {}):
-            case = row["case"]
-            networks.setdefault((case["cell"], case["n"], case["B"]), {})[case["T"]] = row
-    for (cell, n, B), of_length in networks.items():
+        for who in ("ours", "torch"):
+            if who in row.get("passes", {}).get("step", {}):
+                case = row["case"]
+                networks.setdefault((case["cell"], case["n"], case["B"], who), {})[case["T"]] = row
+    for (cell, n, B, who), of_length in sorted(networks.items()):
         ordered = sorted(of_length)
-        times = {T: of_length[T]["passes"]["step"]["ours"]["us_per_step"] for T in ordered}
-        memory = [of_length[T].get("memory_per_step", {}).get("ours") for T in ordered]
+        times = {T: of_length[T]["passes"]["step"][who]["us_per_step"] for T in ordered}
+        memory = [of_length[T].get("memory_per_step", {}).get(who) for T in ordered]
         long = [T for T in ordered if T >= SHORT]
         flat = times[long[-1]] / times[long[0]] if len(long) > 1 else None
         verdict = f"{flat:.2f}{' (flat)' if flat <= FLAT else ''}" if flat else ""
         cells = [", ".join(f"{T:,}: {times[T]:.3f}" for T in ordered), ", ".join(number(one, 0) for one in memory), verdict]
-        lines.append([f"{cell} n={n} B={B}", *cells])
+        lines.append([f"{cell} n={n} B={B}, {who}", *cells])
     heads = ["network", "T: µs a step of a training step", "bytes a step", f"longest over T = {SHORT:,}"]
     return markdown(heads, lines) if lines else UNMEASURED
 
 
 def plot(rows: list[dict], path: Path) -> bool:
-    """Microseconds a step against T, both logarithmic; False where matplotlib is not there, or nothing to draw."""
+    """Microseconds and bytes a step against T, all logarithmic; False where matplotlib is not there, or nothing to draw."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
+    styles = {"ours": "o-", "torch": "s--", "torch, CUDA graph": "^:", "torch, in pieces": "v-."}
     curves = {}
     for row in rows:
         case = row["case"]
         for name, one in row.get("passes", {}).get("step", {}).items():
-            if name in ("ours", "torch", "torch, CUDA graph", "torch, in pieces"):
-                curves.setdefault((f"{case['cell']} n={case['n']} B={case['B']}", name), []).append((case["T"], one["us_per_step"]))
+            if name in styles:
+                point = case["T"], one["us_per_step"], row.get("memory_per_step", {}).get(name)
+                curves.setdefault((f"{case['cell']} n={case['n']} B={case['B']}", name), []).append(point)
     if not curves:
         return False
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    time, memory = figure.subplots(1, 2)
     colours = {network: f"C{k}" for k, network in enumerate(dict.fromkeys(network for network, _ in curves))}
-    styles = {"ours": "o-", "torch": "s--", "torch, CUDA graph": "^:", "torch, in pieces": "v-."}
     for (network, name), points in curves.items():
-        T, us = zip(*sorted(points), strict=True)
-        axes.loglog(T, us, styles[name], color=colours[network], label=f"{network}, {name}", markersize=4)
-    axes.set(xlabel="T, steps", ylabel="µs a step, forward and backward")
-    axes.grid(which="both", alpha=0.3)
-    axes.legend(fontsize=7)
+        T, us, size = zip(*sorted(points), strict=True)
+        style = {"color": colours[network], "label": f"{network}, {name}", "markersize": 4}
+        time.loglog(T, us, styles[name], **style)
+        memory.loglog(T, [math.nan if isinstance(one, (str, type(None))) else one for one in size], styles[name], **style)
+    for axes, unit in ((time, "µs"), (memory, "bytes")):
+        axes.set(xlabel="T, steps", ylabel=f"{unit} a step, forward and backward")
+        axes.grid(which="both", alpha=0.3)
+    time.legend(fontsize=7)
     figure.savefig(path, dpi=120)
     return True
+
+
+# The CPU
+
+
+def verdict(found: list[tuple[float, dict]], least: float) -> str:
+    """How a goal for the least ratio stands."""
+    if not found:
+        return UNMEASURED
+    low, case = min(found, key=lambda one: one[0])
+    below = sum(ratio < least for ratio, _ in found)
+    how = f"missed by {1 - low / least:.0%}, {below} of {len(found)} cases below" if below else "reached"
+    return f"{how}; least {low:.2f} ({said(case)})"
+
+
+def goals(rows: list[dict], own: list[dict]) -> str:
+    """Each goal of the CPU, reached or not, and by how far."""
+    lines = []
+    for threads in sorted({row["case"]["threads"] for row in rows}):
+        found = ratios_of([row for row in rows if row["case"]["threads"] == threads], "step", "torch")
+        head = f"- {counted(threads, 'thread')}, "
+        for goal in GOALS:
+            lines.append(f"{head}{goal.name}, ≥ {goal.least:g}: {verdict([one for one in found if goal.has(one[1])], goal.least)}")
+        if found:
+            minima = ratios_of([row for row in rows if row["case"]["threads"] == threads], "step", "torch", "ratio_of_minima")
+            mean, of_minima = (geometric_mean([ratio for ratio, _ in each]) for each in (found, minima))
+            how = "reached" if mean >= MEAN_GOAL else f"missed by {1 - mean / MEAN_GOAL:.0%}"
+            lines.append(f"{head}geometric mean, ≥ {MEAN_GOAL:g}: {how}; {mean:.2f} ({of_minima:.2f} by the fastest repeats)")
+    for cell, what in (("elman", "a user's activation over tanh"), ("lstm", "a user's LSTM over the built-in one")):
+        found = ratios_of([row for row in own if row["case"]["cell"] == cell], "step", "own")
+        most, case = max(found, key=lambda one: one[0], default=(None, None))
+        how = UNMEASURED if most is None else "reached" if most <= OWN_GOAL else f"missed by {most / OWN_GOAL - 1:.0%}"
+        lines.append(f"- {what}, time ≤ {OWN_GOAL:g}: {how}{f'; most {most:.2f} ({said(case)})' if most else ''}")
+    return "\n".join(lines)
+
+
+def below_goals(rows: list[dict]) -> str:
+    """Every case whose training step stays below a goal, and how far it is from the machine's limit."""
+    lines = []
+    for row in rows:
+        least = max(goal.least for goal in GOALS if goal.has(row["case"]))
+        for ratio, case in ratios_of([row], "step", "torch"):
+            if ratio < least:
+                ours = row["passes"]["step"]["ours"]
+                lines.append(
+                    f"- {said(case)}: {ratio:.2f} for ≥ {least:g}; {ours['gflop_per_s']:.1f} GFLOP/s, {ours['of_peak']:.0%} of the peak"
+                )
+    return "\n".join(lines) or "none"
+
+
+def by_cell(rows: list[dict]) -> str:
+    def has(cell, threads):
+        return lambda case: (case["cell"], case["threads"]) == (cell, threads)
+
+    kinds = dict.fromkeys((row["case"]["cell"], row["case"]["threads"]) for row in rows)
+    return by_regime(rows, regimes=[Regime(f"{cell}, {counted(k, 'thread')}", has(cell, k), {}) for cell, k in sorted(kinds)])
+
+
+def jobs(found: dict) -> str:
+    """The training job as each does it: medians of seconds, and the accuracy on held-out samples."""
+    heads = ["", "whole process, s", "epochs, s", "compiling, s", "test accuracy"]
+    keys = ("process_seconds", "epoch_seconds", "compile_seconds", "accuracy")
+    lines = [[who, *(number(it.get(key), 4 if key == "accuracy" else 2) for key in keys)] for who, it in found.items()]
+    return markdown(heads, lines) if lines else UNMEASURED
+
+
+def cpu_part(tables: dict) -> str:
+    """What was measured on the CPU, as README.md has it."""
+
+    def rows(name):
+        return tables.get(name, {}).get("results", [])
+
+    def told(head, name, text):
+        return f"{head}:\n\n{text}" if name in tables else f"{head}: {UNMEASURED}."
+
+    left_out = len(tables.get("cpu", {}).get("left_out", [])) + len(tables.get("cpu", {}).get("not_reached", []))
+    more = f" ({counted(left_out, 'case')} left out)" if left_out else ""
+    return "\n\n".join(
+        [
+            told(f"Speed on the CPU, time of torch's layers over ours{more}", "cpu", by_cell(rows("cpu"))),
+            told("Goals for a training step", "cpu", goals(rows("cpu"), rows("cpu_own"))),
+            told("The job of `rnn-gpu train`, and the same written in torch", "train", jobs(tables.get("train", {}).get("results", {}))),
+            told("Time and memory a step against T on the CPU, one thread", "sequence_length", lengths(rows("sequence_length"))),
+        ]
+    )
+
+
+def heat(rows: list[dict], path: Path) -> bool:
+    """The ratio over torch of every case as a map; False where matplotlib is not there, or nothing to draw."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    values = {}
+    for what in ("inference", "step"):
+        for ratio, case in ratios_of(rows, what, "torch"):
+            values[case["cell"], f"{what}, {counted(case['threads'], 'thread')}", case["n"], (case["T"], case["B"])] = ratio
+    if not values:
+        return False
+    cells, kinds, sizes, loads = (sorted({key[k] for key in values}) for k in range(4))
+    figure = Figure(figsize=(1.5 + len(kinds) * (1 + 0.55 * len(loads)), 1 + len(cells) * (1 + 0.4 * len(sizes))), layout="constrained")
+    for axes, (cell, kind) in zip(figure.subplots(len(cells), len(kinds), squeeze=False).flat, product(cells, kinds), strict=True):
+        grid = [[values.get((cell, kind, n, load), math.nan) for load in loads] for n in sizes]
+        axes.imshow([[math.log2(one) for one in line] for line in grid], cmap="RdYlGn", vmin=-2, vmax=2, aspect="auto")
+        axes.set_title(f"{cell}, {kind}", fontsize=8)
+        axes.set_xticks(range(len(loads)), [f"T={T}\nB={B}" for T, B in loads], fontsize=6)
+        axes.set_yticks(range(len(sizes)), [f"n={n}" for n in sizes], fontsize=6)
+        for (i, line), j in product(enumerate(grid), range(len(loads))):
+            if not math.isnan(line[j]):
+                axes.text(j, i, f"{line[j]:.2g}", ha="center", va="center", fontsize=6)
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def write_readme(text: str):
+    """Put the text between the marks of README.md."""
+    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        sys.exit(f"{README} has no place for it: {BEGIN.strip()} … {END.strip()}")
+    README.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 def state_of(name: str, data: dict | None) -> str:
@@ -215,28 +371,47 @@ def state_of(name: str, data: dict | None) -> str:
 def circumstances(tables: dict) -> str:
     machines = [data["machine"] for data in tables.values()]
     keys = ("gpu", "driver", "processor", "threads", "python", "date", "commit")
-    facts = [f"{key} {' / '.join(dict.fromkeys(str(one.get(key, '?')) for one in machines))}" for key in keys]
+    known = [key for key in keys if any(key in one for one in machines)]
+    facts = [f"{key} {' / '.join(dict.fromkeys(str(one.get(key, '?')) for one in machines))}" for key in known]
     return ", ".join(facts + [f"{package} {version}" for package, version in machines[0].get("versions", {}).items()])
 
 
 def short(folder: Path, tables: dict) -> str:
     """What is printed."""
     if not tables:
-        return f"Speed on a GPU ({folder.name}): {UNMEASURED}."
+        return f"Speed on {'the CPU' if is_cpu(folder, tables) else 'a GPU'} ({folder.name}): {UNMEASURED}."
     parts = [f"## {folder.name}"]
     if any(data.get("rehearsal") for data in tables.values()):
         parts.append("REHEARSAL in the simulator: no number below is a speed.")
     parts.append(circumstances(tables))
-    parts.append("\n".join(f"- {name}: {state_of(name, tables.get(name))}" for name in FILES))
+    on_cpu = is_cpu(folder, tables)
+    parts.append("\n".join(f"- {name}: {state_of(name, tables.get(name))}" for name in (CPU_FILES if on_cpu else FILES)))
+    if on_cpu:
+        return "\n\n".join([*parts, cpu_part(tables), f"Cases below 1.0:\n\n{lost_cases(tables)}"])
     steps = tables.get("steps", {}).get("results", [])
     parts.append("Times of cuDNN over ours:\n\n" + by_regime(steps, ("torch", "torch, CUDA graph")))
     return "\n\n".join(parts)
+
+
+def is_cpu(folder: Path, tables: dict) -> bool:
+    return folder.name == "cpu" or "cpu" in tables
 
 
 def full(folder: Path, tables: dict, plotted: bool) -> str:
     def rows(name):
         return tables.get(name, {}).get("results", [])
 
+    if is_cpu(folder, tables):
+        picture = "![](cpu.png)\n\n" if plotted else ""
+        sections = {
+            "Below a goal": below_goals(rows("cpu")),
+            "Wrong, failed or out of reach": failures(tables),
+            "Left out": "\n".join(f"- {said(case)}" for case in tables.get("cpu", {}).get("left_out", [])) or "none",
+            "cpu": picture + details(rows("cpu")),
+            "cpu_own": details(rows("cpu_own")),
+            "sequence_length": details(rows("sequence_length")),
+        }
+        return sectioned(short(folder, tables), sections)
     custom = [
         (min(one["ratio"] for name, one in row["passes"]["step"].items() if "ratio" in one), row["case"])
         for row in rows("custom")
@@ -264,7 +439,11 @@ def full(folder: Path, tables: dict, plotted: bool) -> str:
         "reference_points": details(rows("reference_points")),
         "micro": "\n".join(listed) or UNMEASURED,
     }
-    return "\n\n".join([short(folder, tables), *(f"### {head}\n\n{text}" for head, text in sections.items())]) + "\n"
+    return sectioned(short(folder, tables), sections)
+
+
+def sectioned(first: str, sections: dict[str, str]) -> str:
+    return "\n\n".join([first, *(f"### {head}\n\n{text}" for head, text in sections.items())]) + "\n"
 
 
 def report(folder: Path) -> str:
@@ -272,6 +451,8 @@ def report(folder: Path) -> str:
     tables = load(folder)
     if tables:
         plotted = plot(tables.get("sequence_length", {}).get("results", []), folder / "sequence_length.png")
+        if is_cpu(folder, tables):
+            plotted = heat(tables.get("cpu", {}).get("results", []), folder / "cpu.png")
         (folder / "report.md").write_text(full(folder, tables, plotted), encoding="utf-8")
     return short(folder, tables)
 
@@ -280,11 +461,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--rehearse", action="store_true", help="the folder of a rehearsal")
+    parser.add_argument("--readme", action="store_true", help="write what was measured on the CPU into README.md")
     chosen = parser.parse_args()
     root = Path(os.environ.get("RNN_GPU_RESULTS") or RESULTS)
     folders = [chosen.folder] if chosen.folder else sorted(path for path in root.glob("*") if load(path)) or [root]
     for folder in folders:
         print(report(folder))
+    if chosen.readme:
+        write_readme(cpu_part(load(RESULTS / "cpu")))
     sys.exit(0)
 
 

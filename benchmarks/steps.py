@@ -7,7 +7,7 @@ The input has n features. Best regime first: sizes whose W fits one multiprocess
 
 from benchmarks._contenders import Case, Problem, kernels_of, line, measure
 from benchmarks._machine import REHEARSAL
-from benchmarks._timing import run_table
+from benchmarks._timing import options, run_table
 
 CELLS = ("lstm", "gru", "elman")
 LENGTHS = (1024, 128)  # both of one size follow one another: they share the compiled kernels
@@ -43,4 +43,4 @@ def kernels(ready: dict) -> dict:
 
 
 if __name__ == "__main__":
-    run_table("steps", __doc__, cases(), measured, line, "microseconds a step of ours, and the others' time over ours")
+    run_table("steps", options(__doc__), cases(), measured, line, "microseconds a step of ours, and the others' time over ours")

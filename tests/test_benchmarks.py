@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import rnn_gpu
+
 CHECKOUT = Path(__file__).parents[1]
 BENCHMARKS = CHECKOUT / "benchmarks"
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
@@ -71,7 +73,7 @@ def test_a_table_has_every_case_with_errors_times_and_ratios(rehearsed, name):
     assert body["complete"] is True and body["not_reached"] == []
     for row in body["results"]:
         assert "error" not in row, row
-        assert {"cell", "n", "B", "T", "m", "layers", "dtype"} == set(row["case"])
+        assert {"cell", "n", "B", "T", "m", "layers", "dtype", "threads"} == set(row["case"])
         assert {one["schedule"] for one in row["schedules"].values()} <= {"block", "plain", "gemm"}
         assert 0 <= max(row["errors"]["ours"].values()) < 1e-5
         assert {"y", "dx", "dU0", "dW0", "db0"} <= set(row["errors"]["ours"])
@@ -161,6 +163,115 @@ print(sorted(row["passes"]["step"]), row["not_measured"]["wrong"], row["not_meas
 def test_what_is_wrong_or_fails_has_an_error_and_no_speed():
     done = run(sys.executable, "-c", WRONG)
     assert done.stdout.strip() == "['ours']|wrong beyond 0.0003: no speed|RuntimeError: on purpose|our CPU", done.stderr
+
+
+# The CPU
+
+
+@pytest.fixture(scope="module")
+def on_the_cpu(tmp_path_factory):
+    """(what it printed, its files by name)"""
+    folder = tmp_path_factory.mktemp("on_the_cpu")
+    done = run(sys.executable, "-m", "benchmarks", "cpu", "--rehearse", "--cells", "lstm", "--threads", "1", RNN_GPU_RESULTS=str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, {path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()}
+
+
+def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_cpu):
+    body = strict(on_the_cpu[1]["cpu"])
+    assert [(row["case"]["cell"], row["case"]["T"], row["case"]["threads"]) for row in body["results"]] == [("lstm", 3, 1), ("lstm", 4, 1)]
+    for row in body["results"]:
+        assert row["explain"].startswith("cpu: ") and row["errors"]["judge"] == ("torch" if TORCH else "our reference")
+        assert {"y", "dx", "dU0", "dW0", "db0"} <= set(row["errors"]["ours"]) and max(row["errors"]["ours"].values()) < 1e-5
+        assert set(row["passes"]) == {"inference", "step"}
+        for what, found in row["passes"].items():
+            assert set(found) == {"ours", "torch"} if TORCH else {"ours"}
+            flop = (3 if what == "step" else 1) * 2 * row["case"]["T"] * 2 * 4 * 5 * 10
+            assert math.isclose(found["ours"]["gflop_per_s"], 1e-3 * flop / found["ours"]["median_us"], rel_tol=1e-4)
+            assert math.isclose(found["ours"]["of_peak"], 1e9 * found["ours"]["gflop_per_s"] / body["peak_flop_per_s"]["1"], rel_tol=1e-4)
+
+
+def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
+    rows = strict(on_the_cpu[1]["cpu_own"])["results"]
+    assert [row["case"]["cell"] for row in rows] == ["elman", "lstm"]
+    for row in rows:
+        assert row["not_measured"] == {} and set(row["errors"]) == {"ours", "own"}
+        assert all(set(found) == {"ours", "own"} and found["own"]["ratio"] > 0 for found in row["passes"].values())
+
+
+def test_goals_of_the_cpu_are_printed_one_by_one(on_the_cpu):
+    printed, files = on_the_cpu
+    for goal in ("every case", "LSTM, n ≤ 64, B = 1", "LSTM, n ≤ 64, B > 1", "Elman and GRU, n ≤ 64, B = 1", "Elman and GRU, every case"):
+        assert f"\n- 1 thread, {goal}, ≥ " in printed
+    assert "\n- a user's activation over tanh, time ≤ 1.1: " in printed and "\n- a user's LSTM over the built-in one" in printed
+    assert "Below a goal" in files["report.md"].read_text(encoding="utf-8")
+
+
+ALONE = """
+import sys
+sys.argv.append("--cpu")
+sys.modules["torch"] = None  # importing it fails
+from benchmarks import _contenders as c
+
+row = c.measure(c.Problem(c.Case("gru", 3, 2, 2, m=3, threads=1)), ("ours", "torch"), c.ON_THE_CPU)
+print([sorted(found) for found in row["passes"].values()], row["not_measured"], row["errors"]["judge"], max(row["errors"]["ours"].values()) < 1e-5)
+"""
+
+
+def test_without_torch_the_cpu_is_measured_alone_and_judged_by_the_reference():
+    done = run(sys.executable, "-c", ALONE)
+    assert done.stdout.strip() == "[['ours'], ['ours']] {'torch': 'not on this machine'} our reference True", done.stderr
+
+
+PLAN = """
+from benchmarks import cpu
+
+cases = cpu.cases(["elman", "lstm"], [64, 512], [1, 64], [64, 512], [1])
+whole = sum(cpu.expected_seconds(case, {1: 1e11}) for case in cases)
+for seconds in (whole, 0.999 * whole, 0):
+    kept, left_out = cpu.planned(cases, seconds, {1: 1e11})
+    assert sorted(kept + left_out) == sorted(cases)
+    print(len(left_out), min((case.T for case in left_out), default=""), left_out[0].cell if left_out else "", left_out[0].n if left_out else "")
+"""
+
+
+def test_what_the_time_does_not_allow_is_left_out_longest_first_and_never_of_the_shortest():
+    done = run(sys.executable, "-c", PLAN)
+    assert [line.split() for line in done.stdout.splitlines()] == [["0"], ["1", "512", "lstm", "512"], ["8", "512", "lstm", "512"]], (
+        done.stderr
+    )
+
+
+def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
+    done = run(sys.executable, "-m", "benchmarks", "sequence_length", "--cpu", "--rehearse", "--quick", RNN_GPU_RESULTS=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    short, long = strict(tmp_path / "rehearsal" / "sequence_length.json")["results"]
+    assert set(short["memory_per_step"].values()) == {"too little to tell"}
+    assert set(long["memory_per_step"]) == ({"ours", "torch"} if TORCH else {"ours"})
+    array = 4 * 2 * 5  # bytes a step of (T, B, n)
+    assert all(4 * array < size < 100 * array for size in long["memory_per_step"].values()), long["memory_per_step"]
+
+
+def test_the_training_job_is_the_same_in_torch():
+    if not TORCH:
+        pytest.skip("torch is not installed")
+    done = run(sys.executable, "-m", "benchmarks.train_torch", "--epochs", "2")
+    theirs = json.loads(done.stdout)
+    train, test = rnn_gpu.datasets.vowels(standardise=True)
+    layers = [rnn_gpu.RNN(12, 64, device="cpu"), rnn_gpu.Dense(64, 9, device="cpu")]
+    network = rnn_gpu.Network(layers, loss="softmax_cross_entropy", steps="last")
+    history = network.fit(train.x, train.y, epochs=2, batch_size=27, learning_rate=3e-3, progress=False)
+    assert math.isclose(history["loss"][-1], theirs["loss"], rel_tol=1e-3)
+    assert math.isclose(network.evaluate(test.x, test.y)["accuracy"], theirs["accuracy"], abs_tol=0.01)
+
+
+def test_the_training_job_is_timed_with_and_without_compiling():
+    done = run(sys.executable, "-m", "benchmarks", "train", "--quick")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.partition("| --- |")[2].splitlines()[1:]]
+    assert [row[0] for row in rows] == ["ours, first run", "ours", "torch", "torch, one thread"][: 4 if TORCH else 2], done.stderr
+    for who, process, epochs, compiling, accuracy in rows:
+        assert float(process) > float(epochs) + float(compiling or 0) and float(accuracy) > 0.5
+        assert bool(compiling) == who.startswith("ours")
 
 
 # The microbenchmarks are compiled for a card that is not here
@@ -253,7 +364,8 @@ def test_every_case_below_one_is_listed(report, tmp_path):
 def test_a_flat_line_is_called_flat(report, tmp_path):
     def at(T, us):
         row = row_of(2.0, T=T)
-        row["passes"]["step"]["ours"]["us_per_step"] = us
+        for one in row["passes"]["step"].values():
+            one["us_per_step"] = us
         return row
 
     written(tmp_path, sequence_length=[at(131_072, 0.52), at(128, 0.9), at(1024, 0.5)])
@@ -273,6 +385,50 @@ def test_failures_are_told(report, tmp_path):
 def test_predictions_have_an_empty_outcome_until_there_is_a_result():
     notes = (BENCHMARKS / "NOTES.md").read_text(encoding="utf-8")
     assert "No GPU has run this code yet" in notes or any((BENCHMARKS / "results").glob("*/steps.json"))
+
+
+def cpu_row(ratio, cell, n, B, threads=1):
+    row = row_of(ratio, cell=cell, n=n, B=B)
+    row["case"]["threads"] = threads
+    row["passes"]["step"]["ours"] |= {"gflop_per_s": 50.0, "of_peak": 0.5}
+    row["passes"]["step"]["torch"]["ratio_of_minima"] = ratio
+    return row | {"schedules": {}}
+
+
+def test_goals_of_the_cpu_are_reached_or_missed_by_so_much(report, tmp_path):
+    rows = [
+        cpu_row(1.5, "lstm", 64, 1),
+        cpu_row(24.0, "elman", 16, 1),
+        cpu_row(1.2, "gru", 512, 64),
+        cpu_row(0.9, "lstm", 64, 16, threads=2),
+    ]
+    own = row_of(1.21, peer="own")
+    written(tmp_path, cpu=rows, cpu_own=[own])
+    text = report.report(tmp_path)
+    assert "- 1 thread, every case, ≥ 1: reached; least 1.20 (gru n=512 B=64" in text
+    assert "- 1 thread, LSTM, n ≤ 64, B = 1, ≥ 2: missed by 25%, 1 of 1 cases below; least 1.50 (lstm n=64 B=1" in text
+    assert "- 1 thread, LSTM, n ≤ 64, B > 1, ≥ 1.2: not measured yet" in text
+    assert "- 1 thread, Elman and GRU, n ≤ 64, B = 1, ≥ 20: reached; least 24.00" in text
+    assert "- 1 thread, Elman and GRU, every case, ≥ 1.25: missed by 4%, 1 of 2 cases below" in text
+    assert "- 1 thread, geometric mean, ≥ 3: reached; 3.51" in text
+    assert "- 2 threads, every case, ≥ 1: missed by 10%" in text and "- 2 threads, geometric mean, ≥ 3: missed by 70%" in text
+    assert "- a user's activation over tanh, time ≤ 1.1: not measured yet" in text
+    assert "- a user's LSTM over the built-in one, time ≤ 1.1: missed by 10%; most 1.21" in text
+    full = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "- lstm n=64 B=1 T=128 float32, 1 thread: 1.50 for ≥ 2; 50.0 GFLOP/s, 50% of the peak" in full
+    assert "- cpu, lstm n=64 B=16 T=128 float32, 2 threads, step: torch 0.90" in text
+
+
+def test_the_map_of_the_cpu_is_drawn(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    written(tmp_path, cpu=[cpu_row(1.5, "lstm", 64, 1), cpu_row(24.0, "elman", 16, 1)])
+    report.report(tmp_path)
+    assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readme_says_of_the_cpu_what_the_files_say(report):
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert text.partition(report.BEGIN)[2].partition(report.END)[0].strip() == report.cpu_part(report.load(BENCHMARKS / "results" / "cpu"))
 
 
 # The page on vanishing gradients
