@@ -135,7 +135,7 @@ def main():
     heading = "microseconds a step of ours, and torch's time over ours; step is forward and backward"
     run_table("cpu", chosen, kept, lambda case: measured(case, peaks), line, heading, **facts)
     chosen.seconds = of_own
-    sizes = [Case(cell, n, B, min(wanted["T"]), m=n, threads=threads[0]) for n, B in OWN_SIZES for cell in OWN]
+    sizes = [Case(cell, n, B, min(wanted["T"]), m=n, threads=threads[0]) for n, B in OWN_SIZES for cell in OWN if cell in wanted["cells"]]
     run_table("cpu_own", chosen, sizes, own, line, "microseconds a step of the built-in cell, and the time of the user's own over it")
     print(report.report(_machine.folder()))
 

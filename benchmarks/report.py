@@ -289,10 +289,10 @@ def by_cell(rows: list[dict]) -> str:
 
 
 def jobs(found: dict) -> str:
-    """The training job as each does it: medians of seconds, and the accuracy on held-out samples."""
-    heads = ["", "whole process, s", "epochs, s", "compiling, s", "test accuracy"]
-    keys = ("process_seconds", "epoch_seconds", "compile_seconds", "accuracy")
-    lines = [[who, *(number(it.get(key), 4 if key == "accuracy" else 2) for key in keys)] for who, it in found.items()]
+    """The training job as each does it: medians of seconds, the least training loss, and the accuracy on held-out samples."""
+    heads = ["", "whole process, s", "epochs, s", "compiling, s", "training loss", "test accuracy"]
+    digits = {"process_seconds": 2, "epoch_seconds": 2, "compile_seconds": 2, "loss": 4, "accuracy": 4}
+    lines = [[who, *(number(it.get(key), many) for key, many in digits.items())] for who, it in found.items()]
     return markdown(heads, lines) if lines else UNMEASURED
 
 
@@ -307,8 +307,10 @@ def cpu_part(tables: dict) -> str:
 
     left_out = len(tables.get("cpu", {}).get("left_out", [])) + len(tables.get("cpu", {}).get("not_reached", []))
     more = f" ({counted(left_out, 'case')} left out)" if left_out else ""
+    here = {name: tables[name] for name in CPU_FILES if name in tables}
     return "\n\n".join(
         [
+            *([f"On the CPU: {circumstances(here)}."] if here else []),
             told(f"Speed on the CPU, time of torch's layers over ours{more}", "cpu", by_cell(rows("cpu"))),
             told("Goals for a training step", "cpu", goals(rows("cpu"), rows("cpu_own"))),
             told("The job of `rnn-gpu train`, and the same written in torch", "train", jobs(tables.get("train", {}).get("results", {}))),
@@ -350,7 +352,7 @@ def write_readme(text: str):
     _, end, after = rest.partition(END)
     if not (begin and end):
         sys.exit(f"{README} has no place for it: {BEGIN.strip()} … {END.strip()}")
-    README.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
+    README.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def state_of(name: str, data: dict | None) -> str:
@@ -383,8 +385,9 @@ def short(folder: Path, tables: dict) -> str:
     parts = [f"## {folder.name}"]
     if any(data.get("rehearsal") for data in tables.values()):
         parts.append("REHEARSAL in the simulator: no number below is a speed.")
-    parts.append(circumstances(tables))
     on_cpu = is_cpu(folder, tables)
+    if not on_cpu:
+        parts.append(circumstances(tables))
     parts.append("\n".join(f"- {name}: {state_of(name, tables.get(name))}" for name in (CPU_FILES if on_cpu else FILES)))
     if on_cpu:
         return "\n\n".join([*parts, cpu_part(tables), f"Cases below 1.0:\n\n{lost_cases(tables)}"])

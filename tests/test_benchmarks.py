@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import rnn_gpu
-
 CHECKOUT = Path(__file__).parents[1]
 BENCHMARKS = CHECKOUT / "benchmarks"
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
@@ -193,7 +191,7 @@ def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_
 
 def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
     rows = strict(on_the_cpu[1]["cpu_own"])["results"]
-    assert [row["case"]["cell"] for row in rows] == ["elman", "lstm"]
+    assert [row["case"]["cell"] for row in rows] == ["lstm"]
     for row in rows:
         assert row["not_measured"] == {} and set(row["errors"]) == {"ours", "own"}
         assert all(set(found) == {"ours", "own"} and found["own"]["ratio"] > 0 for found in row["passes"].values())
@@ -213,14 +211,16 @@ sys.argv.append("--cpu")
 sys.modules["torch"] = None  # importing it fails
 from benchmarks import _contenders as c
 
-row = c.measure(c.Problem(c.Case("gru", 3, 2, 2, m=3, threads=1)), ("ours", "torch"), c.ON_THE_CPU)
-print([sorted(found) for found in row["passes"].values()], row["not_measured"], row["errors"]["judge"], max(row["errors"]["ours"].values()) < 1e-5)
+row = c.measure(c.Problem(c.Case("elman", 3, 2, 2, m=3, threads=1)), ("ours", "torch"), c.ON_THE_CPU)
+print([sorted(found) for found in row["passes"].values()], row["not_measured"], row["errors"]["judge"])
+assert max(row["errors"]["ours"].values()) < 1e-5
 """
 
 
 def test_without_torch_the_cpu_is_measured_alone_and_judged_by_the_reference():
     done = run(sys.executable, "-c", ALONE)
-    assert done.stdout.strip() == "[['ours'], ['ours']] {'torch': 'not on this machine'} our reference True", done.stderr
+    assert done.stdout.strip() == "[['ours'], ['ours']] {'torch': 'not on this machine'} our reference", done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 PLAN = """
@@ -231,15 +231,14 @@ whole = sum(cpu.expected_seconds(case, {1: 1e11}) for case in cases)
 for seconds in (whole, 0.999 * whole, 0):
     kept, left_out = cpu.planned(cases, seconds, {1: 1e11})
     assert sorted(kept + left_out) == sorted(cases)
-    print(len(left_out), min((case.T for case in left_out), default=""), left_out[0].cell if left_out else "", left_out[0].n if left_out else "")
+    print(len(left_out), {case.T for case in left_out}, *left_out[:1])
 """
 
 
 def test_what_the_time_does_not_allow_is_left_out_longest_first_and_never_of_the_shortest():
     done = run(sys.executable, "-c", PLAN)
-    assert [line.split() for line in done.stdout.splitlines()] == [["0"], ["1", "512", "lstm", "512"], ["8", "512", "lstm", "512"]], (
-        done.stderr
-    )
+    longest = "{512} Case(cell='lstm', n=512, B=64, T=512, m=512, layers=1, dtype='float32', threads=1)"
+    assert done.stdout.splitlines() == ["0 set()", f"1 {longest}", f"8 {longest}"], done.stderr
 
 
 def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
@@ -249,29 +248,19 @@ def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
     assert set(short["memory_per_step"].values()) == {"too little to tell"}
     assert set(long["memory_per_step"]) == ({"ours", "torch"} if TORCH else {"ours"})
     array = 4 * 2 * 5  # bytes a step of (T, B, n)
-    assert all(4 * array < size < 100 * array for size in long["memory_per_step"].values()), long["memory_per_step"]
+    assert all(4 * array < size for size in long["memory_per_step"].values()), long["memory_per_step"]
+    assert long["memory_per_step"]["ours"] < 40 * array
 
 
-def test_the_training_job_is_the_same_in_torch():
-    if not TORCH:
-        pytest.skip("torch is not installed")
-    done = run(sys.executable, "-m", "benchmarks.train_torch", "--epochs", "2")
-    theirs = json.loads(done.stdout)
-    train, test = rnn_gpu.datasets.vowels(standardise=True)
-    layers = [rnn_gpu.RNN(12, 64, device="cpu"), rnn_gpu.Dense(64, 9, device="cpu")]
-    network = rnn_gpu.Network(layers, loss="softmax_cross_entropy", steps="last")
-    history = network.fit(train.x, train.y, epochs=2, batch_size=27, learning_rate=3e-3, progress=False)
-    assert math.isclose(history["loss"][-1], theirs["loss"], rel_tol=1e-3)
-    assert math.isclose(network.evaluate(test.x, test.y)["accuracy"], theirs["accuracy"], abs_tol=0.01)
-
-
-def test_the_training_job_is_timed_with_and_without_compiling():
+def test_the_training_job_is_the_same_in_torch_and_timed_with_and_without_compiling():
     done = run(sys.executable, "-m", "benchmarks", "train", "--quick")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.partition("| --- |")[2].splitlines()[1:]]
     assert [row[0] for row in rows] == ["ours, first run", "ours", "torch", "torch, one thread"][: 4 if TORCH else 2], done.stderr
-    for who, process, epochs, compiling, accuracy in rows:
-        assert float(process) > float(epochs) + float(compiling or 0) and float(accuracy) > 0.5
+    for who, process, epochs, compiling, loss, accuracy in rows:
+        assert float(process) > float(epochs) + float(compiling or 0)
         assert bool(compiling) == who.startswith("ours")
+        assert math.isclose(float(loss), float(rows[0][4]), abs_tol=2e-4)
+        assert math.isclose(float(accuracy), float(rows[0][5]), abs_tol=0.01)
 
 
 # The microbenchmarks are compiled for a card that is not here
