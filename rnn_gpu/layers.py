@@ -739,7 +739,8 @@ class Dropout(Stateless):
         mask = x.dtype.type(1)
         if training:
             T, B, n = x.shape
-            first, T = (0, 1) if self.variational or steps is None else (steps.first, T)
+            first = 0 if self.variational or steps is None else steps.first
+            T = 1 if self.variational else T
             drawn = words(self._device.array, T, B, n, self.seed, self.place, self.passes, first)
             mask = (drawn >= round(self.rate * 2**32)).astype(self.dtype) * x.dtype.type(1 / (1 - self.rate))
             self.passes += 1
