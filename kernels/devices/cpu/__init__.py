@@ -9,6 +9,7 @@ from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
 from .products import bias_sum, gradient_sum, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
+from .stored import keep
 from .tiles import jit, room, rows_of_tiles, vectors_for
 
 name = "cpu"
@@ -24,7 +25,8 @@ def empty(shape, dtype):
 
 @cache
 def elementwise_kernel(f, number, outputs, inputs, scalars):
-    return jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))
+    kernel = jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))
+    return keep(kernel, f, number, outputs, inputs, scalars)
 
 
 def elementwise(f, outputs, inputs, scalars=()):

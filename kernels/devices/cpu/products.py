@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 
 from .simd import LOAD, STORE, flat, lanes, window
+from .stored import keep
 from .threads import share, threads_for
 from .tiles import jit, nothing, packed_columns, packed_rows, room, row_packer, scratch, slice_of, sweep_of, vectors_for, within
 
@@ -49,7 +50,7 @@ def multiply_kernel(number, V, partial):
                 at[i] = (r + i) * K
             sweep(r, out.shape[1], A, places, 1, W, K * V * L, K, sums[part], 0, rows, 0, packed.shape[0], b, o)
 
-    return multiply
+    return keep(multiply, number, V, partial)
 
 
 @cache
@@ -72,7 +73,7 @@ def add_kernel(number, V, partial):
             pack(x, k, rows, 0, m, to_right, len(right))
             sweep(first, m, A, places, L, W, ROWS * V * L, rows, sums[part], 0, last - first, 0, len(right), o)
 
-    return add
+    return keep(add, number, V, partial)
 
 
 @jit
@@ -80,6 +81,9 @@ def add_rows(δ, out):
     for r in range(δ.shape[0]):
         for j in range(δ.shape[1]):
             out[j] += δ[r, j]
+
+
+keep(add_rows)
 
 
 def matrix(a, columns: int):

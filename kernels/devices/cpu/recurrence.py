@@ -13,6 +13,7 @@ from ... import LIVE
 from ...binding import access, bind, compiled_maths, gather
 from . import simd
 from .simd import LOAD, STORE, Vector, flat, lanes, window
+from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
 from .tiles import jit, nothing, one, packed_columns, packed_rows, scratch, slice_of, sweep_of, vectors_for, within
 
@@ -123,7 +124,7 @@ def forward_kernel(cell, number, V, partial):
             if by_panels:
                 meet(counter, (t + 1) * parts)
 
-    return forward
+    return keep(forward, cell, number, V, partial)
 
 
 @cache
@@ -146,7 +147,7 @@ def backward_kernel(cell, number, V, partial):
             if by_panels:
                 meet(counter, (T - t) * parts)
 
-    return backward
+    return keep(backward, cell, number, V, partial)
 
 
 class Shares(NamedTuple):

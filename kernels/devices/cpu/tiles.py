@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from ...binding import define
 from .simd import I64, LOAD, STORE, Build, Vector, flat, lanes, machine, place, transpose, window
+from .stored import keep
 
 jit = njit(error_model="numpy", nogil=True)
 within = njit(error_model="numpy", nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # for kernels
@@ -68,7 +69,7 @@ def whole_row_packer(number, V: int):
     def pack(M, out):
         pack_rows(window(M), 0, M.shape[0], 0, M.shape[1], window(out), len(out))
 
-    return pack
+    return keep(pack, number, V)
 
 
 @cache
@@ -91,7 +92,7 @@ def column_packer(number, G: int, V: int):
                         for u in range(L):
                             put_one(o, (panel, k, g, v * L + u), 1, one(a, (g * n + j + u, k), 1) if j + u < n else number(0))
 
-    return pack_columns
+    return keep(pack_columns, number, G, V)
 
 
 def packed_rows(M, V: int):

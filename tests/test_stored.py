@@ -1,0 +1,84 @@
+"""Compiled kernels are kept between runs, and found again only where nothing they are made of has changed."""
+
+import numpy as np
+import pytest
+from numba.core import config
+
+from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices.cpu import recurrence, stored
+from rnn_gpu.kernels.devices.cpu.stored import description
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kernels"))
+    return tmp_path / "kernels"
+
+
+def elman(scale):
+    def step(p, q, s):
+        return (np.tanh(scale * (p[0] + q[0])),), ()
+
+    def back(ds, kept, s, s_next):
+        δ = ds[0] * scale * (1.0 - s_next[0] * s_next[0])
+        return (δ,), (δ,), (0.0,)
+
+    return CELLS["elman_tanh"]._replace(name="mine", step=step, back=back)
+
+
+def fresh(cell):
+    """(what a step of ones gives, whether its kernel was found): the kernel made anew, as in another run."""
+    kernel = recurrence.forward_kernel.__wrapped__(cell, np.float32, 1, True)
+    p, s, kept = np.ones((1, 1, 1, 3), "f"), np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
+    W, sums = np.zeros((1, 3, 1, 16), "f"), np.zeros((1, 8, 1, 16), "f")
+    kernel(p, W, np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8), np.zeros(0, np.int64), sums, 0, 1)
+    return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
+
+
+def test_a_kernel_is_compiled_once(folder):
+    assert [fresh(elman(0.5))[1] for _ in range(3)] == [False, True, True]
+    assert len(list(folder.iterdir())) == 1  # and nothing else is left behind
+
+
+def test_another_formula_is_another_kernel(folder):
+    for scale in (0.5, 0.25, 0.5):
+        got, _ = fresh(elman(scale))
+        assert got == pytest.approx(np.tanh(scale), rel=1e-6)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_changed_sources_or_a_broken_file_are_compiled_again(folder, monkeypatch):
+    fresh(elman(0.5))
+    (file,) = folder.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert not fresh(elman(0.5))[1] and fresh(elman(0.5))[1]
+    monkeypatch.setattr(stored, "surroundings", lambda: "other sources")
+    assert not fresh(elman(0.5))[1]
+
+
+def test_where_nothing_can_be_written_kernels_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "file" / "below"))
+    assert [fresh(elman(0.5))[1] for _ in range(2)] == [False, False]
+
+
+SCALE = 2.0
+
+
+def test_a_description_is_of_everything_a_formula_refers_to(monkeypatch):
+    def through(f):
+        return lambda z: f(z)
+
+    def plus(b):
+        def f(z, a=1.0):
+            return SCALE * z + a * b
+
+        return f
+
+    assert description(plus(3.0)) == description(plus(3.0))
+    different = [plus(3.0), plus(3), plus(-0.0), plus(0.0), through(plus(3.0)), through(plus(4.0)), through(np.tanh), lambda z: z + 1.0]
+    different = [description(f) for f in different]
+    monkeypatch.setattr("test_stored.SCALE", 2.5)
+    assert len({*different, description(plus(3.0))}) == len(different) + 1
+    with pytest.raises(LookupError):
+        description(plus(object()))
