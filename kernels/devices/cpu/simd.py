@@ -34,6 +34,7 @@ def machine() -> tuple[int, int]:
     return 16, 32 if triple.startswith(("aarch64", "arm64")) else 16
 
 
+@cache
 def lanes(number) -> int:
     """L: how many numbers a vector register holds."""
     return machine()[0] // np.dtype(number).itemsize

@@ -6,7 +6,6 @@ vector of units j, j+1, … of row b. The sums of a tile are added in the order 
 not depend on the rows beside it.
 """
 
-import math
 from functools import cache
 
 import numpy as np
@@ -21,7 +20,10 @@ jit = njit(error_model="numpy", nogil=True)
 within = njit(error_model="numpy", nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # for kernels
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
 
+LARGE = 1 << 14  # bytes
 
+
+@cache
 def vectors_for(gates: int, n: int, number) -> int:
     """Vectors of units in a panel of n units: several where a gate alone would keep the multiplier waiting for loads."""
     across = -(-n // lanes(number))
@@ -29,12 +31,13 @@ def vectors_for(gates: int, n: int, number) -> int:
 
 
 def room(shape, dtype):
-    """An array of undefined values at the beginning of a cache line: a vector across two lines takes two loads."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    a = np.empty(size + 64, np.uint8)
-    start = -a.ctypes.data % 64
-    return a[start : start + size].view(dtype).reshape(shape)
+    """An array of undefined values; a large one at the beginning of a cache line: a vector across two lines takes two loads."""
+    a = np.empty(shape, dtype)
+    if a.nbytes < LARGE:
+        return a
+    raw = np.empty(a.nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
 
 
 def scratch(parts: int, gates: int, V: int, dtype):
