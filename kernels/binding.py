@@ -190,6 +190,7 @@ def retyped_code(code: types.CodeType, number: type) -> types.CodeType:
 
 def define(name: str, text: str, **names) -> Callable:
     """The function `name` that `text` defines. Kernels know no generator expressions, so what counts gates is spelled out."""
+    names["__name__"] = __name__  # where Numba looks for it again
     exec(compile(text, f"<rnn_gpu {name}>", "exec"), names)
     return names[name]
 

@@ -1,10 +1,14 @@
 """Compiled kernels are kept between runs, and found again only where nothing they are made of has changed."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 from numba.core import config
 
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices import cpu
 from rnn_gpu.kernels.devices.cpu import recurrence, stored
 from rnn_gpu.kernels.devices.cpu.stored import description
 
@@ -13,6 +17,10 @@ from rnn_gpu.kernels.devices.cpu.stored import description
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kernels"))
     return tmp_path / "kernels"
+
+
+def double(z):
+    return 2.0 * z
 
 
 def elman(scale):
@@ -54,6 +62,26 @@ def test_changed_sources_or_a_broken_file_are_compiled_again(folder, monkeypatch
     assert not fresh(elman(0.5))[1] and fresh(elman(0.5))[1]
     monkeypatch.setattr(stored, "surroundings", lambda: "other sources")
     assert not fresh(elman(0.5))[1]
+
+
+def test_elementwise_kernels_are_kept_too(folder):
+    for found in (0, 1):
+        kernel = cpu.elementwise_kernel.__wrapped__(double, np.float64, 1, 1, 0)
+        x, y = np.arange(5.0), np.zeros(5)
+        kernel(y, x)
+        assert (y == 2 * x).all() and sum(kernel.stats.cache_hits.values()) == found
+
+
+def test_a_formula_of_a_module_that_is_gone_is_compiled_again(folder, monkeypatch):
+    module = types.ModuleType("gone")
+    exec("import numpy as np\ndef f(z):\n    return np.tanh(z) + 1.0", vars(module))
+    monkeypatch.setitem(sys.modules, "gone", module)
+    for _ in range(2):
+        kernel = cpu.elementwise_kernel.__wrapped__(module.f, np.float64, 1, 1, 0)
+        y = np.zeros(3)
+        kernel(y, np.zeros(3))
+        assert (y == 1).all()
+        monkeypatch.delitem(sys.modules, "gone", raising=False)
 
 
 def test_where_nothing_can_be_written_kernels_work(tmp_path, monkeypatch):

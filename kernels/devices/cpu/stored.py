@@ -72,7 +72,7 @@ class Stored:
         target_context.refresh()
         try:
             return CompileResult._rebuild(target_context, *pickle.loads(self.path(signature).read_bytes()))
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except (OSError, EOFError, pickle.UnpicklingError, ImportError):  # not there, cut off, of a module that is not here
             return None
 
     def save_overload(self, signature, compiled):
