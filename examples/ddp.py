@@ -46,6 +46,7 @@ def main(updates=91, B=32, T=6):
         torch.distributed.all_reduce(total)
         if rank == 0 and update % 30 == 0:
             print(f"update {update}: loss {total.item() / world:.4f}", flush=True)
+    torch.distributed.barrier()  # a process that leaves while another still talks to it aborts that one
     torch.distributed.destroy_process_group()
 
 
