@@ -184,7 +184,7 @@ def weights_in_registers_or_shared() -> Iterator[dict]:
     sizes = (("elman_tanh", 5),) if REHEARSAL else (("elman_tanh", 64), ("lstm", 64), ("elman_tanh", 128), ("gru", 128))
     for (name, n), lanes in itertools.product(sizes, (2,) if REHEARSAL else (1, 2, 4, 8)):
         cell = CELLS[name]
-        full = fitted(cell, n, n, cell.gates, lanes, 1, 4, card()) if n * lanes <= 1024 else None
+        full = fitted(cell, "forward", n, lanes, 1, 4, card()) if n * lanes <= 1024 else None
         for held in sorted({0, full.held}) if full else ():
             plan = full._replace(held=held)
             head = {"cell": name, "n": n, "lanes": lanes, "quads": plan.quads, "held": held}

@@ -47,17 +47,24 @@ from rnn_gpu.layers import output_formula
 from rnn_gpu.losses import value_and_slope
 
 # What is compiled: the arguments of each kernel in order. A whole number is the dimensions of a C-contiguous array of the
-# kernel's type, 0 is one number; anything else is a Numba type. A new schedule adds its kernels here.
+# kernel's type, 0 is one number, a tuple is a tuple; anything else is a Numba type. A new schedule adds its kernels here.
 FLAGS = types.Array(types.uint8, 2, "C")
-CELL_KERNELS = (  # factory(cell, number)
-    (plain.forward_kernel, {"p": 4, "W_T": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
-    (plain.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "rows": 4, "ds": 4}),
-    (gemm.forward_kernel, {"p": 4, "q": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS, "t": types.int64}),
-    (gemm.backward_kernel, {"dy": 3, "through_W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "ds": 4, "t": types.int64}),
+CLIP = {"clip": ()}  # where a kernel does not clip δ
+BOUNDS = {"clip": (0, 0, FLAGS)}  # and where it does
+FORWARD = {"c": 1, "s": 4, "kept": 4, "flags": FLAGS}
+BACKWARD = {"s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4}
+STEP = {"t": types.int64}
+FORWARD_KERNELS = (  # factory(cell, number)
+    (plain.forward_kernel, {"p": 4, "W_T": 2} | FORWARD),
+    (gemm.forward_kernel, {"p": 4, "q": 2, "c": 1, "s": 4, "h": 2, "kept": 4, "flags": FLAGS} | STEP),
+)
+BACKWARD_KERNELS = (  # factory(cell, number, clips)
+    (plain.backward_kernel, {"dy": 3, "W": 2} | BACKWARD | {"rows": 4, "ds": 4, "now": 4} | CLIP),
+    (gemm.backward_kernel, {"dy": 3, "through_W": 2} | BACKWARD | {"ds": 4, "now": 4} | CLIP | STEP),
 )
 BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
-    "forward": (block.forward_kernel, {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}),
-    "backward": (block.backward_kernel, {"dy": 3, "W": 2, "s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4, "ds": 4}),
+    "forward": (block.forward_kernel, {"p": 4, "W": 2} | FORWARD),
+    "backward": (block.backward_kernel, {"dy": 3, "W": 2} | BACKWARD | {"ds": 4} | CLIP),
 }
 BLOCK_SIZES = {  # (n, samples) that the table plans
     "elman_tanh": ((64, 64), (224, 64), (200, 1000)),
@@ -106,21 +113,33 @@ class Job(NamedTuple):
 
 
 def jobs(number, card: Card) -> Iterator[Job]:
-    """Every kernel of the CUDA device for one type of number; the block schedule of every cell for float32 on the H200."""
-    for cell, (factory, arguments) in itertools.product(CELLS.values(), CELL_KERNELS):
+    """Every kernel of the CUDA device for one type of number.
+
+    For float32 on the H200 also the block schedule of every cell, and what clips δ for the cells whose block sizes are listed.
+    """
+    most = card is H200 and number is np.float32
+    for cell, (factory, arguments) in itertools.product(CELLS.values(), FORWARD_KERNELS):
         yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, lambda f=factory, c=cell: f(c, number), arguments)
-    for cell, (direction, (factory, arguments)) in itertools.product(CELLS.values(), BLOCK_KERNELS.items()):
-        odd = ((33, 64),) if card is H200 and number is np.float32 else ()
+    for cell, (factory, arguments), clips in itertools.product(CELLS.values(), BACKWARD_KERNELS, (False, True)):
+        if not clips or (most and cell.name in BLOCK_SIZES):
+            name, arguments = title(factory) + clipping(clips), arguments | (BOUNDS if clips else CLIP)
+            yield Job(f"{name}[{cell.name}]", cell.name, True, lambda f=factory, c=cell, k=clips: f(c, number, k), arguments)
+    for cell, (direction, (factory, arguments)), clips in itertools.product(CELLS.values(), BLOCK_KERNELS.items(), (False, True)):
+        odd = ((33, 64),) if most else ()
         for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
-            it = decide(cell, direction, n, B, number().itemsize, card)
-            if it.schedule == "block":
-                name = f"{title(factory)}[{cell.name} n={n} B={B}]"
-                yield Job(name, cell.name, True, lambda f=factory, c=cell, p=it.plan: f(c, number, p), arguments, it.threads)
+            it = decide(cell, direction, n, B, number().itemsize, card, clips=clips)
+            if it.schedule == "block" and (not clips or (most and direction == "backward" and cell.name in BLOCK_SIZES)):
+                name, given = f"{title(factory)}{clipping(clips)}[{cell.name} n={n} B={B}]", arguments | (BOUNDS if clips else {})
+                yield Job(name, cell.name, True, lambda f=factory, c=cell, p=it.plan: f(c, number, p), given, it.threads)
     for factory, arguments in OTHER_KERNELS:
         yield Job(title(factory), "", True, lambda f=factory: f(number), arguments)
     for name, f, *counts in formulas():
         arguments = {f"{letter}{k}": array for letter, array, n in zip("oxa", (1, 1, 0), counts, strict=True) for k in range(n)}
         yield Job(f"elementwise[{name}]", "", False, lambda f=f, counts=counts: elementwise_kernel(f, number, *counts), arguments)
+
+
+def clipping(clips: bool) -> str:
+    return ".clipping" if clips else ""
 
 
 def title(factory) -> str:
@@ -167,6 +186,8 @@ def signature(kernel, arguments: dict, number) -> tuple:
     def numba_type(argument):
         if isinstance(argument, int):
             return types.Array(element, argument, "C") if argument else element
+        if isinstance(argument, tuple):
+            return types.BaseTuple.from_types(tuple(map(numba_type, argument)))
         return argument
 
     return tuple(map(numba_type, arguments.values()))

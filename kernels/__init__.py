@@ -5,6 +5,7 @@ CUDA thread, in compiled CPU loops, in the simulator, and on whole NumPy arrays.
 """
 
 from collections.abc import Callable
+from math import inf
 from typing import NamedTuple
 
 
@@ -35,4 +36,13 @@ class Cell(NamedTuple):
     initial_recurrent: str = "orthogonal"  # W of each gate at the start: "orthogonal" or "identity"
 
 
+class Clip(NamedTuple):
+    """Bounds of δ of one step and sample: first of each number, then of ‖δ‖ over all gates and units; inf is none."""
+
+    value: float = inf
+    norm: float = inf
+
+
 LIVE = 1  # bit 0 of flags (T, B): the step happens; else the state is carried through, and δ is exactly zero
+RESET = 2  # bit 1: before the step the state becomes the initial one, and no gradient goes back to the step before
+UNCLIPPED = Clip()

@@ -1,32 +1,39 @@
 """Schedules of the CUDA device: each equals the reference in every shape of plan, with several blocks; and the table that chooses."""
 
+import itertools
+
 import pytest
 
 from conftest import close
+from rnn_gpu.kernels import UNCLIPPED, Clip
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.cuda.schedules import H200, Choice, choose, decide, fitted, only
 from test_twins import run
 
+CLIPS = (UNCLIPPED, Clip(0.4, 0.6))
 CHOSEN = ("elman_tanh", "lstm", "gru")
 
 
 @pytest.mark.parametrize("schedule", ["plain", "gemm"])
 @pytest.mark.parametrize("name", CHOSEN)
 def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
-    with only(schedule):
-        assert choose(CELLS[name], "forward", 7, 5, 4).schedule == schedule
-        got, _ = run("cuda", CELLS[name], dtype)
-    for a, b in zip(got, run("reference", CELLS[name], dtype)[0], strict=True):
-        close(a, b, dtype)
+    for clip, pattern in itertools.product(CLIPS, (None, 4, 5)):
+        with only(schedule):
+            assert choose(CELLS[name], "forward", 7, 5, 4).schedule == schedule
+            got, _, clipped = run("cuda", CELLS[name], dtype, pattern=pattern, clip=clip)
+        expected, _, beyond = run("reference", CELLS[name], dtype, pattern=pattern, clip=clip)
+        for a, b in zip(got, expected, strict=True):
+            close(a, b, dtype)
+        assert clipped == beyond
 
 
 def planned(monkeypatch, lanes, rows, shared_quads):
     """Make the table choose block plans of this shape, with this many quads of weights a lane in shared memory."""
 
-    def chosen(cell, direction, n, B, itemsize):
+    def chosen(cell, direction, n, B, itemsize, clips=False):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-        plan = schedules.Plan(n, inputs, outputs, lanes, rows, 0)
+        plan = schedules.Plan(n, inputs, outputs, lanes, rows, 0, clips)
         plan = plan._replace(held=max(0, plan.quads - shared_quads))
         return Choice("block", plan, -(-B // rows), plan.threads, plan.shared * itemsize, "the test says so")
 
@@ -37,11 +44,13 @@ def planned(monkeypatch, lanes, rows, shared_quads):
 @pytest.mark.parametrize("name", CHOSEN)
 def test_every_shape_of_block_plan_equals_the_reference(name, n, lanes, rows, shared_quads, monkeypatch):
     """Shares of a sum over lanes; several samples a block, the last block not full; weights in registers, in shared memory, in both."""
-    expected, _ = run("reference", CELLS[name], "float64", n=n)
     planned(monkeypatch, lanes, rows, shared_quads)
-    got, _ = run("cuda", CELLS[name], "float64", n=n)
-    for a, b in zip(got, expected, strict=True):
-        close(a, b)
+    for clip, pattern in itertools.product(CLIPS, (None, 6)):
+        expected, _, beyond = run("reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
+        got, _, clipped = run("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
+        for a, b in zip(got, expected, strict=True):
+            close(a, b)
+        assert clipped == beyond
 
 
 @pytest.mark.parametrize("itemsize", [4, 8])
@@ -78,7 +87,7 @@ def test_a_schedule_that_is_asked_for_is_the_one():
 
 
 def test_a_plan_that_does_not_fit_is_none():
-    assert fitted(CELLS["lstm"], 512, 512, 4, 1, 1, 4, H200) is None
+    assert fitted(CELLS["lstm"], "forward", 512, 1, 1, 4, H200) is None
 
 
 def test_layers_explain_themselves():

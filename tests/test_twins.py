@@ -7,8 +7,9 @@ import pytest
 
 from conftest import close
 from rnn_gpu.device import resolve
-from rnn_gpu.kernels import updates
+from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED, Clip, updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
+from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, cuda, reference
 from rnn_gpu.kernels.devices.cuda import tf32
 from rnn_gpu.kernels.losses import LOSSES
@@ -19,8 +20,11 @@ T, B, N = 6, 5, 7
 OTHERS = ("cpu", "cuda")
 
 
-def run(device, cell, dtype, B=B, n=N):
-    """(s, kept, dp, dq, ds) of one pass forward and back, as NumPy arrays."""
+def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED):
+    """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back, as NumPy arrays.
+
+    pattern  a seed draws flags at random, resets among them; None draws lengths
+    """
     d, rng = resolve(device), np.random.default_rng(7)
     G, S, K = cell.gates, cell.states, cell.kept
 
@@ -31,30 +35,57 @@ def run(device, cell, dtype, B=B, n=N):
         return d.array(np.full(shape, np.nan), dtype)
 
     p, W, c = draw(T, B, G, n), draw(G * n, n, scale=n**-0.5), draw(G * n if cell.apart else 0)
-    lengths = rng.integers(1, T + 1, B)
-    lengths[0] = T
-    flags = d.array(np.arange(T)[:, None] < lengths, np.uint8)
+    if pattern is None:
+        lengths = rng.integers(1, T + 1, B)
+        lengths[0] = T
+        flags = d.array(np.arange(T)[:, None] < lengths, np.uint8)
+    else:
+        lengths, drawn = None, np.random.default_rng(pattern)
+        flags = d.array((drawn.random((T, B)) < 0.7) * LIVE + (drawn.random((T, B)) < 0.3) * RESET, np.uint8)
     s, kept = poisoned(S, T + 1, B, n), poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
     d.forward(cell, p, W, c, s, kept, flags)
     dy = rng.normal(size=(T, B, n))
-    dy[np.arange(T)[:, None] >= lengths] = np.nan  # not looked at
+    dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
     dp, ds = poisoned(T, B, G, n), draw(S, B, n)
     dq = poisoned(T, B, G, n) if cell.apart else dp
-    d.backward(cell, d.array(dy, dtype), W, c, s, kept, flags, dp, dq, ds)
-    return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths
+    clipped = d.backward(cell, d.array(dy, dtype), W, c, s, kept, flags, dp, dq, ds, clip)
+    return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_agree(cell, other, dtype):
-    expected, _ = run("reference", cell, dtype)
-    got, _ = run(other, cell, dtype)
+    expected, *_ = run("reference", cell, dtype)
+    got, *_ = run(other, cell, dtype)
     for a, b in zip(got, expected, strict=True):
         close(a, b, dtype)
 
 
+@pytest.mark.parametrize("other", OTHERS)
+def test_twins_agree_on_any_pattern_of_masks_and_resets(cell, other, dtype):
+    for seed in (1, 2, 3):
+        expected, *_ = run("reference", cell, dtype, pattern=seed)
+        got, *_ = run(other, cell, dtype, pattern=seed)
+        for a, b in zip(got, expected, strict=True):
+            close(a, b, dtype)
+
+
+CLIPS = {"value": Clip(value=0.3), "norm": Clip(norm=0.7), "both": Clip(0.3, 0.5)}
+
+
+@pytest.mark.parametrize("clip", CLIPS.values(), ids=CLIPS)
+@pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
+@pytest.mark.parametrize("other", OTHERS)
+def test_twins_clip_alike(name, other, dtype, clip):
+    expected, _, beyond = run("reference", CELLS[name], dtype, pattern=1, clip=clip)
+    got, _, clipped = run(other, CELLS[name], dtype, pattern=1, clip=clip)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b, dtype)
+    assert clipped == beyond > 0
+
+
 def test_padding_carries_the_state_and_has_no_delta(cell, device):
-    (s, kept, dp, dq, _), lengths = run(device, cell, "float32")
+    (s, kept, dp, dq, _), lengths, _ = run(device, cell, "float32")
     for b, length in enumerate(lengths):
         assert (s[:, length:, b] == s[:, length : length + 1, b]).all()
         for a in (kept, dp, dq):
@@ -65,8 +96,6 @@ def test_padding_carries_the_state_and_has_no_delta(cell, device):
 @pytest.mark.parametrize("other", OTHERS)
 def test_awkward_sizes(other, n):
     for cell in ("gru", "lstm"):
-        from rnn_gpu.kernels.cells import CELLS
-
         for a, b in zip(
             run(other, CELLS[cell], "float64", B=1, n=n)[0], run("reference", CELLS[cell], "float64", B=1, n=n)[0], strict=True
         ):
@@ -119,7 +148,7 @@ def test_elementwise_formulas(case, other, dtype):
 
 def test_devices_offer_the_same_functions():
     names = {name for name, f in vars(reference).items() if inspect.isfunction(f) and f.__module__ == reference.__name__}
-    names -= {"one_by_one", "leaves", "pick", "stack", "unpack"}  # the reference's own
+    names -= {"clip_step", "entered", "has", "leaves", "one_by_one", "pick", "stack", "unpack"}  # the reference's own
     shared = {"project", "project_back", "gradient_sum", "bias_sum"}
     for module in (cpu, cuda, tf32):
         for name in names | shared:

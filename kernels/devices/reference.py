@@ -5,8 +5,9 @@ from functools import cache
 
 import numpy as np
 
-from .. import LIVE
+from .. import LIVE, RESET, UNCLIPPED
 from ..binding import bind, interpreted_maths
+from ..clipping import bounded, factor
 from ..products import products
 
 name = "reference"
@@ -79,41 +80,77 @@ def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Overwrites s[:, 1:] and kept.
 
     p (T, B, G, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S, T+1, B, n), kept (T, B, K, n),
-    flags (T, B) uint8: where LIVE is not set the state is carried through and kept is zero.
+    flags (T, B) uint8: where RESET is set the step begins with s[:, 0] instead of s[:, t]; where LIVE is not set the state is
+    carried through and kept is zero. With RESET and without LIVE it is the initial state that is carried through.
     """
     T, B, G, n = p.shape
     step = formula(cell.step)
     for t in range(T):
-        q = s[0, t] @ W.T
+        before = entered(s, flags, t)
+        q = before[0] @ W.T
         if cell.apart:
             q = q + c
-        s_next, k = step(unpack(p[t], 1), unpack(q.reshape(B, G, n), 1), unpack(s[:, t], 0))
-        live = (flags[t] & LIVE)[:, None] != 0
+        s_next, k = step(unpack(p[t], 1), unpack(q.reshape(B, G, n), 1), unpack(before, 0))
+        live = has(flags[t], LIVE)
         for i in range(cell.states):
-            s[i, t + 1] = np.where(live, s_next[i], s[i, t])
+            s[i, t + 1] = np.where(live, s_next[i], before[i])
         for i in range(cell.kept):
             kept[t, :, i] = np.where(live, k[i], 0)
 
 
-def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
-    """Carry δ back through time (式3).  Overwrites dp, dq and ds.
+def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
+    """Carry δ back through time (式3).  Overwrites dp, dq and ds.  Returns how many (step, sample) pairs were clipped.
 
     dy (T, B, n) is dE/dy of every step; W, c, s, kept, flags as `forward` left them; dp (T, B, G, n) becomes δ of the input
     side, dq of the recurrent side: the same array unless the cell takes p and q apart. ds (S, B, n) enters as dE/ds after
-    the last step and leaves as dE/ds before the first. Where LIVE is not set δ is exactly zero and dy is not looked at.
+    the last step and leaves as dE/ds[:, 0], the sum over all uses of the initial state: before the first step, and at each
+    RESET, where nothing goes further back. Where LIVE is not set δ is exactly zero and dy is not looked at.
+
+    clip bounds δ of each step and sample before it is used: each number of dp and of dq to ±clip.value; then both by the one
+    factor that makes ‖dp‖ at most clip.norm. What goes back past W, the third result of cell.back, is not clipped.
     """
     T, B, G, n = dp.shape
-    back = formula(cell.back)
+    back, ds0, clipped = formula(cell.back), np.zeros_like(ds), 0
     for t in reversed(range(T)):
-        live = (flags[t] & LIVE)[:, None] != 0
+        live = has(flags[t], LIVE)
         d = unpack(ds, 0)
         total = (d[0] + np.where(live, dy[t], 0), *d[1:])
-        δp, δq, d_prev = back(total, unpack(kept[t], 1), unpack(s[:, t], 0), unpack(s[:, t + 1], 0))
+        δp, δq, d_prev = back(total, unpack(kept[t], 1), unpack(entered(s, flags, t), 0), unpack(s[:, t + 1], 0))
         for g in range(G):
             dp[t, :, g] = np.where(live, δp[g], 0)
             dq[t, :, g] = np.where(live, δq[g], 0)
+        if clip != UNCLIPPED:
+            clipped += clip_step([dp[t], dq[t]] if cell.apart else [dp[t]], clip)
         ds[:] = [np.where(live, d_prev[i], d[i]) for i in range(cell.states)]
         ds[0] += dq[t].reshape(B, G * n) @ W
+        reset = has(flags[t], RESET)
+        ds0 += np.where(reset, ds, 0)
+        ds[:] = np.where(reset, 0, ds)
+    ds += ds0
+    return clipped
+
+
+@np.errstate(all="ignore")  # as kernels do not warn
+def clip_step(deltas, clip) -> int:
+    """δ of one step within the bounds.  deltas [dp, dq] or [dp], each (B, G, n); overwritten.  Returns how many samples were beyond."""
+    beyond = np.zeros(len(deltas[0]), bool)
+    for δ in deltas:
+        beyond |= (abs(δ) > clip.value).any((1, 2))
+        δ[...] = bounded(δ, clip.value)
+    square = ((deltas[0] / clip.norm) ** 2).sum((1, 2))
+    for δ in deltas:
+        δ *= factor(square)[:, None, None].astype(δ.dtype)
+    return int((beyond | (square > 1)).sum())
+
+
+def has(flags, bit):
+    """Is the bit set?  (B,) -> (B, 1)."""
+    return (flags & bit)[:, None] != 0
+
+
+def entered(s, flags, t):
+    """The state that step t begins with, (S, B, n)."""
+    return np.where(has(flags[t], RESET), s[:, 0], s[:, t])
 
 
 def explain(cell, n, B, dtype) -> str:

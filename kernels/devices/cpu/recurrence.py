@@ -9,8 +9,9 @@ import numpy as np
 from numba import types
 from numba.core.errors import NumbaError
 
-from ... import LIVE
+from ... import LIVE, RESET, UNCLIPPED
 from ...binding import access, bind, compiled_maths, gather
+from ...clipping import bounded, factor
 from . import simd
 from .simd import LOAD, STORE, Vector, flat, lanes, window
 from .stored import keep
@@ -54,6 +55,12 @@ def epilogues(make, cell, number, partial):
     return make(cell, number, "whole", True), make(cell, number, "some", True) if partial else nothing, None
 
 
+@within
+def entered(flags, t, b):
+    """Where in s the state stands that step t begins with."""
+    return 0 if one(flags, (t, b), 1) & RESET else t
+
+
 def advance_of(cell, number, how, vectors):
     """The cell's step for `count` units of sample b."""
     step, APART, load, store = formula(cell.step, number, vectors), cell.apart, LOAD[how], STORE[how]
@@ -64,15 +71,16 @@ def advance_of(cell, number, how, vectors):
 
     @within
     def advance(t, n, b, j, count, q, i, v, p, c, s, kept, flags):
+        before = states(s, entered(flags, t, b), b, j, count)
         if one(flags, (t, b), 1) & LIVE:
             net = recurrent(q, i, v)
             if APART:
                 net = bias(net, c, j, n, count)
-            s_next, k = step(gates(p, t, b, j, count), net, states(s, t, b, j, count))
+            s_next, k = step(gates(p, t, b, j, count), net, before)
             put_states(s, t + 1, b, j, count, s_next)
             put_kept(kept, t, b, j, count, k)
         else:
-            put_states(s, t + 1, b, j, count, states(s, t, b, j, count))
+            put_states(s, t + 1, b, j, count, before)
             put_kept(kept, t, b, j, count, zero())
 
     return advance
@@ -83,14 +91,22 @@ def retreat_of(cell, number, how, vectors):
     back, APART, load, store = formula(cell.back, number, vectors), cell.apart, LOAD[how], STORE[how]
     _, activations, states, put_gates, _, put_states = access(cell, within, load, store)
     add = within(gather(cell.states, "d, x", "d[{k}] + (x if {k} == 0 else 0.0)"))
+    both, none = within(gather(cell.states, "a, b", "a[{k}] + b[{k}]")), within(gather(cell.states, "", "0.0"))
     zero, load_q = within(gather(cell.gates, "", "0.0")), LOAD["whole"] if vectors else load
 
     @within
-    def retreat(t, n, b, j, count, q, i, v, dy, s, kept, flags, dp, dq, ds):
+    def retreat(t, n, b, j, count, q, i, v, last, dy, s, kept, flags, dp, dq, ds, ds0):
         through_W = add(states(ds, 0, b, j, count), load_q(q, (i, 0, v), count))
+        if t < 0:
+            through_W = both(states(ds0, 0, b, j, count), through_W)
+        elif t < last and one(flags, (t + 1, b), 1) & RESET:
+            put_states(ds0, 0, b, j, count, both(states(ds0, 0, b, j, count), through_W))
+            put_states(ds, 0, b, j, count, none())
+            through_W = states(ds, 0, b, j, count)
         if t >= 0 and one(flags, (t, b), 1) & LIVE:
             total = add(through_W, load(dy, (t, b, j), count))
-            δp, δq, d = back(total, activations(kept, t, b, j, count), states(s, t, b, j, count), states(s, t + 1, b, j, count))
+            before = states(s, entered(flags, t, b), b, j, count)
+            δp, δq, d = back(total, activations(kept, t, b, j, count), before, states(s, t + 1, b, j, count))
             put_gates(dp, t, b, j, count, δp)
             if APART:
                 put_gates(dq, t, b, j, count, δq)
@@ -119,7 +135,7 @@ def forward_kernel(cell, number, V, partial):
         rest = window(p), window(c), window(s), window(kept), window(flags)
         for t in range(T):
             for b in range(b0, b1):
-                at[b] = (t * B + b) * n
+                at[b] = (entered(rest[-1], t, b) * B + b) * n
             sweep(t, n, a, places, 1, W, packed[0].size, n, sums[part], b0, b1, p0, p1, *rest)
             if by_panels:
                 meet(counter, (t + 1) * parts)
@@ -128,26 +144,71 @@ def forward_kernel(cell, number, V, partial):
 
 
 @cache
-def backward_kernel(cell, number, V, partial):
+def clip_of(number, apart: bool):
+    """(dp, dq, value, norm): δ of one step and sample, (G, n), within the bounds; both overwritten. Was it beyond?"""
+    bound, shrink, ZERO, ONE = formula(bounded, number), formula(factor, number), number(0), number(1)
+
+    @within
+    def each(δ, value):
+        beyond = False
+        for g in range(δ.shape[0]):
+            for j in range(δ.shape[1]):
+                beyond |= abs(δ[g, j]) > value
+                δ[g, j] = bound(δ[g, j], value)
+        return beyond
+
+    @within
+    def clip(dp, dq, value, norm):
+        beyond, square = each(dp, value), ZERO
+        if apart:
+            beyond |= each(dq, value)
+        for g in range(dp.shape[0]):
+            for j in range(dp.shape[1]):
+                square += (dp[g, j] / norm) * (dp[g, j] / norm)
+        by = shrink(square)
+        if by == ONE:
+            return beyond
+        for g in range(dp.shape[0]):
+            for j in range(dp.shape[1]):
+                dp[g, j] *= by
+                if apart:
+                    dq[g, j] *= by
+        return True
+
+    return clip
+
+
+@cache
+def backward_kernel(cell, number, V, partial, clips):
     sweep = sweep_of(number, 1, V, *epilogues(retreat_of, cell, number, partial))
+    clip = clip_of(number, cell.apart) if clips else None
 
     @jit
-    def backward(dy, packed, s, kept, flags, dp, dq, ds, arrived, sums, part, parts):
+    def backward(dy, packed, s, kept, flags, dp, dq, ds, ds0, value, norm, clipped, arrived, sums, part, parts):
         T, B, G, n = dp.shape
         by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         p0, p1 = slice_of(len(packed), part, parts) if by_panels else (0, len(packed))
         at, size = np.empty(B, np.intp), packed[0].size
         a, places, W, counter = flat(dq), flat(at), flat(packed), flat(arrived)
-        rest = window(dy), window(s), window(kept), window(flags), window(dp), window(dq), window(ds)
+        c0, c1 = slice_of(B, part, parts)
+        rest = T - 1, window(dy), window(s), window(kept), window(flags), window(dp), window(dq), window(ds), window(ds0)
+        meetings = 0
         for t in range(T - 1, -2, -1):
             for b in range(b0, b1):
                 at[b] = ((t + 1) * B + b) * G * n
             sweep(t, n, a, places, 1, W, size, 0 if t == T - 1 else G * n, sums[part], b0, b1, p0, p1, *rest)
             if by_panels:
-                meet(counter, (T - t) * parts)
+                meetings += 1
+                meet(counter, meetings * parts)
+            if clips and t >= 0:
+                for b in range(c0, c1):
+                    clipped[part] += clip(dp[t, b], dq[t, b], value, norm)
+                if by_panels:
+                    meetings += 1
+                    meet(counter, meetings * parts)
 
-    return keep(backward, cell, number, V, partial)
+    return keep(backward, cell, number, V, partial, clips)
 
 
 class Shares(NamedTuple):
@@ -195,12 +256,16 @@ def forward(cell, p, W, c, s, kept, flags):
     share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter(), sums)
 
 
-def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
-    """Carry δ back through time (式3).  Arguments: see reference.backward."""
+def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
+    """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
     T, B, G, n = dp.shape
     number = dp.dtype.type
     V = vectors_for(1, n, number)
     packed = packed_rows(W, V)
     way, ds = shares(cell, T, B, n, len(packed)), ds.reshape(-1, 1, B, n)
-    kernel, sums = backward_kernel(cell, number, V, n % lanes(number) != 0), scratch(way.threads, 1, V, number)
-    share(kernel, way.threads, np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, way.counter(), sums)
+    kernel = backward_kernel(cell, number, V, n % lanes(number) != 0, clip != UNCLIPPED)
+    clipped, sums = np.zeros(way.threads, np.int64), scratch(way.threads, 1, V, number)
+    limits = number(clip.value), number(clip.norm), clipped
+    arrays = np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, np.zeros_like(ds)
+    share(kernel, way.threads, *arrays, *limits, way.counter(), sums)
+    return int(clipped.sum())

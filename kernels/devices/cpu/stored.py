@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 @cache
 def surroundings() -> tuple:
     """What every kernel is compiled from: our sources, versions, the processor."""
-    sources = [*sorted(HERE.glob("*.py")), HERE.parents[1] / "binding.py"]
+    sources = [*sorted(HERE.glob("*.py")), *(HERE.parents[1] / name for name in ("__init__.py", "binding.py", "clipping.py"))]
     texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     return texts, numba.__version__, np.__version__, sys.version, cpu_target.target_context.codegen().magic_tuple()
 

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 
+from ... import UNCLIPPED
 from ...binding import define, elementwise_source
 from ...products import products
 from . import block, gemm, plain
@@ -75,18 +76,21 @@ def forward(cell, p, W, c, s, kept, flags):
     launch(kernel, it.blocks, it.threads, p, W, c, s, kept, flags, shared=it.shared)
 
 
-def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds):
-    """Carry δ back through time (式3).  Arguments: see reference.backward."""
+def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
+    """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
     T, B, G, n = dp.shape
-    it, number, carried = choose(cell, "backward", n, B, dp.itemsize), dp.dtype.type, ds.reshape(-1, 1, B, n)
+    clips, number, carried = clip != UNCLIPPED, dp.dtype.type, ds.reshape(-1, 1, B, n)
+    bounds = (number(clip.value), number(clip.norm), arrays().zeros((T, B), np.uint8)) if clips else ()
+    it = choose(cell, "backward", n, B, dp.itemsize, clips)
     if it.schedule == "gemm":
-        gemm.backward(cell, dy, W, s, kept, flags, dp, dq, carried)
-        return
-    if it.schedule == "block":
-        kernel, deltas = block.backward_kernel(cell, number, it.plan), (dp, dq)
+        gemm.backward(cell, dy, W, s, kept, flags, dp, dq, carried, arrays().empty(carried.shape, dp.dtype), bounds)
+    elif it.schedule == "block":
+        kernel = block.backward_kernel(cell, number, it.plan)
+        launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, carried, bounds, shared=it.shared)
     else:
-        kernel, deltas = plain.backward_kernel(cell, number), (dp, dq, dq.reshape(1, T, B, G * n))
-    launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, *deltas, carried, shared=it.shared)
+        kernel, rows, now = plain.backward_kernel(cell, number, clips), dq.reshape(1, T, B, G * n), arrays().empty(carried.shape, dp.dtype)
+        launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, rows, carried, now, bounds)
+    return int(bounds[2].sum()) if clips else 0
 
 
 def explain(cell, n, B, dtype) -> str:

@@ -16,12 +16,15 @@ from typing import NamedTuple
 import numpy as np
 from numba import cuda
 
-from ... import LIVE
+from ... import LIVE, RESET
 from ...binding import access, gather, repeat, scatter
+from ...clipping import factor
 from .launch import TOGETHER, device_function, formula
+from .pointwise import limit_of, square_of
 from .ptx import quad
 
 WARP = 0xFFFFFFFF
+CUT = RESET << 1  # of a step's flags, in registers: the step after it began anew
 
 
 class Plan(NamedTuple):
@@ -33,6 +36,7 @@ class Plan(NamedTuple):
     lanes: int  # threads a unit: 1, 2, 4 or 8
     rows: int  # samples a block
     held: int  # quads of inputs a lane has weights for in registers; the others are in shared memory
+    clips: bool = False  # δ is clipped
 
     @property
     def quads(self) -> int:
@@ -50,7 +54,17 @@ class Plan(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """Numbers in shared memory: the inputs of every row twice, and the weights that registers do not hold."""
+        """Numbers in shared memory: inputs of every row twice, weights that registers do not hold, and δ² if it is clipped."""
+        return self.squares + self.clips * 2 * self.rows * self.padded
+
+    @property
+    def padded(self) -> int:
+        """Units, padded to whole quads."""
+        return -(-self.n // 4) * 4
+
+    @property
+    def squares(self) -> int:
+        """Where in shared memory Σ δ² of each unit begins, for every row, twice."""
         return 2 * self.rows * self.width + 4 * (self.quads - self.held) * self.outputs * self.threads
 
 
@@ -200,7 +214,7 @@ def forward_kernel(cell, number, plan: Plan):
             live[r] = flags[t + 1, b]
 
     @device_function
-    def advance(p_t, live_t, s, kept, shared, now, total, bias, first, B, lane, j, t, r):
+    def advance(p_t, live_t, live, s, kept, shared, now, total, bias, first, B, lane, j, t, r):
         b = first + r
         if b < B and j < n:
             if live_t[r] & LIVE:
@@ -212,6 +226,9 @@ def forward_kernel(cell, number, plan: Plan):
                 put_kept(kept, t, b, j, NOTHING)
             if lane == 0:
                 put_states(s, t + 1, b, j, carried(now, r * S))
+            if live[r] & RESET:  # of the next step
+                carry(now, r * S, states(s, 0, b, j))
+            if lane == 0:
                 shared[(((t + 1) & 1) * rows + r) * width + j] = now[r * S]
 
     begin_all = device_function(each_sample(rows, begin))
@@ -242,11 +259,62 @@ def forward_kernel(cell, number, plan: Plan):
         while t < T:
             look_ahead_all(p, flags, p_t, live_t, ahead, live, first, j, t)
             sums(w, shared, (t & 1) * rows * width, total)
-            advance_all(p_t, live_t, s, kept, shared, now, total, bias, first, B, lane, j, t)
+            advance_all(p_t, live_t, live, s, kept, shared, now, total, bias, first, B, lane, j, t)
             cuda.syncthreads()  # the next step reads every unit
             t += 1
 
     return forward
+
+
+@cache
+def shrink_of(cell, number, plan: Plan):
+    """The device functions (clear, put_square, shrink): Σ δ² of a unit to shared memory; after a barrier, a sample's norm in bounds.
+
+    What has gone through W is shrunk by the same factor, rather than δ before: so there is no second barrier.
+    """
+    if not plan.clips:
+        nothing = "shared", "shared, δ, clip, j, t, r", "shared, dp, dq, total, clip, first, B, lane, j, t, r"
+        return tuple(device_function(repeat(0, arguments, "")) for arguments in nothing)
+    n, lanes, rows, padded, squares, threads, end = plan.n, plan.lanes, plan.rows, plan.padded, plan.squares, plan.threads, plan.shared
+    square, shrinking, ZERO, ONE, APART = square_of(cell, number), formula(factor, number), number(0), number(1), cell.apart
+    gates, _, _, put_gates, _, _ = access(cell, device_function)
+    times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
+
+    @device_function
+    def clear(shared):
+        i = squares + cuda.threadIdx.x
+        while i < end:
+            shared[i] = ZERO  # padding stays so
+            i += threads
+
+    @device_function
+    def put_square(shared, δ, clip, j, t, r):
+        value, norm, beyond = clip
+        shared[squares + ((t & 1) * rows + r) * padded + j] = square(δ, norm)
+
+    @device_function
+    def shrink(shared, dp, dq, total, clip, first, B, lane, j, t, r):
+        value, norm, beyond = clip
+        b = first + r
+        a, i = ZERO, 4 * lane
+        while i < padded:
+            a0, a1, a2, a3 = quad(shared, squares + ((t & 1) * rows + r) * padded + i)
+            a += (a0 + a1) + (a2 + a3)
+            i += 4 * lanes
+        by = 1
+        while by < lanes:
+            a += cuda.shfl_xor_sync(WARP, a, by)
+            by *= 2
+        shrunk = shrinking(a)
+        if shrunk != ONE and b < B and j < n:
+            total[r] *= shrunk
+            if lane == 0:
+                beyond[t, b] = 1
+                put_gates(dp, t, b, j, times(gates(dp, t, b, j), shrunk))
+                if APART:
+                    put_gates(dq, t, b, j, times(gates(dq, t, b, j), shrunk))
+
+    return clear, put_square, shrink
 
 
 @cache
@@ -256,9 +324,12 @@ def backward_kernel(cell, number, plan: Plan):
     back, (fill, sums) = formula(cell.back, number), sums_of(plan, number)
     HELD, STATES = max(1, plan.held * plan.outputs * 4), rows * S
     NOTHING, APART = (number(0),) * G, cell.apart
+    limited, (clear, put_square, shrink) = limit_of(cell, number, plan.clips), shrink_of(cell, number, plan)
+    NO_STATES = (number(0),) * S
     FETCHED = 1 + K + S  # dy, activations and states of one step
     AHEAD = rows * FETCHED
     _, activations, states, put_gates, _, put_states = access(cell, device_function)
+    both = device_function(gather(S, "a, b", "a[{k}] + b[{k}]"))
     fetch_activations = device_function(scatter(K, "a, base", "a[base + 1 + {k}]"))
     fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
     fetch_states = device_function(scatter(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
@@ -283,7 +354,19 @@ def backward_kernel(cell, number, plan: Plan):
             live[r] = flags[T - 1, b]
 
     @device_function
-    def retreat(dy, s, kept, flags, dp, dq, shared, now, after, ahead, live, first, B, lane, j, t, r):
+    def empty(ds, first, B, lane, j, r):
+        """ds has been read; from here on it is the gradient of the initial state."""
+        b = first + r
+        if b < B and j < n and lane == 0:
+            put_states(ds, 0, b, j, NO_STATES)
+
+    @device_function
+    def hand_over(ds, now, lane, b, j, r):
+        if lane == 0:
+            put_states(ds, 0, b, j, both(states(ds, 0, b, j), carried(now, r * S)))
+
+    @device_function
+    def retreat(dy, s, kept, flags, dp, dq, ds, clip, shared, now, after, ahead, live, first, B, lane, j, t, r):
         b = first + r
         if b < B and j < n:
             live_t, dy_t, kept_t = live[r], ahead[r * FETCHED], fetched_activations(ahead, r * FETCHED)
@@ -291,11 +374,17 @@ def backward_kernel(cell, number, plan: Plan):
             carry(after, r * S, s_t)
             if t > 0:
                 fetch(ahead, r * FETCHED, dy, kept, s, t - 1, b, j)
-                live[r] = flags[t - 1, b]
+                live[r] = flags[t - 1, b] | (live_t & RESET) << 1
+            if live_t & CUT:
+                hand_over(ds, now, lane, b, j, r)
+                carry(now, r * S, NO_STATES)
+            if live_t & RESET:
+                s_t = states(s, 0, b, j)
             if live_t & LIVE:
                 now[r * S] += dy_t
                 δp, δq, d = back(carried(now, r * S), kept_t, s_t, s_next)
                 carry(now, r * S, d)
+                δp, δq = limited(δp, clip, t, b), limited(δq, clip, t, b)
             else:
                 δp, δq = NOTHING, NOTHING
             if lane == 0:
@@ -303,6 +392,7 @@ def backward_kernel(cell, number, plan: Plan):
                 if APART:
                     put_gates(dq, t, b, j, δq)
                 share(shared, ((t & 1) * rows + r) * width + j, n, δq)
+                put_square(shared, δp, clip, j, t, r)
 
     @device_function
     def through_W(now, total, r):
@@ -311,16 +401,18 @@ def backward_kernel(cell, number, plan: Plan):
     @device_function
     def finish(ds, now, first, B, lane, j, r):
         b = first + r
-        if b < B and j < n and lane == 0:
-            put_states(ds, 0, b, j, carried(now, r * S))
+        if b < B and j < n:
+            hand_over(ds, now, lane, b, j, r)
 
     begin_all = device_function(each_sample(rows, begin))
+    empty_all = device_function(each_sample(rows, empty))
+    shrink_all = device_function(each_sample(rows, shrink))
     retreat_all = device_function(each_sample(rows, retreat))
     through_W_all = device_function(each_sample(rows, through_W))
     finish_all = device_function(each_sample(rows, finish))
 
     @cuda.jit(launch_bounds=plan.threads)
-    def backward(dy, W, s, kept, flags, dp, dq, ds):
+    def backward(dy, W, s, kept, flags, dp, dq, ds, clip):
         T, B = dp.shape[0], dp.shape[1]
         lane, j, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.x * rows
         shared = cuda.shared.array(0, number)
@@ -331,13 +423,16 @@ def backward_kernel(cell, number, plan: Plan):
         live = cuda.local.array(rows, np.uint8)
         total = cuda.local.array(rows, number)
         fill(W, True, w, shared)
+        clear(shared)
         begin_all(dy, s, kept, flags, ds, now, after, ahead, live, first, T, B, j)
         cuda.syncthreads()
+        empty_all(ds, first, B, lane, j)
         t = T - 1
         while t >= 0:
-            retreat_all(dy, s, kept, flags, dp, dq, shared, now, after, ahead, live, first, B, lane, j, t)
+            retreat_all(dy, s, kept, flags, dp, dq, ds, clip, shared, now, after, ahead, live, first, B, lane, j, t)
             cuda.syncthreads()  # Wᵀ dq reads δ of every unit
             sums(w, shared, (t & 1) * rows * width, total)
+            shrink_all(shared, dp, dq, total, clip, first, B, lane, j, t)
             through_W_all(now, total)
             t -= 1
         finish_all(ds, now, first, B, lane, j)

@@ -7,9 +7,10 @@ from functools import cache
 
 from numba import cuda
 
+from ... import RESET
 from ...binding import gather
 from .launch import arrays, blocks_for, device_function, prepared, threads_for
-from .pointwise import advance_of, retreat_of
+from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
 from .precision import matmul
 
 
@@ -19,13 +20,15 @@ def forward_kernel(cell, number):
     recurrent = device_function(gather(cell.gates, "q, c, b, j, n", "q[b, {k} * n + j]" + bias))
 
     @cuda.jit
-    def forward(p, q, c, s, kept, flags, t):  # q = W s[0, t] (B, G·n)
-        B, n = p.shape[1], p.shape[3]
+    def forward(p, q, c, s, h, kept, flags, t):  # q = W h (B, G·n); h (B, n) is state 0 that this step, then the next begins with
+        T, B, n = p.shape[0], p.shape[1], p.shape[3]
         b = cuda.blockIdx.x
         while b < B:
             j = cuda.threadIdx.x
             while j < n:
                 advance(p, recurrent(q, c, b, j, n), s, kept, flags, t, b, j)
+                if t + 1 < T:
+                    h[b, j] = s[0, entered(flags, t + 1, b), b, j]
                 j += cuda.blockDim.x
             b += cuda.gridDim.x
 
@@ -33,19 +36,22 @@ def forward_kernel(cell, number):
 
 
 @cache
-def backward_kernel(cell, number):
-    retreat = retreat_of(cell, number)
+def backward_kernel(cell, number, clips: bool):
+    retreat, shrink, hand_over = retreat_of(cell, number, clips), shrink_of(cell, number, clips), hand_over_of(cell, number)
 
     @cuda.jit
-    def backward(dy, through_W, s, kept, flags, dp, dq, ds, t):  # through_W = Wᵀ dq of step t+1 (B, n)
-        B, n = dp.shape[1], dp.shape[3]
+    def backward(dy, through_W, s, kept, flags, dp, dq, ds, now, clip, t):  # through_W = Wᵀ dq of step t+1 (B, n)
+        T, B, n = dp.shape[0], dp.shape[1], dp.shape[3]
         b = cuda.blockIdx.x
         while b < B:
             j = cuda.threadIdx.x
             while j < n:
-                ds[0, 0, b, j] += through_W[b, j]
-                retreat(dy, s, kept, flags, dp, dq, ds, t, b, j)
+                now[0, 0, b, j] += through_W[b, j]
+                if t + 1 < T and flags[t + 1, b] & RESET:
+                    hand_over(now, ds, b, j)
+                retreat(dy, s, kept, flags, dp, dq, now, clip, t, b, j)
                 j += cuda.blockDim.x
+            shrink(dp, dq, clip, t, b)
             b += cuda.gridDim.x
 
     return backward
@@ -53,18 +59,21 @@ def backward_kernel(cell, number):
 
 def forward(cell, p, W, c, s, kept, flags):
     T, B, G, n = p.shape
-    q, W_T = arrays().empty((B, G * n), p.dtype), W.T
-    step = prepared(forward_kernel(cell, p.dtype.type), blocks_for(B), threads_for(n), p, q, c, s, kept, flags)
+    q, h, W_T = arrays().empty((B, G * n), p.dtype), s[0, 0].copy(), W.T
+    step = prepared(forward_kernel(cell, p.dtype.type), blocks_for(B), threads_for(n), p, q, c, s, h, kept, flags)
     for t in range(T):
-        matmul(s[0, t], W_T, out=q)
+        matmul(h, W_T, out=q)
         step(t)
 
 
-def backward(cell, dy, W, s, kept, flags, dp, dq, ds):
+def backward(cell, dy, W, s, kept, flags, dp, dq, ds, now, clip):
     T, B, G, n = dp.shape
     through_W, rows = arrays().zeros((B, n), dp.dtype), dq.reshape(T, B, G * n)
-    back = prepared(backward_kernel(cell, dp.dtype.type), blocks_for(B), threads_for(n), dy, through_W, s, kept, flags, dp, dq, ds)
+    now[...], ds[...] = ds, 0
+    kernel = backward_kernel(cell, dp.dtype.type, clip != ())
+    back = prepared(kernel, blocks_for(B), threads_for(n), dy, through_W, s, kept, flags, dp, dq, ds, now, clip)
     for t in reversed(range(T)):
         back(t)
         matmul(rows[t], W, out=through_W)
-    ds[0, 0] += through_W
+    now[0, 0] += through_W
+    ds += now

@@ -59,16 +59,24 @@ def launch(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
 
 def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
     """What starts a kernel, its arrays converted once, when it is called with the arguments that are left."""
+    arguments = converted(arguments)
     if SIMULATED:
-        arguments = tuple(map(simulator.as_device_array, arguments))
         return lambda *more: kernel[blocks, threads, 0, shared](*arguments, *more)
     import cupy
 
-    arguments = tuple(cuda.as_cuda_array(a, sync=False) if isinstance(a, cupy.ndarray) else a for a in arguments)
     if shared > WITHOUT_ASKING:
         ask_for_shared_memory(kernel, tuple(map(kernel.typeof_pyval, arguments)), shared)
     configured = configure(kernel, blocks, threads, cupy.cuda.get_current_stream().ptr, shared)
     return lambda *more: configured(*arguments, *more)
+
+
+def converted(value):
+    """Arrays as Numba takes them without asking more; tuples likewise."""
+    if isinstance(value, tuple):
+        return tuple(map(converted, value))
+    if SIMULATED:
+        return simulator.as_device_array(value)
+    return cuda.as_cuda_array(value, sync=False) if isinstance(value, arrays().ndarray) else value
 
 
 @cache

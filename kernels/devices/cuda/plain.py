@@ -9,9 +9,10 @@ from functools import cache
 
 from numba import cuda
 
-from ...binding import gather
+from ... import RESET
+from ...binding import access, gather
 from .launch import device_function
-from .pointwise import advance_of, retreat_of
+from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
 
 
 @cache
@@ -51,8 +52,8 @@ def matvec_kernel(number):
 @cache
 def forward_kernel(cell, number):
     advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
-    element = "row(W_T, {k} * n + j, s, 0, t, b)" + bias
-    recurrent = device_function(gather(cell.gates, "W_T, c, s, t, b, j, n", element, row=product(number)))
+    element = "row(W_T, {k} * n + j, s, 0, before, b)" + bias
+    recurrent = device_function(gather(cell.gates, "W_T, c, s, before, b, j, n", element, row=product(number)))
 
     @cuda.jit
     def forward(p, W_T, c, s, kept, flags):
@@ -63,7 +64,7 @@ def forward_kernel(cell, number):
             while t < T:
                 j = cuda.threadIdx.x
                 while j < n:
-                    advance(p, recurrent(W_T, c, s, t, b, j, n), s, kept, flags, t, b, j)
+                    advance(p, recurrent(W_T, c, s, entered(flags, t, b), b, j, n), s, kept, flags, t, b, j)
                     j += cuda.blockDim.x
                 cuda.syncthreads()  # unit j of step t+1 reads every unit of step t
                 t += 1
@@ -73,24 +74,34 @@ def forward_kernel(cell, number):
 
 
 @cache
-def backward_kernel(cell, number):
-    retreat, column = retreat_of(cell, number), product(number)
+def backward_kernel(cell, number, clips: bool):
+    retreat, shrink, column = retreat_of(cell, number, clips), shrink_of(cell, number, clips), product(number)
+    hand_over, NOTHING = hand_over_of(cell, number), (number(0),) * cell.states
+    _, _, states, _, _, put_states = access(cell, device_function)
 
     @cuda.jit
-    def backward(dy, W, s, kept, flags, dp, dq, rows, ds):  # rows is dq (1, T, B, G·n)
+    def backward(dy, W, s, kept, flags, dp, dq, rows, ds, now, clip):  # rows is dq (1, T, B, G·n); now, like ds, what is carried
         T, B, G, n = dp.shape
         b = cuda.blockIdx.x
         while b < B:
+            j = cuda.threadIdx.x
+            while j < n:
+                put_states(now, 0, b, j, states(ds, 0, b, j))
+                put_states(ds, 0, b, j, NOTHING)
+                j += cuda.blockDim.x
             t = T - 1
             while t >= 0:
                 j = cuda.threadIdx.x
                 while j < n:
-                    retreat(dy, s, kept, flags, dp, dq, ds, t, b, j)
+                    retreat(dy, s, kept, flags, dp, dq, now, clip, t, b, j)
                     j += cuda.blockDim.x
+                shrink(dp, dq, clip, t, b)
                 cuda.syncthreads()  # Wᵀ dq reads δ of every unit
                 j = cuda.threadIdx.x
                 while j < n:
-                    ds[0, 0, b, j] += column(W, j, rows, 0, t, b)
+                    now[0, 0, b, j] += column(W, j, rows, 0, t, b)
+                    if t == 0 or flags[t, b] & RESET:
+                        hand_over(now, ds, b, j)
                     j += cuda.blockDim.x
                 t -= 1
             b += cuda.gridDim.x

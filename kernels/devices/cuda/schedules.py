@@ -69,20 +69,19 @@ def only(schedule: str):
         forced.pop()
 
 
-def choose(cell, direction: str, n: int, B: int, itemsize: int) -> Choice:
-    """The schedule of one call.  direction is "forward" or "backward"."""
-    return decide(cell, direction, n, B, itemsize, card(), forced[-1] if forced else None)
+def choose(cell, direction: str, n: int, B: int, itemsize: int, clips: bool = False) -> Choice:
+    """The schedule of one call.  direction is "forward" or "backward"; clips, whether that clips δ."""
+    return decide(cell, direction, n, B, itemsize, card(), forced[-1] if forced else None, clips)
 
 
 @cache
-def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, wanted: str | None = None) -> Choice:
+def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, wanted: str | None = None, clips: bool = False) -> Choice:
     if wanted in (None, "block"):
-        inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
         plans = [
             plan
             for lanes in (1, 2, 4, 8)
             for rows in (1, 2, 4, 8)
-            if n * lanes <= 1024 and rows <= max(1, B) and (plan := fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card))
+            if n * lanes <= 1024 and rows <= max(1, B) and (plan := fitted(cell, direction, n, lanes, rows, itemsize, card, clips))
         ]
         if plans:
             plan = min(plans, key=lambda plan: cycles(plan, B, itemsize, card))
@@ -98,12 +97,13 @@ def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, want
     return Choice("plain", None, blocks_for(B), threads_for(n), 0, "asked for" if wanted == "plain" else f"{why}; streamed from L2")
 
 
-def fitted(cell, n, inputs, outputs, lanes, rows, itemsize, card) -> Plan | None:
+def fitted(cell, direction, n, lanes, rows, itemsize, card, clips=False) -> Plan | None:
     """The plan with as many weights in registers as go, or None if the others do not fit shared memory."""
-    plan, words = Plan(n, inputs, outputs, lanes, rows, 0), itemsize // 4
+    states, gates, kept, words = cell.states, cell.gates, cell.kept, itemsize // 4
+    # each: numbers that a thread has of a sample
+    inputs, outputs, each = (n, gates, states + 3 * gates) if direction == "forward" else (gates * n, 1, 3 * states + kept + 3 + clips)
+    plan = Plan(n, inputs, outputs, lanes, rows, 0, clips)
     registers = min(255, card.registers // (-(-plan.threads // 128) * 128) // 8 * 8)  # four schedulers share them evenly
-    states, gates, kept = cell.states, cell.gates, cell.kept
-    each = states + 3 * gates if inputs == n else 3 * states + kept + 2  # numbers that a thread has of each sample
     own = SPARE_REGISTERS + words * (rows * (each + (3 if outputs == 1 else 1)) + 2 * gates)
     plan = plan._replace(held=max(0, min(plan.quads, (registers - own) // (4 * outputs * words), card.held // (4 * outputs * words))))
     return plan if plan.shared * itemsize <= card.shared and registers >= own else None

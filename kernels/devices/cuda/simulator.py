@@ -63,12 +63,25 @@ def install():
     give_warps(kernelapi.FakeCUDAModule)
     give_way_to_errors(kernelapi.FakeCUDAAtomic)
     kernelapi.GridGroup.sync = lambda self: threading.current_thread().grid_barrier.wait()
+    cuda.__getattr__ = running(kernel)
     original = api.jit
 
     def jit(*arguments, **options):
         return original(*arguments, **{key: value for key, value in options.items() if key not in COMPILER_OPTIONS})
 
     cuda.jit = jit
+
+
+def running(kernel):
+    """What `cuda` means in a device function of another module than its kernel's, where Numba does not put the grid in its place."""
+
+    def attribute(name):
+        grid = kernel._get_kernel_context()
+        if grid is None:
+            raise AttributeError(f"module 'numba.cuda' has no attribute {name!r}: no kernel runs")
+        return getattr(grid, name)
+
+    return attribute
 
 
 def as_device_array(a):
