@@ -40,6 +40,12 @@ def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> fl
     return float(value)
 
 
+def bound(name: str, value) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
+        raise ArgumentError(f"{name} is {value!r}, expected a number above 0, or None")
+    return float(value)
+
+
 def choice(name: str, value, options) -> str:
     if value not in tuple(options):  # which asks for no hash
         raise ArgumentError(f"{name} is {value!r}, expected one of {', '.join(map(repr, options))}")
@@ -146,6 +152,19 @@ def symbols(name: str, x, classes: int, shape_axes: str, rank: int):
 def one_hot(x, classes: int, dtype: str):
     """Integers (…) -> (…, classes), 1 at the integer and 0 elsewhere."""
     return (np.asarray(x)[..., None] == np.arange(classes)).astype(dtype)
+
+
+def booleans(name: str, values, shape: tuple[int, int], axes: str, otherwise: bool):
+    """values as NumPy's booleans of this shape; None is `otherwise` everywhere."""
+    if values is None:
+        return np.full(shape, otherwise)
+    a = as_array(name, values, "float64")
+    a = a.get() if hasattr(a, "__cuda_array_interface__") else a
+    if a.shape != shape:
+        raise ShapeError(f"{name} has shape {a.shape}, expected {shape}, ({axes})")
+    if a.dtype != bool:
+        raise DtypeError(f"{name} is {a.dtype}, expected booleans")
+    return a
 
 
 def check_lengths(lengths, T: int, B: int):

@@ -19,12 +19,15 @@ class Check(NamedTuple):
     worst: float
 
 
-def gradcheck(model, x, y, state=None, lengths=None, *, tolerance=1e-6, samples=24, seed=0, allow_blind=False) -> Check:
+def gradcheck(
+    model, x, y, state=None, lengths=None, *, mask=None, resets=None, tolerance=1e-6, samples=24, seed=0, allow_blind=False
+) -> Check:
     """Compare the gradients of every parameter, of x and of the initial state with central differences of the loss.
 
     model    a Network (its own loss), or a recurrent layer (the loss is ½Σ(y − output)² over all steps)
     x, y     (T, B, m) and targets (T, B, k); class labels (T, B) where the loss takes them
     state    of each recurrent layer, as a call takes it; None draws one from N(0, ½)
+    lengths, mask, resets  as a call takes them, time-major
     samples  coordinates tried in each array, drawn by `seed`; None tries all
     The loss also has a random linear term in the final states, so that their gradient enters.
 
@@ -51,13 +54,14 @@ def gradcheck(model, x, y, state=None, lengths=None, *, tolerance=1e-6, samples=
     weight = np.zeros((T, B))
     for b, length in enumerate(lengths):
         weight[0 if network.steps == "every" else length - 1 : length, b] = 1
+    weight *= arguments.booleans("mask", mask, (T, B), "T, B", otherwise=True)
     d = network._device
     target, weight = d.array(target, "float64"), d.array(weight, "float64")
     pull = [rng.normal(size=s.shape) for s in states]
 
     def loss(differentiate=False):
         called = [tuple(s) if len(s) > 1 else s[0] for s in states]
-        o, last = network(d.array(x, "float64"), called, lengths)
+        o, last = network(d.array(x, "float64"), called, lengths, mask=mask, resets=resets)
         E, do = network.objective(d, d.array(o, "float64"), target, weight)
         last = [np.stack([d.numpy(part) for part in (s if isinstance(s, tuple) else (s,))]) for s in last]
         E += sum(float((a * b).sum()) for a, b in zip(pull, last, strict=True))

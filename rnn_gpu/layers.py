@@ -8,7 +8,7 @@ import numpy as np
 from . import arguments, derivatives, parameters
 from .device import PRECISIONS, resolve
 from .errors import ArgumentError, OrderError, ShapeError
-from .kernels import LIVE, Activation, Cell
+from .kernels import LIVE, RESET, UNCLIPPED, Activation, Cell, Clip
 from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
@@ -24,7 +24,7 @@ class Layer(Weights):
     arrays of the device, time-major:
 
     _forward(x (T, B, m), s0, steps, keep, training) -> (y (T, B, n), s after the last step)
-    _backward(dy (T, B, n), ds, taped) -> (dx (T, B, m), ds before the first step); sets grads
+    _backward(dy (T, B, n), ds, taped, clip) -> (dx (T, B, m), dE/ds0); sets grads
 
     States are lists, one array (S, B, n) for each layer of `recurrent`.
     """
@@ -32,6 +32,7 @@ class Layer(Weights):
     input_size: int | None = None
     output_size: int | None = None
     place = 0  # in its network
+    clipped_steps = 0  # in the last backward: how often δ of a step and sample was beyond its bounds
     recurrent: "tuple[Recurrent, ...]" = ()  # itself, the two of a bidirectional one, or none
 
     def __init__(self, device: str, dtype, values: dict[str, np.ndarray], precision: str = "fp32"):
@@ -73,10 +74,11 @@ class Layer(Weights):
 
 
 class Steps(NamedTuple):
-    """Which steps of which samples happen."""
+    """Which steps of which samples happen, and where a sample begins anew."""
 
     flags: np.ndarray  # (T, B) uint8, what the kernels are told
     dead: np.ndarray | None  # (T, B, 1) bool, the steps that do not happen; None where all do
+    starts: np.ndarray | None = None  # (T, B, 1) bool, the steps before which the state becomes the initial one; None for none
     first: int = 0  # the number of the first of them in the whole sequence
 
     def only_live(self, a):
@@ -84,8 +86,17 @@ class Steps(NamedTuple):
         return a if self.dead is None else np.where(self.dead, a.dtype.type(0), a)
 
     def part(self, start: int, end: int):
-        """Steps start … end−1."""
-        return Steps(self.flags[start:end], None if self.dead is None else self.dead[start:end], self.first + start)
+        """Steps start … end−1, of samples that nowhere begin anew."""
+        return Steps(self.flags[start:end], None if self.dead is None else self.dead[start:end], None, self.first + start)
+
+    def turned(self, device):
+        """For a layer that goes from the last step to the first. What begins at t then ends there: the step t−1 begins anew."""
+        flags, starts = self.flags[::-1] & LIVE, None
+        if self.starts is not None:
+            starts = zeros(device, self.starts.shape, bool)
+            starts[1:] = self.starts[:0:-1]
+            flags = flags | starts[:, :, 0] * np.uint8(RESET)
+        return Steps(device.array(flags, np.uint8), None if self.dead is None else self.dead[::-1], starts)
 
 
 @lru_cache(maxsize=8)
@@ -96,6 +107,16 @@ def all_live(device, place, T: int, B: int) -> Steps:
     return Steps(flags, None)
 
 
+def steps_of(device, live, starts=False) -> Steps:
+    """From NumPy's (T, B) booleans. Every sample begins with its first step, so `starts` says nothing there."""
+    starts = starts & (np.arange(len(live)) > 0)[:, None]
+    return Steps(
+        device.array(live * LIVE | starts * RESET, np.uint8),
+        None if live.all() else device.array(~live[:, :, None], bool),
+        device.array(starts[:, :, None], bool) if starts.any() else None,
+    )
+
+
 class Tape(NamedTuple):
     """What a recurrent layer remembers of its forward pass; but for x in the order of its own steps, which `reverse` turns around."""
 
@@ -103,6 +124,12 @@ class Tape(NamedTuple):
     s: np.ndarray  # (S, T+1, B, n)
     kept: np.ndarray  # (T, B, K, n)
     flags: np.ndarray  # (T, B)
+    starts: np.ndarray | None  # see Steps
+
+    def before(self, t=slice(None)):
+        """The states that steps t begin with, (S, ·, B, n)."""
+        s = self.s[:, :-1][:, t]
+        return s if self.starts is None else np.where(self.starts[t], self.s[:, :1] if s.ndim == 4 else self.s[:, 0], s)
 
 
 class DeltaTape(NamedTuple):
@@ -126,10 +153,10 @@ def outer_norm(δ, s) -> float:
     return max(float(((δ @ δ.T) * (s @ s.T)).sum()), 0.0) ** 0.5
 
 
-def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
-    """Sequences at the door -> (x as the device's (T, B, m), zero beyond lengths; its Steps).
+def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, resets=None):
+    """Sequences at the door -> (x as the device's (T, B, m), zero where no step happens; its Steps).
 
-    x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if batch_first.
+    x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if batch_first, in mask and resets too.
     """
     order = "B, T" if batch_first else "T, B"
     a = arguments.as_array("x", x, dtype)
@@ -140,11 +167,15 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False):
     a = arguments.take(device, "x", a.swapaxes(0, 1) if batch_first else a, dtype)
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
-    if lengths is None or lengths.min() == T:
+    if mask is None and resets is None and (lengths is None or lengths.min() == T):
         steps = all_live(device, a.device, T, B)
     else:
-        live = np.arange(T)[:, None] < lengths
-        steps = Steps(device.array(live * LIVE, np.uint8), device.array(~live[:, :, None], bool))
+        shape = (B, T) if batch_first else (T, B)
+        live = arguments.booleans("mask", mask, shape, order, otherwise=True)
+        starts = arguments.booleans("resets", resets, shape, order, otherwise=False)
+        live, starts = (live.T, starts.T) if batch_first else (live, starts)
+        within = np.arange(T)[:, None] < (T if lengths is None else lengths)
+        steps = steps_of(device, live & within, starts & within)
     a = steps.only_live(a)
     arguments.finite("x", a.swapaxes(0, 1) if batch_first else a)
     return a, steps
@@ -155,7 +186,7 @@ class Stateful(Layer):
 
     batch_first = False
 
-    def __call__(self, x, state=None, lengths=None):
+    def __call__(self, x, state=None, lengths=None, mask=None, resets=None):
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
 
         x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
@@ -163,23 +194,30 @@ class Stateful(Layer):
                  Bidirectional a list of two, forward and reverse; None is zero
         lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x holds beyond is ignored, y is
                  zero there
+        mask     (T, B) booleans; False is a step that does not happen: as if it were deleted, but that y is zero there
+        resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`: as if two sequences stood one
+                 behind the other. A masked step resets too
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
-        a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first)
+        a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps)
         self._like = x
         return self._to_kind_of(x, self._turn(y)), self._as_states(s)
 
-    def backward(self, dy, dstate=None, tape=False):
+    def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
         """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
 
-        dy      (T, B, n), dE/dy of every step; None for zero. Beyond `lengths` it is ignored
+        dy      (T, B, n), dE/dy of every step; None for zero. Where no step happens it is ignored
         dstate  dE/d(the state after the last step), as `state`; None for zero
         tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call of the kernel a step
-        dx      (T, B, m); dstate: the gradient with respect to the state before the first step
+        clip_step_value, clip_step_norm  bounds of δ of every step and sample, before it is used: of each number, then of the norm
+                over all gates and units. `clipped_steps` then is how many steps (each sample's count) were beyond. What goes
+                back past W, as along an LSTM's c, is not clipped
+        dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
         """
         self._recall()
+        clip = clip_of(clip_step_value, clip_step_norm)
         T, B = self._steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
@@ -189,7 +227,7 @@ class Stateful(Layer):
             dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
             dy = self._steps.only_live(dy)
             arguments.finite("dy", self._turn(dy))
-        dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape)
+        dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape, clip)
         return self._to_kind_of(self._like, self._turn(dx)), self._as_states(ds)
 
     def _turn(self, a):
@@ -214,6 +252,12 @@ def check_states(recurrent, name, states, B):
     if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
         raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(recurrent)}: one a recurrent layer")
     return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))]
+
+
+def clip_of(value, norm) -> Clip:
+    """The bounds of δ of a step at the door; None is none."""
+    given = {"value": value, "norm": norm}
+    return Clip(**{name: arguments.bound(f"clip_step_{name}", bound) for name, bound in given.items() if bound is not None})
 
 
 def zeros(device, shape, dtype):
@@ -314,24 +358,24 @@ class Recurrent(Stateful):
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[:, 0],) = s0
         kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
-        turned = self._in_turn(steps.flags)
-        d.forward(cell, p, θ["W"], self._c(), s, kept, turned)
+        own = steps.turned(d) if self.reverse else steps
+        d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
         if keep:
-            self._tape, self._δ, self._taped, self._like, self._steps = Tape(x, s, kept, turned), None, None, x, steps
+            self._tape, self._δ, self._taped, self._like, self._steps = Tape(x, s, kept, own.flags, own.starts), None, None, x, steps
         return steps.only_live(self._in_turn(s[0, 1:])), [s[:, T]]
 
-    def _backward(self, dy, ds, taped=False):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
         d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
         T, B, _ = tape.x.shape
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            self._taped = self._back_by_steps(self._in_turn(dy), dp, dq, *ds)
+            self._taped, self.clipped_steps = self._back_by_steps(self._in_turn(dy), dp, dq, *ds, clip)
         else:
-            d.backward(cell, self._in_turn(dy), θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, *ds)
-            self._taped = None
+            arrays = self._in_turn(dy), θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, *ds
+            self._taped, self.clipped_steps = None, d.backward(cell, *arrays, clip)
         self._δ = self._in_turn(dp)
-        self.grads = {"U": d.gradient_sum(self._δ, tape.x), "W": d.gradient_sum(dq, tape.s[0, :-1]), "b": d.bias_sum(self._δ)}
+        self.grads = {"U": d.gradient_sum(self._δ, tape.x), "W": d.gradient_sum(dq, tape.before()[0]), "b": d.bias_sum(self._δ)}
         if cell.apart:
             self.grads["c"] = d.bias_sum(dq)
         return d.project_back(self._δ, θ["U"]), ds
@@ -343,9 +387,9 @@ class Recurrent(Stateful):
         """
         return self._device.array(a[::-1], a.dtype) if self.reverse else a
 
-    def _back_by_steps(self, dy, dp, dq, ds) -> DeltaTape:
+    def _back_by_steps(self, dy, dp, dq, ds, clip) -> tuple[DeltaTape, int]:
         """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites dp, dq and ds."""
-        tape = self._tape
+        tape, ds0, clipped = self._tape, zeros(self._device, ds.shape, self.dtype), 0
         T, B, G, n = dp.shape
         live = (tape.flags & LIVE)[:, :, None] != 0
         carried, norms = self._device.empty(tape.s.shape, self.dtype), np.empty(T)
@@ -353,16 +397,22 @@ class Recurrent(Stateful):
             carried[:, t + 1] = ds
             carried[0, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
             one = slice(t, t + 1)
-            self._one_step_back(t, dy[one], dp[one], dq[one], ds)
-            norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.s[0, t])
+            clipped += self._one_step_back(t, dy[one], dp[one], dq[one], ds, clip)
+            norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
+            if tape.starts is not None:
+                ds0 += np.where(tape.starts[t], ds, ds.dtype.type(0))
+                ds[...] = np.where(tape.starts[t], ds.dtype.type(0), ds)
+        ds += ds0
         carried[:, 0] = ds
-        return DeltaTape(dp, dq, carried, tape.s, tape.kept, norms)
+        return DeltaTape(dp, dq, carried, tape.s, tape.kept, norms), clipped
 
-    def _one_step_back(self, t, dy, dp, dq, ds):
+    def _one_step_back(self, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
         """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n)."""
         tape, one = self._tape, slice(t, t + 1)
         s = tape.s[:, t : t + 2].copy()
-        self._device.backward(self.cell, dy, self.parameters["W"], self._c(), s, tape.kept[one], tape.flags[one], dp, dq, ds)
+        s[:, 0] = tape.before(t)
+        arrays = dy, self.parameters["W"], self._c(), s, tape.kept[one], tape.flags[one], dp, dq, ds
+        return self._device.backward(self.cell, *arrays, clip)
 
     def _c(self):
         return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)
@@ -524,6 +574,10 @@ class Bidirectional(Stateful):
         return [layer.tape for layer in self.recurrent]
 
     @property
+    def clipped_steps(self) -> int:
+        return sum(layer.clipped_steps for layer in self.recurrent)
+
+    @property
     def _tape(self):
         return self.recurrent[0]._tape
 
@@ -560,11 +614,11 @@ class Bidirectional(Stateful):
             self._like, self._steps = x, steps
         return np.concatenate([y, y_reverse], 2), s + s_reverse
 
-    def _backward(self, dy, ds, taped=False):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
         n, whole = self.recurrent[0].output_size, self._device.array
         parts = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
         each = zip(self.recurrent, parts, ds, strict=True)
-        (dx, s), (dx_reverse, s_reverse) = (layer._backward(part, [d], taped) for layer, part, d in each)
+        (dx, s), (dx_reverse, s_reverse) = (layer._backward(part, [d], taped, clip) for layer, part, d in each)
         return dx + dx_reverse, s + s_reverse
 
 
@@ -652,7 +706,7 @@ class Dense(Stateless):
             self._x, self._tape, self._like = x, y, x
         return y, []
 
-    def _backward(self, dy, ds, taped=False):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
         d, y = self._device, self._recall()
         δ = d.empty(y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (y, dy))
@@ -748,7 +802,7 @@ class Dropout(Stateless):
             self._tape, self._like = mask, x
         return x * mask, []
 
-    def _backward(self, dy, ds, taped=False):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
         return dy * self._recall(), []
 
     def _as_torch(self, θ):

@@ -114,7 +114,7 @@ def forward(network, x, states, steps, k: int):
 
 def backward(network, x, starts, steps, do, k: int, *how):
     """network._backward of that, each segment computed again before; sets grads, the sums over the segments."""
-    total, rewind = None, rewinder(network, back=1)
+    total, rewind, clipped = None, rewinder(network, back=1), [0] * len(network.recurrent)
     ds = [zeros(network._device, s.shape, network.dtype) for s in starts[0]]
     for j in reversed(range(len(starts))):
         part = slice(j * k, (j + 1) * k)
@@ -122,10 +122,13 @@ def backward(network, x, starts, steps, do, k: int, *how):
         rewind()
         network._forward(x[part], starts[j], steps.part(part.start, part.stop), training=True)
         ds = network._backward(do[part], ds, *how)[1]  # dE/dx goes
+        clipped = [count + layer.clipped_steps for count, layer in zip(clipped, network.recurrent, strict=True)]
         grads = [layer.grads for layer in network.layers]
         total = [{name: sums[name] + g for name, g in new.items()} for sums, new in zip(total, grads, strict=True)] if total else grads
     for layer, sums in zip(network.layers, total, strict=True):
         layer.grads = sums
+    for layer, count in zip(network.recurrent, clipped, strict=True):
+        layer.clipped_steps = count
 
 
 def rewinder(network, back=0):

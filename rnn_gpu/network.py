@@ -5,10 +5,10 @@ from types import MappingProxyType
 from . import arguments, gradient_flow, io, memory, training
 from .device import PRECISIONS
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
-from .kernels import Activation, Cell
+from .kernels import UNCLIPPED, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
-from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent, as_states, check_states, enter
+from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent, as_states, check_states, clip_of, enter
 from .losses import Objective
 from .weights import Weights
 
@@ -69,19 +69,20 @@ class Network(Weights):
         """The same network with the same parameters, on another device, of another dtype or precision if asked."""
         return Network([layer.copy(device, dtype, precision) for layer in self.layers], self.loss, self.steps)
 
-    def __call__(self, x, state=None, lengths=None, training=False):
+    def __call__(self, x, state=None, lengths=None, training=False, mask=None, resets=None):
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
 
         x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network without recurrent layers
         state     a list with the state of each recurrent layer (see Recurrent); None is zero everywhere
         lengths   (B,) integers in 1..T; y is zero beyond
         training  True switches Dropout on
+        mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample begins anew (True); see Recurrent
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
         if self.recurrent:
-            a, steps = enter(self._device, x, self.input_size, self.dtype, lengths)
-        elif lengths is not None:
-            raise ArgumentError("lengths is given, but this network has no recurrent layer: its x is rows, without time")
+            a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, mask=mask, resets=resets)
+        elif given := [name for name, a in (("lengths", lengths), ("mask", mask), ("resets", resets)) if a is not None]:
+            raise ArgumentError(f"{given[0]} is given, but this network has no recurrent layer: its x is rows, without time")
         else:
             rows = self.layers[0].vectors(x) if isinstance(self.layers[0], Embedding) else x
             rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
@@ -91,12 +92,14 @@ class Network(Weights):
         self._called = x, steps, self._tapes()
         return self._leave(steps.only_live(y)), self._as_states(s)
 
-    def backward(self, dy, dstate=None, tape=False):
+    def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
         """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
 
         dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with dE/d(initial state) of each
-        recurrent layer. What dy holds beyond `lengths` is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
+        recurrent layer. What dy holds where no step happens is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
+        clip_step_value and clip_step_norm bound δ of every step of every recurrent layer (see Recurrent), `clipped_steps` is how often.
         """
+        clip = clip_of(clip_step_value, clip_step_norm)
         if self._called is None:
             raise OrderError("Network: backward before forward; call the network on x first")
         if any(now is not then for now, then in zip(self._tapes(), self._called[2], strict=True)):
@@ -107,13 +110,18 @@ class Network(Weights):
         dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
         dy = steps.only_live(arguments.take(self._device, "dy", dy.reshape(T, B, -1), self.dtype))
         arguments.finite("dy", dy if self.recurrent else dy[0])
-        dx, ds = self._backward(dy, self._states("dstate", dstate, B), tape)
+        dx, ds = self._backward(dy, self._states("dstate", dstate, B), tape, clip)
         return self._leave(dx), self._as_states(ds)
 
     @property
     def tapes(self) -> list:
         """The DeltaTape of each recurrent layer, from the last backward, which was called with tape=True."""
         return [layer.tape for layer in self.recurrent]
+
+    @property
+    def clipped_steps(self) -> int:
+        """How many steps of samples, of all recurrent layers, the last backward has clipped."""
+        return sum(layer.clipped_steps for layer in self.recurrent)
 
     def _tapes(self):
         return [one._tape for layer in self.layers for one in layer.recurrent or (layer,)]
@@ -174,11 +182,11 @@ class Network(Weights):
             states += s
         return x, states
 
-    def _backward(self, dy, ds, taped=False):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
         ds, carried = list(ds), []
         for layer in reversed(self.layers):
             first = len(ds) - len(layer.recurrent)
-            dy, d = layer._backward(dy, ds[first:], taped)
+            dy, d = layer._backward(dy, ds[first:], taped, clip)
             del ds[first:]
             carried = d + carried
         return dy, carried

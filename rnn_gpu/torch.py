@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from . import arguments, derivatives, layers
 from .device import resolve
 from .errors import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
-from .kernels import LIVE, Activation, Cell
+from .kernels import Activation, Cell
 from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
@@ -60,13 +60,8 @@ def forward(call, x, s0, U, W, b, c):
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
         layer = layers.Recurrent.around(call.cell, values, call.device, call.reverse)
-        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], steps_of(d, call.live))
+        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], layers.steps_of(d, call.live))
         return layer, *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
-
-
-def steps_of(device, live) -> layers.Steps:
-    dead = None if live.all() else device.array(~live[:, :, None], bool)
-    return layers.Steps(device.array(live * LIVE, np.uint8), dead)
 
 
 def backward(layer, taped, dy, ds):

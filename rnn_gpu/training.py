@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 from . import arguments, finite, memory, optimizers
 from . import checkpoint as checkpoints
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
-from .layers import Steps, enter
+from .kernels import UNCLIPPED, Clip
+from .layers import Steps, clip_of, enter
 
 
 class Batch(NamedTuple):
@@ -108,6 +109,8 @@ def fit(
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
+    clip_step_norm: float | None = None,
+    clip_step_value: float | None = None,
     truncate: tuple[int, int] | None = None,
     validation=None,
     shuffle: bool = True,
@@ -124,6 +127,7 @@ def fit(
 
     optimizer      "sgd", "rmsprop", "adam", "adamw" with `learning_rate`, or an object of rnn_gpu.optimizers
     clip_norm      bound of the global norm of all gradients (Pascanu 2013); clip_value bounds each number; value first
+    clip_step_norm, clip_step_value  bounds of δ of each step and sample within BPTT, value first (see Recurrent.backward)
     truncate       (k1, k2): truncated BPTT, an update after every k1 steps, from their loss, which goes back through the last k2
                    steps (see `windows`); the state is carried on. None is (T, T)
     validation     a pair (x, y), evaluated after each epoch
@@ -139,7 +143,8 @@ def fit(
                    are kept, and each is computed again on the way back: the same gradient to rounding, for one more pass forward
                    (see `Network.plan`)
 
-    history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update; "loss", "accuracy" (of the
+    history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update, and
+                   "clipped_steps" where δ has a bound; "loss", "accuracy" (of the
                    training batches as they passed; only where the loss knows classes), "validation_loss", "validation_accuracy"
                    and "seconds" of every epoch; and "compile_seconds", of the kernels that were not compiled yet.
     Raises NonFiniteError at the first NaN or infinity in a loss or gradient, naming the earliest place, before a weight has changed.
@@ -151,6 +156,7 @@ def fit(
     arguments.size("epochs", epochs), arguments.size("batch_size", batch_size)
     clip_norm = clip_norm and arguments.number("clip_norm", clip_norm, 0)
     clip_value = clip_value and arguments.number("clip_value", clip_value, 0)
+    clip = clip_of(clip_step_value, clip_step_norm)
     optimizer = optimizers.resolve(optimizer, learning_rate)
     rng = np.random.default_rng(arguments.seed("seed", seed))
     for name, f, given in (("on_epoch", on_epoch, "history"), ("watch", watch, "number of the update")):
@@ -178,7 +184,7 @@ def fit(
         if checkpoint is not None:
             checkpoints.save(checkpoint, network, optimizer, settings, at)
 
-    history["compile_seconds"].append(compile_kernels(network, optimizer, progress))
+    history["compile_seconds"].append(compile_kernels(network, optimizer, progress, clip))
     steps = -(-len(samples) // batch_size)
     with tqdm(total=epochs * steps, initial=at.epoch * steps + at.batch, disable=not progress, unit="batch", dynamic_ncols=True) as bar:
         while at.epoch < epochs:
@@ -189,11 +195,13 @@ def fit(
                     if not window.weight.any():  # only the state is carried on
                         network._forward(window.x, states, window.steps, training=True)
                         continue
-                    clip = clip_norm, clip_value
                     segment = None if memory_budget is None else memory.plan(network, *batch.x.shape[:2], memory_budget, ragged).cut
-                    E, correct, norm = train_step(network, window, optimizer, *clip, len(history["step_loss"]), states, watch, segment)
+                    options = clip_norm, clip_value, len(history["step_loss"]), states, watch, segment, clip
+                    E, correct, norm = train_step(network, window, optimizer, *options)
                     history["step_loss"].append(E)
                     history["gradient_norm"].append(norm)
+                    if clip != UNCLIPPED:
+                        history.setdefault("clipped_steps", []).append(network.clipped_steps)
                     seen.append((E, correct, float(window.weight.sum())))
                 bar.update()
                 at.batch += 1
@@ -274,9 +282,11 @@ def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
-def train_step(network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0, states=None, watch=None, segment=None):
+def train_step(
+    network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0, states=None, watch=None, segment=None, clip=UNCLIPPED
+):
     """One update from one batch.  Returns (loss, share of right answers or None, norm of the gradient before clipping)."""
-    E, correct, o = forward_backward(network, batch, states, watch is not None, segment)
+    E, correct, o = forward_backward(network, batch, states, watch is not None, segment, clip)
     grads = network.grads
     norm = global_norm(grads)
     if not np.isfinite(E) or not np.isfinite(norm):
@@ -299,7 +309,7 @@ def global_norm(grads) -> float:
     return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5
 
 
-def forward_backward(network, batch: Batch, states=None, taped=False, segment=None):
+def forward_backward(network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED):
     """Loss and gradients of one batch, from these states or zero: (loss, share of right answers or None, outputs).
 
     segment  steps that are computed, and computed again, at a time: see memory.py; None is all
@@ -312,13 +322,13 @@ def forward_backward(network, batch: Batch, states=None, taped=False, segment=No
         o, _ = network._forward(batch.x, states, batch.steps, training=True)
     E, do = network.objective(network._device, o, batch.target, batch.weight)
     if segment:
-        memory.backward(network, batch.x, starts, batch.steps, do, segment)
+        memory.backward(network, batch.x, starts, batch.steps, do, segment, False, clip)
     else:
-        network._backward(do, network._states("dstate", None, B), taped)
+        network._backward(do, network._states("dstate", None, B), taped, clip)
     return E, network.objective.correct(o, batch.target, batch.weight), o
 
 
-def compile_kernels(network, optimizer, progress: bool) -> float:
+def compile_kernels(network, optimizer, progress: bool, clip: Clip = UNCLIPPED) -> float:
     """Run one update on a copy of the network, so that every kernel is compiled before the bar starts.  Returns the seconds."""
     if progress:
         tqdm.write(f"compiling kernels for {network.device}, {network.dtype} … ", end="")
@@ -329,7 +339,7 @@ def compile_kernels(network, optimizer, progress: bool) -> float:
     zeros = Samples(copy, [np.zeros((1, m) if network.recurrent else m, network.dtype)], targets=False)
     batch = zeros.batch([0])
     target = np.full((1, 1, k), 1 / k, network.dtype)
-    train_step(copy, batch._replace(target=copy._device.array(target, network.dtype)), once)
+    train_step(copy, batch._replace(target=copy._device.array(target, network.dtype)), once, clip=clip)
     seconds = time.perf_counter() - start
     if progress:
         tqdm.write(f"{seconds:.1f} s")

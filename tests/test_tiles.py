@@ -23,13 +23,13 @@ def test_products_of_any_size(size, dtype):
     assert (cpu.project(x, U, None, 3) == cpu.project(x, U, 0 * b, 3)).all()
 
 
-def passes(B, n, cell="lstm", dtype="float32", T=5):
+def passes(B, n, cell="lstm", dtype="float32", T=5, resets=None, **clips):
     """Everything one layer computes for B samples, each array with the samples first or without them."""
     layer = rnn_gpu.Recurrent(CELLS[cell], n, n, device="cpu", dtype=dtype)
     x, dy = np.random.default_rng(3).normal(size=(2, T, 33, n)).astype(dtype)[:, :, :B]
-    y, _ = layer(x)
-    dx, _ = layer.backward(dy)
-    return y, layer.delta, dx, *layer.grads.values()
+    y, _ = layer(x, resets=resets)
+    dx, first = layer.backward(dy, **clips)
+    return y, layer.delta, dx, *layer.grads.values(), *first, np.array(layer.clipped_steps)
 
 
 @pytest.mark.parametrize("cell", ["elman_tanh", "lstm"])
@@ -41,15 +41,18 @@ def test_a_sample_does_not_depend_on_those_beside_it(cell, n):
             assert (a == b[:, :B]).all()
 
 
+@pytest.mark.parametrize("clips", [{}, {"clip_step_value": 0.5, "clip_step_norm": 1.0}], ids=["free", "clipped"])
 @pytest.mark.parametrize("B, n, how", [(33, 20, "the samples"), (2, 70, "the units and meet")])
-def test_threads_give_the_same_bits(B, n, how, monkeypatch):
-    alone = passes(B, n)
+def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
+    resets = np.random.default_rng(1).random((5, B)) < 0.4
+    alone = passes(B, n, resets=resets, **clips)
+    assert (alone[-1] > 0) == bool(clips)
     monkeypatch.setattr(threads, "ENOUGH", 1)
     monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
     for count in {2, numba.config.NUMBA_NUM_THREADS}:
         monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
         assert f"on {count}, which share {how}" in rnn_gpu.LSTM(n, n, device="cpu").explain(5, B)
-        for a, b in zip(passes(B, n), alone, strict=True):
+        for a, b in zip(passes(B, n, resets=resets, **clips), alone, strict=True):
             assert (a == b).all()
 
 
