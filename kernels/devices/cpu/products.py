@@ -4,10 +4,11 @@ from functools import cache
 
 import numpy as np
 
+from .memory import room
 from .simd import LOAD, STORE, flat, lanes, window
 from .stored import keep
 from .threads import share, threads_for
-from .tiles import jit, nothing, packed_columns, packed_rows, room, row_packer, scratch, slice_of, sweep_of, vectors_for, within
+from .tiles import jit, nothing, packed_columns, packed_rows, row_packer, scratch, slice_of, sweep_of, vectors_for, within
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
 

@@ -8,11 +8,11 @@ not depend on the rows beside it.
 
 from functools import cache
 
-import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
 from ...binding import define
+from .memory import room
 from .simd import I64, LOAD, STORE, Build, Vector, flat, lanes, machine, place, transpose, window
 from .stored import keep
 
@@ -20,24 +20,12 @@ jit = njit(error_model="numpy", nogil=True)
 within = njit(error_model="numpy", nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # for kernels
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
 
-LARGE = 1 << 14  # bytes
-
 
 @cache
 def vectors_for(gates: int, n: int, number) -> int:
     """Vectors of units in a panel of n units: several where a gate alone would keep the multiplier waiting for loads."""
     across = -(-n // lanes(number))
     return next(v for v in (4, 2, 1) if v == 1 or (gates * v <= machine()[1] // 8 and across % v == 0))
-
-
-def room(shape, dtype):
-    """An array of undefined values; a large one at the beginning of a cache line: a vector across two lines takes two loads."""
-    a = np.empty(shape, dtype)
-    if a.nbytes < LARGE:
-        return a
-    raw = np.empty(a.nbytes + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
 
 
 def scratch(parts: int, gates: int, V: int, dtype):

@@ -1,0 +1,51 @@
+"""Arrays for kernels: at the beginning of a cache line, and large ones on memory that was used before.
+
+What a program gives back to the operating system comes again as new pages, each to be found and cleared: for a layer whose
+arrays have some megabytes that is a tenth of a training step.
+"""
+
+import math
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+LARGE = 1 << 14  # bytes: a smaller array stays where it falls
+LASTING = 1 << 20  # bytes: the memory of a larger one is kept for the next
+IDLE = 1 << 30  # bytes that are kept at most
+
+idle: OrderedDict[int, np.ndarray] = OrderedDict()  # memory by its address, the longest unused first
+lock = threading.RLock()  # a finalizer may come in the middle of anything
+
+
+class Lent:
+    """Memory that is kept when the last array on it is gone."""
+
+    def __init__(self, memory):
+        self.memory, self.__array_interface__ = memory, memory.__array_interface__
+
+    def __del__(self):
+        with lock:
+            idle[self.memory.ctypes.data] = self.memory
+            while sum(memory.nbytes for memory in idle.values()) > IDLE:
+                idle.popitem(last=False)
+
+
+def borrow(size: int):
+    """`size` bytes, or up to an eighth more, that nobody uses."""
+    with lock:
+        for address, memory in reversed(idle.items()):
+            if size <= memory.nbytes <= size + size // 8:
+                return Lent(idle.pop(address))
+    return Lent(np.empty(size, np.uint8))
+
+
+def room(shape, dtype):
+    """An array of undefined values; at the beginning of a cache line if it is large: a vector across two lines takes two loads."""
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return np.empty(shape, dtype)
+    raw = np.asarray(borrow(size + 64)) if size >= LASTING else np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
