@@ -1,5 +1,7 @@
 """The CPU's tiles: products of any size, the same bits for a sample whatever is beside it and however many threads there are."""
 
+from collections import OrderedDict
+
 import numba
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import rnn_gpu
 from conftest import close
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
-from rnn_gpu.kernels.devices.cpu import recurrence, threads
+from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads
 
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17, 80)]  # T, B, m, n
 
@@ -70,3 +72,32 @@ def test_an_error_in_a_thread_is_raised():
 
     with pytest.raises(ValueError, match="here"):
         threads.share(kernel, 2)
+
+
+def test_large_arrays_are_aligned_and_use_memory_again(monkeypatch):
+    monkeypatch.setattr(memory, "idle", OrderedDict())
+    size = memory.LASTING
+    a = memory.room((2, size), np.float32)
+    address, view = a.ctypes.data, a[1, 5:9]
+    assert address % 64 == 0 and a.shape == (2, size)
+    del a
+    b = memory.room(2 * size, np.float32)
+    assert b.ctypes.data != address  # a view still lives
+    view[:] = 3
+    b[:] = 0
+    assert (view == 3).all()
+    del view, b
+    assert len(memory.idle) == 2
+    c = memory.room(2 * size - 99, np.float32)
+    assert address in (c.ctypes.data, memory.room(2 * size, np.float32).ctypes.data)
+    assert memory.room(3, np.float64).shape == (3,)
+
+
+def test_no_more_memory_is_kept_than_said(monkeypatch):
+    monkeypatch.setattr(memory, "idle", OrderedDict())
+    monkeypatch.setattr(memory, "IDLE", 3 * memory.LASTING)
+    arrays = [memory.room(memory.LASTING, np.uint8) for _ in range(5)]
+    kept = {a.ctypes.data // 4096 for a in arrays[3:]}
+    while arrays:
+        arrays.pop(0)
+    assert {address // 4096 for address in memory.idle} <= {page + d for page in kept for d in (-1, 0)} and len(memory.idle) == 2

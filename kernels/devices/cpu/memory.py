@@ -5,6 +5,7 @@ arrays have some megabytes that is a tenth of a training step.
 """
 
 import math
+import sys
 import threading
 from collections import OrderedDict
 
@@ -25,8 +26,10 @@ class Lent:
         self.memory, self.__array_interface__ = memory, memory.__array_interface__
 
     def __del__(self):
+        if sys.is_finalizing():
+            return
         with lock:
-            idle[self.memory.ctypes.data] = self.memory
+            idle[self.__array_interface__["data"][0]] = self.memory
             while sum(memory.nbytes for memory in idle.values()) > IDLE:
                 idle.popitem(last=False)
 

@@ -57,22 +57,20 @@ def multiply_kernel(number, V, partial):
 @cache
 def add_kernel(number, V, partial):
     sweep = sweep_of(number, 1, V, put_more("whole"), put_more("some") if partial else nothing)
-    L, pack, pack_δ = lanes(number), row_packer(number, V), row_packer(number, 1)
+    L, pack = lanes(number), row_packer(number, V)
 
     @jit
-    def add(δ, a, out, left, right, sums, part, parts):
-        m, (first, last) = out.shape[1], slice_of(len(out), part, parts)
-        at, o, x, d = np.empty(last - first, np.intp), window(out), window(a), window(δ)
-        left, right = left[part], right[part]
-        A, W, places, to_left, to_right = flat(left), flat(right), flat(at), window(left), window(right)
+    def add(δ, a, out, packed, sums, part, parts):
+        (N, m), (first, last) = out.shape, slice_of(len(out), part, parts)
+        at, x, o, to = np.empty(last - first, np.intp), window(a), window(out), window(packed[part])
+        A, W, places, panels = flat(δ), flat(packed[part]), flat(at), packed.shape[1]
         out[first:last] = 0
-        for i in range(last - first):
-            at[i] = (i // L) * ROWS * L + i % L
         for k in range(0, len(δ), ROWS):
             rows = min(ROWS, len(δ) - k)
-            pack_δ(d, k, rows, first, last - first, to_left, -(-(last - first) // L))
-            pack(x, k, rows, 0, m, to_right, len(right))
-            sweep(first, m, A, places, L, W, ROWS * V * L, rows, sums[part], 0, last - first, 0, len(right), o)
+            pack(x, k, rows, 0, m, to, panels)
+            for i in range(last - first):
+                at[i] = k * N + first + i
+            sweep(first, m, A, places, N, W, ROWS * V * L, rows, sums[part], 0, last - first, 0, panels, o)
 
     return keep(add, number, V, partial)
 
@@ -119,11 +117,10 @@ def gradient_sum(dnet, a):
     T, B, G, n = dnet.shape
     m, dtype, L = a.shape[2], dnet.dtype, lanes(dnet.dtype)
     V, parts = vectors_for(1, m, dtype), threads_for(2 * T * B * G * n * m, G * n // 8)
-    left = room((parts, -(-G * n // (parts * L)) + 1, ROWS, 1, L), dtype)
-    right = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
+    packed = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
     out = room((G * n, m), dtype)
     kernel = add_kernel(dtype.type, V, m % L != 0)
-    share(kernel, parts, matrix(dnet, G * n), matrix(a, m), out, left, right, scratch(parts, 1, V, dtype))
+    share(kernel, parts, matrix(dnet, G * n), matrix(a, m), out, packed, scratch(parts, 1, V, dtype))
     return out
 
 
