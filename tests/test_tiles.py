@@ -81,22 +81,22 @@ def test_large_arrays_are_aligned_and_use_memory_again(monkeypatch):
     address, view = a.ctypes.data, a[1, 5:9]
     assert address % 64 == 0 and a.shape == (2, size)
     del a
-    b = memory.room(2 * size, np.float32)
+    b = memory.room((2 * size,), np.float32)
     assert b.ctypes.data != address  # a view still lives
     view[:] = 3
     b[:] = 0
     assert (view == 3).all()
     del view, b
     assert len(memory.idle) == 2
-    c = memory.room(2 * size - 99, np.float32)
-    assert address in (c.ctypes.data, memory.room(2 * size, np.float32).ctypes.data)
-    assert memory.room(3, np.float64).shape == (3,)
+    c = memory.room((2 * size - 99,), np.float32)
+    assert address in (c.ctypes.data, memory.room((2 * size,), np.float32).ctypes.data)
+    assert memory.room((3,), np.float64).shape == (3,)
 
 
 def test_no_more_memory_is_kept_than_said(monkeypatch):
     monkeypatch.setattr(memory, "idle", OrderedDict())
     monkeypatch.setattr(memory, "IDLE", 3 * memory.LASTING)
-    arrays = [memory.room(memory.LASTING, np.uint8) for _ in range(5)]
+    arrays = [memory.room((memory.LASTING,), np.uint8) for _ in range(5)]
     kept = {a.ctypes.data // 4096 for a in arrays[3:]}
     while arrays:
         arrays.pop(0)
