@@ -97,7 +97,7 @@ def test_layers_explain_themselves():
     text = layer.explain(T=10, B=4)
     assert "forward" in text and "backward" in text and "block" in text
     assert "7,744 bytes" in text  # 10·4·(5 + 4·7) + 11·4·2·7 numbers of 4 bytes
-    assert "BLAS" in rnn_gpu.LSTM(5, 7, device="cpu").explain(T=10, B=4)
+    assert "tiles" in rnn_gpu.LSTM(5, 7, device="cpu").explain(T=10, B=4)
     assert "NumPy" in rnn_gpu.LSTM(5, 7, device="reference").explain(T=10, B=4)
     with only("plain"):
         assert "plain" in layer.explain(T=10, B=4) and "asked for" in layer.explain(T=10, B=4)
