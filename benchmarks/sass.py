@@ -41,7 +41,7 @@ from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
-from rnn_gpu.kernels.devices.cuda.schedules import H200, TURING_HELD, Card, decide
+from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_HELD, H200, Card, decide
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import output_formula
 from rnn_gpu.losses import value_and_slope
@@ -72,8 +72,8 @@ BLOCK_SIZES = {  # (n, samples) that the table plans
     "lstm": ((64, 64), (117, 64), (100, 1000)),
 }
 CARDS = {  # whose plans are compiled; for another cc the H200's
-    (7, 5): Card("T4", 40, 65_536, 65_536, TURING_HELD),
-    (8, 0): Card("A100", 108, 65_536, 166_912, H200.held),
+    (7, 5): Card("T4", 40, 65_536, 65_536, EARLIER_HELD),
+    (8, 0): Card("A100", 108, 65_536, 166_912, EARLIER_HELD),
     (9, 0): H200,
 }
 OTHER_KERNELS = (  # factory(number)

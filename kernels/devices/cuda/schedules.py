@@ -26,7 +26,7 @@ class Card(NamedTuple):
 
 SIMULATOR = Card("simulator", 2, 65_536, 232_448, 152)
 H200 = Card("H200", 132, 65_536, 232_448, 152)
-TURING_HELD = 96
+EARLIER_HELD = 96  # before Hopper: the same compiler spills there what it keeps for sm_90
 
 
 @cache
@@ -39,7 +39,7 @@ def card() -> Card:
         device.MULTIPROCESSOR_COUNT,
         device.MAX_REGISTERS_PER_MULTIPROCESSOR,
         device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        H200.held if device.compute_capability >= (8, 0) else TURING_HELD,
+        H200.held if device.compute_capability >= (9, 0) else EARLIER_HELD,
     )
 
 
