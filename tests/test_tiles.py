@@ -1,6 +1,10 @@
 """The CPU's tiles: products of any size, the same bits for a sample whatever is beside it and however many threads there are."""
 
+import os
+import select
+import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -101,3 +105,33 @@ def test_no_more_memory_is_kept_than_said(monkeypatch):
     while arrays:
         arrays.pop(0)
     assert {address // 4096 for address in memory.idle} <= {page + d for page in kept for d in (-1, 0)} and len(memory.idle) == 2
+
+
+def test_calls_that_meet_take_turns(monkeypatch):
+    """Four calls at once, each of three threads that wait for each other."""
+    monkeypatch.setattr(threads, "ENOUGH", 1)
+    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    alone = passes(2, 70, T=3)
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
+    with ThreadPoolExecutor(4) as callers:
+        for got in [callers.submit(passes, 2, 70, T=3) for _ in range(12)]:
+            for a, b in zip(got.result(timeout=60), alone, strict=True):
+                assert (a == b).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_threads_work_in_a_forked_process(monkeypatch):
+    monkeypatch.setattr(threads, "ENOUGH", 1)
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
+    passes(9, 5)
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads and fork: that is what is tried
+        child = os.fork()
+    if child == 0:
+        passes(9, 5)
+        os.write(write, b"done")
+        os._exit(0)
+    os.close(write)
+    assert select.select([read], [], [], 60)[0] and os.read(read, 4) == b"done"
+    os.waitpid(child, 0)

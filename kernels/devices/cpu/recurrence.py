@@ -16,14 +16,14 @@ from . import simd
 from .simd import LOAD, STORE, Vector, flat, lanes, window
 from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
-from .tiles import jit, nothing, one, packed_columns, packed_rows, scratch, slice_of, sweep_of, vectors_for, within
+from .tiles import inlined, jit, nothing, one, packed_columns, packed_rows, scratch, slice_of, sweep_of, vectors_for, within
 
 WORTH_MEETING = 1e5  # operations of a thread's share of one step
 
 
 @cache
 def maths(number, vectors):
-    module = compiled_maths(number, within)
+    module = compiled_maths(number, inlined)
     module.floor, module.ceil = np.floor, np.ceil  # math's are integers
     if vectors:
         module.floor, module.ceil = math.floor, math.ceil
@@ -33,7 +33,7 @@ def maths(number, vectors):
 
 @cache
 def formula(f, number, vectors=False):
-    return bind(f, number, maths(number, vectors), within)
+    return bind(f, number, maths(number, vectors), inlined)
 
 
 @cache

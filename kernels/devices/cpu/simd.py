@@ -108,7 +108,7 @@ class Build:
         return self.b.fmul(x, y, ("contract",))
 
     def fma(self, x, y, z):
-        return self.call("fma", x, y, z)
+        return self.call("fmuladd", x, y, z)  # one instruction where the processor has it
 
     def choose(self, comparison, x, y):
         """x where the comparison (sign, a, b) holds, else y."""

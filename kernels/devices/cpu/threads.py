@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 
 import numba
 from llvmlite import ir
@@ -21,8 +22,20 @@ def workers(count: int):
     return ThreadPoolExecutor(count, "rnn_gpu")
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=workers.cache_clear)  # threads do not survive a fork
+class Turns:
+    """One call at a time has the workers: threads of two calls that wait for each other within each could wait for ever."""
+
+    def __init__(self):
+        self.lock = Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.begin_anew)  # threads do not survive a fork
+
+    def begin_anew(self):
+        self.lock = Lock()
+        workers.cache_clear()
+
+
+turns = Turns()
 
 
 def threads_for(operations: float, parts: int) -> int:
@@ -32,10 +45,14 @@ def threads_for(operations: float, parts: int) -> int:
 
 def share(kernel, count: int, *arguments):
     """kernel(*arguments, i, count) for every i < count, at once; i = 0 in the caller's thread."""
-    others = [workers(count - 1).submit(kernel, *arguments, i, count) for i in range(1, count)]
-    kernel(*arguments, 0, count)
-    for other in others:
-        other.result()
+    if count == 1:
+        kernel(*arguments, 0, 1)
+        return
+    with turns.lock:
+        others = [workers(count - 1).submit(kernel, *arguments, i, count) for i in range(1, count)]
+        kernel(*arguments, 0, count)
+        for other in others:
+            other.result()
 
 
 @intrinsic

@@ -17,7 +17,8 @@ from .simd import I64, LOAD, STORE, Build, Vector, flat, lanes, machine, place, 
 from .stored import keep
 
 jit = njit(error_model="numpy", nogil=True)
-within = njit(error_model="numpy", nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # for kernels
+inlined = njit(error_model="numpy", nogil=True, forceinline=True)
+within = njit(error_model="numpy", nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never by Python
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
 
 
