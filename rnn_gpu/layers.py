@@ -357,7 +357,7 @@ class Recurrent(Stateful):
         p = self._in_turn(d.project(x, θ["U"], θ["b"], cell.gates))
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[:, 0],) = s0
-        kept = d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
+        kept = p if cell.kept == cell.gates else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         own = steps.turned(d) if self.reverse else steps
         d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
         if keep:

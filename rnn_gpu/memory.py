@@ -71,7 +71,8 @@ def needs(layer, k: int, B: int, ragged: bool) -> Needs:
     if layer.recurrent:
         cell = layer.cell
         states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
-        return Needs(states + (cell.kept + ragged) * rows * n, gates, gates, rows * (n + layer.input_size) + cell.apart * gates)
+        beside = 0 if cell.kept == cell.gates else gates  # else what is kept lies where p was
+        return Needs(states + (cell.kept + ragged) * rows * n, beside, gates, rows * (n + layer.input_size) + cell.apart * gates)
     if isinstance(layer, Dense):
         return Needs(rows * n, rows * n, 0, rows * (2 * n + layer.input_size))
     return Needs(0, 0, 0, 0)

@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
+import rnn_gpu
 from conftest import close
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED, Clip, updates
@@ -20,7 +21,7 @@ T, B, N = 6, 5, 7
 OTHERS = ("cpu", "cuda")
 
 
-def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED):
+def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=False):
     """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back, as NumPy arrays.
 
     pattern  a seed draws flags at random, resets among them; None draws lengths
@@ -42,7 +43,7 @@ def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED):
     else:
         lengths, drawn = None, np.random.default_rng(pattern)
         flags = d.array((drawn.random((T, B)) < 0.7) * LIVE + (drawn.random((T, B)) < 0.3) * RESET, np.uint8)
-    s, kept = poisoned(S, T + 1, B, n), poisoned(T, B, K, n)
+    s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
     d.forward(cell, p, W, c, s, kept, flags)
     dy = rng.normal(size=(T, B, n))
@@ -68,6 +69,28 @@ def test_twins_agree_on_any_pattern_of_masks_and_resets(cell, other, dtype):
         got, *_ = run(other, cell, dtype, pattern=seed)
         for a, b in zip(got, expected, strict=True):
             close(a, b, dtype)
+
+
+def stepped(p, q, s):
+    """Keeps p's own numbers, in another order."""
+    return (np.tanh(p[0] + q[0]) * p[1] + q[1],), (p[1], p[0] + q[0])
+
+
+def stepped_back(ds, kept, s, s_next):
+    y = np.tanh(kept[1])
+    return (ds[0] * kept[0] * (1.0 - y * y), ds[0] * y), (ds[0] * kept[0] * (1.0 - y * y), ds[0]), (0.0,)
+
+
+MINE = rnn_gpu.cell("mine", gates=2, states=1, kept=2, step=stepped, back=stepped_back, apart=True)
+
+
+@pytest.mark.parametrize("n", [N, 33])
+@pytest.mark.parametrize("cell", [CELLS["lstm"], MINE], ids=["lstm", "mine"])
+def test_what_is_kept_may_lie_where_p_was(cell, device, n):
+    for a, b in zip(
+        run(device, cell, "float64", n=n, pattern=1, in_place=True)[0], run("reference", cell, "float64", n=n, pattern=1)[0], strict=True
+    ):
+        close(a, b)
 
 
 CLIPS = {"value": Clip(value=0.3), "norm": Clip(norm=0.7), "both": Clip(0.3, 0.5)}

@@ -79,7 +79,8 @@ def matvec(W, s, out):
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Overwrites s[:, 1:] and kept.
 
-    p (T, B, G, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S, T+1, B, n), kept (T, B, K, n),
+    p (T, B, G, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S, T+1, B, n), kept (T, B, K, n), or p
+    itself where K is G: a step's numbers are read before any of them is written,
     flags (T, B) uint8: where RESET is set the step begins with s[:, 0] instead of s[:, t]; where LIVE is not set the state is
     carried through and kept is zero. With RESET and without LIVE it is the initial state that is carried through.
     """
@@ -94,8 +95,8 @@ def forward(cell, p, W, c, s, kept, flags):
         live = has(flags[t], LIVE)
         for i in range(cell.states):
             s[i, t + 1] = np.where(live, s_next[i], before[i])
-        for i in range(cell.kept):
-            kept[t, :, i] = np.where(live, k[i], 0)
+        for i, value in enumerate([np.where(live, value, 0) for value in k]):  # all of them before p is written over
+            kept[t, :, i] = value
 
 
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
