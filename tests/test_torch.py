@@ -404,8 +404,9 @@ mine = slice(0, 3) if dist.get_rank() == 0 else slice(3, 6)
 parallel = DistributedDataParallel(module)
 y, _ = parallel(x[:, mine])
 y.square().mean().backward()
-dist.destroy_process_group()
 assert torch.allclose(module.weight_hh_l0.grad, expected, rtol=1e-5, atol=1e-7), (module.weight_hh_l0.grad - expected).abs().max()
+dist.barrier()
+os._exit(0)  # gloo's threads may abort a process that takes them down
 """
 
 
