@@ -115,12 +115,10 @@ class Problem:
 
 
 def hold(threads: int):
-    """Let Numba and BLAS use so many threads from now on."""
+    """Let our kernels, which use no BLAS, have so many threads from now on."""
     import numba
-    from threadpoolctl import threadpool_limits
 
     numba.set_num_threads(threads)
-    threadpool_limits(threads, user_api="blas")
 
 
 def schedule(cell, direction: str, case) -> dict:

@@ -40,7 +40,7 @@ def flop(case: Case, what: str) -> int:
 
 
 def peak(threads: int) -> float:
-    """FLOP/s of a large product of float32 matrices, the best of five: torch's where it is there, or else NumPy's."""
+    """FLOP/s of a large product of float32 matrices, the best of five: torch's where it is there, or else NumPy's, of all threads."""
     hold(threads)
     a = np.ones((SGEMM, SGEMM), np.float32)
     try:
