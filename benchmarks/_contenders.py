@@ -19,7 +19,7 @@ from benchmarks._timing import ROUNDS, by_events, by_the_host, nothing, repeats_
 from benchmarks.report import said
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, sigmoid, softsign
-from rnn_gpu.layers import Steps, zeros
+from rnn_gpu.layers.steps import Steps, zeros
 
 PASSES = ("forward", "backward", "step")
 ON_THE_CPU = ("inference", "step")

@@ -43,7 +43,7 @@ from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
 from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_HELD, H200, Card, decide
 from rnn_gpu.kernels.losses import LOSSES
-from rnn_gpu.layers import output_formula
+from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
 
 # What is compiled: the arguments of each kernel in order. A whole number is the dimensions of a C-contiguous array of the

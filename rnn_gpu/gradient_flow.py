@@ -14,7 +14,8 @@ from .errors import ArgumentError, NonFiniteError
 from .kernels import LIVE
 from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula, unpack
-from .layers import RNN, Recurrent, zeros
+from .layers import RNN, Recurrent
+from .layers.steps import zeros
 from .training import Samples
 
 LOW, HIGH = 1e-3, 1e3  # the effective horizon is where ‖δ_k‖/‖δ_T‖ leaves this range

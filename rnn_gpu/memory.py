@@ -8,7 +8,8 @@ import numpy as np
 
 from . import arguments
 from .errors import ArgumentError
-from .layers import Dense, Dropout, zeros
+from .layers import Dense, Dropout
+from .layers.steps import zeros
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

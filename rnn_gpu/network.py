@@ -8,7 +8,9 @@ from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnG
 from .kernels import UNCLIPPED, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
-from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent, as_states, check_states, clip_of, enter
+from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent
+from .layers.stateful import as_states, check_states, clip_of
+from .layers.steps import enter
 from .losses import Objective
 from .weights import Weights
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from . import arguments
 from .errors import ArgumentError, ShapeError
-from .layers import as_states, enter
+from .layers.stateful import as_states
+from .layers.steps import enter
 from .network import Network
 
 

@@ -24,6 +24,7 @@ from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
 from .kernels.cells.lstm import lstm
+from .layers.steps import steps_of
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -60,7 +61,7 @@ def forward(call, x, s0, U, W, b, c):
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
         layer = layers.Recurrent.around(call.cell, values, call.device, call.reverse)
-        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], layers.steps_of(d, call.live))
+        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], steps_of(d, call.live))
         return layer, *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
 
 

@@ -11,7 +11,8 @@ from . import arguments, finite, memory, optimizers
 from . import checkpoint as checkpoints
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .kernels import UNCLIPPED, Clip
-from .layers import Steps, clip_of, enter
+from .layers.stateful import clip_of
+from .layers.steps import Steps, enter
 
 
 class Batch(NamedTuple):

@@ -47,6 +47,10 @@ kernels.devices.cuda.tf32
 errors
 arguments device io parameters
 derivatives losses optimizers weights
+layers.base layers.steps
+layers.stateful layers.stateless
+layers.recurrent
+layers.directions
 layers
 checkpoint finite memory torch
 training
@@ -123,8 +127,8 @@ def test_imports_are_seen_wherever_they_stand():
     """The walk above finds relative imports, imports in functions, and modules named in a string."""
     seen = {name: set(imports(name)) for name in MODULES}
     assert "rnn_gpu.kernels.activations" in seen["rnn_gpu.kernels.cells.lstm"]
-    assert "rnn_gpu.arguments" in seen["rnn_gpu.layers"]
-    assert "rnn_gpu.kernels" in seen["rnn_gpu.layers"]
+    assert "rnn_gpu.arguments" in seen["rnn_gpu.layers.base"]
+    assert "rnn_gpu.kernels" in seen["rnn_gpu.layers.steps"]
     assert "matplotlib.figure.Figure" in seen["rnn_gpu.plots"]
     assert {"rnn_gpu.kernels.devices.cuda", "rnn_gpu.kernels.devices"} <= seen["rnn_gpu.device"]
     assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]

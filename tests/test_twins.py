@@ -14,7 +14,7 @@ from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, cuda, reference
 from rnn_gpu.kernels.devices.cuda import tf32
 from rnn_gpu.kernels.losses import LOSSES
-from rnn_gpu.layers import output_formula
+from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
 
 T, B, N = 6, 5, 7

@@ -1,0 +1,284 @@
+"""A recurrent layer of any cell, forward and back through time; and the built-in kinds."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import arguments, derivatives, parameters
+from ..errors import ArgumentError, OrderError, ShapeError
+from ..kernels import LIVE, UNCLIPPED, Activation, Cell
+from ..kernels.cells import CELLS
+from ..kernels.cells.elman import elman
+from ..kernels.cells.gru import gru
+from ..kernels.cells.lstm import lstm
+from ..weights import TORCH, by_gates, known, recurrent_of_keras
+from .base import Layer
+from .stateful import Stateful
+from .steps import zeros
+
+
+class Tape(NamedTuple):
+    """What a recurrent layer remembers of its forward pass; but for x in the order of its own steps, which `reverse` turns around."""
+
+    x: np.ndarray  # (T, B, m)
+    s: np.ndarray  # (S, T+1, B, n)
+    kept: np.ndarray  # (T, B, K, n)
+    flags: np.ndarray  # (T, B)
+    starts: np.ndarray | None  # see Steps
+
+    def before(self, t=slice(None)):
+        """The states that steps t begin with, (S, ·, B, n)."""
+        s = self.s[:, :-1][:, t]
+        return s if self.starts is None else np.where(self.starts[t], self.s[:, :1] if s.ndim == 4 else self.s[:, 0], s)
+
+
+class DeltaTape(NamedTuple):
+    """What BPTT computed at every step of a recurrent layer: `backward(…, tape=True)` leaves it in `tape`.
+
+    Arrays of the device, in the order of the layer's own steps, which `reverse` turns around.
+    ds[:, t] is all of dE/ds_t: what came back through time, and what the output s[0, t] of step t−1 adds by itself.
+    """
+
+    delta: np.ndarray  # (T, B, G, n), δ_t = dE/dnet_t
+    delta_recurrent: np.ndarray  # (T, B, G, n), δ of the recurrent side: the same array unless the cell takes the two apart
+    ds: np.ndarray  # (S, T+1, B, n)
+    s: np.ndarray  # (S, T+1, B, n), states; s[:, 0] is the initial one
+    kept: np.ndarray  # (T, B, K, n), gates and what else the cell keeps
+    weight_gradient_norms: np.ndarray  # (T,), ‖∇W_t‖ of 式5 over the whole batch; NumPy, float64
+
+
+def outer_norm(δ, s) -> float:
+    """‖Σ_b δ_b s_bᵀ‖ without the matrix: its square is Σ_{b,b'} (δ_b·δ_b')(s_b·s_b').  δ (B, G·n), s (B, n)."""
+    δ, s = δ.astype(np.float64), s.astype(np.float64)  # the sum may cancel
+    return max(float(((δ @ δ.T) * (s @ s.T)).sum()), 0.0) ** 0.5
+
+
+class Recurrent(Stateful):
+    """A recurrent layer of any cell: net_t = U x_t + b + W s_{t-1} (式2), trained by back-propagation through time.
+
+    cell            a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "gru", "elman_tanh", …
+    input_size      m, features of x
+    hidden_size     n, units
+    batch_first     x, y and their gradients are (B, T, ·) instead of (T, B, ·)
+    device          "auto", "cpu", "cuda" or "reference": see `rnn_gpu.device.resolve`
+    dtype           "float32" or "float64", of x, y, states, parameters and gradients
+    seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
+    precision       of products of matrices: "fp32" is strict; "tf32" is faster, for float32 on "cuda": see `rnn_gpu.device.resolve`
+    reverse         the layer goes from the last step of each sample to its first; its state `after` is that at the first step
+
+    parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it. A gradient is overwritten
+    by each `backward`.
+    """
+
+    def __init__(
+        self,
+        cell: Cell | str,
+        input_size: int,
+        hidden_size: int,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype="float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+    ):
+        if isinstance(cell, str):
+            cell = CELLS[arguments.choice("cell", cell, CELLS)]
+        if not isinstance(cell, Cell):
+            raise ArgumentError(f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}")
+        derivatives.check_cell(cell)
+        self.cell = cell
+        self.input_size = arguments.size("input_size", input_size)
+        self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
+        self.batch_first, self.reverse = bool(batch_first), bool(reverse)
+        self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
+        super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init), precision)
+
+    @classmethod
+    def around(cls, cell: Cell, values: dict, device: str, reverse=False):
+        """A layer on parameters that are there: contiguous arrays of the device are not copied."""
+        layer = cls.__new__(cls)
+        layer.cell, layer.reverse, layer.input_size = cell, reverse, values["U"].shape[1]
+        layer.hidden_size = layer.output_size = values["W"].shape[1]
+        Layer.__init__(layer, device, values["U"].dtype, values)
+        return layer
+
+    @property
+    def recurrent(self):
+        return (self,)
+
+    def config(self) -> dict:
+        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse", "precision")
+        own = {"cell": self.cell} if type(self) is Recurrent else {}
+        return own | {name: getattr(self, name) for name in names}
+
+    def explain(self, T: int, B: int) -> str:
+        """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it remembers for the way back."""
+        T, B, cell = arguments.size("T", T), arguments.size("B", B), self.cell
+        states, itemsize = (T + 1) * B * cell.states * self.hidden_size, np.dtype(self.dtype).itemsize
+        numbers = T * B * (self.input_size + cell.kept * self.hidden_size) + states
+        remembered = f"remembered for backward: {numbers * itemsize:,} bytes (x, states, activations)"
+        taped = f"tape=True: {states * itemsize + 8 * T:,} bytes more (dE/ds, ‖∇W_t‖), and one call of the kernel a step"
+        return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
+
+    @property
+    def delta(self):
+        """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""
+        self._recall()
+        if self._δ is None:
+            raise OrderError("delta is known after backward: call it after the layer went forward")
+        return self._δ
+
+    @property
+    def tape(self) -> DeltaTape:
+        """What every step computed in the last backward, which was called with tape=True."""
+        self._recall()
+        if self._taped is None:
+            raise OrderError("tape is known after backward(…, tape=True): call it after the layer went forward")
+        return self._taped
+
+    def _forward(self, x, s0, steps, keep=True, training=False):
+        d, θ, cell = self._device, self.parameters, self.cell
+        T, B, _ = x.shape
+        p = self._in_turn(d.project(x, θ["U"], θ["b"], cell.gates))
+        s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
+        (s[:, 0],) = s0
+        kept = p if cell.kept == cell.gates else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
+        own = steps.turned(d) if self.reverse else steps
+        d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
+        if keep:
+            self._tape, self._δ, self._taped, self._like, self._steps = Tape(x, s, kept, own.flags, own.starts), None, None, x, steps
+        return steps.only_live(self._in_turn(s[0, 1:])), [s[:, T]]
+
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+        d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
+        T, B, _ = tape.x.shape
+        dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
+        dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
+        if taped:
+            self._taped, self.clipped_steps = self._back_by_steps(self._in_turn(dy), dp, dq, *ds, clip)
+        else:
+            arrays = self._in_turn(dy), θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, *ds
+            self._taped, self.clipped_steps = None, d.backward(cell, *arrays, clip)
+        self._δ = self._in_turn(dp)
+        self.grads = {"U": d.gradient_sum(self._δ, tape.x), "W": d.gradient_sum(dq, tape.before()[0]), "b": d.bias_sum(self._δ)}
+        if cell.apart:
+            self.grads["c"] = d.bias_sum(dq)
+        return d.project_back(self._δ, θ["U"]), ds
+
+    def _in_turn(self, a):
+        """a (T, B, …) from time's order to that of this layer's own steps, or back.
+
+        Steps beyond a sample's length come first when all T are turned around, and are not live: they hand the state on.
+        """
+        return self._device.array(a[::-1], a.dtype) if self.reverse else a
+
+    def _back_by_steps(self, dy, dp, dq, ds, clip) -> tuple[DeltaTape, int]:
+        """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites dp, dq and ds."""
+        tape, ds0, clipped = self._tape, zeros(self._device, ds.shape, self.dtype), 0
+        T, B, G, n = dp.shape
+        live = (tape.flags & LIVE)[:, :, None] != 0
+        carried, norms = self._device.empty(tape.s.shape, self.dtype), np.empty(T)
+        for t in reversed(range(T)):
+            carried[:, t + 1] = ds
+            carried[0, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
+            one = slice(t, t + 1)
+            clipped += self._one_step_back(t, dy[one], dp[one], dq[one], ds, clip)
+            norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
+            if tape.starts is not None:
+                ds0 += np.where(tape.starts[t], ds, ds.dtype.type(0))
+                ds[...] = np.where(tape.starts[t], ds.dtype.type(0), ds)
+        ds += ds0
+        carried[:, 0] = ds
+        return DeltaTape(dp, dq, carried, tape.s, tape.kept, norms), clipped
+
+    def _one_step_back(self, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
+        """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n)."""
+        tape, one = self._tape, slice(t, t + 1)
+        s = tape.s[:, t : t + 2].copy()
+        s[:, 0] = tape.before(t)
+        arrays = dy, self.parameters["W"], self._c(), s, tape.kept[one], tape.flags[one], dp, dq, ds
+        return self._device.backward(self.cell, *arrays, clip)
+
+    def _c(self):
+        return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)
+
+    def _check_state(self, name, state, B):
+        """A state at the door as an array of the device of its own, (S, B, n)."""
+        S, n = self.cell.states, self.hidden_size
+        if state is None:
+            return zeros(self._device, (S, B, n), self.dtype)
+        parts = (state,) if S == 1 else state
+        if not isinstance(parts, (tuple, list)) or len(parts) != S:
+            raise ShapeError(f"{name} is a {type(state).__name__}, expected a tuple of {S} arrays (B, n)")
+        s = self._device.empty((S, B, n), self.dtype)
+        for k, part in enumerate(parts):
+            label = name if S == 1 else f"{name}[{k}]"
+            a = arguments.floats(label, part, self.dtype, (B, n), "(B, n)")
+            arguments.finite(label, a)
+            s[k] = arguments.take(self._device, label, a, self.dtype)
+        return s
+
+    def _as_state(self, x, s):
+        parts = tuple(self._to_kind_of(x, part) for part in s)
+        return parts[0] if len(parts) == 1 else parts
+
+    def _check_states(self, name, state, B):
+        return [self._check_state(name, state, B)]
+
+    def _as_states(self, states):
+        return self._as_state(self._like, *states)
+
+    # Other libraries' parameters: see weights.py
+
+    def _as_torch(self, θ):
+        return {theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"]) for theirs, ours in TORCH.items()}
+
+    def _of_torch(self, state_dict):
+        known(state_dict, TORCH, optional=("bias_ih_l0", "bias_hh_l0"))
+        zero = np.zeros(self.parameters["b"].shape, self.dtype)
+        b, c = state_dict.get("bias_ih_l0", zero), state_dict.get("bias_hh_l0", zero)
+        θ = {"U": state_dict["weight_ih_l0"], "W": state_dict["weight_hh_l0"]}
+        return θ | ({"b": b, "c": c} if self.cell.apart else {"b": b + c})
+
+    def _as_keras(self, θ):
+        θ = {name: by_gates(a, self._gates_of_keras()) for name, a in θ.items()}
+        return [θ["U"].T, θ["W"].T, np.stack([θ["b"], θ["c"]]) if self.cell.apart else θ["b"]]
+
+    def _of_keras(self, weights):
+        return recurrent_of_keras(weights, self._gates_of_keras(), self.cell.apart)
+
+    def _gates_of_keras(self):
+        if self.cell not in (lstm, gru) and not isinstance(self, RNN) and self.cell.name not in CELLS:
+            raise ArgumentError(f"cell is {self.cell.name!r}, which Keras does not have")
+        return (1, 0, 2) if self.cell is gru else tuple(range(self.cell.gates))
+
+
+class RNN(Recurrent):
+    """Elman network, s_t = f(U x_t + b + W s_{t-1}) (式2).
+
+    activation  a name ("tanh", "relu", "sigmoid", …), an Activation, or your own pair (f, df) with df from the output y.
+    options     batch_first, device, dtype, seed, init, reverse, precision: see Recurrent. The state is s (B, n).
+    """
+
+    def __init__(self, input_size, hidden_size, activation: str | Activation | tuple = "tanh", **options):
+        self.activation = derivatives.activation(activation)
+        super().__init__(elman(self.activation), input_size, hidden_size, **options)
+
+    def config(self):
+        return {"activation": self.activation} | super().config()
+
+
+class LSTM(Recurrent):
+    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  Options: see Recurrent."""
+
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(lstm, input_size, hidden_size, **options)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  Options: see Recurrent."""
+
+    def __init__(self, input_size, hidden_size, **options):
+        super().__init__(gru, input_size, hidden_size, **options)

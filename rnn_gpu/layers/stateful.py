@@ -1,0 +1,86 @@
+"""The way in and out of a layer that carries states through time."""
+
+from .. import arguments
+from ..errors import ShapeError
+from ..kernels import Clip
+from .base import Layer
+from .steps import enter, zeros
+
+
+class Stateful(Layer):
+    """What a recurrent layer and a bidirectional one share: the way in and out for sequences and states."""
+
+    batch_first = False
+
+    def __call__(self, x, state=None, lengths=None, mask=None, resets=None):
+        """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
+
+        x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
+        state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c) for the LSTM; for a
+                 Bidirectional a list of two, forward and reverse; None is zero
+        lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x holds beyond is ignored, y is
+                 zero there
+        mask     (T, B) booleans; False is a step that does not happen: as if it were deleted, but that y is zero there
+        resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`: as if two sequences stood one
+                 behind the other. A masked step resets too
+        y        (T, B, n), the output of every step; state as above, after the last step of each sample
+        """
+        a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
+        a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
+        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps)
+        self._like = x
+        return self._to_kind_of(x, self._turn(y)), self._as_states(s)
+
+    def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
+        """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
+
+        dy      (T, B, n), dE/dy of every step; None for zero. Where no step happens it is ignored
+        dstate  dE/d(the state after the last step), as `state`; None for zero
+        tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call of the kernel a step
+        clip_step_value, clip_step_norm  bounds of δ of every step and sample, before it is used: of each number, then of the norm
+                over all gates and units. `clipped_steps` then is how many steps (each sample's count) were beyond. What goes
+                back past W, as along an LSTM's c, is not clipped
+        dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
+        """
+        self._recall()
+        clip = clip_of(clip_step_value, clip_step_norm)
+        T, B = self._steps.flags.shape
+        if dy is None:
+            dy = zeros(self._device, (T, B, self.output_size), self.dtype)
+        else:
+            shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
+            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
+            dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
+            dy = self._steps.only_live(dy)
+            arguments.finite("dy", self._turn(dy))
+        dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape, clip)
+        return self._to_kind_of(self._like, self._turn(dx)), self._as_states(ds)
+
+    def _turn(self, a):
+        return a.swapaxes(0, 1) if self.batch_first else a
+
+    def _check_states(self, name, states, B):
+        """States at the door, of each layer of `recurrent`, as a list of arrays (S, B, n)."""
+        return check_states(self.recurrent, name, states, B)
+
+    def _as_states(self, states):
+        return as_states(self.recurrent, self._like, states)
+
+
+def as_states(recurrent, like, states):
+    """A list of arrays (S, B, n) -> a list of states as users have them."""
+    return [layer._as_state(like, s) for layer, s in zip(recurrent, states, strict=True)]
+
+
+def check_states(recurrent, name, states, B):
+    """A list with the state of each recurrent layer, or None, checked -> a list of arrays (S, B, n) of the device."""
+    states = [None] * len(recurrent) if states is None else states
+    if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
+        raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(recurrent)}: one a recurrent layer")
+    return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))]
+
+
+def clip_of(value, norm) -> Clip:
+    """The bounds of δ of a step at the door; None is none."""
+    given = {"value": value, "norm": norm}
+    return Clip(**{name: arguments.bound(f"clip_step_{name}", bound) for name, bound in given.items() if bound is not None})
