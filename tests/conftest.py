@@ -19,7 +19,7 @@ if not has_gpu():
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-pytest.register_assert_rewrite("door")
+pytest.register_assert_rewrite("door", "simulation")
 
 from door import DOORS, MODELS  # noqa: E402
 from rnn_gpu.kernels.cells import CELLS  # noqa: E402
