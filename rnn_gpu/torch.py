@@ -18,13 +18,14 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from . import arguments, derivatives, layers
 from .device import resolve
-from .errors import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
-from .kernels import Activation, Cell
+from .errors import ArgumentError, DeviceError, DtypeError, OrderError, ShapeError, UnsupportedError
+from .kernels import Activation, Cell, Clip
 from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
 from .kernels.cells.lstm import lstm
-from .layers.steps import steps_of
+from .layers.stateful import clip_of
+from .layers.steps import Steps, steps_of
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -43,14 +44,24 @@ def on_the_stream_of(tensor):
     return resolve("cuda").on_stream(torch.cuda.current_stream(tensor.device).cuda_stream)
 
 
+class Left:
+    """What the way back through one layer and direction leaves, beside gradients."""
+
+    def __init__(self, taped: bool):
+        self.taped = taped
+        self.tape: layers.DeltaTape | None = None
+        self.clipped_steps = 0
+
+
 class Call(NamedTuple):
     """What one layer and direction needs beside tensors."""
 
     cell: Cell
     device: str
-    live: np.ndarray  # (T, B) bool, the steps that happen
+    steps: Steps
     reverse: bool
-    tapes: list | None  # gets the layer, whose backward then keeps a DeltaTape
+    clip: Clip
+    left: Left
 
 
 def forward(call, x, s0, U, W, b, c):
@@ -61,15 +72,17 @@ def forward(call, x, s0, U, W, b, c):
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
         layer = layers.Recurrent.around(call.cell, values, call.device, call.reverse)
-        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], steps_of(d, call.live))
+        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps)
         return layer, *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
 
 
-def backward(layer, taped, dy, ds):
-    """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors."""
+def backward(layer, call, dy, ds):
+    """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors.  Overwrites call.left."""
     with on_the_stream_of(dy):
         d = layer._device
-        dx, (ds0,) = layer._backward(d.array(dy.detach(), layer.dtype), [d.array(ds.detach().clone(), layer.dtype)], taped)
+        dy, ds = d.array(dy.detach(), layer.dtype), d.array(ds.detach().clone(), layer.dtype)
+        dx, (ds0,) = layer._backward(dy, [ds], call.left.taped, call.clip)
+        call.left.tape, call.left.clipped_steps = layer._taped, layer.clipped_steps
         gradients = (dx, ds0, *(layer.grads.get(name) for name in ("U", "W", "b", "c")))
         return tuple(None if a is None else torch.from_dlpack(a) for a in gradients)
 
@@ -79,24 +92,22 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, call, *tensors):
+        ctx.call = call
         ctx.layer, y, s = forward(call, *tensors)
-        ctx.taped = call.tapes is not None
-        if ctx.taped:
-            call.tapes.append(ctx.layer)
         ctx.save_for_backward(*tensors)  # torch then sees when one was written into
         return y, s
 
     @staticmethod
     def backward(ctx, dy, ds):
-        return None, *Gradient.apply(ctx.layer, ctx.taped, dy, ds, *ctx.saved_tensors)
+        return None, *Gradient.apply(ctx.layer, ctx.call, dy, ds, *ctx.saved_tensors)
 
 
 class Gradient(torch.autograd.Function):
     """Recurrence's way back, which itself cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx, layer, taped, dy, ds, *tensors):
-        return backward(layer, taped, dy, ds)
+    def forward(ctx, layer, call, dy, ds, *tensors):
+        return backward(layer, call, dy, ds)
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -107,6 +118,8 @@ class Stack(torch.nn.Module):
     """Layers of one `cell`, which a subclass has, with the arguments, parameters and call of torch.nn.LSTM: see there.
 
     dtype is torch.float32 or torch.float64. Numbers of the parameters are those of torch's modules after the same manual_seed.
+    clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back, in every layer and direction: of each
+            number, then of the norm; None is none. See `backward` of our own layers
     """
 
     cell: Cell
@@ -123,6 +136,9 @@ class Stack(torch.nn.Module):
         proj_size: int = 0,
         device=None,
         dtype=None,
+        *,
+        clip_step_value: float | None = None,
+        clip_step_norm: float | None = None,
     ):
         super().__init__()
         if proj_size:
@@ -133,7 +149,9 @@ class Stack(torch.nn.Module):
         self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
         if self.dropout and self.num_layers == 1:
             warnings.warn("dropout acts between layers, and there is one", stacklevel=2)
-        self._layers = []  # of the last call with tape=True
+        clip_of(clip_step_value, clip_step_norm)
+        self.clip_step_value, self.clip_step_norm = clip_step_value, clip_step_norm
+        self._left: list[Left] = []  # by the last call, of each layer and direction
         rows = self.cell.gates * self.hidden_size
         for k in range(self.num_layers):
             columns = self.input_size if k == 0 else self.hidden_size * self._directions
@@ -165,23 +183,35 @@ class Stack(torch.nn.Module):
 
     def extra_repr(self):
         named = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        named |= {"clip_step_value": None, "clip_step_norm": None}
         changed = [f"{name}={getattr(self, name)}" for name, default in named.items() if getattr(self, name) != default]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
     def __getstate__(self):
-        return self.__dict__ | {"_layers": []}  # they hold a pass, which is neither copied nor pickled
+        return self.__dict__ | {"_left": []}  # a tape is neither copied nor pickled
 
     @property
     def tapes(self) -> list[layers.DeltaTape]:
         """The DeltaTape of each layer and direction, of arrays as the device has them, after the backward of a call with tape=True."""
-        return [layer.tape for layer in self._layers]
+        tapes = [left.tape for left in self._left if left.taped]
+        if None in tapes:
+            raise OrderError("tapes are known after backward: call it on a loss of what the module returned")
+        return tapes
 
-    def forward(self, input, hx=None, mask=None, tape=False):
-        """As torch.nn.LSTM; `mask` and `tape` are ours.  Returns (output, h_n), or (output, (h_n, c_n)).
+    @property
+    def clipped_steps(self) -> int:
+        """How often, in the backward of the last call, δ of a step and sample was beyond its bounds, over all layers and directions."""
+        return sum(left.clipped_steps for left in self._left)
+
+    def forward(self, input, hx=None, mask=None, resets=None, tape=False):
+        """As torch.nn.LSTM; `mask`, `resets` and `tape` are ours.  Returns (output, h_n), or (output, (h_n, c_n)).
 
         input  (T, B, m), (B, T, m) if batch_first, (T, m), or a PackedSequence
         hx     (layers·directions, B, n), or without B for an input without B; of several states a tuple; None is zero
-        mask   booleans shaped as the steps of input, (T, B): where False the state is carried through and the output is zero
+        mask   booleans shaped as the steps of input, (T, B), (B, T) or (T,): where False the state is carried through and the output
+               is zero
+        resets booleans likewise: before a step where True the sample begins anew, with its hx, and no gradient goes back past it. A
+               masked step resets too. For the reverse direction it is the step before that begins anew
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
         """
         packed, rows_first = isinstance(input, PackedSequence), self.batch_first
@@ -191,15 +221,15 @@ class Stack(torch.nn.Module):
         x = self._like_parameters("input", x)
         x = (x.transpose(0, 1) if rows_first else x) if batched else x.unsqueeze(1)
         T, B, _ = x.shape
-        if packed and mask is not None:
-            raise ArgumentError("mask is given with a PackedSequence, which has lengths of its own: pad it, or leave the mask out")
-        live = self._live(mask, lengths, rows_first and batched, T, B)
+        steps = self._steps(x, lengths, rows_first, batched, mask=mask, resets=resets)
         s0 = self._states(hx, x, batched, input.sorted_indices if packed else None)
-        self._layers, last = [], []
+        clip, last = clip_of(self.clip_step_value, self.clip_step_norm), []
+        self._left = []
         for k in range(self.num_layers):
             outputs = []
             for suffix in self._suffixes(k):
-                call = Call(self.cell, device_of(x), live, suffix.endswith("reverse"), self._layers if tape else None)
+                self._left.append(Left(tape))
+                call = Call(self.cell, device_of(x), steps, suffix.endswith("reverse"), clip, self._left[-1])
                 y, s = Recurrence.apply(call, x, s0[:, len(last)], *self._weights(suffix))
                 outputs.append(y)
                 last.append(s)
@@ -241,15 +271,22 @@ class Stack(torch.nn.Module):
             raise DtypeError(f"{name} is {tensor.dtype}, but the parameters are {θ.dtype}: convert one")
         return tensor
 
-    def _live(self, mask, lengths, rows_first, T, B):
+    def _steps(self, x, lengths, rows_first, batched, **given):
+        """The Steps of x (T, B, m).  given: mask and resets as they came, by the axes of the input."""
+        T, B, _ = x.shape
+        shape, axes = ((T,), "T") if not batched else ((B, T), "B, T") if rows_first else ((T, B), "T, B")
         live = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths.numpy()
-        if mask is not None:
-            mask = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
-            mask = mask.T if rows_first else mask[:, None] if mask.ndim == 1 else mask
-            if mask.shape != (T, B) or mask.dtype != bool:
-                raise ShapeError(f"mask is {mask.dtype} and has shape {mask.shape} by time and sample, expected booleans {(T, B)}")
-            live = live & mask
-        return live
+        patterns = []
+        for name, values in given.items():
+            if lengths is not None and values is not None:
+                raise ArgumentError(f"{name} is given with a PackedSequence, which has lengths of its own: pad it, or leave {name} out")
+            values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+            a = arguments.booleans(name, values, shape, axes, otherwise=name == "mask")
+            patterns.append(a.T.reshape(T, B) if rows_first else a.reshape(T, B))
+        mask, resets = patterns
+        d = resolve(device_of(x))
+        with on_the_stream_of(x):
+            return steps_of(d, live & mask, resets)
 
     def _states(self, hx, x, batched, order):
         """hx as (S, layers·directions, B, n), samples in the order of a PackedSequence."""

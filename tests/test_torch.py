@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import os
 import pickle
 import re
@@ -243,7 +244,7 @@ def test_copies_compute_the_same(again):
         x = draw(T, B, M, dtype=torch.float32)
         y, _ = module(x, tape=True)
         other = again(module)
-        assert (other(x)[0] == y).all() and other._layers == []
+        assert other._left == [] and (other(x)[0] == y).all()
         assert str(other) == str(module)
 
 
@@ -336,11 +337,108 @@ def test_a_masked_step_is_no_step(kind):
     assert (y[~live] == 0).all() and (y[live] != 0).all()
 
 
+class InTwo(torch.nn.Module):
+    """A module on the steps before `at`, and anew on the others; and the state that each direction ends with."""
+
+    def __init__(self, module, at):
+        super().__init__()
+        self.module, self.at = module, at
+
+    def forward(self, x, hx=None):
+        axis, directions = int(self.module.batch_first), 2 if self.module.bidirectional else 1
+        outputs, states = zip(*(self.module(part, hx) for part in x.tensor_split([self.at], axis)), strict=True)
+        before, after = (torch.stack(leaves((last,))) for last in states)
+        last = tuple(torch.where((torch.arange(len(after[0])) % directions == 1)[:, None, None], before, after))
+        return torch.cat(outputs, axis), last if len(last) > 1 else last[0]
+
+
+def test_a_reset_begins_another_sequence(kind, options):
+    theirs, mine = pair(kind, **options)
+    x, resets = batch(options, T, B), torch.arange(T)[:, None].expand(T, B) == 2
+    resets = resets.T if mine.batch_first else resets
+    for hx in (None, state(theirs, B)):
+        for a, b in zip(passed(mine, x, hx, resets=resets), passed(InTwo(theirs, 2), x, hx), strict=True):
+            close(a, b)
+    y, _ = mine(x[:, 0] if not mine.batch_first else x[0], resets=np.arange(T) == 2)
+    close(y.detach().numpy(), mine(x, resets=resets)[0].detach().select(1 - mine.batch_first, 0).numpy())
+
+
+def pattern():
+    rng = np.random.default_rng(4)
+    return {"mask": rng.random((T, B)) < 0.7, "resets": rng.random((T, B)) < 0.4}
+
+
+def as_network(module, device):
+    """The same layers of ours as a Network."""
+    layers = rnn_gpu.stack(getattr(rnn_gpu, type(module).__name__), M, N, module.num_layers, module.bidirectional, 0, device, "float64")
+    network = rnn_gpu.Network(layers)
+    network.load_torch({f"{re.search('_l([0-9])', name)[1]}.{re.sub('_l[0-9]', '_l0', name)}": θ for name, θ in numbers(module).items()})
+    return network
+
+
+def numbers(module):
+    return {name: θ.detach().numpy() for name, θ in module.named_parameters()}
+
+
+@pytest.mark.parametrize("clips", [{}, {"clip_step_value": 0.2, "clip_step_norm": 0.3}], ids=["free", "clipped"])
+def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, device, monkeypatch):
+    monkeypatch.setattr(ours, "device_of", lambda tensor: device)
+    mine = getattr(ours, kind)(M, N, 2, bidirectional=True, dtype=torch.float64, **clips)
+    network, x, hx = as_network(mine, device), draw(T, B, M), state(mine, B)
+    dy, by_layer = draw(T, B, 2 * N), [tuple(a.numpy() for a in one) if kind == "LSTM" else one.numpy() for one in each_layer(hx)]
+    y, last = network(x.numpy(), by_layer, **pattern())
+    dx, _ = network.backward(dy.numpy(), **clips)
+    x.requires_grad_()
+    got, h = mine(x, hx, **pattern())
+    assert mine.clipped_steps == 0
+    for _ in range(2):  # the count is that of one way back
+        x.grad = None
+        mine.zero_grad()
+        (got * dy).sum().backward(retain_graph=True)
+        assert mine.clipped_steps == network.clipped_steps and (mine.clipped_steps > 0) is bool(clips)
+    close(got.detach().numpy(), y)
+    close(x.grad.numpy(), dx)
+    for one, theirs in zip(each_layer(h), last, strict=True):
+        for a, b in zip(leaves((one,)), theirs if kind == "LSTM" else [theirs], strict=True):
+            close(a.detach().numpy(), b)
+    for name, suffix in (("U", "weight_ih"), ("W", "weight_hh"), ("b", "bias_ih")):
+        for k, tail in itertools.product(range(2), ("", "_reverse")):
+            grad = network._device.numpy(network.grads[f"{k}.{name}{tail}"])
+            close(getattr(mine, f"{suffix}_l{k}{tail}").grad.numpy(), grad)
+
+
+def each_layer(hx):
+    return list(zip(*hx, strict=True)) if isinstance(hx, tuple) else list(hx)
+
+
+def test_gradcheck_of_torch_with_masks_and_resets(kind):
+    _, mine = pair(kind, num_layers=2, bidirectional=True)
+    inputs = [leaf.requires_grad_() for leaf in (draw(T, B, M), *leaves((state(mine, B),)))]
+
+    def run(x, *hx):
+        return tuple(leaves(mine(x, hx if len(hx) > 1 else hx[0], **pattern())))
+
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+
+
+def test_bounds_of_delta_hold_on_the_tape_may_change_and_are_copied():
+    mine = ours.GRU(M, N, clip_step_norm=0.05)
+    assert str(copy.deepcopy(mine)) == "GRU(4, 7, clip_step_norm=0.05)"
+    for norm in (0.05, 0.01, None):
+        mine.clip_step_norm = norm
+        y, _ = mine(draw(T, B, M, dtype=torch.float32), tape=True)
+        y.sum().backward()
+        largest = np.linalg.norm(mine.tapes[0].delta, axis=(2, 3)).max()
+        assert largest > 0.05 if norm is None else largest == pytest.approx(norm, rel=1e-5)
+    mine.clip_step_norm = -1
+    refuses(ArgumentError, "^clip_step_norm is -1, expected a number above 0", lambda: mine(X))
+
+
 def test_the_tape_has_delta_by_layer_and_direction(kind):
     _, mine = pair(kind, num_layers=2, bidirectional=True)
     x = draw(T, B, M).requires_grad_()
     y, _ = mine(x, tape=True)
-    refuses(OrderError, "tape is known after backward", lambda: mine.tapes)
+    refuses(OrderError, "^tapes are known after backward", lambda: mine.tapes)
     y.square().sum().backward()
     δ = [tape.delta for tape in mine.tapes]
     assert [a.shape for a in δ] == [(T, B, mine.cell.gates, N)] * 4
@@ -374,17 +472,30 @@ H = torch.zeros(1, B, N)
         ("one state", lambda: ours.LSTM(M, N)(X, H), ShapeError, "hx has 1 tensors, expected 2"),
         ("device", lambda: ours.GRU(M, N)(X.to("meta")), DeviceError, "input is on meta, but the parameters are on cpu"),
         ("meta", lambda: ours.GRU(M, N, device="meta")(X.to("meta")), DeviceError, "input is on meta, expected a CPU or a CUDA tensor"),
-        ("mask", lambda: ours.GRU(M, N)(X, mask=X[..., 0]), ShapeError, r"mask is float32 .*expected booleans \(5, 3\)"),
-        (
-            "mask and lengths",
-            lambda: ours.GRU(M, N)(torch.nn.utils.rnn.pack_sequence([X[:, 0]]), mask=X[..., 0] > 0),
-            ArgumentError,
-            "mask is given with a PackedSequence",
-        ),
+        ("value", lambda: ours.GRU(M, N, clip_step_value=0), ArgumentError, "clip_step_value is 0, expected a number above 0"),
+        ("norm", lambda: ours.RNN(M, N, clip_step_norm="1"), ArgumentError, "clip_step_norm is '1', expected a number above 0"),
     ),
 )
 def test_what_cannot_be_is_refused(call, error, message):
     refuses(error, f"^{message}", call)
+
+
+LIVE = X[..., 0] > 0
+
+
+@pytest.mark.parametrize("name", ["mask", "resets"])
+@pytest.mark.parametrize(
+    ("rows", "x", "values", "error", "message"),
+    table(
+        ("floats", False, X, X[..., 0], DtypeError, "is float32, expected booleans"),
+        ("axes", False, X, LIVE.T, ShapeError, r"has shape \(3, 5\), expected \(5, 3\), \(T, B\)"),
+        ("rows first", True, X, LIVE.T, ShapeError, r"has shape \(3, 5\), expected \(5, 3\), \(B, T\)"),
+        ("no batch", False, X[:, 0], LIVE, ShapeError, r"has shape \(5, 3\), expected \(5,\), \(T\)"),
+        ("packed", False, torch.nn.utils.rnn.pack_sequence([X[:, 0]]), LIVE, ArgumentError, "is given with a PackedSequence"),
+    ),
+)
+def test_masks_and_resets_are_refused(name, rows, x, values, error, message):
+    refuses(error, f"^{name} {message}", lambda: ours.GRU(M, N, batch_first=rows)(x, **{name: values}))
 
 
 # Data parallel
