@@ -15,8 +15,8 @@ class Stream:
     network  without layers in reverse, which would begin with the last step
     state    to begin with, a list as a Network takes it; None is zero
 
-    Outputs are those of one call on the whole sequence, whose recurrence is bitwise the same; BLAS may sum the products of the
-    inputs in another order when it is given fewer steps, so they agree to rounding. Nothing but the states is kept.
+    Outputs are those of one call on the whole sequence: on "cpu" to the last bit. Elsewhere the recurrence is bitwise the same, but
+    BLAS may sum the products of the inputs in another order when it is given fewer steps. Nothing but the states is kept.
     """
 
     def __init__(self, network: Network, state=None):

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 
+import numba
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from door import named, refuses, same, table
 from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Embedding, Network, ShapeError, Stream
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices.cpu import recurrence, threads
 
 T, B, M, N = 7, 3, 5, 13
 X = np.random.default_rng(0).normal(size=(T, B, M)).astype("float32")
@@ -32,6 +34,23 @@ def test_steps_one_by_one_are_the_sequence_at_once(device, dtype):
         close(a, named("s", last)[name], dtype)
     stream.reset(s0)
     close(np.concatenate([stream(x[:2]), stream(x[2:6]), stream(x[6:])]), y, dtype)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("b", [1, B, 9])
+def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypatch):
+    """Whatever tiles and threads the whole takes: the sum of a row does not depend on the rows beside it."""
+    on, x = {"device": "cpu", "dtype": dtype}, np.random.default_rng(2).normal(size=(2 * T, b, M)).astype(dtype)
+    net = Network([RNN(M, 7, **on), LSTM(7, N, **on), GRU(N, 33, **on), Dense(33, 3, "tanh", **on)])
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "ENOUGH", 1)
+        patch.setattr(recurrence, "WORTH_MEETING", 1)
+        patch.setattr(numba, "get_num_threads", lambda: count)
+        whole, _ = net(x)
+    stream = Stream(net)
+    same(np.stack([stream(step) for step in x]), whole)
+    stream.reset()
+    same(np.concatenate([stream(x[:2]), stream(x[2:3]), stream(x[3:])]), whole)
 
 
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
