@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 from collections import OrderedDict
+from ctypes import addressof, c_char
 
 import numpy as np
 
@@ -50,5 +51,4 @@ def room(shape, dtype):
     if size < LARGE:
         return np.empty(shape, dtype)
     raw = np.asarray(borrow(size + 64)) if size >= LASTING else np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % 64)

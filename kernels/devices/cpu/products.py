@@ -8,7 +8,7 @@ from .memory import room
 from .simd import LOAD, STORE, flat, lanes, window
 from .stored import keep
 from .threads import share, threads_for
-from .tiles import jit, nothing, packed_columns, packed_rows, row_packer, scratch, slice_of, sweep_of, vectors_for, within
+from .tiles import jit, nothing, packed_columns, packed_rows, row_packer, slice_of, sweep_of, vectors_for, within
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
 
@@ -40,7 +40,7 @@ def multiply_kernel(number, V, partial):
     sweep, L = sweep_of(number, 1, V, put("whole"), put("some") if partial else nothing), lanes(number)
 
     @jit
-    def multiply(a, packed, bias, out, sums, part, parts):
+    def multiply(a, packed, bias, out, part, parts):
         R, K = a.shape
         first, last = slice_of(R, part, parts)
         at = np.empty(ROWS, np.intp)
@@ -49,7 +49,7 @@ def multiply_kernel(number, V, partial):
             rows = min(ROWS, last - r)
             for i in range(rows):
                 at[i] = (r + i) * K
-            sweep(r, out.shape[1], A, places, 1, W, K * V * L, K, sums[part], 0, rows, 0, packed.shape[0], b, o)
+            sweep(r, out.shape[1], A, places, 1, W, K * V * L, K, 0, rows, 0, packed.shape[0], b, o)
 
     return keep(multiply, number, V, partial)
 
@@ -60,7 +60,7 @@ def add_kernel(number, V, partial):
     L, pack = lanes(number), row_packer(number, V)
 
     @jit
-    def add(δ, a, out, packed, sums, part, parts):
+    def add(δ, a, out, packed, part, parts):
         (N, m), (first, last) = out.shape, slice_of(len(out), part, parts)
         at, x, o, to = np.empty(last - first, np.intp), window(a), window(out), window(packed[part])
         A, W, places, panels = flat(δ), flat(packed[part]), flat(at), packed.shape[1]
@@ -70,7 +70,7 @@ def add_kernel(number, V, partial):
             pack(x, k, rows, 0, m, to, panels)
             for i in range(last - first):
                 at[i] = k * N + first + i
-            sweep(first, m, A, places, N, W, ROWS * V * L, rows, sums[part], 0, last - first, 0, panels, o)
+            sweep(first, m, A, places, N, W, ROWS * V * L, rows, 0, last - first, 0, panels, o)
 
     return keep(add, number, V, partial)
 
@@ -93,7 +93,7 @@ def multiply(a, packed, more, V: int):
     """a W + more, W packed.  a (R, K), more (N,) -> (R, N)."""
     (R, K), N, number = a.shape, len(more), a.dtype.type
     out, parts = room((R, N), a.dtype), threads_for(2 * R * K * N, R // 8)
-    share(multiply_kernel(number, V, N % lanes(number) != 0), parts, a, packed, more, out, scratch(parts, 1, V, a.dtype))
+    share(multiply_kernel(number, V, N % lanes(number) != 0), parts, a, packed, more, out)
     return out
 
 
@@ -120,7 +120,7 @@ def gradient_sum(dnet, a):
     packed = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
     out = room((G * n, m), dtype)
     kernel = add_kernel(dtype.type, V, m % L != 0)
-    share(kernel, parts, matrix(dnet, G * n), matrix(a, m), out, packed, scratch(parts, 1, V, dtype))
+    share(kernel, parts, matrix(dnet, G * n), matrix(a, m), out, packed)
     return out
 
 

@@ -16,7 +16,7 @@ from . import simd
 from .simd import LOAD, STORE, Vector, flat, lanes, window
 from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
-from .tiles import inlined, jit, nothing, one, packed_columns, packed_rows, scratch, slice_of, sweep_of, vectors_for, within
+from .tiles import inlined, jit, nothing, one, packed_columns, packed_rows, slice_of, sweep_of, vectors_for, within
 
 WORTH_MEETING = 1e5  # operations of a thread's share of one step
 
@@ -125,7 +125,7 @@ def forward_kernel(cell, number, V, partial):
     sweep = sweep_of(number, cell.gates, V, *epilogues(advance_of, cell, number, partial))
 
     @jit
-    def forward(p, packed, c, s, kept, flags, arrived, sums, part, parts):
+    def forward(p, packed, c, s, kept, flags, arrived, part, parts):
         T, B, G, n = p.shape
         by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
@@ -136,7 +136,7 @@ def forward_kernel(cell, number, V, partial):
         for t in range(T):
             for b in range(b0, b1):
                 at[b] = (entered(rest[-1], t, b) * B + b) * n
-            sweep(t, n, a, places, 1, W, packed[0].size, n, sums[part], b0, b1, p0, p1, *rest)
+            sweep(t, n, a, places, 1, W, packed[0].size, n, b0, b1, p0, p1, *rest)
             if by_panels:
                 meet(counter, (t + 1) * parts)
 
@@ -184,7 +184,7 @@ def backward_kernel(cell, number, V, partial, clips):
     clip = clip_of(number, cell.apart) if clips else None
 
     @jit
-    def backward(dy, packed, s, kept, flags, dp, dq, ds, ds0, value, norm, clipped, arrived, sums, part, parts):
+    def backward(dy, packed, s, kept, flags, dp, dq, ds, ds0, value, norm, clipped, arrived, part, parts):
         T, B, G, n = dp.shape
         by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
@@ -197,7 +197,7 @@ def backward_kernel(cell, number, V, partial, clips):
         for t in range(T - 1, -2, -1):
             for b in range(b0, b1):
                 at[b] = ((t + 1) * B + b) * G * n
-            sweep(t, n, a, places, 1, W, size, 0 if t == T - 1 else G * n, sums[part], b0, b1, p0, p1, *rest)
+            sweep(t, n, a, places, 1, W, size, 0 if t == T - 1 else G * n, b0, b1, p0, p1, *rest)
             if by_panels:
                 meetings += 1
                 meet(counter, meetings * parts)
@@ -252,8 +252,8 @@ def forward(cell, p, W, c, s, kept, flags):
     V = vectors_for(G, n, number)
     packed = packed_columns(W, G, V)
     way = shares(cell, T, B, n, len(packed))
-    kernel, sums = forward_kernel(cell, number, V, n % lanes(number) != 0), scratch(way.threads, G, V, number)
-    share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter(), sums)
+    kernel = forward_kernel(cell, number, V, n % lanes(number) != 0)
+    share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter())
 
 
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
@@ -264,8 +264,8 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     packed = packed_rows(W, V)
     way, ds = shares(cell, T, B, n, len(packed)), ds.reshape(-1, 1, B, n)
     kernel = backward_kernel(cell, number, V, n % lanes(number) != 0, clip != UNCLIPPED)
-    clipped, sums = np.zeros(way.threads, np.int64), scratch(way.threads, 1, V, number)
+    clipped = np.zeros(way.threads, np.int64)
     limits = number(clip.value), number(clip.norm), clipped
     arrays = np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, np.zeros_like(ds)
-    share(kernel, way.threads, *arrays, *limits, way.counter(), sums)
+    share(kernel, way.threads, *arrays, *limits, way.counter())
     return int(clipped.sum())

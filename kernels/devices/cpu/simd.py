@@ -17,6 +17,7 @@ from numba.core.registry import cpu_target
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
+from numba.np.numpy_support import from_dtype
 
 from ...binding import NAMES, SAME_NAME
 
@@ -264,14 +265,19 @@ class WindowModel(models.StructModel):
         super().__init__(manager, window, members)
 
 
+def windowed(context, builder, kind: Window, data, strides):
+    made = cgutils.create_struct_proxy(kind)(context, builder)
+    made.data, made.strides = data, context.make_tuple(builder, types.UniTuple(types.intp, kind.ndim), strides)
+    return made._getvalue()
+
+
 def look(flat: bool):
     @intrinsic
     def window(typing, a):
         def build(context, builder, sig, values):
-            array, made = context.make_array(a)(context, builder, values[0]), cgutils.create_struct_proxy(sig.return_type)(context, builder)
-            made.data = array.data
-            made.strides = context.make_tuple(builder, types.UniTuple(types.intp, 1), [array.itemsize]) if flat else array.strides
-            return made._getvalue()
+            array = context.make_array(a)(context, builder, values[0])
+            strides = [array.itemsize] if flat else cgutils.unpack_tuple(builder, array.strides)
+            return windowed(context, builder, sig.return_type, array.data, strides)
 
         return Window(a.dtype, 1 if flat else a.ndim)(a), build
 
@@ -279,6 +285,26 @@ def look(flat: bool):
 
 
 window, flat = look(False), look(True)  # the second shows a contiguous array as one row
+
+
+def on_stack(number, shape: tuple[int, ...]):
+    """What makes () -> an array of the function's own, at the beginning of a cache line: a flat window on it, and one of its shape."""
+    element = from_dtype(np.dtype(number))
+    strides = [element.bitwidth // 8 * math.prod(shape[k:]) for k in range(1, len(shape) + 1)]
+
+    @intrinsic
+    def room(typing):
+        def build(context, builder, sig, values):
+            item = context.get_value_type(element)
+            memory = cgutils.alloca_once(builder, ir.ArrayType(item, math.prod(shape)))
+            memory.align, data = 64, builder.bitcast(memory, item.as_pointer())
+            kinds = zip(sig.return_type, (strides[-1:], strides), strict=True)
+            views = [windowed(context, builder, kind, data, [I64(stride) for stride in steps]) for kind, steps in kinds]
+            return context.make_tuple(builder, sig.return_type, views)
+
+        return types.Tuple((Window(element, 1), Window(element, len(shape))))(), build
+
+    return room
 
 
 def place(context, builder, window, a, indices=None, at=None):

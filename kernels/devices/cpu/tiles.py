@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from ...binding import define
 from .memory import room
-from .simd import I64, LOAD, STORE, Build, Vector, flat, lanes, machine, place, transpose, window
+from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose, window
 from .stored import keep
 
 jit = njit(error_model="numpy", nogil=True)
@@ -27,11 +27,6 @@ def vectors_for(gates: int, n: int, number) -> int:
     """Vectors of units in a panel of n units: several where a gate alone would keep the multiplier waiting for loads."""
     across = -(-n // lanes(number))
     return next(v for v in (4, 2, 1) if v == 1 or (gates * v <= machine()[1] // 8 and across % v == 0))
-
-
-def scratch(parts: int, gates: int, V: int, dtype):
-    """Where each thread's tiles leave their sums, (parts, rows, G, units)."""
-    return room((parts, max(8, 8 // (gates * V)), gates, V * lanes(dtype)), dtype)
 
 
 @cache
@@ -185,9 +180,9 @@ def nothing(*arguments):
 
 
 def sweep_of(number, G: int, V: int, whole, some, width=None):
-    """(t, n, a, at, step, W, size, K, q, b0, b1, p0, p1, …): for rows b0 … b1 and panels p0 … p1 the product, then the epilogue on it.
+    """(t, n, a, at, step, W, size, K, b0, b1, p0, p1, …): for rows b0 … b1 and panels p0 … p1 the product, then the epilogue on it.
 
-    a, at, W     flat windows; q an array, (rows, G, units)
+    a, at, W     flat windows
     whole, some  epilogues (t, n, b, j, count, q, i, v, …): `count` units from j on, whose sums stand in q[i, :, v]; `some`
                  where they do not fill a vector
     width        units an epilogue takes at once: those of a vector, or 1
@@ -195,10 +190,11 @@ def sweep_of(number, G: int, V: int, whole, some, width=None):
     L = lanes(number)
     width = width or L
     together, product = product_of(G * V)
+    sums = on_stack(number, (max(rows_of_tiles(G * V)[0], together), G, V * L))
 
     @within
-    def sweep(t, n, a, at, step, W, size, K, sums, b0, b1, p0, p1, *rest):
-        places, q = flat(sums), window(sums)
+    def sweep(t, n, a, at, step, W, size, K, b0, b1, p0, p1, *rest):
+        places, q = sums()
         panel = p0
         while panel < p1:
             many = together if b1 - b0 == 1 and p1 - panel >= together else 1
