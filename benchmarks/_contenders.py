@@ -15,7 +15,7 @@ import numpy as np
 
 import rnn_gpu
 from benchmarks._machine import CPU, HOST, NOT_HERE, REHEARSAL, first_line
-from benchmarks._timing import ROUNDS, by_events, by_the_host, nothing, repeats_for, summary, synchronise
+from benchmarks._timing import ROUNDS, by_events, by_the_host, nothing, repeats_for, settle, summary, synchronise
 from benchmarks.report import said
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, sigmoid, softsign
@@ -497,7 +497,9 @@ def times_of(contenders: dict, what: str, T: int) -> dict:
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
             contender.begin()
-            times[name] += contender.clock(getattr(contender, what), contender.prepare(what), -(-repeats[name] // ROUNDS))
+            call = getattr(contender, what), contender.prepare(what)
+            settle(*call)
+            times[name] += contender.clock(*call, -(-repeats[name] // ROUNDS))
     found = {name: summary(all_times) for name, all_times in times.items()}
     return {name: one | {"us_per_step": one["median_us"] / T} for name, one in found.items()}
 

@@ -17,11 +17,12 @@ MORE = 2 if REHEARSAL else 60  # repeats of what is quick
 LEAST = 5 if CPU and not REHEARSAL else 1  # repeats of what is slow
 ROUNDS = 5 if CPU else 2  # in which contenders take turns; a neighbour distorts the CPU's for a while
 LONG, ENOUGH = 0.05, 0.6  # seconds: a call longer than the one is repeated for the other
+SETTLING = 0.02 if CPU and not REHEARSAL else 0.0  # seconds: threads of the contender before still look for work so long
 DEAD = 75  # exit status: an error has made the GPU unusable for this process, and it could not start itself anew
 HOW = (
-    "Medians and quartiles of the host's clock around each public call; contenders in turn, in five rounds, after a warm-up, as many "
-    "threads each as the case says. 'step' is forward and backward. A ratio is theirs over ours. What is wrong beyond its tolerance "
-    "has an error and no speed."
+    "Medians and quartiles of the host's clock around each public call; contenders in turn, in five rounds, each begun with 20 ms of "
+    "calls that are not timed (threads of the one before still look for work), as many threads each as the case says. 'step' is "
+    "forward and backward. A ratio is theirs over ours. What is wrong beyond its tolerance has an error and no speed."
     if CPU
     else "Medians and quartiles of calls enqueued one after another on the default stream, each between two CUDA events (JAX: the host's "
     "clock until the result is there); contenders in turn, in two rounds, after a warm-up. A backward pass is timed alone, its forward "
@@ -81,6 +82,14 @@ def of_the_host(work, repeats: int) -> list[float]:
         times.append(1e6 * (time.perf_counter() - start))
     synchronise()
     return times
+
+
+def settle(work, before=nothing):
+    """Call until the contender before leaves the processors alone."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < SETTLING:
+        before()
+        work()
 
 
 def repeats_for(work, before=nothing) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import _machine, report
 from benchmarks._contenders import ON_THE_CPU, Case, Problem, hold, line, measure, prepared, times_of, with_ratios
 from benchmarks._machine import REHEARSAL
-from benchmarks._timing import how_often, options, run_table
+from benchmarks._timing import ROUNDS, SETTLING, how_often, options, run_table
 
 TABLE = {"cells": ["elman", "lstm", "gru"], "n": [16, 64, 128, 256, 512, 1024], "B": [1, 16, 64], "T": [64, 512], "threads": [1, 2]}
 QUICK = {"n": [16, 64], "B": [1, 16], "T": [64], "threads": [1]}
@@ -61,7 +61,8 @@ def peak(threads: int) -> float:
 def expected_seconds(case: Case, peaks: dict) -> float:
     """What measuring a case will take: two contenders, each compared once, then timed."""
     once = {what: flop(case, what) / peaks[case.threads] + case.T * STEP for what in ON_THE_CPU}
-    return len(NAMES) * (once["step"] + sum(seconds * (2 + how_often(seconds)) for seconds in once.values()))
+    timed = sum(seconds * (2 + how_often(seconds)) + ROUNDS * max(seconds, SETTLING) for seconds in once.values())
+    return len(NAMES) * (once["step"] + timed)
 
 
 def planned(cases: list[Case], seconds: float, peaks: dict) -> tuple[list[Case], list[Case]]:
