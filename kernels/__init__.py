@@ -22,18 +22,21 @@ class Cell(NamedTuple):
 
     p is the input side U x_t + b of the weighted input, q the recurrent side W s_{t-1} (+ c); 式2's net_t is p + q.
     δ is dE/dnet everywhere (the tutorial's BP chapter writes −dE/dnet, its BPTT chapter dE/dnet).
-    `back` leaves out what passes through W: the device adds Wᵀ dq to the gradient of state 0 itself (式3).
+    `back` leaves out what passes through W: the device adds Wᵀ dq to the gradient of state 0 itself (式3), and dE/dy to that of
+    the state that is the output.
     """
 
     name: str
     gates: int  # G: rows of U, W and b come in G blocks of n
-    states: int  # S: what is carried through time; state 0 is the output s_t
+    states: int  # S: what is carried through time; state 0 is what W multiplies
     kept: int  # K: activations kept for the way back
-    step: Callable  # (p, q, s)             -> (s_next, kept)    tuples of G, G, S -> S, K numbers
+    step: Callable  # (p, q, s)             -> (s_next, kept)    tuples of G + D, G, S -> S, K numbers
     back: Callable  # (ds, kept, s, s_next) -> (dp, dq, ds)      tuples of S, K, S, S -> G, G, S numbers
     apart: bool = False  # p and q enter apart (GRU): dq is not dp, and the recurrent side has a bias c of its own
     initial_bias: tuple[float, ...] = ()  # of each gate; () is zero everywhere
     initial_recurrent: str = "orthogonal"  # W of each gate at the start: "orthogonal" or "identity"
+    drawn: int = 0  # D: numbers a step that come in with p, behind those of the gates, and have no δ: masks
+    output: int = 0  # the state that is the output y
 
 
 class Clip(NamedTuple):

@@ -210,6 +210,7 @@ def scatter(count: int, arguments: str, element: str) -> Callable:
 class Access(NamedTuple):
     """How kernels reach the numbers of one step t, sample b, unit j: tuples from arrays, and back into them."""
 
+    inputs: Callable  # (p, t, b, j) -> G + D numbers of p (T, B, G + D, n)
     gates: Callable  # (a, t, b, j) -> G numbers of a (T, B, G, n)
     kept: Callable  # (a, t, b, j) -> K numbers of a (T, B, K, n)
     states: Callable  # (s, t, b, j) -> S numbers of s (S, T+1, B, n)
@@ -223,12 +224,13 @@ def access(cell, compile: Callable, load: Callable | None = None, store: Callabl
 
     With load(a, index, count) and store(a, index, count, value) they take one argument more, `count` after j.
     """
-    counts = ((cell.gates, "(t, b, {k}, j)"), (cell.kept, "(t, b, {k}, j)"), (cell.states, "({k}, t, b, j)"))
+    beside, apart = "(t, b, {k}, j)", "({k}, t, b, j)"
+    counts = ((cell.gates, beside), (cell.kept, beside), (cell.states, apart))
     if load is None:
         arguments, get, put = "a, t, b, j", "a[{}]", "a[{}] = values[{{k}}]"
     else:
         arguments, get, put = "a, t, b, j, count", "load(a, {}, count)", "store(a, {}, count, values[{{k}}])"
-    reads = (gather(count, arguments, get.format(index), load=load) for count, index in counts)
+    reads = (gather(count, arguments, get.format(index), load=load) for count, index in ((cell.gates + cell.drawn, beside), *counts))
     writes = (repeat(count, arguments + ", values", put.format(index), store=store) for count, index in counts)
     return Access(*map(compile, (*reads, *writes)))
 

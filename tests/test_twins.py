@@ -35,7 +35,7 @@ def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=Fa
     def poisoned(*shape):
         return d.array(np.full(shape, np.nan), dtype)
 
-    p, W, c = draw(T, B, G, n), draw(G * n, n, scale=n**-0.5), draw(G * n if cell.apart else 0)
+    p, W, c = draw(T, B, G + cell.drawn, n), draw(G * n, n, scale=n**-0.5), draw(G * n if cell.apart else 0)
     if pattern is None:
         lengths = rng.integers(1, T + 1, B)
         lengths[0] = T

@@ -79,19 +79,19 @@ def matvec(W, s, out):
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Overwrites s[:, 1:] and kept.
 
-    p (T, B, G, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S, T+1, B, n), kept (T, B, K, n), or p
-    itself where K is G: a step's numbers are read before any of them is written,
+    p (T, B, G + D, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S, T+1, B, n), kept (T, B, K, n), or
+    p itself where K is G + D: a step's numbers are read before any of them is written,
     flags (T, B) uint8: where RESET is set the step begins with s[:, 0] instead of s[:, t]; where LIVE is not set the state is
     carried through and kept is zero. With RESET and without LIVE it is the initial state that is carried through.
     """
-    T, B, G, n = p.shape
+    T, B, _, n = p.shape
     step = formula(cell.step)
     for t in range(T):
         before = entered(s, flags, t)
         q = before[0] @ W.T
         if cell.apart:
             q = q + c
-        s_next, k = step(unpack(p[t], 1), unpack(q.reshape(B, G, n), 1), unpack(before, 0))
+        s_next, k = step(unpack(p[t], 1), unpack(q.reshape(B, cell.gates, n), 1), unpack(before, 0))
         live = has(flags[t], LIVE)
         for i in range(cell.states):
             s[i, t + 1] = np.where(live, s_next[i], before[i])
@@ -115,7 +115,7 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     for t in reversed(range(T)):
         live = has(flags[t], LIVE)
         d = unpack(ds, 0)
-        total = (d[0] + np.where(live, dy[t], 0), *d[1:])
+        total = tuple(each + np.where(live, dy[t], 0) if i == cell.output else each for i, each in enumerate(d))
         δp, δq, d_prev = back(total, unpack(kept[t], 1), unpack(entered(s, flags, t), 0), unpack(s[:, t + 1], 0))
         for g in range(G):
             dp[t, :, g] = np.where(live, δp[g], 0)

@@ -39,9 +39,9 @@ def formula(f, number, vectors=False):
 @cache
 def vectorized(cell, number) -> bool:
     """Can the cell be compiled on vectors? A formula that says `if` cannot."""
-    v, (G, S, K) = Vector(types.float32 if number is np.float32 else types.float64), (cell.gates, cell.states, cell.kept)
+    v, (G, D, S, K) = Vector(types.float32 if number is np.float32 else types.float64), (cell.gates, cell.drawn, cell.states, cell.kept)
     try:
-        formula(cell.step, number, True).compile((types.UniTuple(v, G), types.UniTuple(v, G), types.UniTuple(v, S)))
+        formula(cell.step, number, True).compile(tuple(types.UniTuple(v, count) for count in (G + D, G, S)))
         formula(cell.back, number, True).compile(tuple(types.UniTuple(v, count) for count in (S, K, S, S)))
     except NumbaError:
         return False
@@ -64,7 +64,7 @@ def entered(flags, t, b):
 def advance_of(cell, number, how, vectors):
     """The cell's step for `count` units of sample b."""
     step, APART, load, store = formula(cell.step, number, vectors), cell.apart, LOAD[how], STORE[how]
-    gates, _, states, _, put_kept, put_states = access(cell, within, load, store)
+    inputs, _, _, states, _, put_kept, put_states = access(cell, within, load, store)
     recurrent = within(gather(cell.gates, "q, i, v", "load(q, (i, {k}, v), 0)", load=LOAD["whole"] if vectors else load))
     bias = within(gather(cell.gates, "q, c, j, n, count", "q[{k}] + load(c, ({k} * n + j,), count)", load=load))
     zero = within(gather(cell.kept, "", "0.0"))
@@ -76,7 +76,7 @@ def advance_of(cell, number, how, vectors):
             net = recurrent(q, i, v)
             if APART:
                 net = bias(net, c, j, n, count)
-            s_next, k = step(gates(p, t, b, j, count), net, before)
+            s_next, k = step(inputs(p, t, b, j, count), net, before)
             put_states(s, t + 1, b, j, count, s_next)
             put_kept(kept, t, b, j, count, k)
         else:
@@ -89,8 +89,8 @@ def advance_of(cell, number, how, vectors):
 def retreat_of(cell, number, how, vectors):
     """The cell's step back for `count` units of sample b; q is what came through W from step t+1."""
     back, APART, load, store = formula(cell.back, number, vectors), cell.apart, LOAD[how], STORE[how]
-    _, activations, states, put_gates, _, put_states = access(cell, within, load, store)
-    add = within(gather(cell.states, "d, x", "d[{k}] + (x if {k} == 0 else 0.0)"))
+    _, _, activations, states, put_gates, _, put_states = access(cell, within, load, store)
+    add, add_output = (within(gather(cell.states, "d, x", f"d[{{k}}] + (x if {{k}} == {to} else 0.0)")) for to in (0, cell.output))
     both, none = within(gather(cell.states, "a, b", "a[{k}] + b[{k}]")), within(gather(cell.states, "", "0.0"))
     zero, load_q = within(gather(cell.gates, "", "0.0")), LOAD["whole"] if vectors else load
 
@@ -104,7 +104,7 @@ def retreat_of(cell, number, how, vectors):
             put_states(ds, 0, b, j, count, none())
             through_W = states(ds, 0, b, j, count)
         if t >= 0 and one(flags, (t, b), 1) & LIVE:
-            total = add(through_W, load(dy, (t, b, j), count))
+            total = add_output(through_W, load(dy, (t, b, j), count))
             before = states(s, entered(flags, t, b), b, j, count)
             δp, δq, d = back(total, activations(kept, t, b, j, count), before, states(s, t + 1, b, j, count))
             put_gates(dp, t, b, j, count, δp)
@@ -126,7 +126,7 @@ def forward_kernel(cell, number, V, partial):
 
     @jit
     def forward(p, packed, c, s, kept, flags, arrived, part, parts):
-        T, B, G, n = p.shape
+        T, B, _, n = p.shape
         by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         p0, p1 = slice_of(len(packed), part, parts) if by_panels else (0, len(packed))
@@ -247,7 +247,7 @@ def sharing(cell, B: int, n: int, panels: int) -> str:
 
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
-    T, B, G, n = p.shape
+    (T, B, _, n), G = p.shape, cell.gates
     number = p.dtype.type
     V = vectors_for(G, n, number)
     packed = packed_columns(W, G, V)

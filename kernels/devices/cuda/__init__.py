@@ -64,7 +64,7 @@ def matvec(W, s, out):
 
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
-    T, B, G, n = p.shape
+    T, B, _, n = p.shape
     it, number = choose(cell, "forward", n, B, p.itemsize), p.dtype.type
     if it.schedule == "gemm":
         gemm.forward(cell, p, W, c, s, kept, flags)

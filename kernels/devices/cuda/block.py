@@ -183,15 +183,16 @@ def sums_of(plan: Plan, number):
 @cache
 def forward_kernel(cell, number, plan: Plan):
     G, S, K = cell.gates, cell.states, cell.kept
+    P = G + cell.drawn
     n, lanes, rows, width = plan.n, plan.lanes, plan.rows, plan.width
     step, (fill, sums) = formula(cell.step, number), sums_of(plan, number)
-    HELD, STATES, GATES = max(1, plan.held * plan.outputs * 4), rows * S, rows * G
+    HELD, STATES, GATES, INPUTS = max(1, plan.held * plan.outputs * 4), rows * S, rows * G, rows * P
     ZERO, NOTHING, APART = number(0), (number(0),) * K, cell.apart
-    gates, _, states, _, put_kept, put_states = access(cell, device_function)
-    fetched = device_function(gather(G, "a, base", "a[base + {k}]"))
+    inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
+    fetched = device_function(gather(P, "a, base", "a[base + {k}]"))
     recurrent = device_function(gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else "")))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
-    fetch = device_function(scatter(G, "a, base", "a[base + {k}]"))
+    fetch = device_function(scatter(P, "a, base", "a[base + {k}]"))
     carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
 
     @device_function
@@ -199,7 +200,7 @@ def forward_kernel(cell, number, plan: Plan):
         b = first + r
         if b < p.shape[1] and j < n:
             carry(now, r * S, states(s, 0, b, j))
-            fetch(ahead, r * G, gates(p, 0, b, j))
+            fetch(ahead, r * P, inputs(p, 0, b, j))
             live[r] = flags[0, b]
             shared[r * width + j] = now[r * S]
 
@@ -207,10 +208,10 @@ def forward_kernel(cell, number, plan: Plan):
     def look_ahead(p, flags, p_t, live_t, ahead, live, first, j, t, r):
         """What was fetched is of this step now; fetch the next one's."""
         b = first + r
-        fetch(p_t, r * G, fetched(ahead, r * G))
+        fetch(p_t, r * P, fetched(ahead, r * P))
         live_t[r] = live[r]
         if b < p.shape[1] and j < n and t + 1 < p.shape[0]:
-            fetch(ahead, r * G, gates(p, t + 1, b, j))
+            fetch(ahead, r * P, inputs(p, t + 1, b, j))
             live[r] = flags[t + 1, b]
 
     @device_function
@@ -218,7 +219,7 @@ def forward_kernel(cell, number, plan: Plan):
         b = first + r
         if b < B and j < n:
             if live_t[r] & LIVE:
-                s_next, k = step(fetched(p_t, r * G), recurrent(total, r * G, bias), carried(now, r * S))
+                s_next, k = step(fetched(p_t, r * P), recurrent(total, r * G, bias), carried(now, r * S))
                 carry(now, r * S, s_next)
                 if lane == 0:
                     put_kept(kept, t, b, j, k)
@@ -244,8 +245,8 @@ def forward_kernel(cell, number, plan: Plan):
         now = cuda.local.array(STATES, number)
         total = cuda.local.array(GATES, number)
         bias = cuda.local.array(G, number)
-        p_t = cuda.local.array(GATES, number)
-        ahead = cuda.local.array(GATES, number)
+        p_t = cuda.local.array(INPUTS, number)
+        ahead = cuda.local.array(INPUTS, number)
         live_t = cuda.local.array(rows, np.uint8)
         live = cuda.local.array(rows, np.uint8)
         fill(W, False, w, shared)
@@ -277,7 +278,7 @@ def shrink_of(cell, number, plan: Plan):
         return tuple(device_function(repeat(0, arguments, "")) for arguments in nothing)
     n, lanes, rows, padded, squares, threads, end = plan.n, plan.lanes, plan.rows, plan.padded, plan.squares, plan.threads, plan.shared
     square, shrinking, ZERO, ONE, APART = square_of(cell, number), formula(factor, number), number(0), number(1), cell.apart
-    gates, _, _, put_gates, _, _ = access(cell, device_function)
+    _, gates, _, _, put_gates, _, _ = access(cell, device_function)
     times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
 
     @device_function
@@ -323,12 +324,12 @@ def backward_kernel(cell, number, plan: Plan):
     n, lanes, rows, width = plan.n, plan.lanes, plan.rows, plan.width
     back, (fill, sums) = formula(cell.back, number), sums_of(plan, number)
     HELD, STATES = max(1, plan.held * plan.outputs * 4), rows * S
-    NOTHING, APART = (number(0),) * G, cell.apart
+    NOTHING, APART, OUTPUT = (number(0),) * G, cell.apart, cell.output
     limited, (clear, put_square, shrink) = limit_of(cell, number, plan.clips), shrink_of(cell, number, plan)
     NO_STATES = (number(0),) * S
     FETCHED = 1 + K + S  # dy, activations and states of one step
     AHEAD = rows * FETCHED
-    _, activations, states, put_gates, _, put_states = access(cell, device_function)
+    _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
     both = device_function(gather(S, "a, b", "a[{k}] + b[{k}]"))
     fetch_activations = device_function(scatter(K, "a, base", "a[base + 1 + {k}]"))
     fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
@@ -381,7 +382,7 @@ def backward_kernel(cell, number, plan: Plan):
             if live_t & RESET:
                 s_t = states(s, 0, b, j)
             if live_t & LIVE:
-                now[r * S] += dy_t
+                now[r * S + OUTPUT] += dy_t
                 δp, δq, d = back(carried(now, r * S), kept_t, s_t, s_next)
                 carry(now, r * S, d)
                 δp, δq = limited(δp, clip, t, b), limited(δq, clip, t, b)

@@ -58,8 +58,8 @@ def backward_kernel(cell, number, clips: bool):
 
 
 def forward(cell, p, W, c, s, kept, flags):
-    T, B, G, n = p.shape
-    q, h, W_T = arrays().empty((B, G * n), p.dtype), s[0, 0].copy(), W.T
+    T, B, _, n = p.shape
+    q, h, W_T = arrays().empty((B, cell.gates * n), p.dtype), s[0, 0].copy(), W.T
     step = prepared(forward_kernel(cell, p.dtype.type), blocks_for(B), threads_for(n), p, q, c, s, h, kept, flags)
     for t in range(T):
         matmul(h, W_T, out=q)

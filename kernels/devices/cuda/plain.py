@@ -57,7 +57,7 @@ def forward_kernel(cell, number):
 
     @cuda.jit
     def forward(p, W_T, c, s, kept, flags):
-        T, B, G, n = p.shape
+        T, B, _, n = p.shape
         b = cuda.blockIdx.x
         while b < B:
             t = 0
@@ -77,7 +77,7 @@ def forward_kernel(cell, number):
 def backward_kernel(cell, number, clips: bool):
     retreat, shrink, column = retreat_of(cell, number, clips), shrink_of(cell, number, clips), product(number)
     hand_over, NOTHING = hand_over_of(cell, number), (number(0),) * cell.states
-    _, _, states, _, _, put_states = access(cell, device_function)
+    _, _, _, states, _, _, put_states = access(cell, device_function)
 
     @cuda.jit
     def backward(dy, W, s, kept, flags, dp, dq, rows, ds, now, clip):  # rows is dq (1, T, B, G·n); now, like ds, what is carried

@@ -20,13 +20,13 @@ def entered(flags, t, b):
 def advance_of(cell, number):
     """The device function advance(p, q, s, kept, flags, t, b, j): step t of unit j of sample b, q its G recurrent inputs."""
     step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
-    gates, _, states, _, put_kept, put_states = access(cell, device_function)
+    inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
 
     @device_function
     def advance(p, q, s, kept, flags, t, b, j):
         before = states(s, entered(flags, t, b), b, j)
         if flags[t, b] & LIVE:
-            s_next, k = step(gates(p, t, b, j), q, before)
+            s_next, k = step(inputs(p, t, b, j), q, before)
             put_states(s, t + 1, b, j, s_next)
             put_kept(kept, t, b, j, k)
         else:
@@ -39,14 +39,14 @@ def advance_of(cell, number):
 @cache
 def retreat_of(cell, number, clips: bool):
     """The device function retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j): the step back, but for what passes through W."""
-    back, APART, NOTHING = formula(cell.back, number), cell.apart, (number(0),) * cell.gates
-    _, activations, states, put_gates, _, put_states = access(cell, device_function)
+    back, APART, OUTPUT, NOTHING = formula(cell.back, number), cell.apart, cell.output, (number(0),) * cell.gates
+    _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
     limited = limit_of(cell, number, clips)
 
     @device_function
     def retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j):
         if flags[t, b] & LIVE:
-            ds[0, 0, b, j] += dy[t, b, j]
+            ds[OUTPUT, 0, b, j] += dy[t, b, j]
             before = states(s, entered(flags, t, b), b, j)
             δp, δq, d = back(states(ds, 0, b, j), activations(kept, t, b, j), before, states(s, t + 1, b, j))
             put_gates(dp, t, b, j, limited(δp, clip, t, b))
@@ -64,7 +64,7 @@ def retreat_of(cell, number, clips: bool):
 @cache
 def hand_over_of(cell, number):
     """The device function hand_over(now, ds, b, j): what is carried back arrives at the initial state, and nothing goes on."""
-    _, _, states, _, _, put_states = access(cell, device_function)
+    _, _, _, states, _, _, put_states = access(cell, device_function)
     NOTHING = (number(0),) * cell.states
     sums = device_function(gather(cell.states, "a, b", "a[{k}] + b[{k}]"))
 
@@ -114,7 +114,7 @@ def shrink_of(cell, number, clips: bool):
     """The device function shrink(dp, dq, clip, t, b): the norm of δ of step t and sample b within its bound, by all threads of a block."""
     if not clips:
         return device_function(repeat(0, "dp, dq, clip, t, b", ""))
-    gates, _, _, put_gates, _, _ = access(cell, device_function)
+    _, gates, _, _, put_gates, _, _ = access(cell, device_function)
     square, shrinking, ZERO, ONE, APART = square_of(cell, number), formula(factor, number), number(0), number(1), cell.apart
     times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
 

@@ -101,7 +101,8 @@ def fitted(cell, direction, n, lanes, rows, itemsize, card, clips=False) -> Plan
     """The plan with as many weights in registers as go, or None if the others do not fit shared memory."""
     states, gates, kept, words = cell.states, cell.gates, cell.kept, itemsize // 4
     # each: numbers that a thread has of a sample
-    inputs, outputs, each = (n, gates, states + 3 * gates) if direction == "forward" else (gates * n, 1, 3 * states + kept + 3 + clips)
+    forward, backward = states + 3 * gates + 2 * cell.drawn, 3 * states + kept + 3 + clips
+    inputs, outputs, each = (n, gates, forward) if direction == "forward" else (gates * n, 1, backward)
     plan = Plan(n, inputs, outputs, lanes, rows, 0, clips)
     registers = min(255, card.registers // (-(-plan.threads // 128) * 128) // 8 * 8)  # four schedulers share them evenly
     own = SPARE_REGISTERS + words * (rows * (each + (3 if outputs == 1 else 1)) + 2 * gates)
