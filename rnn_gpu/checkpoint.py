@@ -7,7 +7,6 @@ import numpy as np
 
 from . import io
 from .errors import ArgumentError, ModelFileError
-from .layers import Dropout
 
 FORMAT = "rnn_gpu checkpoint 1"
 
@@ -48,8 +47,7 @@ def restore(path, network, optimizer, settings: dict) -> Position:
         kept = {name: own(network, name, arrays[f"parameter {name}"]) for name in network.parameters}
         count = range(optimizer.moments if config["updates"] else 0)
         state = {name: tuple(own(network, name, arrays[f"moment {k} {name}"]) for k in count) for name in kept} if count else {}
-        drops = [layer for layer in network.layers if isinstance(layer, Dropout)]
-        pairs = list(zip(drops, config["passes"], strict=True))
+        pairs = list(zip(network._drawing, config["passes"], strict=True))
         updates = config["updates"]
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ArgumentError):
@@ -72,4 +70,4 @@ def own(network, name, a: np.ndarray):
 
 
 def passes(network) -> list[int]:
-    return [layer.passes for layer in network.layers if isinstance(layer, Dropout)]
+    return [layer.passes for layer in network._drawing]

@@ -68,6 +68,10 @@ def check_activation(activation: Activation):
 @cache
 def check_cell(cell: Cell):
     """Raise DerivativeError unless `back` is the slope of `step` with respect to every p, q and s, at 64 random points."""
+    if cell.drawn or cell.output:
+        raise ArgumentError(
+            f"cell {cell.name!r} has drawn={cell.drawn} and output={cell.output}, expected 0: only layers put noise around cells"
+        )
     G, S, rng, N = cell.gates, cell.states, np.random.default_rng(0), 64
     refuse_unknown(f"cell {cell.name!r}", cell.step, cell.back)
     step, back = formula(cell.step), formula(cell.back)

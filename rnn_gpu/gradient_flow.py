@@ -126,7 +126,8 @@ def measure(layer: Recurrent, arriving, i: int, bias: str) -> LayerFlow:
     back = [own[::-1] for own in steps]  # from the last step of each sample to its first
     delta = quartiles([ratio(δ[own, b]) for b, own in enumerate(back)])
     state = quartiles([ratio(ds[np.append(own + 1, own[-1]), b]) for b, own in enumerate(back)])
-    heard, slope, around = (norms[live] for norms in local_norms(layer.cell, tape))
+    whole = tape._replace(kept=number(layer._tape.wide_kept).astype(float))
+    heard, slope, around = (norms[live] for norms in local_norms(layer._tape.cell, whole))
     β_W, β_A, β_D = float(np.linalg.norm(number(layer.parameters["W"]).astype(float), 2)), float(slope.max()), float(around.max())
     outside = np.flatnonzero((delta[:, 1] < LOW) | (delta[:, 1] > HIGH))
     horizon = int(outside[0]) if len(outside) else None

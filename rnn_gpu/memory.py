@@ -70,9 +70,12 @@ class Needs(NamedTuple):
 def needs(layer, k: int, B: int, ragged: bool) -> Needs:
     n, rows = layer.output_size, k * B
     if layer.recurrent:
-        cell = layer.cell
-        states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
-        beside = 0 if cell.kept == cell.gates else gates  # else what is kept lies where p was
+        cell, of_word = layer._noise.around(layer.cell, training=True), 8 // np.dtype(layer.dtype).itemsize
+        states, gates, inputs = cell.states * (rows + B) * n, cell.gates * rows * n, (cell.gates + cell.drawn) * rows * n
+        beside = 0 if cell.kept == cell.gates + cell.drawn else inputs  # else what is kept lies where p was
+        if cell.drawn:  # p is copied to where the masks come beside it, before there are states
+            masks = 2 * of_word * rows * n if layer._noise.zoneout else 0
+            beside = max(beside, gates + inputs + masks - states - cell.kept * rows * n)
         return Needs(states + (cell.kept + ragged) * rows * n, beside, gates, rows * (n + layer.input_size) + cell.apart * gates)
     if isinstance(layer, Dense):
         return Needs(rows * n, rows * n, 0, rows * (2 * n + layer.input_size))
@@ -135,7 +138,7 @@ def backward(network, x, starts, steps, do, k: int, *how):
 
 def rewinder(network, back=0):
     """What sets the layers' counts of passes to now, or `back` passes ago: all segments of a pass have the masks of one."""
-    counts = [(layer, layer.passes - back) for layer in network.layers if isinstance(layer, Dropout)]
+    counts = [(layer, layer.passes - back) for layer in network._drawing]
 
     def rewind():
         for layer, count in counts:

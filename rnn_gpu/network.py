@@ -37,7 +37,8 @@ class Network(Weights):
                 raise ArgumentError(f"layers have different values of {what}: {', '.join(sorted(values))}")
         self.input_size = self.output_size = None
         for i, layer in enumerate(self.layers):
-            layer.place = i
+            for one in (layer, *layer.recurrent):
+                one.place = i
             if layer.input_size is None:  # takes any
                 continue
             if self.output_size not in (None, layer.input_size):
@@ -77,7 +78,7 @@ class Network(Weights):
         x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network without recurrent layers
         state     a list with the state of each recurrent layer (see Recurrent); None is zero everywhere
         lengths   (B,) integers in 1..T; y is zero beyond
-        training  True switches Dropout on
+        training  True switches Dropout, recurrent dropout and zoneout on
         mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample begins anew (True); see Recurrent
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
@@ -124,6 +125,11 @@ class Network(Weights):
     def clipped_steps(self) -> int:
         """How many steps of samples, of all recurrent layers, the last backward has clipped."""
         return sum(layer.clipped_steps for layer in self.recurrent)
+
+    @property
+    def _drawing(self) -> list[Layer]:
+        """The layers whose training draws numbers."""
+        return [one for layer in self.layers for one in layer.recurrent or (layer,) if one.draws]
 
     def _tapes(self):
         return [one._tape for layer in self.layers for one in layer.recurrent or (layer,)]

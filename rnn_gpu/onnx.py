@@ -79,7 +79,7 @@ def export(network: Network, path):
              recurrent layer i `state_i` (B, n), or `state_i_0`, `state_i_1` (h and c of an LSTM)
     outputs  y (T, B, k), every step whatever network.steps says, or (B, k); then `last_i`, as the states
 
-    Raises UnsupportedError for a cell or an activation of your own, which ONNX's operators do not have.
+    Raises UnsupportedError for a cell or an activation of your own, which ONNX's operators do not have, and for zoneout.
     """
     graph, time = Graph(network.dtype), ["T"] if network.recurrent else []
     symbols = isinstance(network.layers[0], Embedding)
@@ -123,6 +123,8 @@ def dense(graph, layer, x):
 def recurrent(graph, layer, i, x, last):
     """The node of recurrent layer i, one direction; the outputs of every step. Adds (name, value, n) of its last states to `last`."""
     θ, cell, n = own(layer), layer.cell, layer.hidden_size
+    if layer._noise.zoneout:
+        raise UnsupportedError(f"zoneout is {layer.zoneout!r}: outside training it mixes states, which ONNX's operators do not")
     if cell not in OPERATORS:
         raise UnsupportedError(f"cell is {cell.name!r}, of your own: ONNX has {', '.join(one.name for one in OPERATORS)}")
     operator, order, options = OPERATORS[cell]

@@ -47,7 +47,7 @@ kernels.devices.cuda.tf32
 errors
 arguments device io parameters
 derivatives losses optimizers weights
-layers.base layers.steps
+layers.base layers.noise layers.steps
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions

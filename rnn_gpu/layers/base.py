@@ -23,6 +23,8 @@ class Layer(Weights):
     input_size: int | None = None
     output_size: int | None = None
     place = 0  # in its network
+    draws = False  # does training draw numbers: each pass forward has its own, by `passes`
+    passes = 0
     clipped_steps = 0  # in the last backward: how often δ of a step and sample was beyond its bounds
     recurrent: tuple = ()  # itself, the two of a bidirectional one, or none
 

@@ -13,6 +13,7 @@ from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..weights import TORCH, by_gates, known, recurrent_of_keras
 from .base import Layer
+from .noise import PART, Noise, key, noise
 from .stateful import Stateful
 from .steps import zeros
 
@@ -21,15 +22,38 @@ class Tape(NamedTuple):
     """What a recurrent layer remembers of its forward pass; but for x in the order of its own steps, which `reverse` turns around."""
 
     x: np.ndarray  # (T, B, m)
-    s: np.ndarray  # (S, T+1, B, n)
-    kept: np.ndarray  # (T, B, K, n)
+    wide_s: np.ndarray  # (S, T+1, B, n), of `cell`
+    wide_kept: np.ndarray  # (T, B, K, n), of `cell`
     flags: np.ndarray  # (T, B)
     starts: np.ndarray | None  # see Steps
+    cell: Cell  # that ran: the layer's own, or with noise around it
+    own: Cell  # of the layer
+    mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
+
+    @property
+    def s(self):
+        """The states of the layer's own cell."""
+        return self.wide_s[self.cell.output :]
+
+    @property
+    def kept(self):
+        return self.wide_kept[:, :, : self.own.kept]
 
     def before(self, t=slice(None)):
-        """The states that steps t begin with, (S, ·, B, n)."""
-        s = self.s[:, :-1][:, t]
-        return s if self.starts is None else np.where(self.starts[t], self.s[:, :1] if s.ndim == 4 else self.s[:, 0], s)
+        """The states that steps t begin with, (S, ·, B, n), of `cell`."""
+        first, s = self.wide_s[:, :1], self.wide_s[:, :-1][:, t]
+        return s if self.starts is None else np.where(self.starts[t], first if s.ndim == 4 else first[:, 0], s)
+
+    def widened(self, ds):
+        """dE/ds of the cell that ran, from that of the own."""
+        return ds if self.mask is None else np.concatenate([np.zeros_like(ds[:1]), ds])
+
+    def narrowed(self, ds):
+        """dE/ds of the own cell, (S, …, B, n): what went through the mask is added.  Overwrites ds."""
+        if self.mask is None:
+            return ds
+        ds[1] += self.mask * ds[0]
+        return ds[1:]
 
 
 class DeltaTape(NamedTuple):
@@ -65,10 +89,18 @@ class Recurrent(Stateful):
     seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
     precision       of products of matrices: "fp32" is strict; "tf32" is faster, for float32 on "cuda": see `rnn_gpu.device.resolve`
     reverse         the layer goes from the last step of each sample to its first; its state `after` is that at the first step
+    recurrent_dropout  in training W sees m ⊙ s_{t-1}: of m a share is zero, the rest 1/(1 − rate), one mask for all steps (Gal and
+                    Ghahramani 2016)
+    zoneout         in training this share of each state stays as it was, drawn anew at every step; outside, the mean of both
+                    (Krueger et al. 2016). One rate, or a tuple of one a state: (h, c) of the LSTM
+
+    Masks are drawn as Dropout's: by seed, place in the network, training pass, step, sample and unit.
 
     parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it. A gradient is overwritten
     by each `backward`.
     """
+
+    _noise = Noise()  # of layers around parameters that are there
 
     def __init__(
         self,
@@ -82,6 +114,8 @@ class Recurrent(Stateful):
         init: str = "default",
         reverse: bool = False,
         precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
     ):
         if isinstance(cell, str):
             cell = CELLS[arguments.choice("cell", cell, CELLS)]
@@ -89,10 +123,14 @@ class Recurrent(Stateful):
             raise ArgumentError(f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}")
         derivatives.check_cell(cell)
         self.cell = cell
+        self.recurrent_dropout, self.zoneout = recurrent_dropout, tuple(zoneout) if isinstance(zoneout, list) else zoneout
+        self._noise = noise(recurrent_dropout, zoneout, cell.states)
         self.input_size = arguments.size("input_size", input_size)
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
         self.batch_first, self.reverse = bool(batch_first), bool(reverse)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
+        if self.draws:
+            key(self.seed)
         super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init), precision)
 
     @classmethod
@@ -108,14 +146,18 @@ class Recurrent(Stateful):
     def recurrent(self):
         return (self,)
 
+    @property
+    def draws(self) -> bool:
+        return bool(self._noise)
+
     def config(self) -> dict:
-        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse", "precision")
+        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse", "precision", "recurrent_dropout", "zoneout")
         own = {"cell": self.cell} if type(self) is Recurrent else {}
         return own | {name: getattr(self, name) for name in names}
 
     def explain(self, T: int, B: int) -> str:
         """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it remembers for the way back."""
-        T, B, cell = arguments.size("T", T), arguments.size("B", B), self.cell
+        T, B, cell = arguments.size("T", T), arguments.size("B", B), self._noise.around(self.cell, training=True)
         states, itemsize = (T + 1) * B * cell.states * self.hidden_size, np.dtype(self.dtype).itemsize
         numbers = T * B * (self.input_size + cell.kept * self.hidden_size) + states
         remembered = f"remembered for backward: {numbers * itemsize:,} bytes (x, states, activations)"
@@ -139,33 +181,42 @@ class Recurrent(Stateful):
         return self._taped
 
     def _forward(self, x, s0, steps, keep=True, training=False):
-        d, θ, cell = self._device, self.parameters, self.cell
+        d, θ, cell, mask = self._device, self.parameters, self._noise.around(self.cell, training), None
         T, B, _ = x.shape
-        p = self._in_turn(d.project(x, θ["U"], θ["b"], cell.gates))
+        p = d.project(x, θ["U"], θ["b"], cell.gates)
+        if cell.drawn:
+            place = self.place + (1 + self.reverse) * PART
+            p, mask = self._noise.beside(d, p, cell.gates, self.seed, place, self.passes, steps.first, training)
+        self.passes += self.draws and training
+        p = self._in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
-        (s[:, 0],) = s0
-        kept = p if cell.kept == cell.gates else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
+        (s[cell.output :, 0],) = s0
+        if mask is not None:
+            s[0, 0] = mask * s[1, 0]
+        kept = p if cell.kept == cell.gates + cell.drawn else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         own = steps.turned(d) if self.reverse else steps
         d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
         if keep:
-            self._tape, self._δ, self._taped, self._like, self._steps = Tape(x, s, kept, own.flags, own.starts), None, None, x, steps
-        return steps.only_live(self._in_turn(s[0, 1:])), [s[:, T]]
+            self._tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
+            self._δ, self._taped, self._like, self._steps = None, None, x, steps
+        return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]]
 
     def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
-        d, θ, cell, tape = self._device, self.parameters, self.cell, self._recall()
-        T, B, _ = tape.x.shape
+        d, θ, tape = self._device, self.parameters, self._recall()
+        (T, B, _), cell = tape.x.shape, tape.cell
+        ds = tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            self._taped, self.clipped_steps = self._back_by_steps(self._in_turn(dy), dp, dq, *ds, clip)
+            self._taped, self.clipped_steps = self._back_by_steps(self._in_turn(dy), dp, dq, ds, clip)
         else:
-            arrays = self._in_turn(dy), θ["W"], self._c(), tape.s, tape.kept, tape.flags, dp, dq, *ds
+            arrays = self._in_turn(dy), θ["W"], self._c(), tape.wide_s, tape.wide_kept, tape.flags, dp, dq, ds
             self._taped, self.clipped_steps = None, d.backward(cell, *arrays, clip)
         self._δ = self._in_turn(dp)
         self.grads = {"U": d.gradient_sum(self._δ, tape.x), "W": d.gradient_sum(dq, tape.before()[0]), "b": d.bias_sum(self._δ)}
         if cell.apart:
             self.grads["c"] = d.bias_sum(dq)
-        return d.project_back(self._δ, θ["U"]), ds
+        return d.project_back(self._δ, θ["U"]), [tape.narrowed(ds)]
 
     def _in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.
@@ -179,10 +230,10 @@ class Recurrent(Stateful):
         tape, ds0, clipped = self._tape, zeros(self._device, ds.shape, self.dtype), 0
         T, B, G, n = dp.shape
         live = (tape.flags & LIVE)[:, :, None] != 0
-        carried, norms = self._device.empty(tape.s.shape, self.dtype), np.empty(T)
+        carried, norms = self._device.empty(tape.wide_s.shape, self.dtype), np.empty(T)
         for t in reversed(range(T)):
             carried[:, t + 1] = ds
-            carried[0, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
+            carried[tape.cell.output, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
             one = slice(t, t + 1)
             clipped += self._one_step_back(t, dy[one], dp[one], dq[one], ds, clip)
             norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
@@ -191,15 +242,15 @@ class Recurrent(Stateful):
                 ds[...] = np.where(tape.starts[t], ds.dtype.type(0), ds)
         ds += ds0
         carried[:, 0] = ds
-        return DeltaTape(dp, dq, carried, tape.s, tape.kept, norms), clipped
+        return DeltaTape(dp, dq, tape.narrowed(carried), tape.s, tape.kept, norms), clipped
 
     def _one_step_back(self, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
-        """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n)."""
+        """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell that ran."""
         tape, one = self._tape, slice(t, t + 1)
-        s = tape.s[:, t : t + 2].copy()
+        s = tape.wide_s[:, t : t + 2].copy()
         s[:, 0] = tape.before(t)
-        arrays = dy, self.parameters["W"], self._c(), s, tape.kept[one], tape.flags[one], dp, dq, ds
-        return self._device.backward(self.cell, *arrays, clip)
+        arrays = dy, self.parameters["W"], self._c(), s, tape.wide_kept[one], tape.flags[one], dp, dq, ds
+        return self._device.backward(tape.cell, *arrays, clip)
 
     def _c(self):
         return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)

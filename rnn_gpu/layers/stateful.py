@@ -12,7 +12,7 @@ class Stateful(Layer):
 
     batch_first = False
 
-    def __call__(self, x, state=None, lengths=None, mask=None, resets=None):
+    def __call__(self, x, state=None, lengths=None, mask=None, resets=None, training=False):
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
 
         x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
@@ -23,11 +23,12 @@ class Stateful(Layer):
         mask     (T, B) booleans; False is a step that does not happen: as if it were deleted, but that y is zero there
         resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`: as if two sequences stood one
                  behind the other. A masked step resets too
+        training  True draws the masks of recurrent dropout and zoneout
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
-        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps)
+        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps, training=training)
         self._like = x
         return self._to_kind_of(x, self._turn(y)), self._as_states(s)
 

@@ -5,11 +5,10 @@ from functools import cache
 import numpy as np
 
 from .. import arguments, derivatives, parameters
-from ..errors import ArgumentError
 from ..kernels import UNCLIPPED, Activation
-from ..kernels.philox import LOW, words
 from ..weights import dense_of_keras, known
 from .base import Layer
+from .noise import drop_mask, key, struck
 
 
 class Stateless(Layer):
@@ -150,12 +149,11 @@ class Dropout(Stateless):
     the same on every device, whatever the batch's size and length.
     """
 
+    draws = True
+
     def __init__(self, rate: float, variational: bool = False, device="auto", dtype="float32", seed=0):
         self.rate, self.variational = arguments.number("rate", rate, 0, 1, open_high=True), bool(variational)
-        self.seed = arguments.seed("seed", seed)
-        if self.seed > LOW:
-            raise ArgumentError(f"seed is {seed!r}, expected an integer of at most {LOW}: it is half of Philox's key")
-        self.passes = 0
+        self.seed = key(arguments.seed("seed", seed))
         super().__init__(device, dtype, {})
 
     def config(self):
@@ -167,8 +165,8 @@ class Dropout(Stateless):
             T, B, n = x.shape
             first = 0 if self.variational or steps is None else steps.first
             T = 1 if self.variational else T
-            drawn = words(self._device.array, T, B, n, self.seed, self.place, self.passes, first)
-            mask = (drawn >= round(self.rate * 2**32)).astype(self.dtype) * x.dtype.type(1 / (1 - self.rate))
+            drawn = struck(self._device, self.rate, T, B, n, self.seed, self.place, self.passes, first)
+            mask = drop_mask(x.dtype, self.rate, drawn)
             self.passes += 1
         if keep:
             self._tape, self._like = mask, x
