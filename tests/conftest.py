@@ -18,6 +18,10 @@ if not has_gpu():
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("the same every time", derandomize=True, database=None, deadline=None)
+settings.load_profile("the same every time")
 
 pytest.register_assert_rewrite("door", "simulation")
 

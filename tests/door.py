@@ -62,14 +62,24 @@ def refuses(error, message, call):
     assert caught.type is error
 
 
-def results(model, x, dy, state=None, dstate=None, lengths=None):
+def results(model, x, dy, state=None, dstate=None, lengths=None, mask=None, resets=None, **back):
     """Everything one pass forward and back gives, by name, as NumPy arrays."""
-    y, last = model(x, state, lengths)
-    return {"y": y} | named("last", last) | way_back(model, dy, dstate)
+    y, last = model(x, state, lengths, mask=mask, resets=resets)
+    return {"y": y} | named("last", last) | way_back(model, dy, dstate, **back)
 
 
-def way_back(model, dy, dstate=None):
-    dx, first = model.backward(dy, dstate)
+def explained(model, taped=False):
+    """What the way back computed at every step, by name, as NumPy arrays: δ, how many were clipped, and the tape."""
+    found = {"clipped_steps": np.array(model.clipped_steps)}
+    for i, layer in enumerate(model.recurrent):
+        tape = layer.tape._asdict() if taped else {}
+        arrays = {f"delta[{i}]": layer.delta} | {f"tape[{i}].{name}": a for name, a in tape.items()}
+        found |= {name: layer._device.numpy(a) for name, a in arrays.items()}
+    return found
+
+
+def way_back(model, dy, dstate=None, **back):
+    dx, first = model.backward(dy, dstate, **back)
     return {"dx": dx} | named("first", first) | {f"d{name}": model._device.numpy(a) for name, a in model.grads.items()}
 
 

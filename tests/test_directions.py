@@ -1,10 +1,9 @@
-"""Reverse and bidirectional layers, and stacks of them: by their definitions, within lengths, on every device."""
+"""Bidirectional layers, and stacks of them: by their definitions, on every device. Reverse is defined in test_combinations."""
 
 import numpy as np
 import pytest
 
 import rnn_gpu
-from conftest import close
 from door import named, parameters_of, refuses, results, same, table
 from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Network, load, stack, training
 
@@ -22,31 +21,9 @@ def state(layer, scale=1.0):
     return parts if len(parts) > 1 else parts[0]
 
 
-def turned(a, lengths):
-    """a (T, B, …) with the first lengths[b] steps of each sample in reverse: the slow and obvious way."""
-    a = a.copy()
-    for b, length in enumerate(lengths):
-        a[:length, b] = a[:length, b][::-1]
-    return a
-
-
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
 def kind(request):
     return request.param
-
-
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
-def test_reverse_is_forward_on_turned_sequences(kind, device, lengths):
-    options = {"device": device, "dtype": "float64"}
-    reverse, forward = kind(M, N, reverse=True, **options), kind(M, N, **options)
-    x, dy, steps = draw(T, B, M), draw(T, B, N), lengths or [T] * B
-    s0, ds = state(forward), state(forward, 0.3)
-    expected = results(forward, turned(x, steps), turned(dy, steps), s0, ds, lengths)
-    expected |= {name: turned(expected[name], steps) for name in ("y", "dx")}
-    for name, a in results(reverse, x, dy, s0, ds, lengths).items():
-        close(a, expected[name])
-    δ = [turned(forward._device.numpy(forward.delta), steps), reverse._device.numpy(reverse.delta)]
-    close(*δ)
 
 
 def test_bidirectional_is_two_layers_side_by_side(kind, device):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from conftest import close
 from door import (
     DOORS,
     REFERENCE,
@@ -56,29 +55,6 @@ def test_lengths_are_refused(door, lengths, error, message):
 def test_rows_have_no_lengths():
     rows = Network([Dense(M, K, **REFERENCE)])
     refuses(ArgumentError, "^lengths is given, but .* no recurrent layer", lambda: rows(X[0], lengths=[1, 1, 1]))
-
-
-@pytest.mark.parametrize("lengths", [[1, 5, 3], [3, 1, 5], [5, 5, 1]], ids=str)
-def test_lengths_in_any_order_are_runs_one_by_one(cell, lengths):
-    layer = Recurrent(cell, M, N, dtype="float64", **REFERENCE)
-    x, dy = draw(T, B, M, dtype="float64"), draw(T, B, N, dtype="float64")
-    state, dstate = (tuple(draw(B, N, dtype="float64") for _ in range(cell.states)) for _ in range(2))
-    one_or_all = (lambda parts: parts) if cell.states > 1 else (lambda parts: parts[0])
-    together = results(layer, x, dy, one_or_all(state), one_or_all(dstate), lengths)
-    summed = {}
-    for b, length in enumerate(lengths):
-        alone = [one_or_all(tuple(s[b : b + 1] for s in states)) for states in (state, dstate)]
-        for name, a in results(layer, x[:length, b : b + 1], dy[:length, b : b + 1], *alone).items():
-            if name in ("y", "dx"):
-                close(together[name][:length, b : b + 1], a)
-                assert (together[name][length:, b] == 0).all()
-            elif name.startswith(("first", "last")):
-                close(together[name][b : b + 1], a)
-            else:
-                summed[name] = summed.get(name, 0) + a
-    assert list(summed) == [f"d{name}" for name in layer.parameters]
-    for name, a in summed.items():
-        close(together[name], a)
 
 
 @pytest.mark.parametrize(

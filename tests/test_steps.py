@@ -1,4 +1,4 @@
-"""mask, resets and clipping of δ: each means what its definition says, on every device, in both directions."""
+"""mask, resets and clipping of δ at the door, in networks and training; what they mean is said in test_combinations."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
-from door import B, M, N, T, X, draw, named, network, refuses, same, table
+from door import B, M, N, T, X, draw, network, refuses, results, same, table
 from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, DtypeError, Network, Recurrent, ShapeError
 from rnn_gpu.kernels.cells import CELLS
 
@@ -29,70 +29,6 @@ def pattern(seed):
     return {"lengths": lengths, "mask": mask, "resets": resets}
 
 
-CALLS = {
-    "mask": lambda: {"mask": pattern(1)["mask"]},
-    "resets": lambda: {"resets": pattern(2)["resets"]},
-    "resets within lengths": lambda: {name: pattern(3)[name] for name in ("resets", "lengths")},
-    "all": lambda: pattern(4),
-    "all, again": lambda: pattern(5),
-}
-
-
-@pytest.fixture(params=CALLS.values(), ids=CALLS)
-def call(request):
-    return request.param()
-
-
-def pieces(call, b, reverse):
-    """The live steps of sample b, cut where it begins anew, in the order in which a layer takes the pieces."""
-    length = call.get("lengths", [T] * B)[b]
-    live = call.get("mask", np.ones((T, B), bool))[:length, b]
-    starts = np.flatnonzero(call.get("resets", np.zeros((T, B), bool))[:length, b])
-    cut = [piece[live[piece]] for piece in np.split(np.arange(length), starts[starts > 0])]
-    return cut[::-1] if reverse else cut
-
-
-def way(layer, x, dy, state, dstate, call=None, **clips):
-    y, last = layer(x, state, **call or {})
-    dx, first = layer.backward(dy, dstate, **clips)
-    grads = {f"d{name}": layer._device.numpy(g) for name, g in layer.grads.items()}
-    return {"y": y, "dx": dx} | named("last", last) | named("first", first) | grads
-
-
-def one_or_all(parts):
-    return parts if len(parts) > 1 else parts[0]
-
-
-@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_a_masked_step_is_deleted_and_a_reset_begins_another_sequence(some, device, call, reverse):
-    """A batch with masks and resets is every piece of every sample alone; the initial state's gradient is the sum over pieces."""
-    layer = Recurrent(some, M, N, device=device, dtype="float64", reverse=reverse)
-    x, dy = draw(T, B, M, dtype="float64"), draw(T, B, N, dtype="float64")
-    state, dstate = (tuple(draw(B, N, dtype="float64") for _ in range(some.states)) for _ in range(2))
-    got = way(layer, x, dy, one_or_all(state), one_or_all(dstate), call)
-    names = [name for name in got if name.startswith(("last", "first"))]
-    expected = {name: np.zeros_like(a) for name, a in got.items()}
-    for b in range(B):
-        s0, ds = ([a[b : b + 1] for a in states] for states in (state, dstate))
-        last, ds0, alone = s0, [np.zeros_like(a) for a in s0], pieces(call, b, reverse)
-        for k, piece in enumerate(alone):
-            d_end = ds if k == len(alone) - 1 else [np.zeros_like(a) for a in ds]
-            last = s0
-            if not len(piece):
-                ds0 = [a + d for a, d in zip(ds0, d_end, strict=True)]
-                continue
-            found = way(layer, x[piece, b : b + 1], dy[piece, b : b + 1], one_or_all(tuple(s0)), one_or_all(tuple(d_end)))
-            expected["y"][piece, b], expected["dx"][piece, b] = found["y"][:, 0], found["dx"][:, 0]
-            last = [found[name] for name in names if name.startswith("last")]
-            ds0 = [a + found[name] for a, name in zip(ds0, (name for name in names if name.startswith("first")), strict=True)]
-            for name in (name for name in expected if name not in ("y", "dx", *names)):
-                expected[name] += found[name]
-        for name, a in zip(names, [*last, *ds0], strict=True):
-            expected[name][b] = a[0]
-    for name, a in expected.items():
-        close(got[name], a)
-
-
 @pytest.mark.parametrize("build", [lambda **o: Bidirectional(LSTM(M, N, **o)), lambda **o: GRU(M, N, **o)], ids=["two directions", "GRU"])
 def test_gradients_are_slopes_with_masks_and_resets(build, device):
     layer = build(device=device, dtype="float64")
@@ -106,8 +42,8 @@ def test_what_stands_in_a_masked_step_is_ignored(model, number):
     mask, dy = pattern(1)["mask"], np.ones_like(model(X)[0])
     x, spoiled = X.copy(), dy.copy()
     x[~mask], spoiled[~mask] = number, number
-    expected = way(model, X, dy, None, None, {"mask": mask})
-    same(way(model, x, spoiled, None, None, {"mask": mask}), expected)
+    expected = results(model, X, dy, mask=mask)
+    same(results(model, x, spoiled, mask=mask), expected)
     assert (expected["y"][~mask] == 0).all() and (expected["dx"][~mask] == 0).all()
     for layer in getattr(model, "recurrent", (model,)):
         assert (layer.delta[~mask] == 0).all()
@@ -116,7 +52,7 @@ def test_what_stands_in_a_masked_step_is_ignored(model, number):
 def test_masks_and_resets_that_say_nothing_change_nothing(model):
     dy, expected = np.ones_like(model(X)[0]), None
     for call in ({}, {"mask": np.ones((T, B), bool)}, {"resets": np.zeros((T, B), bool)}, {"resets": np.arange(T)[:, None] < np.ones(B)}):
-        found = way(model, X, dy, None, None, call)
+        found = results(model, X, dy, **call)
         same(found, expected or found)
         expected = expected or found
 
@@ -133,9 +69,9 @@ def test_a_tape_has_masks_resets_and_clipping_too(some, device):
     layer, rng = Recurrent(some, M, N, device=device, dtype="float64", reverse=True), np.random.default_rng(3)
     x, dy = rng.normal(size=(T, B, M)), rng.normal(size=(T, B, N))
     for clips, seed in itertools.product(({}, {"clip_step_norm": 0.3}), (2, 4)):
-        expected, counts = way(layer, x, dy, None, None, pattern(seed), **clips), [layer.clipped_steps]
+        expected, counts = results(layer, x, dy, **pattern(seed), **clips), [layer.clipped_steps]
         δ = layer._device.numpy(layer.delta).copy()
-        got = way(layer, x, dy, None, None, pattern(seed), tape=True, **clips)
+        got = results(layer, x, dy, **pattern(seed), tape=True, **clips)
         for name, a in expected.items():
             close(got[name], a)
         close(layer._device.numpy(layer.tape.delta)[::-1], δ)
@@ -220,7 +156,7 @@ def test_the_sides_of_a_cell_that_takes_them_apart_shrink_together(device):
 def test_bounds_that_nothing_reaches_change_no_bit(some, device, clips):
     layer = Recurrent(some, M, N, device=device)
     dy = draw(T, B, N)
-    same(way(layer, X, dy, None, None, pattern(4), **clips), way(layer, X, dy, None, None, pattern(4)))
+    same(results(layer, X, dy, **pattern(4), **clips), results(layer, X, dy, **pattern(4)))
 
 
 def test_δ_that_is_not_finite_stays_so(device):
