@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -97,11 +99,28 @@ def batch(options, *axes):
     return draw(*axes[::-1], M) if options.get("batch_first") else draw(*axes, M)
 
 
-def test_outputs_and_gradients_are_torchs(kind, options):
+@st.composite
+def calls(choose):
+    """Both modules, an input of one of three kinds, and a state or None."""
+    maybe, kind = choose(st.lists(st.booleans(), min_size=4, max_size=4)), choose(st.sampled_from(KINDS))
+    options = dict(zip(("bias", "batch_first", "bidirectional"), maybe, strict=False)) | {"num_layers": choose(st.integers(1, 3))}
+    if kind == "RNN":
+        options["nonlinearity"] = choose(st.sampled_from(("tanh", "relu")))
     theirs, mine = pair(kind, **options)
-    x = batch(options, T, B)
-    agree(theirs, mine, x)
-    agree(theirs, mine, x, state(theirs, B))
+    lengths = choose(st.lists(st.integers(1, 6), min_size=1, max_size=5))
+    axes = (len(lengths), max(lengths)) if maybe[1] else (max(lengths), len(lengths))
+    x, of, batch = draw(*axes, M), choose(st.sampled_from(("batch", "sequence", "packed"))), (len(lengths),)
+    if of == "sequence":
+        x, batch = x.select(1 - maybe[1], 0), ()
+    elif of == "packed":
+        x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, maybe[1], enforce_sorted=sorted(lengths, reverse=True) == lengths)
+    return theirs, mine, x, state(theirs, *batch) if maybe[3] else None
+
+
+@settings(max_examples=60)
+@given(calls())
+def test_outputs_and_gradients_are_torchs(call):
+    agree(*call)
 
 
 def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
@@ -117,27 +136,14 @@ def test_float32_too(kind):
     agree(theirs, mine, draw(T, B, M, dtype=torch.float32), dtype="float32")
 
 
-def test_input_without_a_batch(kind, options):
-    theirs, mine = pair(kind, **options)
-    agree(theirs, mine, draw(T, M))
-    agree(theirs, mine, draw(T, M), state(theirs))
-
-
 @pytest.mark.parametrize("ordered", [True, False])
 def test_packed_sequences_go_in_and_come_out(kind, ordered):
     theirs, mine = pair(kind, num_layers=2, bidirectional=True)
     lengths = LENGTHS.sort(descending=True).values if ordered else LENGTHS
     packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), lengths, enforce_sorted=ordered)
-    agree(theirs, mine, packed)
-    agree(theirs, mine, packed, state(theirs, B))
     expected, got = theirs(packed)[0], mine(packed)[0]
     for one, other in zip(got[1:], expected[1:], strict=True):
         assert (one is None and other is None) or (one == other).all()
-
-
-def test_relu():
-    theirs, mine = pair("RNN", nonlinearity="relu")
-    agree(theirs, mine, draw(T, B, M), state(theirs, B))
 
 
 def test_dropout_of_nothing_is_nothing_and_evaluation_drops_nothing(kind):
