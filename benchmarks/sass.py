@@ -40,6 +40,8 @@ except RuntimeError as error:  # where no CUDA library is installed at all
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.cells.lstm import lstm
+from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
 from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_HELD, H200, Card, decide
 from rnn_gpu.kernels.losses import LOSSES
@@ -76,6 +78,7 @@ CARDS = {  # whose plans are compiled; for another cc the H200's
     (8, 0): Card("A100", 108, 65_536, 166_912, EARLIER_HELD),
     (9, 0): H200,
 }
+NOISY = dropped(zoned(lstm))
 OTHER_KERNELS = (  # factory(number)
     (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
 )
@@ -115,16 +118,18 @@ class Job(NamedTuple):
 def jobs(number, card: Card) -> Iterator[Job]:
     """Every kernel of the CUDA device for one type of number.
 
-    For float32 on the H200 also the block schedule of every cell, and what clips δ for the cells whose block sizes are listed.
+    For float32 on the H200 also the block schedule of every cell, a cell with noise around it, and what clips δ for the cells whose
+    block sizes are listed.
     """
     most = card is H200 and number is np.float32
-    for cell, (factory, arguments) in itertools.product(CELLS.values(), FORWARD_KERNELS):
+    cells = [*CELLS.values(), *[NOISY] * most]
+    for cell, (factory, arguments) in itertools.product(cells, FORWARD_KERNELS):
         yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, lambda f=factory, c=cell: f(c, number), arguments)
-    for cell, (factory, arguments), clips in itertools.product(CELLS.values(), BACKWARD_KERNELS, (False, True)):
+    for cell, (factory, arguments), clips in itertools.product(cells, BACKWARD_KERNELS, (False, True)):
         if not clips or (most and cell.name in BLOCK_SIZES):
             name, arguments = title(factory) + clipping(clips), arguments | (BOUNDS if clips else CLIP)
             yield Job(f"{name}[{cell.name}]", cell.name, True, lambda f=factory, c=cell, k=clips: f(c, number, k), arguments)
-    for cell, (direction, (factory, arguments)), clips in itertools.product(CELLS.values(), BLOCK_KERNELS.items(), (False, True)):
+    for cell, (direction, (factory, arguments)), clips in itertools.product(cells, BLOCK_KERNELS.items(), (False, True)):
         odd = ((33, 64),) if most else ()
         for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
             it = decide(cell, direction, n, B, number().itemsize, card, clips=clips)

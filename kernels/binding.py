@@ -201,12 +201,6 @@ def gather(count: int, arguments: str, element: str, **names) -> Callable:
     return define("gather", f"def gather({arguments}):\n    return ({items})\n", **names)
 
 
-def scatter(count: int, arguments: str, element: str) -> Callable:
-    """(arguments, values) -> None; writes values[k] to `element` for k = 0 … count−1."""
-    lines = "".join(f"    {element.format(k=k)} = values[{k}]\n" for k in range(count)) or "    pass\n"
-    return define("scatter", f"def scatter({arguments}, values):\n{lines}")
-
-
 class Access(NamedTuple):
     """How kernels reach the numbers of one step t, sample b, unit j: tuples from arrays, and back into them."""
 

@@ -12,7 +12,7 @@ from numba import njit, types
 from numpy import exp as e
 
 from conftest import close
-from rnn_gpu.kernels.binding import NAMES, bind, define, elementwise_source, gather, interpreted_maths, retyped, scatter
+from rnn_gpu.kernels.binding import NAMES, bind, define, elementwise_source, gather, interpreted_maths, repeat, retyped
 from rnn_gpu.kernels.devices import cpu, reference
 
 NUMBA = {np.float32: types.float32, np.float64: types.float64}
@@ -509,11 +509,11 @@ def test_gather_spells_a_tuple_out():
     assert gather(2, "x", "row({k}, x)", row=lambda k, x: k + x)(5) == (5, 6)
 
 
-def test_scatter_writes_what_gather_reads():
+def test_repeat_writes_what_gather_reads():
     a = np.zeros((2, 3))
-    assert scatter(3, "a, i", "a[i, {k}]")(a, 1, (7, 8, 9)) is None
+    assert repeat(3, "a, i, values", "a[i, {k}] = values[{k}]")(a, 1, (7, 8, 9)) is None
     assert a.tolist() == [[0, 0, 0], [7, 8, 9]]
-    scatter(0, "a, i", "a[i, {k}]")(a, 1, ())
+    repeat(0, "a, i, values", "a[i, {k}] = values[{k}]")(a, 1, ())
     assert a.tolist() == [[0, 0, 0], [7, 8, 9]]
 
 

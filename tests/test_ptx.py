@@ -73,11 +73,12 @@ def test_every_kernel_compiles_for_every_type_and_capability(lines):
     block = {f"block.{way}[{cell} n=33 B=64]" for way in ways for cell in CELLS}
     clipping = {f"{name}.backward.clipping[{cell}]" for name in ("plain", "gemm") for cell in CHOSEN}
     clipping |= {f"block.backward.clipping[{cell} n=64 B=64]" for cell in CHOSEN}
+    noisy = {f"block.{way}[dropped_zoned_lstm n=33 B=64]" for way in ways}
     pointwise = {f"elementwise[{prefix}{name}]" for prefix in ("", "d") for name in ACTIVATIONS}
     pointwise |= {f"elementwise[{name}]" for name in (*LOSSES, "sgd", "adam")}
     for dtype in ("float32", "float64"):
         for cc in ([7, 5], [9, 0]):
-            most = block | clipping if dtype == "float32" and cc == [9, 0] else {"block.forward[lstm n=64 B=64]"}
+            most = block | clipping | noisy if dtype == "float32" and cc == [9, 0] else {"block.forward[lstm n=64 B=64]"}
             expected = recurrent | pointwise | most
             assert expected <= {one["kernel"] for one in lines if one["dtype"] == dtype and one["cc"] == cc}
 

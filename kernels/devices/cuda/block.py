@@ -17,7 +17,7 @@ import numpy as np
 from numba import cuda
 
 from ... import LIVE, RESET
-from ...binding import access, gather, repeat, scatter
+from ...binding import access, gather, repeat
 from ...clipping import factor
 from .launch import TOGETHER, device_function, formula
 from .pointwise import limit_of, square_of
@@ -192,8 +192,8 @@ def forward_kernel(cell, number, plan: Plan):
     fetched = device_function(gather(P, "a, base", "a[base + {k}]"))
     recurrent = device_function(gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else "")))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
-    fetch = device_function(scatter(P, "a, base", "a[base + {k}]"))
-    carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
+    fetch = device_function(repeat(P, "a, base, values", "a[base + {k}] = values[{k}]"))
+    carry = device_function(repeat(S, "a, base, values", "a[base + {k}] = values[{k}]"))
 
     @device_function
     def begin(p, s, flags, shared, now, ahead, live, first, j, r):
@@ -247,8 +247,8 @@ def forward_kernel(cell, number, plan: Plan):
         bias = cuda.local.array(G, number)
         p_t = cuda.local.array(INPUTS, number)
         ahead = cuda.local.array(INPUTS, number)
-        live_t = cuda.local.array(rows, np.uint8)
-        live = cuda.local.array(rows, np.uint8)
+        live_t = cuda.local.array(rows, np.int32)
+        live = cuda.local.array(rows, np.int32)
         fill(W, False, w, shared)
         cuda.syncthreads()
         if APART:
@@ -331,13 +331,13 @@ def backward_kernel(cell, number, plan: Plan):
     AHEAD = rows * FETCHED
     _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
     both = device_function(gather(S, "a, b", "a[{k}] + b[{k}]"))
-    fetch_activations = device_function(scatter(K, "a, base", "a[base + 1 + {k}]"))
+    fetch_activations = device_function(repeat(K, "a, base, values", "a[base + 1 + {k}] = values[{k}]"))
     fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
-    fetch_states = device_function(scatter(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
+    fetch_states = device_function(repeat(S, "a, base, values", f"a[base + {1 + K} + {{k}}] = values[{{k}}]"))
     fetched_states = device_function(gather(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
-    carry = device_function(scatter(S, "a, base", "a[base + {k}]"))
-    share = device_function(scatter(G, "a, base, n", "a[base + {k} * n]"))
+    carry = device_function(repeat(S, "a, base, values", "a[base + {k}] = values[{k}]"))
+    share = device_function(repeat(G, "a, base, n, values", "a[base + {k} * n] = values[{k}]"))
 
     @device_function
     def fetch(ahead, base, dy, kept, s, t, b, j):
@@ -421,7 +421,7 @@ def backward_kernel(cell, number, plan: Plan):
         now = cuda.local.array(STATES, number)
         after = cuda.local.array(STATES, number)
         ahead = cuda.local.array(AHEAD, number)
-        live = cuda.local.array(rows, np.uint8)
+        live = cuda.local.array(rows, np.int32)
         total = cuda.local.array(rows, number)
         fill(W, True, w, shared)
         clear(shared)
