@@ -8,8 +8,9 @@ import numpy as np
 
 from . import arguments
 from .errors import ArgumentError
+from .kernels import UNCLIPPED
+from .kernels.products import chunks
 from .layers import Dense, Dropout
-from .layers.steps import zeros
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -35,23 +36,25 @@ def budget(memory_budget) -> int:
     return arguments.size("memory_budget", memory_budget)
 
 
-def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False) -> Plan:
+def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False, inputs: bool = False) -> Plan:
     """How a pass forward and back on T steps of B samples is cut so that it stays within memory_budget; None cuts nothing.
 
-    ragged says that samples have different lengths: outputs are then copied, to be zero beyond.
-    Raises ArgumentError if even segments of one step need more, or if the network cannot be cut: a layer goes in reverse, where the
+    ragged says that samples have different lengths: outputs are then copied, to be zero beyond. inputs says that dE/dx of all steps is
+    wanted, as by `backward`, not by `fit`. Segments have whole chunks of steps, with which the device's sums begin anew.
+    Raises ArgumentError if even segments of one chunk need more, or if the network cannot be cut: a layer goes in reverse, where the
     first segment's result needs the last one.
     """
     T, B = arguments.size("T", T), arguments.size("B", B)
-    whole = Plan(T, needed(network, T, B, T, ragged), 0.0)
+    whole = Plan(T, needed(network, T, B, T, ragged, inputs), 0.0)
     if memory_budget is None or whole.bytes <= (allowed := budget(memory_budget)):
         return whole
     if any(layer.reverse for layer in network.recurrent) or not network.recurrent:
         raise ArgumentError(f"memory_budget is {memory_budget!r}, which needs segments, but a layer goes in reverse or there is no time")
-    least = whole.bytes
-    for count in range(2, T + 1):  # of segments; few are rather large
-        k = -(-T // count)
-        bytes = needed(network, T, B, k, ragged)
+    least, chunk = whole.bytes, network._device.chunk(B)
+    whole_chunks = -(-T // chunk)
+    for count in range(2, whole_chunks + 1):  # of segments; few are rather large
+        k = -(-whole_chunks // count) * chunk
+        bytes = needed(network, T, B, k, ragged, inputs)
         if bytes <= allowed:
             return Plan(k, bytes, 1.0)
         least = min(least, bytes)
@@ -82,7 +85,7 @@ def needs(layer, k: int, B: int, ragged: bool) -> Needs:
     return Needs(0, 0, 0, 0)
 
 
-def needed(network, T: int, B: int, k: int, ragged: bool) -> int:
+def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
     """Bytes of the batch, of the states between segments of k steps, and of the worst moment of a segment, at work or in the loss."""
     size, out = np.dtype(network.dtype).itemsize, T * B * network.output_size
     parts, width = [], network.input_size
@@ -95,7 +98,8 @@ def needed(network, T: int, B: int, k: int, ragged: bool) -> int:
                 parts.append(needs(part, k, B, ragged))
         width = layer.output_size or width
     always = T * B * (network.input_size + network.output_size + 2) + (out if k < T else 0)
-    always += sum(a.size for a in network.parameters.values()) * (4 if k < T else 2)  # gradients: of before, of now, and their sums
+    always += T * B * network.input_size if inputs and k < T else 0
+    always += sum(a.size for a in network.parameters.values()) * 2  # gradients: of before and of now
     between = -(-T // k) * sum(layer.cell.states * B * layer.hidden_size for layer in network.recurrent) if k < T else 0
     tapes = sum(part.kept for part in parts)
     forward = max(sum(p.kept for p in parts[: i + 1]) + parts[i].forward for i in range(len(parts)))
@@ -105,46 +109,61 @@ def needed(network, T: int, B: int, k: int, ragged: bool) -> int:
     return size * (always + between + max(forward + out, loss, backward))
 
 
-def forward(network, x, states, steps, k: int):
-    """network._forward by segments of k steps, of which only the states before each are kept: (outputs (T, B, ·), those states)."""
-    outputs, starts, rewind = [], [], rewinder(network)
-    for first in range(0, len(x), k):
-        rewind()
-        starts.append(states)
-        o, states = network._forward(x[first : first + k], states, steps.part(first, first + k), keep=False, training=True)
-        outputs.append(o)
-        states = [s.copy() for s in states]  # not a view that keeps the segment alive
-    return np.concatenate(outputs), starts
+class Segments:
+    """A network by segments of k steps: its `_forward` keeps only the states before each, its `_backward` computes each again.
 
+    Segments are counted from the last step, and have whole chunks of the device (see kernels/products.py): so gradients have the bits of
+    the whole. `inputs` says that dE/dx is wanted. Between the two and afterwards the layers remember nothing.
+    """
 
-def backward(network, x, starts, steps, do, k: int, *how):
-    """network._backward of that, each segment computed again before; sets grads, the sums over the segments."""
-    total, rewind, clipped = None, rewinder(network, back=1), [0] * len(network.recurrent)
-    ds = [zeros(network._device, s.shape, network.dtype) for s in starts[0]]
-    for j in reversed(range(len(starts))):
-        part = slice(j * k, (j + 1) * k)
+    def __init__(self, network, k: int, inputs: bool = False):
+        self.network, self.k, self.inputs = network, k, inputs
+
+    def _forward(self, x, s0, steps, keep=True, training=False):
+        self.x, self.steps, self.training, self.passes = x, steps, training, passes(self.network)
+        self.starts, outputs, states = [], [], s0
+        forget(self.network)
+        for part in reversed(chunks(len(x), self.k)):
+            self.starts.append(states)
+            o, states = self._again(part, states, keep=False)
+            outputs.append(o)
+            states = [s.copy() for s in states]  # not a view that keeps the segment alive
+        return np.concatenate(outputs), states
+
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+        network, now = self.network, passes(self.network)
+        dx = network._device.empty(self.x.shape, network.dtype) if self.inputs else None
+        for part, s0 in zip(chunks(len(self.x), self.k), reversed(self.starts), strict=True):
+            forget(network)
+            self._again(part, s0, keep=True)
+            d, ds = network._backward(dy[part], ds, taped, clip, more=part.stop < len(self.x))
+            if self.inputs:
+                dx[part] = d
         forget(network)
-        rewind()
-        network._forward(x[part], starts[j], steps.part(part.start, part.stop), training=True)
-        ds = network._backward(do[part], ds, *how)[1]  # dE/dx goes
-        clipped = [count + layer.clipped_steps for count, layer in zip(clipped, network.recurrent, strict=True)]
-        grads = [layer.grads for layer in network.layers]
-        total = [{name: sums[name] + g for name, g in new.items()} for sums, new in zip(total, grads, strict=True)] if total else grads
-    for layer, sums in zip(network.layers, total, strict=True):
-        layer.grads = sums
-    for layer, count in zip(network.recurrent, clipped, strict=True):
-        layer.clipped_steps = count
+        rewind(network, now)
+        return dx, ds
+
+    def _again(self, part, states, keep):
+        """The network on the steps of a part: all segments of a pass have the dropout masks of one."""
+        rewind(self.network, self.passes)
+        return self.network._forward(self.x[part], states, self.steps.part(part.start, part.stop), keep, self.training)
 
 
-def rewinder(network, back=0):
-    """What sets the layers' counts of passes to now, or `back` passes ago: all segments of a pass have the masks of one."""
-    counts = [(layer, layer.passes - back) for layer in network._drawing]
+def way(network, T: int, B: int, memory_budget, steps):
+    """What goes forward and back within memory_budget: the network, or its Segments."""
+    cut = None if memory_budget is None else plan(network, T, B, memory_budget, steps.dead is not None, inputs=True).cut
+    if cut and steps.starts is not None:
+        raise ArgumentError("memory_budget needs segments, and resets is given: a segment knows the state before it, not the initial one")
+    return Segments(network, cut, inputs=True) if cut else network
 
-    def rewind():
-        for layer, count in counts:
-            layer.passes = count
 
-    return rewind
+def passes(network) -> list[int]:
+    return [layer.passes for layer in network._drawing]
+
+
+def rewind(network, counts: list[int]):
+    for layer, count in zip(network._drawing, counts, strict=True):
+        layer.passes = count
 
 
 def forget(network):

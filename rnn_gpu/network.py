@@ -54,7 +54,7 @@ class Network(Weights):
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
         self._device = self.layers[0]._device
-        self._called = None  # the caller's x, its Steps, and the tapes of the layers, for backward
+        self._called = None  # the caller's x, its Steps, the tapes of the layers, and what goes back: it, or its Segments
 
     @property
     def loss(self) -> str:
@@ -72,7 +72,7 @@ class Network(Weights):
         """The same network with the same parameters, on another device, of another dtype or precision if asked."""
         return Network([layer.copy(device, dtype, precision) for layer in self.layers], self.loss, self.steps)
 
-    def __call__(self, x, state=None, lengths=None, training=False, mask=None, resets=None):
+    def __call__(self, x, state=None, lengths=None, training=False, mask=None, resets=None, memory_budget=None):
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
 
         x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network without recurrent layers
@@ -80,6 +80,8 @@ class Network(Weights):
         lengths   (B,) integers in 1..T; y is zero beyond
         training  True switches Dropout, recurrent dropout and zoneout on
         mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample begins anew (True); see Recurrent
+        memory_budget  bytes, or "512MB": where forward and backward need more, only x and the states between segments are kept, and
+                  `backward` computes each segment again: the same gradient (see `plan`), but no `tape`; and no resets
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
         if self.recurrent:
@@ -90,9 +92,10 @@ class Network(Weights):
             rows = self.layers[0].vectors(x) if isinstance(self.layers[0], Embedding) else x
             rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
+        way = memory.way(self, *a.shape[:2], memory_budget, steps)
         a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
-        y, s = self._forward(a, self._states("state", state, a.shape[1]), steps, training=training)
-        self._called = x, steps, self._tapes()
+        y, s = way._forward(a, self._states("state", state, a.shape[1]), steps, training=training)
+        self._called = x, steps, self._tapes(), way
         return self._leave(steps.only_live(y)), self._as_states(s)
 
     def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
@@ -107,13 +110,15 @@ class Network(Weights):
             raise OrderError("Network: backward before forward; call the network on x first")
         if any(now is not then for now, then in zip(self._tapes(), self._called[2], strict=True)):
             raise OrderError("Network: since it was called, fit or a call of one layer has gone forward; call the network on x again")
-        steps = self._called[1]
+        _, steps, _, way = self._called
+        if tape and way is not self:
+            raise ArgumentError("tape is True, but the network was called with memory_budget: no more than a segment is there at once")
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
         dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
         dy = steps.only_live(arguments.take(self._device, "dy", dy.reshape(T, B, -1), self.dtype))
         arguments.finite("dy", dy if self.recurrent else dy[0])
-        dx, ds = self._backward(dy, self._states("dstate", dstate, B), tape, clip)
+        dx, ds = way._backward(dy, self._states("dstate", dstate, B), tape, clip)
         return self._leave(dx), self._as_states(ds)
 
     @property
@@ -190,11 +195,11 @@ class Network(Weights):
             states += s
         return x, states
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
         ds, carried = list(ds), []
         for layer in reversed(self.layers):
             first = len(ds) - len(layer.recurrent)
-            dy, d = layer._backward(dy, ds[first:], taped, clip)
+            dy, d = layer._backward(dy, ds[first:], taped, clip, more)
             del ds[first:]
             carried = d + carried
         return dy, carried

@@ -141,7 +141,7 @@ def fit(
     resume         the path of such a file: training goes on from there, bit for bit, with the same network, data and arguments;
                    `epochs`, the optimizer's hyperparameters and clipping may be others
     memory_budget  bytes, or "512MB": where a batch needs more, its sequences are cut into segments, of which only the first states
-                   are kept, and each is computed again on the way back: the same gradient to rounding, for one more pass forward
+                   are kept, and each is computed again on the way back: the same gradient to the last bit, for one more pass forward
                    (see `Network.plan`)
 
     history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update, and
@@ -317,15 +317,10 @@ def forward_backward(network, batch: Batch, states=None, taped=False, segment=No
     """
     B = batch.x.shape[1]
     states = states or network._states("state", None, B)
-    if segment:
-        o, starts = memory.forward(network, batch.x, states, batch.steps, segment)
-    else:
-        o, _ = network._forward(batch.x, states, batch.steps, training=True)
+    way = memory.Segments(network, segment) if segment else network
+    o, _ = way._forward(batch.x, states, batch.steps, training=True)
     E, do = network.objective(network._device, o, batch.target, batch.weight)
-    if segment:
-        memory.backward(network, batch.x, starts, batch.steps, do, segment, False, clip)
-    else:
-        network._backward(do, network._states("dstate", None, B), taped, clip)
+    way._backward(do, network._states("dstate", None, B), taped, clip)
     return E, network.objective.correct(o, batch.target, batch.weight), o
 
 

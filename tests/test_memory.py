@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from conftest import close
-from door import parameters_of, refuses, table
+from door import named, parameters_of, refuses, same, table
 from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Network, NonFiniteError, memory, training
+from rnn_gpu.device import resolve
+from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu import memory as pool
 
 T, B = 13, 3
@@ -33,25 +35,65 @@ def outcome(net, batch, segment):
     return {"E": np.array(E), "o": number(o)} | {name: number(g).copy() for name, g in net.grads.items()}, net.layers[1].passes
 
 
+@pytest.fixture
+def chunks_of_four(device, monkeypatch):
+    monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 4 * B + 1)
+
+
 @pytest.mark.parametrize("steps", ["every", "last"])
-@pytest.mark.parametrize("segment", [1, 4, 12])
-def test_segments_give_the_gradient_of_the_whole(segment, steps, device):
-    """To rounding: BLAS sums other numbers of rows in another order. Dropout's masks are those of one pass."""
-    x, y = data(steps=steps)
-    net, other = network(device, steps=steps), network(device, steps=steps)
+@pytest.mark.parametrize("segment", [4, 8, 16])
+def test_segments_give_the_bits_of_the_whole(segment, steps, device, dtype, chunks_of_four):
+    """Gradients, outputs and the loss; Dropout's masks are those of one pass."""
+    x, y = data(dtype, steps=steps)
+    net, other = network(device, dtype, steps=steps), network(device, dtype, steps=steps)
     expected, passes = outcome(net, training.Samples(net, x, y).batch(range(B)), None)
     got, again = outcome(other, training.Samples(other, x, y).batch(range(B)), segment)
-    assert again == passes == 1 and list(got) == list(expected)
-    for name, a in got.items():
-        close(a, expected[name])
+    assert again == passes == 1
+    same(got, expected)
 
 
-def test_one_segment_is_the_whole_to_the_last_bit(device):
-    x, y = data()
+@pytest.mark.parametrize("b", [1, 9, 300])
+def test_sums_over_time_go_on_where_later_steps_stopped(b, device, dtype):
+    """In whole chunks, however many rows a step has; the first may be short."""
+    d, rng = resolve(device), np.random.default_rng(0)
+    C = d.chunk(b)
+    T = 2 * C + C // 2 + 1
+    δ, a = d.array(rng.normal(size=(T, b, 2, 7)), dtype), d.array(rng.normal(size=(T, b, 5)), dtype)
+    product, total = None, None
+    for part in (slice(T - C, T), slice(T - 2 * C, T - C), slice(0, T - 2 * C)):
+        product, total = d.gradient_sum(δ[part], a[part], product), d.bias_sum(δ[part], total)
+    same(d.numpy(product), d.numpy(d.gradient_sum(δ, a)))
+    same(d.numpy(total), d.numpy(d.bias_sum(δ)))
+    close(d.numpy(product), np.einsum("tbgn,tbm->gnm", d.numpy(δ), d.numpy(a)).reshape(14, 5), dtype)
+    close(d.numpy(total), d.numpy(δ).sum((0, 1)).reshape(14), dtype)
+
+
+def call(net, x, dy, dstate=None, clip=None, **options):
+    """All that a call and its way back give."""
+    y, states = net(x, **options)
+    dx, ds = net.backward(dy, dstate, clip_step_norm=clip)
+    got = {"y": y} | named("s", states) | {"dx": dx} | named("ds", ds) | {"clipped": np.array(net.clipped_steps)}
+    return got | {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
+
+
+@pytest.mark.parametrize("how", ["plain", "mask", "training", "clip"])
+def test_backward_within_a_budget_gives_the_bits_of_the_whole(how, device, chunks_of_four):
+    rng = np.random.default_rng(0)
+    x, dy = rng.normal(size=(T, B, 4)), rng.normal(size=(T, B, 2))
+    state = [(rng.normal(size=(B, 5)), rng.normal(size=(B, 5))), rng.normal(size=(B, 3))]
+    dstate = [(rng.normal(size=(B, 5)), rng.normal(size=(B, 5))), rng.normal(size=(B, 3))]
+    options = {"state": state, "dstate": dstate, "training": how == "training", "clip": 0.5 if how == "clip" else None}
+    if how == "mask":
+        options |= {"mask": rng.random((T, B)) < 0.7, "lengths": [13, 5, 9]}
     net, other = network(device), network(device)
-    expected, _ = outcome(net, training.Samples(net, x, y).batch(range(B)), None)
-    got, _ = outcome(other, training.Samples(other, x, y).batch(range(B)), T)
-    assert all((got[name] == a).all() for name, a in expected.items())
+    least = net.plan(T, B, ragged=how == "mask", inputs=True).bytes - 1
+    expected = call(net, x, dy, **options)
+    got = call(other, x, dy, **options, memory_budget=least)
+    same(got, expected)
+    assert (got["clipped"] > 0) == (how == "clip") and other.layers[1].passes == net.layers[1].passes
+    again, _ = other.backward(dy, dstate, clip_step_norm=options["clip"])
+    same(again, expected["dx"])  # the layers remember nothing of a segment
+    assert all(tape is None for tape in other._tapes())
 
 
 def peak(run) -> int:
@@ -71,7 +113,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("share", [1.0, 0.6, 0.35])
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.4])
 @pytest.mark.parametrize(("kinds", "sizes"), NETWORKS.values(), ids=NETWORKS)
 def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     monkeypatch.setattr(pool, "LASTING", sys.maxsize)  # memory that is used again is not seen
@@ -89,7 +131,24 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     assert planned.bytes == pytest.approx(measured, rel=0.1)
 
 
-def test_fit_within_a_budget_trains_as_without(device):
+def test_the_plan_of_a_call_is_right_to_ten_percent(monkeypatch):
+    monkeypatch.setattr(pool, "LASTING", sys.maxsize)
+    T, B = 3000, 4
+    net = Network([LSTM(8, 32, device="cpu"), Dense(32, 3, device="cpu")])
+    x, dy = np.ones((T, B, 8), "float32"), np.ones((T, B, 3), "float32")
+    for share in (1.0, 0.4):
+        planned = net.plan(T, B, int(share * net.plan(T, B, inputs=True).bytes), inputs=True)
+        assert (planned.extra == 0) == (share == 1)
+        call(net, x, dy, memory_budget=planned.bytes)
+        net._called = None
+        memory.forget(net)
+        measured = peak(lambda bytes=planned.bytes: (net(x, memory_budget=bytes), net.backward(dy)))
+        assert planned.bytes == pytest.approx(measured, rel=0.1)
+
+
+def test_fit_within_a_budget_trains_as_without(device, monkeypatch):
+    monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 8)
+
     def train(**options):
         net, (x, y) = network(device), data(lengths=(13, 5, 9, 13))
         history = net.fit(x, y, epochs=2, batch_size=2, progress=False, **options)
@@ -97,9 +156,17 @@ def test_fit_within_a_budget_trains_as_without(device):
 
     budget = (network(device).plan(13, 2, ragged=True).bytes + network(device).plan(9, 2, ragged=True).bytes) // 2
     (free, θ), (within, other) = train(), train(memory_budget=budget)
-    assert within == pytest.approx(free, rel=1e-9)
-    for name, a in other.items():
-        close(a, θ[name])
+    assert within == free
+    same(other, θ)
+
+
+@pytest.mark.parametrize("T", [70_000, 200_000])
+def test_a_call_and_its_way_back_on_very_many_steps_have_the_bits_of_the_whole(T):
+    net = Network([LSTM(1, 5, device="cpu"), Dense(5, 1, device="cpu")])
+    x, dy = np.random.default_rng(0).normal(size=(2, T, 1, 1)).astype("float32")
+    budget = net.plan(T, 1, inputs=True).bytes // 4
+    assert net.plan(T, 1, budget, inputs=True).segment < T // 4
+    same(call(net, x, dy, memory_budget=budget), call(net, x, dy))
 
 
 def test_two_hundred_thousand_steps_run_in_a_third_of_the_memory():
@@ -112,7 +179,8 @@ def test_two_hundred_thousand_steps_run_in_a_third_of_the_memory():
     assert len(history["step_loss"]) == 1 and np.isfinite(history["gradient_norm"]).all()
 
 
-def test_what_is_not_finite_stops_before_the_update():
+def test_what_is_not_finite_stops_before_the_update(monkeypatch):
+    monkeypatch.setattr(reference, "TOGETHER", 12)
     net, (x, y) = network(), data()
     y[1][2] = 1e200
     before = parameters_of(net)
@@ -143,10 +211,17 @@ BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
             "memory_budget is 500, which needs segments",
         ),
         ("T", lambda net: net.plan(0, 1), "T is 0, expected an integer"),
+        ("call", lambda net: net(np.ones((9, 1, 4)), memory_budget="1KB"), "memory_budget is '1KB', but T = 9 steps of 1 samples need"),
+        ("resets", lambda net: long(net, resets=np.ones((300, 1), bool)), "memory_budget needs segments, and resets is given"),
+        ("tape", lambda net: (long(net), net.backward(np.ones((300, 1, 2)), tape=True)), "tape is True, but the network was called with"),
     ),
 )
 def test_a_budget_that_cannot_be_kept_is_refused(call, message):
     refuses(ArgumentError, f"^{message}", lambda: call(network()))
+
+
+def long(net, **options):
+    net(np.ones((300, 1, 4)), memory_budget=net.plan(300, 1, inputs=True).bytes - 1, **options)
 
 
 def test_budgets_are_bytes_or_words():

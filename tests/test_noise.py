@@ -234,8 +234,9 @@ def test_the_training_run_is_the_references(device, dtype):
     assert curve(device) == pytest.approx(curve("reference"), rel=10 * RTOL[dtype])
 
 
-@pytest.mark.parametrize("segment", [1, 4])
-def test_segments_have_the_masks_of_one_pass(segment, device):
+@pytest.mark.parametrize("segment", [2, 4])
+def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monkeypatch):
+    monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 8)  # chunks of two steps
     expected, got = [], []
     for found, cut in ((expected, None), (got, segment)):
         net = network(device)
@@ -243,7 +244,7 @@ def test_segments_have_the_masks_of_one_pass(segment, device):
         assert [layer.passes for layer in net.recurrent] == [1, 1]
         found += [np.array(E), *map(net._device.numpy, (o, *net.grads.values()))]
     for a, b in zip(got, expected, strict=True):
-        close(a, b)
+        same(a, b)
 
 
 def test_training_goes_on_bit_for_bit(tmp_path, device):

@@ -8,11 +8,11 @@ import numpy as np
 from .. import LIVE, RESET, UNCLIPPED
 from ..binding import bind, interpreted_maths
 from ..clipping import bounded, factor
-from ..products import products
+from ..products import by_chunks, products
 
 name = "reference"
 MATHS = interpreted_maths()
-project, project_back, gradient_sum, bias_sum = products(np.matmul)
+TOGETHER = 256  # rows of a chunk: see products.py
 
 
 def array(x, dtype):
@@ -25,6 +25,14 @@ def numpy(a):
 
 def empty(shape, dtype):
     return np.empty(shape, dtype)
+
+
+def chunk(B):
+    """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
+    return max(1, TOGETHER // B)
+
+
+project, project_back, gradient_sum, bias_sum = products(chunk, *by_chunks(np.matmul, empty))
 
 
 @cache

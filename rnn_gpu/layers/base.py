@@ -15,8 +15,9 @@ class Layer(Weights):
     arrays of the device, time-major:
 
     _forward(x (T, B, m), s0, steps, keep, training) -> (y (T, B, n), s after the last step)
-    _backward(dy (T, B, n), ds, taped, clip) -> (dx (T, B, m), dE/ds0); sets grads
+    _backward(dy (T, B, n), ds, taped, clip, more) -> (dx (T, B, m), dE/ds0); sets grads
 
+    `more` goes on from the last _backward, of the steps behind these: what it left is added to grads, and ds is what it returned.
     States are lists, one array (S, B, n) for each layer of `recurrent`.
     """
 

@@ -94,11 +94,11 @@ class Bidirectional(Stateful):
             self._like, self._steps = x, steps
         return np.concatenate([y, y_reverse], 2), s + s_reverse
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
         n, whole = self.recurrent[0].output_size, self._device.array
         parts = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
         each = zip(self.recurrent, parts, ds, strict=True)
-        (dx, s), (dx_reverse, s_reverse) = (layer._backward(part, [d], taped, clip) for layer, part, d in each)
+        (dx, s), (dx_reverse, s_reverse) = (layer._backward(part, [d], taped, clip, more) for layer, part, d in each)
         return dx + dx_reverse, s + s_reverse
 
 

@@ -49,11 +49,8 @@ class Tape(NamedTuple):
         return ds if self.mask is None else np.concatenate([np.zeros_like(ds[:1]), ds])
 
     def narrowed(self, ds):
-        """dE/ds of the own cell, (S, …, B, n): what went through the mask is added.  Overwrites ds."""
-        if self.mask is None:
-            return ds
-        ds[1] += self.mask * ds[0]
-        return ds[1:]
+        """dE/ds of the own cell, (S, …, B, n): what went through the mask is added."""
+        return ds if self.mask is None else np.concatenate([ds[1:2] + self.mask * ds[:1], ds[2:]])
 
 
 class DeltaTape(NamedTuple):
@@ -201,21 +198,27 @@ class Recurrent(Stateful):
             self._δ, self._taped, self._like, self._steps = None, None, x, steps
         return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]]
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
         d, θ, tape = self._device, self.parameters, self._recall()
         (T, B, _), cell = tape.x.shape, tape.cell
-        ds = tape.widened(*ds)
+        self._ds = ds = self._ds if more else tape.widened(*ds)  # of the cell that ran: to add what the mask hides would round
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            self._taped, self.clipped_steps = self._back_by_steps(self._in_turn(dy), dp, dq, ds, clip)
+            self._taped, clipped = self._back_by_steps(self._in_turn(dy), dp, dq, ds, clip)
         else:
             arrays = self._in_turn(dy), θ["W"], self._c(), tape.wide_s, tape.wide_kept, tape.flags, dp, dq, ds
-            self._taped, self.clipped_steps = None, d.backward(cell, *arrays, clip)
+            self._taped, clipped = None, d.backward(cell, *arrays, clip)
+        self.clipped_steps = clipped + more * self.clipped_steps
         self._δ = self._in_turn(dp)
-        self.grads = {"U": d.gradient_sum(self._δ, tape.x), "W": d.gradient_sum(dq, tape.before()[0]), "b": d.bias_sum(self._δ)}
+        later = self.grads if more else {}
+        self.grads = {
+            "U": d.gradient_sum(self._δ, tape.x, later.get("U")),
+            "W": d.gradient_sum(dq, tape.before()[0], later.get("W")),
+            "b": d.bias_sum(self._δ, later.get("b")),
+        }
         if cell.apart:
-            self.grads["c"] = d.bias_sum(dq)
+            self.grads["c"] = d.bias_sum(dq, later.get("c"))
         return d.project_back(self._δ, θ["U"]), [tape.narrowed(ds)]
 
     def _in_turn(self, a):

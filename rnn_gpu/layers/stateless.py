@@ -77,12 +77,15 @@ class Dense(Stateless):
             self._x, self._tape, self._like = x, y, x
         return y, []
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
         d, y = self._device, self._recall()
         δ = d.empty(y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (y, dy))
         δ = δ[:, :, None]  # (T, B, G = 1, n)
-        self.grads = {"V": d.gradient_sum(δ, self._x)} | ({"b": d.bias_sum(δ)} if "b" in self.parameters else {})
+        later = self.grads if more else {}
+        self.grads = {"V": d.gradient_sum(δ, self._x, later.get("V"))}
+        if "b" in self.parameters:
+            self.grads["b"] = d.bias_sum(δ, later.get("b"))
         return d.project_back(δ, self.parameters["V"]), []
 
     def _as_torch(self, θ):
@@ -172,7 +175,7 @@ class Dropout(Stateless):
             self._tape, self._like = mask, x
         return x * mask, []
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
+    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
         return dy * self._recall(), []
 
     def _as_torch(self, θ):

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 
+from ...products import products
 from .memory import room
 from .simd import LOAD, STORE, flat, lanes, window
 from .stored import keep
@@ -11,6 +12,7 @@ from .threads import share, threads_for
 from .tiles import jit, nothing, packed_columns, packed_rows, row_packer, slice_of, sweep_of, vectors_for, within
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
+TOGETHER = ROWS  # rows of a chunk: see products.py of the kernels
 
 
 def put(how):
@@ -60,72 +62,68 @@ def add_kernel(number, V, partial):
     L, pack = lanes(number), row_packer(number, V)
 
     @jit
-    def add(δ, a, out, packed, part, parts):
+    def add(δ, a, rows, out, packed, part, parts):
         (N, m), (first, last) = out.shape, slice_of(len(out), part, parts)
         at, x, o, to = np.empty(last - first, np.intp), window(a), window(out), window(packed[part])
         A, W, places, panels = flat(δ), flat(packed[part]), flat(at), packed.shape[1]
-        out[first:last] = 0
-        for k in range(0, len(δ), ROWS):
-            rows = min(ROWS, len(δ) - k)
-            pack(x, k, rows, 0, m, to, panels)
+        k = len(δ)
+        while k > 0:
+            count = min(ROWS, (k - len(δ)) % rows or rows, k)  # what is left of the chunk, the last first
+            k -= count
+            pack(x, k, count, 0, m, to, panels)
             for i in range(last - first):
                 at[i] = k * N + first + i
-            sweep(first, m, A, places, N, W, ROWS * V * L, rows, 0, last - first, 0, panels, o)
+            sweep(first, m, A, places, N, W, ROWS * V * L, count, 0, last - first, 0, panels, o)
 
     return keep(add, number, V, partial)
 
 
 @jit
-def add_rows(δ, out):
-    for r in range(δ.shape[0]):
-        for j in range(δ.shape[1]):
-            out[j] += δ[r, j]
+def add_up(δ, rows, out):
+    for end in range(len(δ), 0, -rows):
+        part, sums = δ[max(end - rows, 0) : end], np.zeros_like(out)
+        for r in range(part.shape[0]):
+            for j in range(part.shape[1]):
+                sums[j] += part[r, j]
+        for j in range(part.shape[1]):
+            out[j] += sums[j]
 
 
-keep(add_rows)
+keep(add_up)
 
 
-def matrix(a, columns: int):
-    return np.ascontiguousarray(a).reshape(-1, columns)
+def chunk(B):
+    """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
+    return max(1, TOGETHER // B)
 
 
-def multiply(a, packed, more, V: int):
-    """a W + more, W packed.  a (R, K), more (N,) -> (R, N)."""
-    (R, K), N, number = a.shape, len(more), a.dtype.type
+def multiply(a, M, more, rows: int):
+    """a M + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
+    (R, K), N, number = a.shape, M.shape[1], a.dtype.type
+    V, turned = vectors_for(1, N, number), M.T.flags.c_contiguous
+    packed = packed_columns(M.T, 1, V) if turned else packed_rows(np.ascontiguousarray(M), V)
     out, parts = room((R, N), a.dtype), threads_for(2 * R * K * N, R // 8)
-    share(multiply_kernel(number, V, N % lanes(number) != 0), parts, a, packed, more, out)
+    arrays = np.ascontiguousarray(a), packed, np.zeros(N, a.dtype) if more is None else more, out
+    share(multiply_kernel(number, V, N % lanes(number) != 0), parts, *arrays)
     return out
 
 
-def project(x, U, b, gates: int):
-    """U x_t + b for every step and sample.  x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n)."""
-    T, B, m = x.shape
-    V = vectors_for(1, len(U), U.dtype)
-    packed = packed_columns(np.ascontiguousarray(U), 1, V)
-    return multiply(matrix(x, m), packed, np.zeros(len(U), U.dtype) if b is None else b, V).reshape(T, B, gates, -1)
-
-
-def project_back(dp, U):
-    """Uᵀ δ_t, what goes to the layer below (式4).  dp (T, B, G, n), U (G·n, m) -> (T, B, m)."""
-    V = vectors_for(1, U.shape[1], U.dtype)
-    packed = packed_rows(np.ascontiguousarray(U), V)
-    return multiply(matrix(dp, len(U)), packed, np.zeros(U.shape[1], U.dtype), V).reshape(*dp.shape[:2], -1)
-
-
-def gradient_sum(dnet, a):
-    """Σ_t Σ_b δ aᵀ: the sum over steps of 式5, that is 式6.  dnet (T, B, G, n), a (T, B, m) -> (G·n, m)."""
-    T, B, G, n = dnet.shape
-    m, dtype, L = a.shape[2], dnet.dtype, lanes(dnet.dtype)
-    V, parts = vectors_for(1, m, dtype), threads_for(2 * T * B * G * n * m, G * n // 8)
+def add_product(δ, a, rows: int, out):
+    (R, N), m, dtype, L = δ.shape, a.shape[1], δ.dtype, lanes(δ.dtype)
+    V, parts = vectors_for(1, m, dtype), threads_for(2 * R * N * m, N // 8)
     packed = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
-    out = room((G * n, m), dtype)
+    if out is None:
+        out = room((N, m), dtype)
+        out[...] = 0
     kernel = add_kernel(dtype.type, V, m % L != 0)
-    share(kernel, parts, matrix(dnet, G * n), matrix(a, m), out, packed)
+    share(kernel, parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, out, packed)
     return out
 
 
-def bias_sum(dnet):
-    """Σ_t Σ_b δ: 式6 for a bias, whose input is always 1.  dnet (T, B, G, n) -> (G·n,)."""
-    out = np.zeros(dnet.shape[2] * dnet.shape[3], dnet.dtype)
-    add_rows(matrix(dnet, len(out)), out)
+def add_rows(δ, rows: int, out):
+    out = np.zeros(δ.shape[1], δ.dtype) if out is None else out
+    add_up(np.ascontiguousarray(δ), rows, out)
     return out
+
+
+project, project_back, gradient_sum, bias_sum = products(chunk, multiply, add_product, add_rows)

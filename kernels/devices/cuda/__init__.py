@@ -6,14 +6,14 @@ import numpy as np
 
 from ... import UNCLIPPED
 from ...binding import define, elementwise_source
-from ...products import products
+from ...products import by_chunks, products
 from . import block, gemm, plain
 from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, on_stream, threads_for  # noqa: F401  for rnn_gpu.torch
 from .precision import asked, matmul
 from .schedules import card, choose
 
 name = "cuda"
-project, project_back, gradient_sum, bias_sum = products(matmul)
+TOGETHER = 2048  # rows of a chunk (see products.py): enough that cuBLAS is not called often
 
 
 def missing() -> str:
@@ -39,6 +39,14 @@ def numpy(a):
 
 def empty(shape, dtype):
     return arrays().empty(shape, dtype)
+
+
+def chunk(B):
+    """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
+    return max(1, TOGETHER // B)
+
+
+project, project_back, gradient_sum, bias_sum = products(chunk, *by_chunks(matmul, empty))
 
 
 @cache
