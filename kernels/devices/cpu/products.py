@@ -80,13 +80,17 @@ def add_kernel(number, V, partial):
 
 @jit
 def add_up(δ, rows, out):
-    for end in range(len(δ), 0, -rows):
-        part, sums = δ[max(end - rows, 0) : end], np.zeros_like(out)
-        for r in range(part.shape[0]):
-            for j in range(part.shape[1]):
-                sums[j] += part[r, j]
-        for j in range(part.shape[1]):
+    end, sums = len(δ), np.empty_like(out)
+    while end > 0:
+        start = max(end - rows, 0)
+        for j in range(len(out)):
+            sums[j] = 0
+        for r in range(start, end):
+            for j in range(len(out)):
+                sums[j] += δ[r, j]
+        for j in range(len(out)):
             out[j] += sums[j]
+        end = start
 
 
 keep(add_up)
