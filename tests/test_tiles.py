@@ -2,9 +2,13 @@
 
 import os
 import select
+import subprocess
+import sys
+import time
 import warnings
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -15,6 +19,7 @@ from conftest import close
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
 from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads
+from rnn_gpu.kernels.devices.cpu.tiles import jit
 
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17, 80)]  # T, B, m, n
 
@@ -69,13 +74,27 @@ def test_threads_obey_numba_and_the_work(monkeypatch):
     assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1) == (1, False)  # nothing to share
 
 
-def test_an_error_in_a_thread_is_raised():
-    def kernel(part, parts):
-        if part == 1:
-            raise ValueError("here")
+@jit
+def count_up(a, b, part, parts):
+    a[part] += 1
+    b[part] = parts
 
-    with pytest.raises(ValueError, match="here"):
-        threads.share(kernel, 2)
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_every_part_of_a_call_is_done_once_after_any_pause(count):
+    a, b = np.zeros(count, np.int64), np.zeros(count)
+    for calls, pause in enumerate([0, 0, 0.0001, 0.0003, 0.01, 0, 0.0002], 1):
+        time.sleep(pause)
+        threads.share(count_up, count, a, b)
+        assert (a == calls).all() and (b == count).all()
+
+
+def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
+    text = "import sys, time, test_tiles as t\n"
+    text += "t.threads.share(t.count_up, 3, t.np.zeros(3, int), t.np.zeros(3)); time.sleep(float(sys.argv[1]))"
+    for pause in ("0", "0.1"):
+        ended = subprocess.run([sys.executable, "-c", text, pause], cwd=Path(__file__).parent, capture_output=True, timeout=60, check=False)
+        assert ended.returncode == 0, ended.stderr
 
 
 def test_large_arrays_are_aligned_and_use_memory_again(monkeypatch):

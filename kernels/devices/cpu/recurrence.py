@@ -18,7 +18,7 @@ from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
 from .tiles import inlined, jit, nothing, one, packed_columns, packed_rows, slice_of, sweep_of, vectors_for, within
 
-WORTH_MEETING = 1e5  # operations of a thread's share of one step
+WORTH_MEETING = 2e4  # operations of a thread's share of one step
 
 
 @cache

@@ -1,29 +1,37 @@
-"""Threads that share one call: as many as numba.set_num_threads says, where there is work for them."""
+"""Threads that share one call: as many as numba.set_num_threads says, where there is work for them.
 
+A call of some hundred microseconds cannot wait for Python to hand its parts out. So the parts of a call are handed from compiled
+code to compiled code, by a board of numbers in memory: the other threads of a team look at it for a while after each call, and
+sleep, until a bell rings, when none follows.
+"""
+
+import atexit
 import os
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .simd import I32, I64, place
-from .tiles import within
+from .simd import I32, I64, flat, place
+from .stored import Stored, keep
+from .tiles import jit, within
 
-ENOUGH = 8e6  # operations of a call; below, one thread is done before a second has begun
-PATIENCE = 1000  # looks at a barrier before the processor is offered to others
+ENOUGH = 4e6  # operations of a call; below, one thread is done before a second has begun
+PATIENCE = 1000  # looks at a number before the processor is offered to others
+LOOKS = 1500  # at the board before a thread sleeps: some 200 µs
 
-
-@cache
-def workers(count: int):
-    return ThreadPoolExecutor(count, "rnn_gpu")
+LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
+COMING, TURN, DONE, WORK, WITH, ASLEEP = (LINE * k for k in range(6))  # of the board; sleepers one behind the other
 
 
 class Turns:
-    """One call at a time has the workers: threads of two calls that wait for each other within each could wait for ever."""
+    """One call at a time has the team: threads of two calls that wait for each other within each could wait for ever."""
 
     def __init__(self):
         self.lock = Lock()
@@ -32,10 +40,41 @@ class Turns:
 
     def begin_anew(self):
         self.lock = Lock()
-        workers.cache_clear()
+        team.cache_clear()
 
 
-turns = Turns()
+class Team:
+    """The threads 1 … count − 1 of calls that `count` threads share."""
+
+    def __init__(self, count: int):
+        self.board = np.zeros(ASLEEP + LINE * count, np.int64)
+        self.bells = [SimpleQueue() for _ in range(count)]
+        self.threads = [Thread(target=self.attend, args=(i,), name=f"rnn_gpu-{i}", daemon=True) for i in range(1, count)]
+        for thread in self.threads:
+            thread.start()
+        atexit.register(self.end)  # a thread must not come out of compiled code when Python is no more
+
+    def attend(self, i: int):
+        turns_done, goes_on = 0, True
+        while goes_on:
+            turns_done = serve(self.board, i, len(self.bells), turns_done)
+            goes_on = self.bells[i].get()
+
+    def end(self):
+        for bell in self.bells:
+            bell.put(False)
+        for thread in self.threads:
+            thread.join()
+
+    def share(self, kernel, arguments):
+        announce(self.board)
+        for i in range(1, len(self.bells)):
+            if awaken(self.board, i):
+                self.bells[i].put(True)
+        shared(kernel)(self.board, len(self.bells), *arguments)
+
+
+team, turns = cache(Team), Turns()
 
 
 def threads_for(operations: float, parts: int) -> int:
@@ -44,35 +83,49 @@ def threads_for(operations: float, parts: int) -> int:
 
 
 def share(kernel, count: int, *arguments):
-    """kernel(*arguments, i, count) for every i < count, at once; i = 0 in the caller's thread."""
+    """kernel(*arguments, i, count) for every i < count, at once; i = 0 in the caller's thread. The kernel raises nothing."""
     if count == 1:
         kernel(*arguments, 0, 1)
         return
     with turns.lock:
-        others = [workers(count - 1).submit(kernel, *arguments, i, count) for i in range(1, count)]
-        kernel(*arguments, 0, count)
-        for other in others:
-            other.result()
+        team(count).share(kernel, arguments)
+
+
+# Numbers that threads share: a window's, at an index
+
+
+def number_at(context, builder, sig, values):
+    return builder.gep(place(context, builder, sig.args[0], values[0]), [values[1]])
 
 
 @intrinsic
-def add_one(typing, counter):
-    """Count up a window's first number, for all threads; returns what it was."""
+def add_one(typing, a, i):
+    """Count up; returns what it was."""
 
     def build(context, builder, sig, values):
-        return builder.atomic_rmw("add", place(context, builder, counter, values[0]), I64(1), "acq_rel")
+        return builder.atomic_rmw("add", number_at(context, builder, sig, values), I64(1), "seq_cst")
 
-    return types.int64(counter), build
+    return types.int64(a, types.intp), build
 
 
 @intrinsic
-def seen(typing, counter):
-    """A window's first number, as other threads left it."""
+def swap(typing, a, i, value):
+    """Write; returns what it was."""
 
     def build(context, builder, sig, values):
-        return builder.load_atomic(place(context, builder, counter, values[0]), "acquire", 8)
+        return builder.atomic_rmw("xchg", number_at(context, builder, sig, values), values[2], "seq_cst")
 
-    return types.int64(counter), build
+    return types.int64(a, types.intp, types.int64), build
+
+
+@intrinsic
+def seen(typing, a, i):
+    """A number as other threads left it."""
+
+    def build(context, builder, sig, values):
+        return builder.load_atomic(number_at(context, builder, sig, values), "seq_cst", 8)
+
+    return types.int64(a, types.intp), build
 
 
 @intrinsic
@@ -89,11 +142,117 @@ def step_aside(typing):
 
 
 @within
-def meet(counter, arrivals):
-    """Go on when `arrivals` threads in all have come here. The counter is never taken back."""
-    add_one(counter)
+def wait_for(a, i, value):
+    """Go on when the number at i has come to `value`."""
     looks = 0
-    while seen(counter) < arrivals:
+    while seen(a, i) < value:
         looks += 1
         if looks > PATIENCE:
             step_aside()
+
+
+@within
+def meet(counter, arrivals):
+    """Go on when `arrivals` threads in all have come here. The counter is never taken back."""
+    add_one(counter, 0)
+    wait_for(counter, 0, arrivals)
+
+
+# The board
+
+
+ENTRY = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I64, I64])  # (arguments, part, parts)
+
+
+@cache
+def post_of(kernel):
+    """An intrinsic (board, arguments) that writes there what others are to call, and with what: a tuple on the caller's stack."""
+
+    def part_of(arguments, part, parts):
+        kernel(*arguments, part, parts)
+
+    @intrinsic
+    def post(typing, board, arguments):
+        def build(context, builder, sig, values):
+            part_sig = types.void(arguments, types.intp, types.intp)
+            compiled = context.compile_subroutine(builder, part_of, part_sig)
+            entry = ir.Function(builder.module, ENTRY, context.mangler("entry", (), abi_tags=(compiled.fndesc.mangled_name,)))
+            entry.linkage = "internal"
+            inside = ir.IRBuilder(entry.append_basic_block())
+            given = inside.load(inside.bitcast(entry.args[0], values[1].type.as_pointer()))
+            context.call_internal_no_propagate(inside, compiled.fndesc, part_sig, (given, *entry.args[1:]))
+            inside.ret_void()
+            numbers = place(context, builder, board, values[0])
+            for at, pointer in ((WORK, entry), (WITH, cgutils.alloca_once_value(builder, values[1]))):
+                builder.store(builder.ptrtoint(pointer, I64), builder.gep(numbers, [I64(at)]))
+            return context.get_dummy_value()
+
+        return types.void(board, arguments), build
+
+    return post
+
+
+@intrinsic
+def work(typing, board, part, parts):
+    """Call what the board says."""
+
+    def build(context, builder, sig, values):
+        numbers = place(context, builder, sig.args[0], values[0])
+        entry, given = (builder.load(builder.gep(numbers, [I64(at)])) for at in (WORK, WITH))
+        builder.call(builder.inttoptr(entry, ENTRY.as_pointer()), [builder.inttoptr(given, ENTRY.args[0]), *values[1:]])
+        return context.get_dummy_value()
+
+    return types.void(board, types.intp, types.intp), build
+
+
+@cache
+def shared(kernel):
+    """The function (board, count, *arguments): the kernel by `count` threads, this one the first; returns when all are done."""
+    post = post_of(kernel)
+
+    @jit
+    def shared(board, count, *arguments):
+        numbers = flat(board)
+        post(numbers, arguments)
+        turn = add_one(numbers, TURN) + 1
+        kernel(*arguments, 0, count)
+        wait_for(numbers, DONE, turn * (count - 1))
+
+    return keep(shared, kernel._cache.key) if isinstance(kernel._cache, Stored) else shared
+
+
+@jit
+def serve(board, i, count, turns_done):
+    """Take part in the calls on the board, from the one after `turns_done` on; returns how many there were when it may sleep."""
+    numbers, looks = flat(board), 0
+    while True:
+        if seen(numbers, TURN) > turns_done:
+            work(numbers, i, count)
+            add_one(numbers, DONE)
+            turns_done += 1
+            looks = 0
+        elif looks < LOOKS or seen(numbers, COMING) > turns_done:
+            looks += 1
+            if looks > PATIENCE:
+                step_aside()
+        else:
+            swap(numbers, ASLEEP + LINE * i, 1)
+            if seen(numbers, COMING) == turns_done:
+                return turns_done
+            swap(numbers, ASLEEP + LINE * i, 0)
+
+
+@jit
+def announce(board):
+    """Who looks at the board from now on does not sleep before the call has come."""
+    add_one(flat(board), COMING)
+
+
+@jit
+def awaken(board, i):
+    """Did thread i sleep?"""
+    return swap(flat(board), ASLEEP + LINE * i, 0)
+
+
+for function in (serve, announce, awaken):
+    keep(function)
