@@ -374,7 +374,7 @@ def circumstances(tables: dict) -> str:
     machines = [data["machine"] for data in tables.values()]
     keys = ("gpu", "driver", "processor", "threads", "python", "date", "commit")
     known = [key for key in keys if any(key in one for one in machines)]
-    facts = [f"{key} {' / '.join(dict.fromkeys(str(one.get(key, '?')) for one in machines))}" for key in known]
+    facts = [f"{key} {' / '.join(dict.fromkeys(str(one[key]) for one in machines if key in one))}" for key in known]
     return ", ".join(facts + [f"{package} {version}" for package, version in machines[0].get("versions", {}).items()])
 
 
