@@ -89,6 +89,23 @@ def test_every_part_of_a_call_is_done_once_after_any_pause(count):
         assert (a == calls).all() and (b == count).all()
 
 
+@jit
+def fail_in(at, a, part, parts):
+    if part == at:
+        raise ValueError
+    a[part] += 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_error_in_a_thread_is_raised_when_the_others_are_done(at):
+    a = np.zeros(3)
+    with pytest.raises(RuntimeError, match="a part of a call"):
+        threads.share(fail_in, 3, at, a)
+    assert a.sum() == 2
+    threads.share(fail_in, 3, 3, a)  # the next call knows nothing of it
+    assert a.sum() == 5
+
+
 def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
     text = "import sys, time, test_tiles as t\n"
     text += "t.threads.share(t.count_up, 3, t.np.zeros(3, int), t.np.zeros(3)); time.sleep(float(sys.argv[1]))"

@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 
 from ...products import products
+from ..reference import chunk
 from .memory import room
 from .simd import LOAD, STORE, flat, lanes, window
 from .stored import keep
@@ -12,7 +13,6 @@ from .threads import share, threads_for
 from .tiles import jit, nothing, packed_columns, packed_rows, row_packer, slice_of, sweep_of, vectors_for, within
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
-TOGETHER = ROWS  # rows of a chunk: see products.py of the kernels
 
 
 def put(how):
@@ -94,11 +94,6 @@ def add_up(δ, rows, out):
 
 
 keep(add_up)
-
-
-def chunk(B):
-    """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
-    return max(1, TOGETHER // B)
 
 
 def multiply(a, M, more, rows: int):

@@ -27,7 +27,7 @@ PATIENCE = 1000  # looks at a number before the processor is offered to others
 LOOKS = 1500  # at the board before a thread sleeps: some 200 µs
 
 LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
-COMING, TURN, DONE, WORK, WITH, ASLEEP = (LINE * k for k in range(6))  # of the board; sleepers one behind the other
+COMING, TURN, DONE, FAILED, WORK, WITH, ASLEEP = (LINE * k for k in range(7))  # of the board; sleepers one behind the other
 
 
 class Turns:
@@ -83,7 +83,7 @@ def threads_for(operations: float, parts: int) -> int:
 
 
 def share(kernel, count: int, *arguments):
-    """kernel(*arguments, i, count) for every i < count, at once; i = 0 in the caller's thread. The kernel raises nothing."""
+    """kernel(*arguments, i, count) for every i < count, at once; i = 0 in the caller's thread.  RuntimeError where a part raises."""
     if count == 1:
         kernel(*arguments, 0, 1)
         return
@@ -99,13 +99,13 @@ def number_at(context, builder, sig, values):
 
 
 @intrinsic
-def add_one(typing, a, i):
+def add(typing, a, i, value):
     """Count up; returns what it was."""
 
     def build(context, builder, sig, values):
-        return builder.atomic_rmw("add", number_at(context, builder, sig, values), I64(1), "seq_cst")
+        return builder.atomic_rmw("add", number_at(context, builder, sig, values), values[2], "seq_cst")
 
-    return types.int64(a, types.intp), build
+    return types.int64(a, types.intp, types.int64), build
 
 
 @intrinsic
@@ -154,14 +154,14 @@ def wait_for(a, i, value):
 @within
 def meet(counter, arrivals):
     """Go on when `arrivals` threads in all have come here. The counter is never taken back."""
-    add_one(counter, 0)
+    add(counter, 0, 1)
     wait_for(counter, 0, arrivals)
 
 
 # The board
 
 
-ENTRY = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), I64, I64])  # (arguments, part, parts)
+ENTRY = ir.FunctionType(I64, [ir.IntType(8).as_pointer(), I64, I64])  # (arguments, part, parts) -> did it raise?
 
 
 @cache
@@ -180,8 +180,8 @@ def post_of(kernel):
             entry.linkage = "internal"
             inside = ir.IRBuilder(entry.append_basic_block())
             given = inside.load(inside.bitcast(entry.args[0], values[1].type.as_pointer()))
-            context.call_internal_no_propagate(inside, compiled.fndesc, part_sig, (given, *entry.args[1:]))
-            inside.ret_void()
+            status, _ = context.call_internal_no_propagate(inside, compiled.fndesc, part_sig, (given, *entry.args[1:]))
+            inside.ret(inside.zext(status.is_error, I64))
             numbers = place(context, builder, board, values[0])
             for at, pointer in ((WORK, entry), (WITH, cgutils.alloca_once_value(builder, values[1]))):
                 builder.store(builder.ptrtoint(pointer, I64), builder.gep(numbers, [I64(at)]))
@@ -194,15 +194,14 @@ def post_of(kernel):
 
 @intrinsic
 def work(typing, board, part, parts):
-    """Call what the board says."""
+    """Call what the board says; returns how many parts of it failed."""
 
     def build(context, builder, sig, values):
         numbers = place(context, builder, sig.args[0], values[0])
         entry, given = (builder.load(builder.gep(numbers, [I64(at)])) for at in (WORK, WITH))
-        builder.call(builder.inttoptr(entry, ENTRY.as_pointer()), [builder.inttoptr(given, ENTRY.args[0]), *values[1:]])
-        return context.get_dummy_value()
+        return builder.call(builder.inttoptr(entry, ENTRY.as_pointer()), [builder.inttoptr(given, ENTRY.args[0]), *values[1:]])
 
-    return types.void(board, types.intp, types.intp), build
+    return types.int64(board, types.intp, types.intp), build
 
 
 @cache
@@ -214,9 +213,11 @@ def shared(kernel):
     def shared(board, count, *arguments):
         numbers = flat(board)
         post(numbers, arguments)
-        turn = add_one(numbers, TURN) + 1
-        kernel(*arguments, 0, count)
-        wait_for(numbers, DONE, turn * (count - 1))
+        turn = add(numbers, TURN, 1) + 1
+        failed = work(numbers, 0, count)
+        wait_for(numbers, DONE, turn * (count - 1))  # the others read from this stack
+        if failed + swap(numbers, FAILED, 0):
+            raise RuntimeError("a part of a call that threads share failed")
 
     return keep(shared, kernel._cache.key) if isinstance(kernel._cache, Stored) else shared
 
@@ -227,8 +228,8 @@ def serve(board, i, count, turns_done):
     numbers, looks = flat(board), 0
     while True:
         if seen(numbers, TURN) > turns_done:
-            work(numbers, i, count)
-            add_one(numbers, DONE)
+            add(numbers, FAILED, work(numbers, i, count))
+            add(numbers, DONE, 1)
             turns_done += 1
             looks = 0
         elif looks < LOOKS or seen(numbers, COMING) > turns_done:
@@ -245,7 +246,7 @@ def serve(board, i, count, turns_done):
 @jit
 def announce(board):
     """Who looks at the board from now on does not sleep before the call has come."""
-    add_one(flat(board), COMING)
+    add(flat(board), COMING, 1)
 
 
 @jit
