@@ -1,5 +1,7 @@
 """Compiled kernels are kept between runs, and found again only where nothing they are made of has changed."""
 
+import os
+import subprocess
 import sys
 import types
 
@@ -81,6 +83,32 @@ def test_a_formula_of_a_module_that_is_gone_is_compiled_again(folder, monkeypatc
         kernel(y, np.zeros(3))
         assert (y == 1).all()
         monkeypatch.delitem(sys.modules, "gone", raising=False)
+
+
+def test_a_formula_may_print_newly_compiled_or_kept(tmp_path):
+    text = """
+import numpy as np, rnn_gpu
+
+def loud(z):
+    if z > 0.0:
+        print("positive:", z)
+    return 0.5 * z
+
+layer = rnn_gpu.RNN(1, 1, activation=rnn_gpu.activation(loud, lambda y: 0.5), device="cpu")
+for name, value in {"U": 1.0, "W": 0.0, "b": 0.0}.items():
+    layer.parameters[name] = np.full_like(layer.parameters[name], value)
+layer(np.array([[[-1.0]], [[3.0]]], "f"))
+"""
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.stdout.split()[-2:] == ["positive:", "3.0"], done.stderr  # before, its derivative is checked
 
 
 def test_where_nothing_can_be_written_kernels_work(tmp_path, monkeypatch):

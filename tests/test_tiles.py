@@ -19,7 +19,7 @@ from conftest import close
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
 from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads
-from rnn_gpu.kernels.devices.cpu.tiles import jit
+from rnn_gpu.kernels.devices.cpu.compilation import jit
 
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17, 80)]  # T, B, m, n
 

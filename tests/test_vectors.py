@@ -10,9 +10,9 @@ from conftest import close
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.binding import NAMES, SAME_NAME, gather
 from rnn_gpu.kernels.devices import reference
+from rnn_gpu.kernels.devices.cpu.compilation import jit
 from rnn_gpu.kernels.devices.cpu.recurrence import formula
 from rnn_gpu.kernels.devices.cpu.simd import LOAD, STORE, lanes, transpose, window
-from rnn_gpu.kernels.devices.cpu.tiles import jit
 
 ULP = {"tanh": 3.0, "exp": 1.5, "expm1": 2.0, "sqrt": 0.51, "log1p": 1.0}  # measured: 2.5, 1.01, 1.8, 0.5, 0.76
 SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-30, 88.5, -100.0, 709.5, -740.0, 1000.0, -1000.0]

@@ -6,11 +6,12 @@ import numpy as np
 
 from ...products import products
 from ..reference import chunk
+from .compilation import jit, within
 from .memory import room
 from .simd import LOAD, STORE, flat, lanes, window
 from .stored import keep
 from .threads import share, threads_for
-from .tiles import jit, nothing, packed_columns, packed_rows, row_packer, slice_of, sweep_of, vectors_for, within
+from .tiles import packed_columns, packed_rows, row_packer, slice_of, sweep_of, vectors_for
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
 
@@ -38,8 +39,8 @@ def put_more(how):
 
 
 @cache
-def multiply_kernel(number, V, partial):
-    sweep, L = sweep_of(number, 1, V, put("whole"), put("some") if partial else nothing), lanes(number)
+def multiply_kernel(number, V):
+    sweep, L = sweep_of(number, 1, V, put("whole"), put("some")), lanes(number)
 
     @jit
     def multiply(a, packed, bias, out, part, parts):
@@ -53,12 +54,12 @@ def multiply_kernel(number, V, partial):
                 at[i] = (r + i) * K
             sweep(r, out.shape[1], A, places, 1, W, K * V * L, K, 0, rows, 0, packed.shape[0], b, o)
 
-    return keep(multiply, number, V, partial)
+    return keep(multiply, number, V)
 
 
 @cache
-def add_kernel(number, V, partial):
-    sweep = sweep_of(number, 1, V, put_more("whole"), put_more("some") if partial else nothing)
+def add_kernel(number, V):
+    sweep = sweep_of(number, 1, V, put_more("whole"), put_more("some"))
     L, pack = lanes(number), row_packer(number, V)
 
     @jit
@@ -75,7 +76,7 @@ def add_kernel(number, V, partial):
                 at[i] = k * N + first + i
             sweep(first, m, A, places, N, W, ROWS * V * L, count, 0, last - first, 0, panels, o)
 
-    return keep(add, number, V, partial)
+    return keep(add, number, V)
 
 
 @jit
@@ -103,7 +104,7 @@ def multiply(a, M, more, rows: int):
     packed = packed_columns(M.T, 1, V) if turned else packed_rows(np.ascontiguousarray(M), V)
     out, parts = room((R, N), a.dtype), threads_for(2 * R * K * N, R // 8)
     arrays = np.ascontiguousarray(a), packed, np.zeros(N, a.dtype) if more is None else more, out
-    share(multiply_kernel(number, V, N % lanes(number) != 0), parts, *arrays)
+    share(multiply_kernel(number, V), parts, *arrays)
     return out
 
 
@@ -114,7 +115,7 @@ def add_product(δ, a, rows: int, out):
     if out is None:
         out = room((N, m), dtype)
         out[...] = 0
-    kernel = add_kernel(dtype.type, V, m % L != 0)
+    kernel = add_kernel(dtype.type, V)
     share(kernel, parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, out, packed)
     return out
 

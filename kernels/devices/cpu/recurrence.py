@@ -13,10 +13,11 @@ from ... import LIVE, RESET, UNCLIPPED
 from ...binding import access, bind, compiled_maths, gather
 from ...clipping import bounded, factor
 from . import simd
+from .compilation import inlined, jit, within
 from .simd import LOAD, STORE, Vector, flat, lanes, window
 from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
-from .tiles import inlined, jit, nothing, one, packed_columns, packed_rows, slice_of, sweep_of, vectors_for, within
+from .tiles import nothing, one, packed_columns, packed_rows, slice_of, sweep_of, vectors_for
 
 WORTH_MEETING = 2e4  # operations of a thread's share of one step
 

@@ -18,9 +18,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .compilation import jit, within
 from .simd import I32, I64, flat, place
 from .stored import Stored, keep
-from .tiles import jit, within
 
 ENOUGH = 4e6  # operations of a call; below, one thread is done before a second has begun
 PATIENCE = 1000  # looks at a number before the processor is offered to others

@@ -8,17 +8,15 @@ not depend on the rows beside it.
 
 from functools import cache
 
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from ...binding import define
+from .compilation import jit, within
 from .memory import room
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose, window
 from .stored import keep
 
-jit = njit(error_model="numpy", nogil=True)
-inlined = njit(error_model="numpy", nogil=True, forceinline=True)
-within = njit(error_model="numpy", nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)  # never by Python
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
 
 
