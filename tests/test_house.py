@@ -29,7 +29,7 @@ kernels.cells.*
 kernels.cells
 kernels.devices
 kernels.devices.reference
-kernels.devices.cpu.memory kernels.devices.cpu.simd kernels.devices.cpu.stored
+kernels.devices.cpu.compilation kernels.devices.cpu.memory kernels.devices.cpu.simd kernels.devices.cpu.stored
 kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence

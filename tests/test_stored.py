@@ -44,6 +44,20 @@ def fresh(cell):
     return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
 
 
+def run(text, folder, *arguments):
+    """What a program that keeps its kernels in the folder prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", text, *arguments],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_kernel_is_compiled_once(folder):
     assert [fresh(elman(0.5))[1] for _ in range(3)] == [False, True, True]
     assert len(list(folder.iterdir())) == 1  # and nothing else is left behind
@@ -100,15 +114,29 @@ for name, value in {"U": 1.0, "W": 0.0, "b": 0.0}.items():
 layer(np.array([[[-1.0]], [[3.0]]], "f"))
 """
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", text],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.stdout.split()[-2:] == ["positive:", "3.0"], done.stderr  # before, its derivative is checked
+        assert run(text, tmp_path).split()[-2:] == ["positive:", "3.0"]  # before, its derivative is checked
+
+
+def test_a_kernel_of_another_run_is_not_taken_for_one_of_this_run(tmp_path):
+    text = """
+import sys
+import numba, numpy as np, rnn_gpu
+from rnn_gpu.kernels.devices.cpu import recurrence, threads
+
+threads.ENOUGH = recurrence.WORTH_MEETING = 1
+numba.get_num_threads = lambda: 2
+for name in sys.argv[1:]:
+    y, _ = rnn_gpu.RNN(3, 7, activation=name, device="cpu", seed=0)(np.ones((5, 9, 3), "f"))
+    print(name, y.tolist(), sep="=")
+"""
+
+    def outputs(*names):
+        return dict(line.split("=") for line in run(text, tmp_path, *names).splitlines())
+
+    once = outputs("tanh") | outputs("relu")
+    assert once["tanh"] != once["relu"]
+    assert outputs("sigmoid", "tanh", "relu").items() > once.items()  # kernels of three runs
+    assert outputs("relu", "sigmoid") == outputs("sigmoid", "relu")
 
 
 def test_where_nothing_can_be_written_kernels_work(tmp_path, monkeypatch):

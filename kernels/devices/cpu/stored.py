@@ -9,20 +9,27 @@ import contextlib
 import hashlib
 import os
 import pickle
+import secrets
 import sys
 import tempfile
 import types
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 import numba
 import numpy as np
 from numba.core import config, serialize
+from numba.core.bytecode import FunctionIdentity
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.misc.appdirs import AppDirs
 
 HERE = Path(__file__).parent
+
+# Numba tells functions of one name apart by a number, counted from 1 in every run; the linker knows nothing else of them, and
+# takes the function of this run for that of the run a kernel was stored in, where the numbers meet. From chance on they do not.
+FunctionIdentity._unique_ids = count(secrets.randbits(60))
 
 
 @cache
