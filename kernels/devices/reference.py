@@ -27,6 +27,10 @@ def empty(shape, dtype):
     return np.empty(shape, dtype)
 
 
+def finite(a):
+    return bool(np.isfinite(a).all())
+
+
 def chunk(B):
     """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
     return max(1, TOGETHER // B)

@@ -256,7 +256,7 @@ class Recurrent(Stateful):
         return self._device.backward(tape.cell, *arrays, clip)
 
     def _c(self):
-        return self.parameters["c"] if self.cell.apart else self._device.empty((0,), self.dtype)
+        return self.parameters["c"] if self.cell.apart else self.parameters["b"][:0]
 
     def _check_state(self, name, state, B):
         """A state at the door as an array of the device of its own, (S, B, n)."""
@@ -275,8 +275,7 @@ class Recurrent(Stateful):
         return s
 
     def _as_state(self, x, s):
-        parts = tuple(self._to_kind_of(x, part) for part in s)
-        return parts[0] if len(parts) == 1 else parts
+        return self._to_kind_of(x, s[0]) if len(s) == 1 else tuple(self._to_kind_of(x, part) for part in s)
 
     def _check_states(self, name, state, B):
         return [self._check_state(name, state, B)]

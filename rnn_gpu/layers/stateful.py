@@ -2,7 +2,7 @@
 
 from .. import arguments
 from ..errors import ShapeError
-from ..kernels import Clip
+from ..kernels import UNCLIPPED, Clip
 from .base import Layer
 from .steps import enter, zeros
 
@@ -27,7 +27,7 @@ class Stateful(Layer):
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
-        a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
+        a = self._copied(a) if steps.dead is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps, training=training)
         self._like = x
         return self._to_kind_of(x, self._turn(y)), self._as_states(s)
@@ -53,9 +53,11 @@ class Stateful(Layer):
             dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
             dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
             dy = self._steps.only_live(dy)
-            arguments.finite("dy", self._turn(dy))
+            if not self._device.finite(dy):
+                arguments.finite("dy", self._turn(dy))
         dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape, clip)
-        return self._to_kind_of(self._like, self._turn(dx)), self._as_states(ds)
+        dx = self._device.array(self._turn(dx), self.dtype)
+        return self._to_kind_of(self._like, dx, ours=False), self._as_states(ds)
 
     def _turn(self, a):
         return a.swapaxes(0, 1) if self.batch_first else a
@@ -83,5 +85,7 @@ def check_states(recurrent, name, states, B):
 
 def clip_of(value, norm) -> Clip:
     """The bounds of δ of a step at the door; None is none."""
+    if value is None and norm is None:
+        return UNCLIPPED
     given = {"value": value, "norm": norm}
     return Clip(**{name: arguments.bound(f"clip_step_{name}", bound) for name, bound in given.items() if bound is not None})

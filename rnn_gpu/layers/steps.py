@@ -77,7 +77,8 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
         within = np.arange(T)[:, None] < (T if lengths is None else lengths)
         steps = steps_of(device, live & within, starts & within)
     a = steps.only_live(a)
-    arguments.finite("x", a.swapaxes(0, 1) if batch_first else a)
+    if not device.finite(a):
+        arguments.finite("x", a.swapaxes(0, 1) if batch_first else a)
     return a, steps
 
 

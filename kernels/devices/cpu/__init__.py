@@ -25,6 +25,17 @@ def empty(shape, dtype):
     return room(shape, dtype)
 
 
+@jit
+def finite(a):
+    good, numbers = True, a.ravel()
+    for i in range(numbers.size):
+        good &= abs(numbers[i]) < np.inf  # without a branch, so that it works on vectors
+    return good
+
+
+keep(finite)
+
+
 @cache
 def elementwise_kernel(f, number, outputs, inputs, scalars):
     kernel = jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))

@@ -1,4 +1,4 @@
-"""Arrays for kernels: at the beginning of a cache line, and large ones on memory that was used before.
+"""Arrays for kernels: what is read often at the beginning of a cache line, and large ones on memory that was used before.
 
 What a program gives back to the operating system comes again as new pages, each to be found and cleared: for a layer whose
 arrays have some megabytes that is a tenth of a training step.
@@ -12,8 +12,8 @@ from ctypes import addressof, c_char
 
 import numpy as np
 
-LARGE = 1 << 14  # bytes: a smaller array stays where it falls
-LASTING = 1 << 20  # bytes: the memory of a larger one is kept for the next
+OFTEN = 1 << 12  # numbers: a smaller array stays where it falls, which takes a microsecond less
+LASTING = 1 << 18  # numbers: the memory of a larger one is kept for the next
 IDLE = 1 << 30  # bytes that are kept at most
 
 idle: OrderedDict[int, np.ndarray] = OrderedDict()  # memory by its address, the longest unused first
@@ -44,11 +44,16 @@ def borrow(size: int):
     return Lent(np.empty(size, np.uint8))
 
 
-def room(shape, dtype):
-    """An array of undefined values; at the beginning of a cache line if it is large: a vector across two lines takes two loads."""
-    dtype = np.dtype(dtype)
-    size = math.prod(shape) * dtype.itemsize
-    if size < LARGE:
+def room(shape, dtype, large=LASTING):
+    """An array of undefined values; from `large` numbers on at the beginning of a cache line: a vector across two takes two loads."""
+    count = math.prod(shape)
+    if count < large:
         return np.empty(shape, dtype)
-    raw = np.asarray(borrow(size + 64)) if size >= LASTING else np.empty(size + 64, np.uint8)
+    size = count * np.dtype(dtype).itemsize + 64
+    raw = np.asarray(borrow(size)) if count >= LASTING else np.empty(size, np.uint8)
     return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % 64)
+
+
+def room_to_read(shape, dtype):
+    """`room` for what is read again and again."""
+    return room(shape, dtype, OFTEN)

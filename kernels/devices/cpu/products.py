@@ -63,8 +63,10 @@ def add_kernel(number, V):
     L, pack = lanes(number), row_packer(number, V)
 
     @jit
-    def add(δ, a, rows, out, packed, part, parts):
+    def add(δ, a, rows, fresh, out, packed, part, parts):
         (N, m), (first, last) = out.shape, slice_of(len(out), part, parts)
+        if fresh:
+            out[first:last] = number(0)
         at, x, o, to = np.empty(last - first, np.intp), window(a), window(out), window(packed[part])
         A, W, places, panels = flat(δ), flat(packed[part]), flat(at), packed.shape[1]
         k = len(δ)
@@ -112,11 +114,8 @@ def add_product(δ, a, rows: int, out):
     (R, N), m, dtype, L = δ.shape, a.shape[1], δ.dtype, lanes(δ.dtype)
     V, parts = vectors_for(1, m, dtype), threads_for(2 * R * N * m, N // 8)
     packed = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
-    if out is None:
-        out = room((N, m), dtype)
-        out[...] = 0
-    kernel = add_kernel(dtype.type, V)
-    share(kernel, parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, out, packed)
+    fresh, out = out is None, room((N, m), dtype) if out is None else out
+    share(add_kernel(dtype.type, V), parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, fresh, out, packed)
     return out
 
 

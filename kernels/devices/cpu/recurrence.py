@@ -267,6 +267,6 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     kernel = backward_kernel(cell, number, V, n % lanes(number) != 0, clip != UNCLIPPED)
     clipped = np.zeros(way.threads, np.int64)
     limits = number(clip.value), number(clip.norm), clipped
-    arrays = np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, np.zeros_like(ds)
+    arrays = np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
     share(kernel, way.threads, *arrays, *limits, way.counter())
-    return int(clipped.sum())
+    return sum(clipped.tolist())

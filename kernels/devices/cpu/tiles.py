@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from ...binding import define
 from .compilation import jit, within
-from .memory import room
+from .memory import room_to_read
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose, window
 from .stored import keep
 
@@ -82,14 +82,14 @@ def column_packer(number, G: int, V: int):
 
 def packed_rows(M, V: int):
     """A matrix on the right of a product, M (K, n)."""
-    out = room((-(-M.shape[1] // (V * lanes(M.dtype))), M.shape[0], 1, V * lanes(M.dtype)), M.dtype)
+    out = room_to_read((-(-M.shape[1] // (V * lanes(M.dtype))), M.shape[0], 1, V * lanes(M.dtype)), M.dtype)
     whole_row_packer(M.dtype.type, V)(M, out)
     return out
 
 
 def packed_columns(M, G: int, V: int):
     """The transpose of a matrix on the right of a product, M (G·n, K)."""
-    out = room((-(-M.shape[0] // (G * V * lanes(M.dtype))), M.shape[1], G, V * lanes(M.dtype)), M.dtype)
+    out = room_to_read((-(-M.shape[0] // (G * V * lanes(M.dtype))), M.shape[1], G, V * lanes(M.dtype)), M.dtype)
     column_packer(M.dtype.type, G, V)(M, out)
     return out
 
