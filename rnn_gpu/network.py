@@ -93,7 +93,7 @@ class Network(Weights):
             rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
         way = memory.way(self, *a.shape[:2], memory_budget, steps)
-        a = a.copy() if steps.dead is None else a  # the caller may write into x before `backward`
+        a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         y, s = way._forward(a, self._states("state", state, a.shape[1]), steps, training=training)
         self._called = x, steps, self._tapes(), way
         return self._leave(steps.only_live(y)), self._as_states(s)

@@ -4,6 +4,7 @@ name                                  "reference", "cpu", "cuda"
 array(x, dtype)                       a contiguous array of the device with the values of x
 numpy(a)                              a NumPy array with the values of a
 empty(shape, dtype)                   an array of the device, its values undefined
+copy(a)                               a contiguous array of the device with the values of a, of its own
 finite(a)                             has an array of the device neither NaN nor infinity?
 elementwise(f, outputs, inputs, scalars)
 matvec(W, s, out)

@@ -61,12 +61,7 @@ class Layer(Weights):
             raise OrderError(f"{type(self).__name__}: backward before forward; call the layer on x first")
         return self._tape
 
-    def _copied(self, a):
-        copy = self._device.empty(a.shape, a.dtype)
-        copy[...] = a
-        return copy
-
     def _to_kind_of(self, x, a, ours=True):
         """a as the kind of array that x is; copied if it stays ours."""
         own = a if type(x) is type(a) or arguments.on_gpu(x) else self._device.numpy(a)
-        return arguments.as_kind_of(x, self._copied(a) if ours and own is a else own)
+        return arguments.as_kind_of(x, self._device.copy(a) if ours and own is a else own)

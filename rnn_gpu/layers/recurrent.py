@@ -184,7 +184,7 @@ class Recurrent(Stateful):
         if cell.drawn:
             place = self.place + (1 + self.reverse) * PART
             p, mask = self._noise.beside(d, p, cell.gates, self.seed, place, self.passes, steps.first, training)
-        self.passes += self.draws and training
+        self.passes += training and self.draws
         p = self._in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0

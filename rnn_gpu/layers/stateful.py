@@ -27,7 +27,7 @@ class Stateful(Layer):
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
-        a = self._copied(a) if steps.dead is None else a  # the caller may write into x before `backward`
+        a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps, training=training)
         self._like = x
         return self._to_kind_of(x, self._turn(y)), self._as_states(s)

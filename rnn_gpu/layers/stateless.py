@@ -21,7 +21,7 @@ class Stateless(Layer):
         axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
         a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes)
         arguments.finite("x", a)
-        y, _ = self._forward(self._with_time("x", a).copy(), None, None, True, training)
+        y, _ = self._forward(self._device.copy(self._with_time("x", a)), None, None, True, training)
         self._like = x
         return self._to_kind_of(x, y.reshape(*a.shape[:-1], -1))
 

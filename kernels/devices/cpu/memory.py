@@ -54,6 +54,14 @@ def room(shape, dtype, large=LASTING):
     return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % 64)
 
 
+def copy(a):
+    if a.size < LASTING:
+        return a.copy()
+    mine = room(a.shape, a.dtype)
+    mine[...] = a
+    return mine
+
+
 def room_to_read(shape, dtype):
     """`room` for what is read again and again."""
     return room(shape, dtype, OFTEN)

@@ -103,7 +103,7 @@ def multiply(a, M, more, rows: int):
     """a M + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
     (R, K), N, number = a.shape, M.shape[1], a.dtype.type
     V, turned = vectors_for(1, N, number), M.T.flags.c_contiguous
-    packed = packed_columns(M.T, 1, V) if turned else packed_rows(np.ascontiguousarray(M), V)
+    packed = packed_columns(M.T, 1, V, room) if turned else packed_rows(np.ascontiguousarray(M), V, room)
     out, parts = room((R, N), a.dtype), threads_for(2 * R * K * N, R // 8)
     arrays = np.ascontiguousarray(a), packed, np.zeros(N, a.dtype) if more is None else more, out
     share(multiply_kernel(number, V), parts, *arrays)

@@ -14,6 +14,7 @@ from ...binding import access, bind, compiled_maths, gather
 from ...clipping import bounded, factor
 from . import simd
 from .compilation import inlined, jit, within
+from .memory import room_to_read
 from .simd import LOAD, STORE, Vector, flat, lanes, window
 from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
@@ -222,6 +223,9 @@ class Shares(NamedTuple):
         return np.zeros(int(self.by_panels), np.int64)
 
 
+ALONE = Shares(1, False)
+
+
 def operations(cell, B: int, n: int) -> int:
     """Multiplications and additions of one step's product."""
     return 2 * B * cell.gates * n * n
@@ -231,9 +235,9 @@ def shares(cell, T: int, B: int, n: int, panels: int) -> Shares:
     """Samples where every thread has a tile of them; units where a step is long enough for a meeting; else one thread."""
     a_step = operations(cell, B, n)
     threads = threads_for(T * a_step, max(B // 4, panels))
-    if threads == 1 or 4 * threads <= B:
+    if threads > 1 and 4 * threads <= B:
         return Shares(threads, False)
-    return Shares(threads, True) if a_step >= WORTH_MEETING * threads and panels >= threads else Shares(1, False)
+    return Shares(threads, True) if threads > 1 and a_step >= WORTH_MEETING * threads and panels >= threads else ALONE
 
 
 def sharing(cell, B: int, n: int, panels: int) -> str:
@@ -251,7 +255,7 @@ def forward(cell, p, W, c, s, kept, flags):
     (T, B, _, n), G = p.shape, cell.gates
     number = p.dtype.type
     V = vectors_for(G, n, number)
-    packed = packed_columns(W, G, V)
+    packed = packed_columns(W, G, V, room_to_read)
     way = shares(cell, T, B, n, len(packed))
     kernel = forward_kernel(cell, number, V, n % lanes(number) != 0)
     share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter())
@@ -262,7 +266,7 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     T, B, G, n = dp.shape
     number = dp.dtype.type
     V = vectors_for(1, n, number)
-    packed = packed_rows(W, V)
+    packed = packed_rows(W, V, room_to_read)
     way, ds = shares(cell, T, B, n, len(packed)), ds.reshape(-1, 1, B, n)
     kernel = backward_kernel(cell, number, V, n % lanes(number) != 0, clip != UNCLIPPED)
     clipped = np.zeros(way.threads, np.int64)

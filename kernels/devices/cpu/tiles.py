@@ -13,7 +13,6 @@ from numba.extending import intrinsic
 
 from ...binding import define
 from .compilation import jit, within
-from .memory import room_to_read
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose, window
 from .stored import keep
 
@@ -80,16 +79,16 @@ def column_packer(number, G: int, V: int):
     return keep(pack_columns, number, G, V)
 
 
-def packed_rows(M, V: int):
-    """A matrix on the right of a product, M (K, n)."""
-    out = room_to_read((-(-M.shape[1] // (V * lanes(M.dtype))), M.shape[0], 1, V * lanes(M.dtype)), M.dtype)
+def packed_rows(M, V: int, room):
+    """A matrix on the right of a product, M (K, n), in new `room`."""
+    out = room((-(-M.shape[1] // (V * lanes(M.dtype))), M.shape[0], 1, V * lanes(M.dtype)), M.dtype)
     whole_row_packer(M.dtype.type, V)(M, out)
     return out
 
 
-def packed_columns(M, G: int, V: int):
-    """The transpose of a matrix on the right of a product, M (G·n, K)."""
-    out = room_to_read((-(-M.shape[0] // (G * V * lanes(M.dtype))), M.shape[1], G, V * lanes(M.dtype)), M.dtype)
+def packed_columns(M, G: int, V: int, room):
+    """The transpose of a matrix on the right of a product, M (G·n, K), in new `room`."""
+    out = room((-(-M.shape[0] // (G * V * lanes(M.dtype))), M.shape[1], G, V * lanes(M.dtype)), M.dtype)
     column_packer(M.dtype.type, G, V)(M, out)
     return out
 
