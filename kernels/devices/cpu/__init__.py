@@ -12,7 +12,7 @@ from .products import bias_sum, chunk, gradient_sum, project, project_back  # no
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
 from .stored import keep
-from .tiles import rows_of_tiles, vectors_for
+from .tiles import layout, rows_of_tiles
 
 name = "cpu"
 
@@ -60,7 +60,7 @@ def explain(cell, n, B, dtype) -> str:
     way = "vectors" if vectorized(cell, number) else "one number at a time (its formulas cannot be compiled on vectors)"
     lines = [f"cpu: one call a direction, whatever T; {lanes(number)} numbers a vector; the cell works on {way}"]
     for direction, gates in (("forward", cell.gates), ("backward", 1)):
-        V = vectors_for(gates, n, number)
-        tile = f"tiles of up to {rows_of_tiles(gates * V)[0]} samples by {V * lanes(number)} units"
+        V, H = layout(gates, n, number)
+        tile = f"tiles of up to {rows_of_tiles(H * V)[0]} samples by {V * lanes(number)} units"
         lines.append(f"{direction:9}{tile}; {sharing(cell, B, n, -(-n // (V * lanes(number))))}")
     return "\n".join(lines)

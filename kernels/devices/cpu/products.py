@@ -1,5 +1,6 @@
 """Products over all T·B at once, in tiles."""
 
+import math
 from functools import cache
 
 import numpy as np
@@ -8,12 +9,22 @@ from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
 from .memory import room
-from .simd import LOAD, STORE, flat, lanes, window
+from .simd import LOAD, STORE, fetch, flat, lanes, window
 from .stored import keep
 from .threads import share, threads_for
-from .tiles import packed_columns, packed_rows, row_packer, slice_of, sweep_of, vectors_for
+from .tiles import layout, packed_columns, packed_rows, row_packer, rows_of_tiles, slice_of, sweep_of
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
+
+
+@within
+def fetch_put(r, n, b, j, more, out):
+    fetch(out, (r + b, j), 0)
+
+
+@within
+def fetch_more(r, n, b, j, out):
+    fetch(out, (r + b, j), 0)
 
 
 def put(how):
@@ -40,7 +51,7 @@ def put_more(how):
 
 @cache
 def multiply_kernel(number, V):
-    sweep, L = sweep_of(number, 1, V, put("whole"), put("some")), lanes(number)
+    sweep, L = sweep_of(number, 1, V, 1, fetch_put, put("whole"), put("some")), lanes(number)
 
     @jit
     def multiply(a, packed, bias, out, part, parts):
@@ -59,26 +70,36 @@ def multiply_kernel(number, V):
 
 @cache
 def add_kernel(number, V):
-    sweep = sweep_of(number, 1, V, put_more("whole"), put_more("some"))
-    L, pack = lanes(number), row_packer(number, V)
+    sweep = sweep_of(number, 1, V, 1, fetch_more, put_more("whole"), put_more("some"))
+    L, C, wide = lanes(number), columns_packed(number, V), columns_packed(number, V) * lanes(number)
+    pack, pack_δ = row_packer(number, V), row_packer(number, C)
 
     @jit
-    def add(δ, a, rows, fresh, out, packed, part, parts):
+    def add(δ, a, rows, fresh, out, packed, packed_δ, part, parts):
         (N, m), (first, last) = out.shape, slice_of(len(out), part, parts)
         if fresh:
             out[first:last] = number(0)
-        at, x, o, to = np.empty(last - first, np.intp), window(a), window(out), window(packed[part])
-        A, W, places, panels = flat(δ), flat(packed[part]), flat(at), packed.shape[1]
+        at, o = np.empty(last - first, np.intp), window(out)
+        for i in range(last - first):
+            at[i] = i // wide * ROWS * wide + i % wide
+        x, to, A, to_δ = window(a), window(packed[part]), window(δ), window(packed_δ[part])
+        D, W, places, panels, panels_δ = flat(packed_δ[part]), flat(packed[part]), flat(at), packed.shape[1], packed_δ.shape[1]
         k = len(δ)
         while k > 0:
             count = min(ROWS, (k - len(δ)) % rows or rows, k)  # what is left of the chunk, the last first
             k -= count
             pack(x, k, count, 0, m, to, panels)
-            for i in range(last - first):
-                at[i] = k * N + first + i
-            sweep(first, m, A, places, N, W, ROWS * V * L, count, 0, last - first, 0, panels, o)
+            pack_δ(A, k, count, first, last - first, to_δ, panels_δ)
+            sweep(first, m, D, places, wide, W, ROWS * V * L, count, 0, last - first, 0, panels, o)
 
     return keep(add, number, V)
+
+
+@cache
+def columns_packed(number, V):
+    """Vectors of a panel of δ, whole tiles: its columns are read one below the other, and in a large matrix would fall on each other in
+    the cache."""
+    return math.lcm(rows_of_tiles(V)[0], lanes(number)) // lanes(number)
 
 
 @jit
@@ -102,8 +123,8 @@ keep(add_up)
 def multiply(a, M, more, rows: int):
     """a M + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
     (R, K), N, number = a.shape, M.shape[1], a.dtype.type
-    V, turned = vectors_for(1, N, number), M.T.flags.c_contiguous
-    packed = packed_columns(M.T, 1, V, room) if turned else packed_rows(np.ascontiguousarray(M), V, room)
+    (V, _), turned = layout(1, N, number), M.T.flags.c_contiguous
+    packed = packed_columns(M.T, 1, V, 1, room) if turned else packed_rows(np.ascontiguousarray(M), V, room)
     out, parts = room((R, N), a.dtype), threads_for(2 * R * K * N, R // 8)
     arrays = np.ascontiguousarray(a), packed, np.zeros(N, a.dtype) if more is None else more, out
     share(multiply_kernel(number, V), parts, *arrays)
@@ -112,10 +133,12 @@ def multiply(a, M, more, rows: int):
 
 def add_product(δ, a, rows: int, out):
     (R, N), m, dtype, L = δ.shape, a.shape[1], δ.dtype, lanes(δ.dtype)
-    V, parts = vectors_for(1, m, dtype), threads_for(2 * R * N * m, N // 8)
+    (V, _), parts = layout(1, m, dtype), threads_for(2 * R * N * m, N // 8)
     packed = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
+    C = columns_packed(dtype.type, V)
+    packed_δ = room((parts, -(-(N // parts + 1) // (C * L)), ROWS, 1, C * L), dtype)
     fresh, out = out is None, room((N, m), dtype) if out is None else out
-    share(add_kernel(dtype.type, V), parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, fresh, out, packed)
+    share(add_kernel(dtype.type, V), parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, fresh, out, packed, packed_δ)
     return out
 
 

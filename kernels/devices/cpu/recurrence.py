@@ -15,10 +15,10 @@ from ...clipping import bounded, factor
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import room_to_read
-from .simd import LOAD, STORE, Vector, flat, lanes, window
+from .simd import LOAD, STORE, Vector, fetch, flat, lanes, window
 from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
-from .tiles import nothing, one, packed_columns, packed_rows, slice_of, sweep_of, vectors_for
+from .tiles import layout, nothing, one, packed_columns, packed_rows, slice_of, sweep_of
 
 WORTH_MEETING = 2e4  # operations of a thread's share of one step
 
@@ -50,11 +50,11 @@ def vectorized(cell, number) -> bool:
     return True
 
 
-def epilogues(make, cell, number, partial):
-    """(whole, some, width) for sweep_of."""
+def epilogues(make, ahead, cell, number, partial):
+    """(ahead, whole, some, width) for sweep_of."""
     if not vectorized(cell, number):
-        return make(cell, number, "one", False), nothing, 1
-    return make(cell, number, "whole", True), make(cell, number, "some", True) if partial else nothing, None
+        return ahead(cell), make(cell, number, "one", False), nothing, 1
+    return ahead(cell), make(cell, number, "whole", True), make(cell, number, "some", True) if partial else nothing, None
 
 
 @within
@@ -86,6 +86,35 @@ def advance_of(cell, number, how, vectors):
             put_kept(kept, t, b, j, count, zero())
 
     return advance
+
+
+def before_advance(cell):
+    inputs, _, activations, states, *_ = access(cell, within, fetch, fetch)
+
+    @within
+    def ahead(t, n, b, j, p, c, s, kept, flags):
+        inputs(p, t, b, j, 0)
+        states(s, t, b, j, 0)
+        states(s, t + 1, b, j, 0)
+        activations(kept, t, b, j, 0)
+
+    return ahead
+
+
+def before_retreat(cell):
+    _, gates, activations, states, *_ = access(cell, within, fetch, fetch)
+    APART = cell.apart
+
+    @within
+    def ahead(t, n, b, j, last, dy, s, kept, flags, dp, dq, ds, ds0):
+        fetch(dy, (t, b, j), 0)
+        activations(kept, t, b, j, 0)
+        states(s, t, b, j, 0)
+        gates(dp, t, b, j, 0)
+        if APART:
+            gates(dq, t, b, j, 0)
+
+    return ahead
 
 
 def retreat_of(cell, number, how, vectors):
@@ -123,15 +152,17 @@ def retreat_of(cell, number, how, vectors):
 
 
 @cache
-def forward_kernel(cell, number, V, partial):
-    sweep = sweep_of(number, cell.gates, V, *epilogues(advance_of, cell, number, partial))
+def forward_kernel(cell, number, V, H, partial):
+    STRIPS = cell.gates // H
+    sweep = sweep_of(number, cell.gates, V, H, *epilogues(advance_of, before_advance, cell, number, partial))
 
     @jit
     def forward(p, packed, c, s, kept, flags, arrived, part, parts):
         T, B, _, n = p.shape
         by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
-        p0, p1 = slice_of(len(packed), part, parts) if by_panels else (0, len(packed))
+        panels = len(packed) // STRIPS
+        p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
         at = np.empty(B, np.intp)
         a, places, W, counter = flat(s), flat(at), flat(packed), flat(arrived)
         rest = window(p), window(c), window(s), window(kept), window(flags)
@@ -142,7 +173,7 @@ def forward_kernel(cell, number, V, partial):
             if by_panels:
                 meet(counter, (t + 1) * parts)
 
-    return keep(forward, cell, number, V, partial)
+    return keep(forward, cell, number, V, H, partial)
 
 
 @cache
@@ -182,7 +213,7 @@ def clip_of(number, apart: bool):
 
 @cache
 def backward_kernel(cell, number, V, partial, clips):
-    sweep = sweep_of(number, 1, V, *epilogues(retreat_of, cell, number, partial))
+    sweep = sweep_of(number, 1, V, 1, *epilogues(retreat_of, before_retreat, cell, number, partial))
     clip = clip_of(number, cell.apart) if clips else None
 
     @jit
@@ -254,10 +285,10 @@ def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
     (T, B, _, n), G = p.shape, cell.gates
     number = p.dtype.type
-    V = vectors_for(G, n, number)
-    packed = packed_columns(W, G, V, room_to_read)
-    way = shares(cell, T, B, n, len(packed))
-    kernel = forward_kernel(cell, number, V, n % lanes(number) != 0)
+    V, H = layout(G, n, number)
+    packed = packed_columns(W, G, V, H, room_to_read)
+    way = shares(cell, T, B, n, len(packed) * H // G)
+    kernel = forward_kernel(cell, number, V, H, n % lanes(number) != 0)
     share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter())
 
 
@@ -265,7 +296,7 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
     T, B, G, n = dp.shape
     number = dp.dtype.type
-    V = vectors_for(1, n, number)
+    V, _ = layout(1, n, number)
     packed = packed_rows(W, V, room_to_read)
     way, ds = shares(cell, T, B, n, len(packed)), ds.reshape(-1, 1, B, n)
     kernel = backward_kernel(cell, number, V, n % lanes(number) != 0, clip != UNCLIPPED)

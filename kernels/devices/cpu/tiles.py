@@ -1,13 +1,15 @@
 """Products of matrices: one side packed in panels, then a tile of the result at a time in registers.
 
-A tile is some rows × the columns of one panel. A panel has `vectors` vectors of neighbouring units, and the gates of a unit
-beside each other, so that a cell finds all it needs in one tile. What is done with a tile is an *epilogue*: a function of the
-vector of units j, j+1, … of row b. The sums of a tile are added in the order of k whatever its size, so a row's result does
-not depend on the rows beside it.
+A tile is some rows × the columns of one panel: some vectors of neighbouring units, all gates of a unit, so that a cell finds all it
+needs in one tile. Where the gates are too many for the registers, a panel is cut in *strips* of some gates each, one behind the
+other in memory, and the tile is computed strip by strip. What is done with a tile is an *epilogue*: a function of the vector of
+units j, j+1, … of row b. The sums of a tile are added in the order of k whatever its size, so a row's result does not depend on the
+rows beside it.
 """
 
 from functools import cache
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
@@ -19,11 +21,22 @@ from .stored import keep
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
 
 
+LINE = 64  # bytes of a line of the cache
+
+
 @cache
-def vectors_for(gates: int, n: int, number) -> int:
-    """Vectors of units in a panel of n units: several where a gate alone would keep the multiplier waiting for loads."""
-    across = -(-n // lanes(number))
-    return next(v for v in (4, 2, 1) if v == 1 or (gates * v <= machine()[1] // 8 and across % v == 0))
+def layout(gates: int, n: int, number) -> tuple[int, int]:
+    """(V, H): vectors of units in a panel of n units, and gates that are beside each other in a strip of it.
+
+    The units of a gate fill a line of the cache, where there are so many. Then a strip has as many columns as leave enough rows a
+    tile: a row of weights that is loaded is used once for each.
+    """
+    across, most = -(-n // lanes(number)), machine()[1] // 8
+    V = next(v for v in (4, 2, 1) if v == 1 or (v <= most and v * lanes(number) * np.dtype(number).itemsize <= LINE and across % v == 0))
+    H = next(h for h in range(gates, 0, -1) if h == 1 or (gates % h == 0 and h * V <= most))
+    while 2 * H * V <= most and across % (2 * V) == 0:
+        V *= 2
+    return V, H
 
 
 @cache
@@ -57,26 +70,27 @@ def whole_row_packer(number, V: int):
 
 
 @cache
-def column_packer(number, G: int, V: int):
-    """(M (G·n, K), out (panels, K, G, units)) -> None: M's columns, the gates of a unit beside each other, zero beyond n."""
-    L = lanes(number)
+def column_packer(number, G: int, V: int, H: int):
+    """(M (G·n, K), out (strips, K, H, units)) -> None: M's columns, the gates of a strip beside each other, zero beyond n."""
+    L, strips = lanes(number), G // H
 
     @jit
     def pack_columns(M, out):
         n, K = M.shape[0] // G, M.shape[1]
         a, o = window(M), window(out)
-        for panel in range(out.shape[0]):
+        for panel in range(out.shape[0] // strips):
             for g in range(G):
+                strip, h = panel * strips + g // H, g % H
                 for v in range(V):
                     j = (panel * V + v) * L
                     turned = K // L * L if j + L <= n else 0
                     for k in range(0, turned, L):
-                        transpose(a, g * n + j, k, o, (panel, k, g, v * L))
+                        transpose(a, g * n + j, k, o, (strip, k, h, v * L))
                     for k in range(turned, K):
                         for u in range(L):
-                            put_one(o, (panel, k, g, v * L + u), 1, one(a, (g * n + j + u, k), 1) if j + u < n else number(0))
+                            put_one(o, (strip, k, h, v * L + u), 1, one(a, (g * n + j + u, k), 1) if j + u < n else number(0))
 
-    return keep(pack_columns, number, G, V)
+    return keep(pack_columns, number, G, V, H)
 
 
 def packed_rows(M, V: int, room):
@@ -86,33 +100,35 @@ def packed_rows(M, V: int, room):
     return out
 
 
-def packed_columns(M, G: int, V: int, room):
+def packed_columns(M, G: int, V: int, H: int, room):
     """The transpose of a matrix on the right of a product, M (G·n, K), in new `room`."""
-    out = room((-(-M.shape[0] // (G * V * lanes(M.dtype))), M.shape[1], G, V * lanes(M.dtype)), M.dtype)
-    column_packer(M.dtype.type, G, V)(M, out)
+    units = V * lanes(M.dtype)
+    out = room((-(-M.shape[0] // (G * units)) * (G // H), M.shape[1], H, units), M.dtype)
+    column_packer(M.dtype.type, G, V, H)(M, out)
     return out
 
 
-def tile(rows: int, columns: int, together: int):
-    """(a, at, b, step, W, panel, size, K, q) -> None: q[u, r] = Σ_k a[at[b + r] + step·k] W[panel + u, k], r < rows, u < together.
+def tile(rows: int, columns: int, together: int, row: int):
+    """(a, at, b, step, W, strip, size, K, q, to) -> None: sums Σ_k a[at[b + r] + step·k] W[strip + u, k] of r < rows, u < together.
 
-    All are flat windows: W packed, `columns` vectors a row and `size` numbers a panel; q (together, rows, columns·L).
+    All are flat windows: W packed, `columns` vectors a row and `size` numbers a strip. The sums of a row stand in q from `to` on, strip
+    behind strip, those of the next row `row` vectors further.
     """
 
     @intrinsic
-    def product(typing, a, at, b, step, W, panel, size, K, q):
+    def product(typing, a, at, b, step, W, strip, size, K, q, to):
         v = Vector(a.dtype)
 
         def build(context, builder, sig, values):
             h, L = Build(builder, v), v.lanes
             data, places, packed, out = (place(context, builder, sig.args[i], values[i]) for i in (0, 1, 4, 8))
-            b, step, panel, size, K = (values[i] for i in (2, 3, 5, 6, 7))
+            b, step, strip, size, K, to = (values[i] for i in (2, 3, 5, 6, 7, 9))
 
             def vector(p, i):
                 return builder.bitcast(builder.gep(p, [I64(i * L)]), v.ir.as_pointer())
 
             starts = [builder.gep(data, [builder.load(builder.gep(places, [builder.add(b, I64(r))]))]) for r in range(rows)]
-            panels = [builder.gep(packed, [builder.mul(builder.add(panel, I64(u)), size)]) for u in range(together)]
+            strips = [builder.gep(packed, [builder.mul(builder.add(strip, I64(u)), size)]) for u in range(together)]
             before, loop, after = builder.block, builder.append_basic_block("sum"), builder.append_basic_block("done")
             builder.cbranch(builder.icmp_signed(">", K, I64(0)), loop, after)
 
@@ -120,7 +136,7 @@ def tile(rows: int, columns: int, together: int):
             k, sums = builder.phi(I64), [builder.phi(v.ir) for _ in range(together * rows * columns)]
             here = builder.mul(k, I64(columns * L))
             weights = []
-            for p in panels:
+            for p in strips:
                 for c in range(columns):
                     weights.append(builder.load(vector(builder.gep(p, [here]), c)))
                     weights[-1].align = a.dtype.bitwidth // 8
@@ -142,11 +158,13 @@ def tile(rows: int, columns: int, together: int):
             for total, value in zip(totals, new, strict=True):
                 total.add_incoming(h(0), before)
                 total.add_incoming(value, loop)
+            first = builder.gep(out, [to])
             for i, total in enumerate(totals):
-                builder.store(total, vector(out, i)).align = a.dtype.bitwidth // 8
+                u, r, c = i // (rows * columns), i // columns % rows, i % columns
+                builder.store(total, vector(first, r * row + u * columns + c)).align = a.dtype.bitwidth // 8
             return context.get_dummy_value()
 
-        return types.void(a, at, types.intp, types.intp, W, types.intp, types.intp, types.intp, q), build
+        return types.void(a, at, types.intp, types.intp, W, types.intp, types.intp, types.intp, q, types.intp), build
 
     return product
 
@@ -158,16 +176,22 @@ def rows_of_tiles(columns: int) -> list[int]:
 
 
 @cache
-def product_of(columns: int):
-    """(together, (a, at, b, left, step, W, panel, size, many, K, q) -> rows): one tile, of at most `left` rows.
+def product_of(columns: int, strips: int):
+    """(together, (a, at, b, left, step, W, panel, size, many, K, q, L) -> rows): one tile, of at most `left` rows.
 
-    A single row takes `together` panels at a time (many), so that its few sums do not wait for each other.
+    A single row takes several strips at a time, and `together` panels where those have few (many), so that its few sums do not wait
+    for each other.
     """
-    together, text = max(1, 8 // columns), "def product(a, at, b, left, step, W, panel, size, many, K, q):\n"
-    tiles = {f"tile{rows}": tile(rows, columns, 1) for rows in rows_of_tiles(columns)} | {"wide": tile(1, columns, together)}
-    text += "    if many > 1:\n        wide(a, at, b, step, W, panel, size, K, q)\n        return 1\n"
+    row = strips * columns
+    together = max(1, 8 // row)
+    wide = next(count for count in range(strips * together, 0, -1) if count == 1 or (row % count == 0 and count * columns <= 8))
+    text = "def product(a, at, b, left, step, W, panel, size, many, K, q, L):\n"
+    tiles = {f"tile{rows}": tile(rows, columns, 1, row) for rows in rows_of_tiles(columns)} | {"wide": tile(1, columns, wide, row)}
+    text += f"    if many == {together} and left == 1:\n        for g in range(0, {strips * together}, {wide}):\n"
+    text += f"            wide(a, at, b, step, W, panel * {strips} + g, size, K, q, g * {columns} * L)\n        return 1\n"
     for rows in rows_of_tiles(columns):
-        text += f"    if left >= {rows}:\n        tile{rows}(a, at, b, step, W, panel, size, K, q)\n        return {rows}\n"
+        text += f"    if left >= {rows}:\n        for g in range({strips}):\n"
+        text += f"            tile{rows}(a, at, b, step, W, panel * {strips} + g, size, K, q, g * {columns} * L)\n        return {rows}\n"
     return together, within(define("product", text + "    return 0\n", **tiles))
 
 
@@ -176,18 +200,19 @@ def nothing(*arguments):
     pass
 
 
-def sweep_of(number, G: int, V: int, whole, some, width=None):
+def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
     """(t, n, a, at, step, W, size, K, b0, b1, p0, p1, …): for rows b0 … b1 and panels p0 … p1 the product, then the epilogue on it.
 
     a, at, W     flat windows
+    ahead        (t, n, b, j, …): what an epilogue will ask for is fetched while the sums are made
     whole, some  epilogues (t, n, b, j, count, q, i, v, …): `count` units from j on, whose sums stand in q[i, :, v]; `some`
                  where they do not fill a vector
     width        units an epilogue takes at once: those of a vector, or 1
     """
     L = lanes(number)
-    width = width or L
-    together, product = product_of(G * V)
-    sums = on_stack(number, (max(rows_of_tiles(G * V)[0], together), G, V * L))
+    width, line, most = width or L, LINE // np.dtype(number).itemsize, rows_of_tiles(H * V)[0]
+    together, product = product_of(H * V, G // H)
+    sums = on_stack(number, (max(most, together), G, V * L))
 
     @within
     def sweep(t, n, a, at, step, W, size, K, b0, b1, p0, p1, *rest):
@@ -197,7 +222,11 @@ def sweep_of(number, G: int, V: int, whole, some, width=None):
             many = together if b1 - b0 == 1 and p1 - panel >= together else 1
             b = b0
             while b < b1:
-                rows = product(a, at, b, b1 - b, step, W, panel, size, many, K, places)
+                if b1 - b0 > 1:
+                    for r in range(min(most, b1 - b)):
+                        for v in range(0, V * L, line):
+                            ahead(t, n, b + r, panel * V * L + v, *rest)
+                rows = product(a, at, b, b1 - b, step, W, panel, size, many, K, places, L)
                 for u in range(many):
                     for r in range(rows):
                         for v in range(0, V * L, width):
