@@ -222,13 +222,12 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
             many = together if b1 - b0 == 1 and p1 - panel >= together else 1
             b = b0
             while b < b1:
-                if b1 - b0 > 1:
-                    for r in range(min(most, b1 - b)):
-                        for v in range(0, V * L, line):
-                            ahead(t, n, b + r, panel * V * L + v, *rest)
                 rows = product(a, at, b, b1 - b, step, W, panel, size, many, K, places, L)
                 for u in range(many):
                     for r in range(rows):
+                        if b + rows + r < b1:
+                            for v in range(0, V * L, line):
+                                ahead(t, n, b + rows + r, panel * V * L + v, *rest)
                         for v in range(0, V * L, width):
                             j = (panel + u) * V * L + v
                             if j + width <= n:
