@@ -8,56 +8,58 @@ BLAS sums other numbers of rows in another order: where products are its own, it
 from collections.abc import Callable
 
 
-def products(chunk: Callable, multiply: Callable, add_product: Callable, add_rows: Callable) -> tuple[Callable, ...]:
-    """(project, project_back, gradient_sum, bias_sum) of a device, from its functions of matrices.
+def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tuple[Callable, ...]:
+    """(project, project_back) of a device, from its functions of matrices.
 
-    chunk        (B) -> the steps of a chunk
-    multiply     (a (R, K), M (K, N), more (N,) or None, rows) -> a M + more, (R, N); `rows` are those of a chunk
-    add_product  (δ (R, N), a (R, m), rows, out (N, m) or None) -> out + δᵀ a; out is overwritten
-    add_rows     (δ (R, N), rows, out (N,) or None) -> out + Σ δ; out is overwritten
+    chunk          (B) -> the steps of a chunk
+    multiply       (a (R, K), M (N, K), more (N,) or None, rows) -> a Mᵀ + more, (R, N); `rows` are those of a chunk
+    multiply_back  (δ (R, N), a (R, K), M, rows, dM (N, K) or None, db (N,) or None, below, bias) -> (δ M, dM + δᵀ a, db + Σ δ);
+                   dM and db are overwritten; the first is None unless `below`, the last unless `bias`
     """
 
     def project(x, U, b, gates: int):
         """U x_t + b for every step and sample.  x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n)."""
         T, B, m = x.shape
-        return multiply(x.reshape(T * B, m), U.T, b, chunk(B) * B).reshape(T, B, gates, -1)
+        return multiply(x.reshape(T * B, m), U, b, chunk(B) * B).reshape(T, B, gates, -1)
 
-    def project_back(dp, U):
-        """Uᵀ δ_t, what goes to the layer below (式4).  dp (T, B, G, n), U (G·n, m) -> (T, B, m)."""
-        T, B, G, n = dp.shape
-        return multiply(dp.reshape(T * B, G * n), U, None, chunk(B) * B).reshape(T, B, -1)
+    def project_back(dnet, a, U, dU=None, db=None, below=True, bias=True):
+        """The way back through U a_t + b, of every step and sample.  Returns (what goes to the layer below, ∇U, ∇b).
 
-    def gradient_sum(dnet, a, out=None):
-        """Σ_t Σ_b δ aᵀ: the sum over steps of 式5, that is 式6.  dnet (T, B, G, n), a (T, B, m) -> (G·n, m), added to `out` if given."""
+        dnet (T, B, G, n), a (T, B, m), U (G·n, m). The first is Uᵀ δ_t (式4), (T, B, m), None unless `below`. ∇U (G·n, m) is
+        Σ_t Σ_b δ aᵀ, the sum over steps of 式5, that is 式6; ∇b (G·n,) is 式6 for a bias, whose input is always 1, None unless
+        `bias`. They are added to dU and db where these are given.
+        """
         T, B, G, n = dnet.shape
-        return add_product(dnet.reshape(T * B, G * n), a.reshape(T * B, -1), chunk(B) * B, out)
+        δ, a = dnet.reshape(T * B, G * n), a.reshape(T * B, -1)
+        da, dU, db = multiply_back(δ, a, U, chunk(B) * B, dU, db, below, bias)
+        return None if da is None else da.reshape(T, B, -1), dU, db
 
-    def bias_sum(dnet, out=None):
-        """Σ_t Σ_b δ: 式6 for a bias, whose input is always 1.  dnet (T, B, G, n) -> (G·n,), added to `out` if given."""
-        T, B, G, n = dnet.shape
-        return add_rows(dnet.reshape(T * B, G * n), chunk(B) * B, out)
-
-    return project, project_back, gradient_sum, bias_sum
+    return project, project_back
 
 
 def by_chunks(matmul: Callable, empty: Callable) -> tuple[Callable, ...]:
-    """(multiply, add_product, add_rows) from matmul(a, b, out=None), the product of two matrices, and empty(shape, dtype)."""
+    """(multiply, multiply_back) from matmul(a, b, out=None), the product of two matrices, and empty(shape, dtype)."""
 
-    def multiply(a, M, more, rows: int):
+    def product(a, M, rows: int):
         out = empty((len(a), M.shape[1]), a.dtype)
         for part in chunks(len(a), rows):
             matmul(a[part], M, out=out[part])
+        return out
+
+    def multiply(a, M, more, rows: int):
+        out = product(a, M.T, rows)
         if more is not None:
             out += more
         return out
 
-    def add_product(δ, a, rows: int, out):
-        return added(out, (matmul(δ[part].T, a[part]) for part in chunks(len(δ), rows)))
+    def multiply_back(δ, a, M, rows: int, dM, db, below: bool, bias: bool):
+        parts = chunks(len(δ), rows)
+        da = product(δ, M, rows) if below else None
+        dM = added(dM, (matmul(δ[part].T, a[part]) for part in parts))
+        db = added(db, (δ[part].sum(0) for part in parts)) if bias else None
+        return da, dM, db
 
-    def add_rows(δ, rows: int, out):
-        return added(out, (δ[part].sum(0) for part in chunks(len(δ), rows)))
-
-    return multiply, add_product, add_rows
+    return multiply, multiply_back
 
 
 def chunks(R: int, rows: int):

@@ -39,8 +39,9 @@ def elman(scale):
 def fresh(cell):
     """(what a step of ones gives, whether its kernel was found): the kernel made anew, as in another run."""
     kernel = recurrence.forward_kernel.__wrapped__(cell, np.float32, 1, 1, True)
-    p, s, kept = np.ones((1, 1, 1, 3), "f"), np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
-    kernel(p, np.zeros((1, 3, 1, 16), "f"), np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8), np.zeros(0, np.int64), 0, 1)
+    p, W = np.ones((1, 1, 1, 3), "f"), np.zeros((3, 3), "f")
+    s, kept = np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
+    kernel(p, W, np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8), np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
     return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
 
 

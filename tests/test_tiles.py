@@ -18,7 +18,7 @@ import rnn_gpu
 from conftest import close
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
-from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads
+from rnn_gpu.kernels.devices.cpu import memory, products, recurrence, threads
 from rnn_gpu.kernels.devices.cpu.compilation import jit
 
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17, 80)]  # T, B, m, n
@@ -29,9 +29,32 @@ def test_products_of_any_size(size, dtype):
     T, B, m, n = size
     rng = np.random.default_rng(0)
     x, U, b, δ = (rng.normal(size=shape).astype(dtype) for shape in ((T, B, m), (3 * n, m), 3 * n, (T, B, 3, n)))
-    for name, arguments in (("project", (x, U, b, 3)), ("project_back", (δ, U)), ("gradient_sum", (δ, x)), ("bias_sum", (δ,))):
-        close(getattr(cpu, name)(*arguments), getattr(reference, name)(*arguments), dtype)
+    close(cpu.project(x, U, b, 3), reference.project(x, U, b, 3), dtype)
     assert (cpu.project(x, U, None, 3) == cpu.project(x, U, 0 * b, 3)).all()
+    for below, bias in ((True, True), (True, False), (False, True), (False, False)):
+        got = cpu.project_back(δ, x, U, below=below, bias=bias)
+        assert [a is None for a in got] == [not below, False, not bias]
+        added = cpu.project_back(δ, x, U, 2 * got[1], None if got[2] is None else 2 * got[2], below, bias)
+        for once, thrice, expected in zip(got, added, reference.project_back(δ, x, U), strict=True):
+            if once is not None:
+                close(once, expected, dtype)
+                close(thrice, expected if once is got[0] else 3 * expected, dtype)
+
+
+@pytest.mark.parametrize("far", [True, False])
+def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far, monkeypatch):
+    """Rows of δ that are far from each other are packed; threads share rows of the sums, and of each chunk of what goes below."""
+    rng = np.random.default_rng(0)
+    δ, x, U = (rng.normal(size=shape).astype("f") for shape in ((70, 9, 4, 29), (70, 9, 21), (116, 21)))
+    expected = cpu.project_back(δ, x, U)
+    monkeypatch.setattr(products, "FAR", 0 if far else 1 << 20)
+    monkeypatch.setattr(threads, "ENOUGH", 1)
+    products.plan_back.cache_clear()
+    for count in (1, 2, 3):
+        monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
+        for a, b in zip(cpu.project_back(δ, x, U), expected, strict=True):
+            assert (a == b).all()
+    products.plan_back.cache_clear()
 
 
 def passes(B, n, cell="lstm", dtype="float32", T=5, resets=None, **clips):

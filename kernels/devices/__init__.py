@@ -11,5 +11,5 @@ matvec(W, s, out)
 forward(cell, p, W, c, s, kept, flags)
 backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip)
 explain(cell, n, B, dtype)            a text: which kernels a layer of n units runs for B samples, and why
-project, project_back, gradient_sum, bias_sum        from products.py, with the device's own product of matrices
+project, project_back                from products.py, with the device's own product of matrices
 """

@@ -212,14 +212,10 @@ class Recurrent(Stateful):
         self.clipped_steps = clipped + more * self.clipped_steps
         self._δ = self._in_turn(dp)
         later = self.grads if more else {}
-        self.grads = {
-            "U": d.gradient_sum(self._δ, tape.x, later.get("U")),
-            "W": d.gradient_sum(dq, tape.before()[0], later.get("W")),
-            "b": d.bias_sum(self._δ, later.get("b")),
-        }
-        if cell.apart:
-            self.grads["c"] = d.bias_sum(dq, later.get("c"))
-        return d.project_back(self._δ, θ["U"]), [tape.narrowed(ds)]
+        dx, dU, db = d.project_back(self._δ, tape.x, θ["U"], later.get("U"), later.get("b"))
+        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], later.get("W"), later.get("c"), below=False, bias=cell.apart)
+        self.grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
+        return dx, [tape.narrowed(ds)]
 
     def _in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.

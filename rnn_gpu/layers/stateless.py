@@ -83,10 +83,9 @@ class Dense(Stateless):
         d.elementwise(output_formula(self.activation), (δ,), (y, dy))
         δ = δ[:, :, None]  # (T, B, G = 1, n)
         later = self.grads if more else {}
-        self.grads = {"V": d.gradient_sum(δ, self._x, later.get("V"))}
-        if "b" in self.parameters:
-            self.grads["b"] = d.bias_sum(δ, later.get("b"))
-        return d.project_back(δ, self.parameters["V"]), []
+        dx, dV, db = d.project_back(δ, self._x, self.parameters["V"], later.get("V"), later.get("b"), bias="b" in self.parameters)
+        self.grads = {"V": dV} | ({} if db is None else {"b": db})
+        return dx, []
 
     def _as_torch(self, θ):
         return {"weight": θ["V"], "bias": θ["b"]}

@@ -8,7 +8,7 @@ from ...binding import define, elementwise_source
 from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit
 from .memory import copy, room  # noqa: F401
-from .products import bias_sum, chunk, gradient_sum, project, project_back  # noqa: F401  part of every device
+from .products import chunk, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
 from .stored import keep

@@ -1,4 +1,4 @@
-"""Products over all T·B at once, in tiles."""
+"""Products over all T·B at once, in tiles: a layer's way forward through its inputs, and the way back; a call each."""
 
 import math
 from functools import cache
@@ -8,22 +8,18 @@ import numpy as np
 from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
-from .memory import room
-from .simd import LOAD, STORE, fetch, flat, lanes, window
+from .memory import room, scratch
+from .simd import LOAD, STORE, carve, fetch, flat, lanes, window
 from .stored import keep
-from .threads import share, threads_for
-from .tiles import layout, packed_columns, packed_rows, row_packer, rows_of_tiles, slice_of, sweep_of
+from .threads import meet, share, threads_for
+from .tiles import column_packer, layout, row_packer, rows_of_tiles, slice_of, sweep_of
 
 ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
+FAR = 2048  # bytes from a row of δ to the next from which its columns fall on each other in the cache
 
 
 @within
-def fetch_put(r, n, b, j, more, out):
-    fetch(out, (r + b, j), 0)
-
-
-@within
-def fetch_more(r, n, b, j, out):
+def fetch_row(r, n, b, j, more, out):
     fetch(out, (r + b, j), 0)
 
 
@@ -43,109 +39,134 @@ def put_more(how):
     load, store, sums = LOAD[how], STORE[how], LOAD["whole"]
 
     @within
-    def put_more(r, n, b, j, count, q, i, v, out):
+    def put_more(r, n, b, j, count, q, i, v, more, out):
         store(out, (r + b, j), count, sums(q, (i, 0, v), count) + load(out, (r + b, j), count))
 
     return put_more
 
 
 @cache
+def rows_through(number, V):
+    """(k, count, a, at, W, panels, more, out) -> None: rows k … k + count − 1 of a times packed panels, and `more`, into those of out."""
+    sweep, L = sweep_of(number, 1, V, 1, fetch_row, put("whole"), put("some")), lanes(number)
+
+    @within
+    def rows(k, count, K, N, a, at, places, W, panels, more, out):
+        for i in range(count):
+            at[i] = (k + i) * K
+        sweep(k, N, a, places, 1, W, K * V * L, K, 0, count, 0, panels, more, out)
+
+    return rows
+
+
+@cache
 def multiply_kernel(number, V):
-    sweep, L = sweep_of(number, 1, V, 1, fetch_put, put("whole"), put("some")), lanes(number)
+    rows, pack, units = rows_through(number, V), column_packer(number, 1, V, 1), V * lanes(number)
 
     @jit
-    def multiply(a, packed, bias, out, part, parts):
-        R, K = a.shape
-        first, last = slice_of(R, part, parts)
-        at = np.empty(ROWS, np.intp)
-        A, W, places, b, o = flat(a), flat(packed), flat(at), window(bias), window(out)
+    def multiply(a, M, more, out, scratch, arrived, part, parts):
+        (N, K), (first, last) = M.shape, slice_of(len(a), part, parts)
+        panels, W = -(-N // units), flat(scratch)
+        at, A, m, o = np.empty(ROWS, np.intp), flat(a), window(more), window(out)
+        pack(window(M), N, K, carve(W, 0, (panels, K, 1, units)), *slice_of(panels, part, parts))
+        meet(flat(arrived), parts)
         for r in range(first, last, ROWS):
-            rows = min(ROWS, last - r)
-            for i in range(rows):
-                at[i] = (r + i) * K
-            sweep(r, out.shape[1], A, places, 1, W, K * V * L, K, 0, rows, 0, packed.shape[0], b, o)
+            rows(r, min(ROWS, last - r), K, N, A, at, flat(at), W, panels, m, o)
 
     return keep(multiply, number, V)
 
 
 @cache
-def add_kernel(number, V):
-    sweep = sweep_of(number, 1, V, 1, fetch_more, put_more("whole"), put_more("some"))
-    L, C, wide = lanes(number), columns_packed(number, V), columns_packed(number, V) * lanes(number)
-    pack, pack_δ = row_packer(number, V), row_packer(number, C)
+def back_kernel(number, V, C):
+    """Chunk by chunk from the last, and ROWS of a chunk at a time: a thread has some rows of dM, and in each chunk some of da."""
+    sweep, rows_below = sweep_of(number, 1, V, 1, fetch_row, put_more("whole"), put_more("some")), rows_through(number, V)
+    units, wide, pack, pack_δ = V * lanes(number), C * lanes(number), row_packer(number, V), row_packer(number, C)
 
     @jit
-    def add(δ, a, rows, fresh, out, packed, packed_δ, part, parts):
-        (N, m), (first, last) = out.shape, slice_of(len(out), part, parts)
+    def back(δ, a, M, rows, fresh, far, dM, db, da, scratch, arrived, part, parts):
+        (N, m), (first, last), below, bias, k = M.shape, slice_of(len(M), part, parts), len(da) > 0, len(db) > 0, len(δ)
+        own, panels = last - first, -(-m // units)
+        panels_δ = -(-own // wide) if far else 0
+        # on the desk: M, where it is asked for, and zeros; then each thread's rows of a, and of δ where they are far from each other
+        desk, each = flat(scratch), ROWS * (panels * units + -(-N // parts // wide) * wide * far)
+        zeros, x0 = N * panels * units * below, (N * below + 1) * panels * units + part * each
+        δ0 = x0 + ROWS * panels * units
+        packed, packed_δ = carve(desk, x0, (panels, ROWS, 1, units)), carve(desk, δ0, (panels_δ, ROWS, 1, wide))
+        W, zero = carve(desk, x0, (1,)), carve(desk, zeros, (m,))
+        at, at_below, sums = np.empty(own, np.intp), np.empty(ROWS, np.intp), np.empty(own, number)
+        A, x, o, o_below = window(δ), window(a), window(dM), window(da)
         if fresh:
-            out[first:last] = number(0)
-        at, o = np.empty(last - first, np.intp), window(out)
-        for i in range(last - first):
+            dM[first:last] = number(0)
+            db[first:last] = number(0)
+        if below:
+            for j in range(m):
+                scratch[zeros + j] = 0
+            pack(window(M), 0, N, 0, m, carve(desk, 0, (panels, N, 1, units)), *slice_of(panels, part, parts))
+            meet(flat(arrived), parts)
+        for i in range(own):
             at[i] = i // wide * ROWS * wide + i % wide
-        x, to, A, to_δ = window(a), window(packed[part]), window(δ), window(packed_δ[part])
-        D, W, places, panels, panels_δ = flat(packed_δ[part]), flat(packed[part]), flat(at), packed.shape[1], packed_δ.shape[1]
-        k = len(δ)
+        D, step = (carve(desk, δ0, (1,)), wide) if far else (flat(δ), N)
         while k > 0:
-            count = min(ROWS, (k - len(δ)) % rows or rows, k)  # what is left of the chunk, the last first
+            count = min(ROWS, (k - len(δ)) % rows or rows, k)  # what is left of the chunk
             k -= count
-            pack(x, k, count, 0, m, to, panels)
-            pack_δ(A, k, count, first, last - first, to_δ, panels_δ)
-            sweep(first, m, D, places, wide, W, ROWS * V * L, count, 0, last - first, 0, panels, o)
+            pack(x, k, count, 0, m, packed, 0, panels)
+            if far:
+                pack_δ(A, k, count, first, own, packed_δ, 0, panels_δ)
+            else:
+                for i in range(own):
+                    at[i] = k * N + first + i
+            sweep(first, m, D, flat(at), step, W, ROWS * units, count, 0, own, 0, panels, zero, o)
+            if bias:
+                for j in range(own):
+                    sums[j] = 0
+                for r in range(k, k + count):
+                    for j in range(own):
+                        sums[j] += δ[r, first + j]
+                for j in range(own):
+                    db[first + j] += sums[j]
+            if below:
+                r0, r1 = slice_of(count, part, parts)
+                rows_below(k + r0, r1 - r0, N, m, flat(δ), at_below, flat(at_below), desk, panels, zero, o_below)
 
-    return keep(add, number, V)
+    return keep(back, number, V, C)
 
 
 @cache
-def columns_packed(number, V):
-    """Vectors of a panel of δ, whole tiles: its columns are read one below the other, and in a large matrix would fall on each other in
-    the cache."""
-    return math.lcm(rows_of_tiles(V)[0], lanes(number)) // lanes(number)
+def plan(N: int, K: int, dtype):
+    """(kernel, numbers on its desk) for a Mᵀ + more, M (N, K)."""
+    V, _ = layout(1, N, dtype.type)
+    return multiply_kernel(dtype.type, V), (N + V * lanes(dtype.type)) * K
 
 
-@jit
-def add_up(δ, rows, out):
-    end, sums = len(δ), np.empty_like(out)
-    while end > 0:
-        start = max(end - rows, 0)
-        for j in range(len(out)):
-            sums[j] = 0
-        for r in range(start, end):
-            for j in range(len(out)):
-                sums[j] += δ[r, j]
-        for j in range(len(out)):
-            out[j] += sums[j]
-        end = start
-
-
-keep(add_up)
+@cache
+def plan_back(N: int, m: int, dtype, below: bool, parts: int):
+    """(kernel, are rows of δ far from each other, numbers on its desk) for the way back through a matrix (N, m)."""
+    V, _ = layout(1, m, dtype.type)
+    C = math.lcm(rows_of_tiles(V)[0], lanes(dtype.type)) // lanes(dtype.type)  # whole tiles: δ's columns are read one below the other
+    across, wide, far = -(-m // (V * lanes(dtype.type))) * V * lanes(dtype.type), C * lanes(dtype.type), N * dtype.itemsize >= FAR
+    return back_kernel(dtype.type, V, C), far, (N * below + 1) * across + parts * ROWS * (across + -(-N // parts // wide) * wide * far)
 
 
 def multiply(a, M, more, rows: int):
-    """a M + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
-    (R, K), N, number = a.shape, M.shape[1], a.dtype.type
-    (V, _), turned = layout(1, N, number), M.T.flags.c_contiguous
-    packed = packed_columns(M.T, 1, V, 1, room) if turned else packed_rows(np.ascontiguousarray(M), V, room)
-    out, parts = room((R, N), a.dtype), threads_for(2 * R * K * N, R // 8)
-    arrays = np.ascontiguousarray(a), packed, np.zeros(N, a.dtype) if more is None else more, out
-    share(multiply_kernel(number, V), parts, *arrays)
+    """a Mᵀ + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
+    (R, K), N, dtype = a.shape, len(M), a.dtype
+    kernel, numbers = plan(N, K, dtype)
+    out, more = room((R, N), dtype), np.zeros(N, dtype) if more is None else more
+    arrays = np.ascontiguousarray(a), M, more, out, scratch(numbers, dtype), np.zeros(1, np.int64)
+    share(kernel, threads_for(2 * R * K * N, R // 8), *arrays)
     return out
 
 
-def add_product(δ, a, rows: int, out):
-    (R, N), m, dtype, L = δ.shape, a.shape[1], δ.dtype, lanes(δ.dtype)
-    (V, _), parts = layout(1, m, dtype), threads_for(2 * R * N * m, N // 8)
-    packed = room((parts, -(-m // (V * L)), ROWS, 1, V * L), dtype)
-    C = columns_packed(dtype.type, V)
-    packed_δ = room((parts, -(-(N // parts + 1) // (C * L)), ROWS, 1, C * L), dtype)
-    fresh, out = out is None, room((N, m), dtype) if out is None else out
-    share(add_kernel(dtype.type, V), parts, np.ascontiguousarray(δ), np.ascontiguousarray(a), rows, fresh, out, packed, packed_δ)
-    return out
+def multiply_back(δ, a, M, rows: int, dM, db, below: bool, bias: bool):
+    (R, N), m, dtype, fresh = δ.shape, a.shape[1], δ.dtype, dM is None
+    parts = threads_for((2 + 2 * below) * R * N * m, N // 8)
+    kernel, far, numbers = plan_back(N, m, dtype, below, parts)
+    dM = room((N, m), dtype) if fresh else dM
+    db = np.empty(N if bias else 0, dtype) if fresh or not bias else db
+    da = room((R if below else 0, m), dtype)
+    arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, rows, fresh, far, dM, db, da, scratch(numbers, dtype)
+    share(kernel, parts, *arrays, np.zeros(1, np.int64))
+    return da if below else None, dM, db if bias else None
 
 
-def add_rows(δ, rows: int, out):
-    out = np.zeros(δ.shape[1], δ.dtype) if out is None else out
-    add_up(np.ascontiguousarray(δ), rows, out)
-    return out
-
-
-project, project_back, gradient_sum, bias_sum = products(chunk, multiply, add_product, add_rows)
+project, project_back = products(chunk, multiply, multiply_back)

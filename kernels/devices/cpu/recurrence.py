@@ -14,11 +14,11 @@ from ...binding import access, bind, compiled_maths, gather
 from ...clipping import bounded, factor
 from . import simd
 from .compilation import inlined, jit, within
-from .memory import room_to_read
-from .simd import LOAD, STORE, Vector, fetch, flat, lanes, window
+from .memory import scratch
+from .simd import LOAD, STORE, Vector, carve, fetch, flat, lanes, window
 from .stored import keep
 from .threads import ENOUGH, meet, share, threads_for
-from .tiles import layout, nothing, one, packed_columns, packed_rows, slice_of, sweep_of
+from .tiles import column_packer, layout, nothing, one, row_packer, slice_of, sweep_of
 
 WORTH_MEETING = 2e4  # operations of a thread's share of one step
 
@@ -153,25 +153,26 @@ def retreat_of(cell, number, how, vectors):
 
 @cache
 def forward_kernel(cell, number, V, H, partial):
-    STRIPS = cell.gates // H
+    STRIPS, units, pack = cell.gates // H, V * lanes(number), column_packer(number, cell.gates, V, H)
     sweep = sweep_of(number, cell.gates, V, H, *epilogues(advance_of, before_advance, cell, number, partial))
 
     @jit
-    def forward(p, packed, c, s, kept, flags, arrived, part, parts):
+    def forward(p, weights, c, s, kept, flags, scratch, by_panels, arrived, part, parts):
         T, B, _, n = p.shape
-        by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
-        panels = len(packed) // STRIPS
+        panels = -(-n // units)
         p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
         at = np.empty(B, np.intp)
-        a, places, W, counter = flat(s), flat(at), flat(packed), flat(arrived)
+        a, places, W, counter = flat(s), flat(at), flat(scratch), flat(arrived)
         rest = window(p), window(c), window(s), window(kept), window(flags)
+        pack(window(weights), n, n, carve(W, 0, (panels * STRIPS, n, H, units)), *slice_of(panels, part, parts))
+        meet(counter, parts)
         for t in range(T):
             for b in range(b0, b1):
                 at[b] = (entered(rest[-1], t, b) * B + b) * n
-            sweep(t, n, a, places, 1, W, packed[0].size, n, b0, b1, p0, p1, *rest)
+            sweep(t, n, a, places, 1, W, n * H * units, n, b0, b1, p0, p1, *rest)
             if by_panels:
-                meet(counter, (t + 1) * parts)
+                meet(counter, (t + 2) * parts)
 
     return keep(forward, cell, number, V, H, partial)
 
@@ -214,19 +215,21 @@ def clip_of(number, apart: bool):
 @cache
 def backward_kernel(cell, number, V, partial, clips):
     sweep = sweep_of(number, 1, V, 1, *epilogues(retreat_of, before_retreat, cell, number, partial))
-    clip = clip_of(number, cell.apart) if clips else None
+    clip, units, pack = clip_of(number, cell.apart) if clips else None, V * lanes(number), row_packer(number, V)
 
     @jit
-    def backward(dy, packed, s, kept, flags, dp, dq, ds, ds0, value, norm, clipped, arrived, part, parts):
+    def backward(dy, weights, s, kept, flags, dp, dq, ds, ds0, value, norm, clipped, scratch, by_panels, arrived, part, parts):
         T, B, G, n = dp.shape
-        by_panels = len(arrived) > 0
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
-        p0, p1 = slice_of(len(packed), part, parts) if by_panels else (0, len(packed))
-        at, size = np.empty(B, np.intp), packed[0].size
-        a, places, W, counter = flat(dq), flat(at), flat(packed), flat(arrived)
+        panels = -(-n // units)
+        p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
+        at, size = np.empty(B, np.intp), G * n * units
+        a, places, W, counter = flat(dq), flat(at), flat(scratch), flat(arrived)
         c0, c1 = slice_of(B, part, parts)
         rest = T - 1, window(dy), window(s), window(kept), window(flags), window(dp), window(dq), window(ds), window(ds0)
-        meetings = 0
+        pack(window(weights), 0, G * n, 0, n, carve(W, 0, (panels, G * n, 1, units)), *slice_of(panels, part, parts))
+        meetings = 1
+        meet(counter, parts)
         for t in range(T - 1, -2, -1):
             for b in range(b0, b1):
                 at[b] = ((t + 1) * B + b) * G * n
@@ -250,9 +253,6 @@ class Shares(NamedTuple):
     threads: int
     by_panels: bool
 
-    def counter(self):
-        return np.zeros(int(self.by_panels), np.int64)
-
 
 ALONE = Shares(1, False)
 
@@ -266,9 +266,11 @@ def shares(cell, T: int, B: int, n: int, panels: int) -> Shares:
     """Samples where every thread has a tile of them; units where a step is long enough for a meeting; else one thread."""
     a_step = operations(cell, B, n)
     threads = threads_for(T * a_step, max(B // 4, panels))
-    if threads > 1 and 4 * threads <= B:
+    if threads == 1:
+        return ALONE
+    if 4 * threads <= B:
         return Shares(threads, False)
-    return Shares(threads, True) if threads > 1 and a_step >= WORTH_MEETING * threads and panels >= threads else ALONE
+    return Shares(threads, True) if a_step >= WORTH_MEETING * threads and panels >= threads else ALONE
 
 
 def sharing(cell, B: int, n: int, panels: int) -> str:
@@ -281,27 +283,32 @@ def sharing(cell, B: int, n: int, panels: int) -> str:
     return f"one thread; from T = {least} on {way.threads}, which share the {what}"
 
 
+@cache
+def plan(cell, n: int, dtype, clips: bool | None):
+    """(kernel, panels, numbers on its desk) for a layer of n units; `clips` is None on the way forward."""
+    number, partial = dtype.type, n % lanes(dtype.type) != 0
+    V, H = layout(cell.gates if clips is None else 1, n, number)
+    kernel = forward_kernel(cell, number, V, H, partial) if clips is None else backward_kernel(cell, number, V, partial, clips)
+    units = V * lanes(number)
+    return kernel, -(-n // units), (n + units) * cell.gates * n
+
+
 def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
-    (T, B, _, n), G = p.shape, cell.gates
-    number = p.dtype.type
-    V, H = layout(G, n, number)
-    packed = packed_columns(W, G, V, H, room_to_read)
-    way = shares(cell, T, B, n, len(packed) * H // G)
-    kernel = forward_kernel(cell, number, V, H, n % lanes(number) != 0)
-    share(kernel, way.threads, p, packed, c, s, kept, flags, way.counter())
+    T, B, _, n = p.shape
+    kernel, panels, numbers = plan(cell, n, p.dtype, None)
+    way = shares(cell, T, B, n, panels)
+    share(kernel, way.threads, p, W, c, s, kept, flags, scratch(numbers, p.dtype), way.by_panels, np.zeros(1, np.int64))
 
 
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
-    T, B, G, n = dp.shape
-    number = dp.dtype.type
-    V, _ = layout(1, n, number)
-    packed = packed_rows(W, V, room_to_read)
-    way, ds = shares(cell, T, B, n, len(packed)), ds.reshape(-1, 1, B, n)
-    kernel = backward_kernel(cell, number, V, n % lanes(number) != 0, clip != UNCLIPPED)
+    T, B, _, n = dp.shape
+    number, clips = dp.dtype.type, clip != UNCLIPPED
+    kernel, panels, numbers = plan(cell, n, dp.dtype, clips)
+    way, ds = shares(cell, T, B, n, panels), ds.reshape(-1, 1, B, n)
     clipped = np.zeros(way.threads, np.int64)
-    limits = number(clip.value), number(clip.norm), clipped
-    arrays = np.ascontiguousarray(dy), packed, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
-    share(kernel, way.threads, *arrays, *limits, way.counter())
-    return sum(clipped.tolist())
+    arrays = np.ascontiguousarray(dy), W, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
+    desk = scratch(numbers, dp.dtype), way.by_panels, np.zeros(1, np.int64)
+    share(kernel, way.threads, *arrays, number(clip.value), number(clip.norm), clipped, *desk)
+    return sum(clipped.tolist()) if clips else 0

@@ -294,6 +294,21 @@ def look(flat: bool):
 window, flat = look(False), look(True)  # the second shows a contiguous array as one row
 
 
+@intrinsic
+def carve(typing, a, at, shape):
+    """A window of this shape on the numbers of a flat window from `at` on, row behind row."""
+
+    def build(context, builder, sig, values):
+        kinds, sizes = sig.args[2], cgutils.unpack_tuple(builder, values[2])
+        strides = [I64(a.dtype.bitwidth // 8)]
+        for size, kind in list(zip(sizes, kinds, strict=True))[:0:-1]:
+            strides.insert(0, builder.mul(strides[0], context.cast(builder, size, kind, types.intp)))
+        data = builder.gep(place(context, builder, a, values[0]), [values[1]])
+        return windowed(context, builder, sig.return_type, data, strides)
+
+    return Window(a.dtype, len(shape))(a, types.intp, shape), build
+
+
 def on_stack(number, shape: tuple[int, ...]):
     """What makes () -> an array of the function's own, at the beginning of a cache line: a flat window on it, and one of its shape."""
     element = from_dtype(np.dtype(number))

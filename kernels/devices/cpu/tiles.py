@@ -14,9 +14,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from ...binding import define
-from .compilation import jit, within
-from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose, window
-from .stored import keep
+from .compilation import within
+from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
 
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
 
@@ -34,19 +33,19 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     across, most = -(-n // lanes(number)), machine()[1] // 8
     V = next(v for v in (4, 2, 1) if v == 1 or (v <= most and v * lanes(number) * np.dtype(number).itemsize <= LINE and across % v == 0))
     H = next(h for h in range(gates, 0, -1) if h == 1 or (gates % h == 0 and h * V <= most))
-    while 2 * H * V <= most and across % (2 * V) == 0:
+    while most >= 2 * H * V and across % (2 * V) == 0:
         V *= 2
     return V, H
 
 
 @cache
 def row_packer(number, V: int):
-    """(a, k0, K, j0, n, out, panels) -> None: a[k0 : k0 + K, j0 : j0 + n] in panels, zero beyond n.  Windows."""
+    """(a, k0, K, j0, n, out, p0, p1) -> None: panels p0 … p1−1 of a[k0 : k0 + K, j0 : j0 + n], zero beyond n.  Windows."""
     L = lanes(number)
 
     @within
-    def pack_rows(a, k0, K, j0, n, out, panels):
-        for panel in range(panels):
+    def pack_rows(a, k0, K, j0, n, out, p0, p1):
+        for panel in range(p0, p1):
             for k in range(K):
                 for v in range(V):
                     j = (panel * V + v) * L
@@ -59,53 +58,28 @@ def row_packer(number, V: int):
 
 
 @cache
-def whole_row_packer(number, V: int):
-    pack_rows = row_packer(number, V)
-
-    @jit
-    def pack(M, out):
-        pack_rows(window(M), 0, M.shape[0], 0, M.shape[1], window(out), len(out))
-
-    return keep(pack, number, V)
-
-
-@cache
 def column_packer(number, G: int, V: int, H: int):
-    """(M (G·n, K), out (strips, K, H, units)) -> None: M's columns, the gates of a strip beside each other, zero beyond n."""
+    """(a, n, K, out, p0, p1) -> None: panels p0 … p1−1 of aᵀ, the gates of a strip beside each other, zero beyond n.
+
+    Windows: a (G·n, K), out (strips, K, H, units).
+    """
     L, strips = lanes(number), G // H
 
-    @jit
-    def pack_columns(M, out):
-        n, K = M.shape[0] // G, M.shape[1]
-        a, o = window(M), window(out)
-        for panel in range(out.shape[0] // strips):
+    @within
+    def pack_columns(a, n, K, out, p0, p1):
+        for panel in range(p0, p1):
             for g in range(G):
                 strip, h = panel * strips + g // H, g % H
                 for v in range(V):
                     j = (panel * V + v) * L
                     turned = K // L * L if j + L <= n else 0
                     for k in range(0, turned, L):
-                        transpose(a, g * n + j, k, o, (strip, k, h, v * L))
+                        transpose(a, g * n + j, k, out, (strip, k, h, v * L))
                     for k in range(turned, K):
                         for u in range(L):
-                            put_one(o, (strip, k, h, v * L + u), 1, one(a, (g * n + j + u, k), 1) if j + u < n else number(0))
+                            put_one(out, (strip, k, h, v * L + u), 1, one(a, (g * n + j + u, k), 1) if j + u < n else number(0))
 
-    return keep(pack_columns, number, G, V, H)
-
-
-def packed_rows(M, V: int, room):
-    """A matrix on the right of a product, M (K, n), in new `room`."""
-    out = room((-(-M.shape[1] // (V * lanes(M.dtype))), M.shape[0], 1, V * lanes(M.dtype)), M.dtype)
-    whole_row_packer(M.dtype.type, V)(M, out)
-    return out
-
-
-def packed_columns(M, G: int, V: int, H: int, room):
-    """The transpose of a matrix on the right of a product, M (G·n, K), in new `room`."""
-    units = V * lanes(M.dtype)
-    out = room((-(-M.shape[0] // (G * units)) * (G // H), M.shape[1], H, units), M.dtype)
-    column_packer(M.dtype.type, G, V, H)(M, out)
-    return out
+    return pack_columns
 
 
 def tile(rows: int, columns: int, together: int, row: int):

@@ -54,7 +54,7 @@ def chunk(B):
     return max(1, TOGETHER // B)
 
 
-project, project_back, gradient_sum, bias_sum = products(chunk, *by_chunks(matmul, empty))
+project, project_back = products(chunk, *by_chunks(matmul, empty))
 
 
 @cache

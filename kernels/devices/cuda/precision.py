@@ -20,10 +20,10 @@ def in_tf32(f):
     """f with every product within it in TF32."""
 
     @wraps(f)
-    def g(*arguments):
+    def g(*arguments, **options):
         before = asked.set("tf32")
         try:
-            return f(*arguments)
+            return f(*arguments, **options)
         finally:
             asked.reset(before)
 
