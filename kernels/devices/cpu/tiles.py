@@ -9,7 +9,6 @@ rows beside it.
 
 from functools import cache
 
-import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
@@ -28,12 +27,16 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     """(V, H): vectors of units in a panel of n units, and gates that are beside each other in a strip of it.
 
     The units of a gate fill a line of the cache, where there are so many. Then a strip has as many columns as leave enough rows a
-    tile: a row of weights that is loaded is used once for each.
+    tile: a row of weights that is loaded is used once for each. No more than a quarter of the columns are beyond n.
     """
-    across, most = -(-n // lanes(number)), machine()[1] // 8
-    V = next(v for v in (4, 2, 1) if v == 1 or (v <= most and v * lanes(number) * np.dtype(number).itemsize <= LINE and across % v == 0))
-    H = next(h for h in range(gates, 0, -1) if h == 1 or (gates % h == 0 and h * V <= most))
-    while most >= 2 * H * V and across % (2 * V) == 0:
+    across, most, line = -(-n // lanes(number)), machine()[1] // 8, max(1, LINE // machine()[0])
+
+    def fits(V):
+        return V == 1 or (most >= V and 3 * -(-across // V) * V <= 4 * across)
+
+    V = next(V for V in (line, 1) if fits(V))
+    H = next(H for H in range(gates, 0, -1) if H == 1 or (gates % H == 0 and most >= H * V))
+    while most >= 2 * H * V and fits(2 * V):
         V *= 2
     return V, H
 
@@ -184,7 +187,7 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
     width        units an epilogue takes at once: those of a vector, or 1
     """
     L = lanes(number)
-    width, line, most = width or L, LINE // np.dtype(number).itemsize, rows_of_tiles(H * V)[0]
+    width, line, most = width or L, max(L, LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
     together, product = product_of(H * V, G // H)
     sums = on_stack(number, (max(most, together), G, V * L))
 
