@@ -110,6 +110,7 @@ def before_retreat(cell):
         fetch(dy, (t, b, j), 0)
         activations(kept, t, b, j, 0)
         states(s, t, b, j, 0)
+        states(ds, 0, b, j, 0)
         gates(dp, t, b, j, 0)
         if APART:
             gates(dq, t, b, j, 0)
