@@ -77,10 +77,34 @@ def multiply_kernel(number, V):
 
 
 @cache
+def row_adder(number):
+    """(a, k, count, first, n, out) -> None: out[j] becomes the sum of a[r, first + j] over rows r = k … k + count − 1, j < n.  Windows.
+
+    Numba's own loop would not be vectorized: for all it knows the two overlap.
+    """
+    L, load, store, load_some, store_some = lanes(number), LOAD["whole"], STORE["whole"], LOAD["some"], STORE["some"]
+
+    @within
+    def add_rows(a, k, count, first, n, out):
+        for j in range(0, n - L + 1, L):
+            store(out, (j,), L, load(a, (k, first + j), L))
+        j, left = n // L * L, n % L
+        store_some(out, (j,), left, load_some(a, (k, first + j), left))
+        for r in range(k + 1, k + count):
+            for j in range(0, n - L + 1, L):
+                store(out, (j,), L, load(out, (j,), L) + load(a, (r, first + j), L))
+            j = n // L * L
+            store_some(out, (j,), left, load_some(out, (j,), left) + load_some(a, (r, first + j), left))
+
+    return add_rows
+
+
+@cache
 def back_kernel(number, V, C):
     """Chunk by chunk from the last, and ROWS of a chunk at a time: a thread has some rows of dM, and in each chunk some of da."""
     sweep, rows_below = sweep_of(number, 1, V, 1, fetch_row, put_more("whole"), put_more("some")), rows_through(number, V)
     units, wide, pack, pack_δ = V * lanes(number), C * lanes(number), row_packer(number, V), row_packer(number, C)
+    add_rows = row_adder(number)
 
     @jit
     def back(δ, a, M, rows, fresh, far, dM, db, da, scratch, arrived, part, parts):
@@ -117,11 +141,7 @@ def back_kernel(number, V, C):
                     at[i] = k * N + first + i
             sweep(first, m, D, flat(at), step, W, ROWS * units, count, 0, own, 0, panels, zero, o)
             if bias:
-                for j in range(own):
-                    sums[j] = 0
-                for r in range(k, k + count):
-                    for j in range(own):
-                        sums[j] += δ[r, first + j]
+                add_rows(A, k, count, first, own, window(sums))
                 for j in range(own):
                     db[first + j] += sums[j]
             if below:
