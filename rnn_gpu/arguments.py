@@ -56,6 +56,8 @@ def is_array(x) -> bool:
 
 
 def on_gpu(x) -> bool:
+    if type(x) is np.ndarray:
+        return False
     if hasattr(x, "__dlpack_device__"):
         return int(x.__dlpack_device__()[0]) == 2  # kDLCUDA
     return hasattr(x, "__cuda_array_interface__")

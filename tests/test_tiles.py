@@ -98,7 +98,7 @@ def test_threads_obey_numba_and_the_work(monkeypatch):
 
 
 @jit
-def count_up(a, b, part, parts):
+def count_up(a, b, arrived, part, parts):
     a[part] += 1
     b[part] = parts
 
@@ -113,7 +113,7 @@ def test_every_part_of_a_call_is_done_once_after_any_pause(count):
 
 
 @jit
-def fail_in(at, a, part, parts):
+def fail_in(at, a, arrived, part, parts):
     if part == at:
         raise ValueError
     a[part] += 1
@@ -140,26 +140,26 @@ def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
 def test_large_arrays_are_aligned_and_use_memory_again(monkeypatch):
     monkeypatch.setattr(memory, "idle", OrderedDict())
     size = memory.LASTING
-    a = memory.room((2, size), np.float32)
+    a = memory.empty((2, size), np.float32)
     address, view = a.ctypes.data, a[1, 5:9]
     assert address % 64 == 0 and a.shape == (2, size)
     del a
-    b = memory.room((2 * size,), np.float32)
+    b = memory.empty((2 * size,), np.float32)
     assert b.ctypes.data != address  # a view still lives
     view[:] = 3
     b[:] = 0
     assert (view == 3).all()
     del view, b
     assert len(memory.idle) == 2
-    c = memory.room((2 * size - 99,), np.float32)
-    assert address in (c.ctypes.data, memory.room((2 * size,), np.float32).ctypes.data)
-    assert memory.room((3,), np.float64).shape == (3,)
+    c = memory.empty((2 * size - 99,), np.float32)
+    assert address in (c.ctypes.data, memory.empty((2 * size,), np.float32).ctypes.data)
+    assert memory.empty((3,), np.float64).shape == (3,)
 
 
 def test_no_more_memory_is_kept_than_said(monkeypatch):
     monkeypatch.setattr(memory, "idle", OrderedDict())
     monkeypatch.setattr(memory, "IDLE", 3 * memory.LASTING)
-    arrays = [memory.room((memory.LASTING,), np.uint8) for _ in range(5)]
+    arrays = [memory.empty((memory.LASTING,), np.uint8) for _ in range(5)]
     kept = {a.ctypes.data // 4096 for a in arrays[3:]}
     while arrays:
         arrays.pop(0)

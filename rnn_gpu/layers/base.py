@@ -63,5 +63,7 @@ class Layer(Weights):
 
     def _to_kind_of(self, x, a, ours=True):
         """a as the kind of array that x is; copied if it stays ours."""
-        own = a if type(x) is type(a) or arguments.on_gpu(x) else self._device.numpy(a)
+        if type(x) is type(a):
+            return self._device.copy(a) if ours else a
+        own = a if arguments.on_gpu(x) else self._device.numpy(a)
         return arguments.as_kind_of(x, self._device.copy(a) if ours and own is a else own)

@@ -41,8 +41,11 @@ class Tape(NamedTuple):
 
     def before(self, t=slice(None)):
         """The states that steps t begin with, (S, ·, B, n), of `cell`."""
-        first, s = self.wide_s[:, :1], self.wide_s[:, :-1][:, t]
-        return s if self.starts is None else np.where(self.starts[t], first if s.ndim == 4 else first[:, 0], s)
+        s = self.wide_s[:, :-1][:, t]
+        if self.starts is None:
+            return s
+        first = self.wide_s[:, :1]
+        return np.where(self.starts[t], first if s.ndim == 4 else first[:, 0], s)
 
     def widened(self, ds):
         """dE/ds of the cell that ran, from that of the own."""

@@ -7,7 +7,7 @@ import numpy as np
 from ...binding import define, elementwise_source
 from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit
-from .memory import copy, room  # noqa: F401
+from .memory import copy, empty  # noqa: F401
 from .products import chunk, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
@@ -19,10 +19,6 @@ name = "cpu"
 
 def array(x, dtype):
     return np.ascontiguousarray(x, dtype)
-
-
-def empty(shape, dtype):
-    return room(shape, dtype)
 
 
 @jit

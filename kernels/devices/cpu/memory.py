@@ -12,8 +12,9 @@ from ctypes import addressof, c_char
 
 import numpy as np
 
-OFTEN = 1 << 14  # numbers that a thread has at hand at least
+LEAST = 1 << 14  # numbers that a thread has at hand at least
 LASTING = 1 << 18  # numbers: the memory of a larger one is kept for the next
+LINE = 64  # bytes of a line of the cache
 IDLE = 1 << 30  # bytes that are kept at most
 
 idle: OrderedDict[int, np.ndarray] = OrderedDict()  # memory by its address, the longest unused first
@@ -44,20 +45,25 @@ def borrow(size: int):
     return Lent(np.empty(size, np.uint8))
 
 
-def room(shape, dtype, large=LASTING):
-    """An array of undefined values; from `large` numbers on at the beginning of a cache line: a vector across two takes two loads."""
-    count = math.prod(shape)
-    if count < large:
+def empty(shape, dtype):
+    """An array of undefined values; a large one at the beginning of a cache line: a vector across two takes two loads."""
+    if math.prod(shape) < LASTING:
         return np.empty(shape, dtype)
-    size = count * np.dtype(dtype).itemsize + 64
-    raw = np.asarray(borrow(size)) if count >= LASTING else np.empty(size, np.uint8)
-    return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % 64)
+    return at_a_line(np.asarray(borrow(bytes_for(shape, dtype))), shape, dtype)
+
+
+def bytes_for(shape, dtype) -> int:
+    return math.prod(shape) * np.dtype(dtype).itemsize + LINE
+
+
+def at_a_line(raw, shape, dtype):
+    return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % LINE)
 
 
 def copy(a):
     if a.size < LASTING:
         return a.copy()
-    mine = room(a.shape, a.dtype)
+    mine = empty(a.shape, a.dtype)
     mine[...] = a
     return mine
 
@@ -75,8 +81,9 @@ desk = Desk()
 def scratch(count: int, dtype):
     """At least `count` numbers for what a call makes on its way, at the beginning of a cache line; the thread's next call has the same."""
     if count >= LASTING:
-        return room((count,), dtype)
+        return empty((count,), dtype)
     mine = desk.arrays.get(dtype)
     if mine is None or mine.size < count:
-        mine = desk.arrays[dtype] = room((max(count, OFTEN),), dtype, OFTEN)
+        shape = (max(count, LEAST),)
+        mine = desk.arrays[dtype] = at_a_line(np.empty(bytes_for(shape, dtype), np.uint8), shape, dtype)
     return mine

@@ -8,7 +8,7 @@ import numpy as np
 from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
-from .memory import room, scratch
+from .memory import empty, scratch
 from .simd import LOAD, STORE, carve, fetch, flat, lanes, window
 from .stored import keep
 from .threads import meet, share, threads_for
@@ -171,8 +171,8 @@ def multiply(a, M, more, rows: int):
     """a Mᵀ + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
     (R, K), N, dtype = a.shape, len(M), a.dtype
     kernel, numbers = plan(N, K, dtype)
-    out, more = room((R, N), dtype), np.zeros(N, dtype) if more is None else more
-    arrays = np.ascontiguousarray(a), M, more, out, scratch(numbers, dtype), np.zeros(1, np.int64)
+    out, more = empty((R, N), dtype), np.zeros(N, dtype) if more is None else more
+    arrays = np.ascontiguousarray(a), M, more, out, scratch(numbers, dtype)
     share(kernel, threads_for(2 * R * K * N, R // 8), *arrays)
     return out
 
@@ -181,11 +181,11 @@ def multiply_back(δ, a, M, rows: int, dM, db, below: bool, bias: bool):
     (R, N), m, dtype, fresh = δ.shape, a.shape[1], δ.dtype, dM is None
     parts = threads_for((2 + 2 * below) * R * N * m, N // 8)
     kernel, far, numbers = plan_back(N, m, dtype, below, parts)
-    dM = room((N, m), dtype) if fresh else dM
+    dM = empty((N, m), dtype) if fresh else dM
     db = np.empty(N if bias else 0, dtype) if fresh or not bias else db
-    da = room((R if below else 0, m), dtype)
+    da = empty((R if below else 0, m), dtype)
     arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, rows, fresh, far, dM, db, da, scratch(numbers, dtype)
-    share(kernel, parts, *arrays, np.zeros(1, np.int64))
+    share(kernel, parts, *arrays)
     return da if below else None, dM, db if bias else None
 
 

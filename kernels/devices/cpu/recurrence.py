@@ -299,7 +299,7 @@ def forward(cell, p, W, c, s, kept, flags):
     T, B, _, n = p.shape
     kernel, panels, numbers = plan(cell, n, p.dtype, None)
     way = shares(cell, T, B, n, panels)
-    share(kernel, way.threads, p, W, c, s, kept, flags, scratch(numbers, p.dtype), way.by_panels, np.zeros(1, np.int64))
+    share(kernel, way.threads, p, W, c, s, kept, flags, scratch(numbers, p.dtype), way.by_panels)
 
 
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
@@ -310,6 +310,6 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     way, ds = shares(cell, T, B, n, panels), ds.reshape(-1, 1, B, n)
     clipped = np.zeros(way.threads, np.int64)
     arrays = np.ascontiguousarray(dy), W, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
-    desk = scratch(numbers, dp.dtype), way.by_panels, np.zeros(1, np.int64)
+    desk = scratch(numbers, dp.dtype), way.by_panels
     share(kernel, way.threads, *arrays, number(clip.value), number(clip.norm), clipped, *desk)
     return sum(clipped.tolist()) if clips else 0

@@ -26,6 +26,7 @@ ENOUGH = 4e6  # operations of a call; below, one thread is done before a second 
 PATIENCE = 1000  # looks at a number before the processor is offered to others
 LOOKS = 1500  # at the board before a thread sleeps: some 200 µs
 
+NOBODY = np.zeros(1, np.int64)  # where a call meets itself: more have arrived than it waits for
 LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
 COMING, TURN, DONE, FAILED, WORK, WITH, ASLEEP = (LINE * k for k in range(7))  # of the board; sleepers one behind the other
 
@@ -83,12 +84,15 @@ def threads_for(operations: float, parts: int) -> int:
 
 
 def share(kernel, count: int, *arguments):
-    """kernel(*arguments, i, count) for every i < count, at once; i = 0 in the caller's thread.  RuntimeError where a part raises."""
+    """kernel(*arguments, arrived, i, count) for every i < count, at once; i = 0 in the caller's thread.  RuntimeError where a part raises.
+
+    arrived is where the parts of this call `meet`.
+    """
     if count == 1:
-        kernel(*arguments, 0, 1)
+        kernel(*arguments, NOBODY, 0, 1)
         return
     with turns.lock:
-        team(count).share(kernel, arguments)
+        team(count).share(kernel, (*arguments, np.zeros(1, np.int64)))
 
 
 # Numbers that threads share: a window's, at an index

@@ -14,12 +14,10 @@ from numba.extending import intrinsic
 
 from ...binding import define
 from .compilation import within
+from .memory import LINE
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
 
 load, load_some, store, one, put_one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"], STORE["one"]
-
-
-LINE = 64  # bytes of a line of the cache
 
 
 @cache
