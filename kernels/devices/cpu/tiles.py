@@ -157,15 +157,18 @@ def product_of(columns: int, strips: int):
     A single row takes several strips at a time, and `together` panels where those have few (many), so that its few sums do not wait
     for each other.
     """
-    row = strips * columns
+    row, rows_of = strips * columns, rows_of_tiles(columns)
     together = max(1, 8 // row)
-    wide = next(count for count in range(strips * together, 0, -1) if count == 1 or (row % count == 0 and count * columns <= 8))
+    wide = next(
+        count for count in range(strips * together, 0, -1) if strips * together % count == 0 and (count == 1 or count * columns <= 8)
+    )
     text = "def product(a, at, b, left, step, W, panel, size, many, K, q, L):\n"
-    tiles = {f"tile{rows}": tile(rows, columns, 1, row) for rows in rows_of_tiles(columns)} | {"wide": tile(1, columns, wide, row)}
+    tiles = {f"tile{rows}": tile(rows, columns, 1, row) for rows in rows_of} | {"wide": tile(1, columns, wide, row)}
     text += f"    if many == {together} and left == 1:\n        for g in range(0, {strips * together}, {wide}):\n"
     text += f"            wide(a, at, b, step, W, panel * {strips} + g, size, K, q, g * {columns} * L)\n        return 1\n"
-    for rows in rows_of_tiles(columns):
-        text += f"    if left >= {rows}:\n        for g in range({strips}):\n"
+    for rows, fewer in zip(rows_of, [*rows_of[1:], 0], strict=True):
+        twice = f" and left // 2 != {fewer}" if 2 * fewer > rows else ""  # 8 rows are 4 and 4, not 6 and 2: the sums of 2 wait
+        text += f"    if left >= {rows}{twice}:\n        for g in range({strips}):\n"
         text += f"            tile{rows}(a, at, b, step, W, panel * {strips} + g, size, K, q, g * {columns} * L)\n        return {rows}\n"
     return together, within(define("product", text + "    return 0\n", **tiles))
 
