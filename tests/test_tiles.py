@@ -94,7 +94,10 @@ def test_threads_obey_numba_and_the_work(monkeypatch):
     monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
     assert [threads.threads_for(work, 100) for work in (threads.ENOUGH / 2, threads.ENOUGH)] == [1, 3]
     assert threads.threads_for(threads.ENOUGH, 2) == 2
-    assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1) == (1, False)  # nothing to share
+    assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1, np.dtype("f")) == (1, False)  # nothing to share
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
+    for n, B, by_units in ((128, 16, False), (512, 16, True), (512, 32, False), (128, 2, True)):
+        assert recurrence.shares(CELLS["lstm"], 64, B, n, n // 16, np.dtype("f")) == (2, by_units)
 
 
 @jit

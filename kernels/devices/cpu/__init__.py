@@ -58,6 +58,6 @@ def explain(cell, n, B, dtype) -> str:
     for direction, gates in (("forward", cell.gates), ("backward", 1)):
         V, H = layout(gates, n, number)
         tile = f"tiles of up to {rows_of_tiles(H * V)[0]} samples by {V * lanes(number)} units"
-        tile += f", {H} of {gates} gates at a time" if H < gates else ""
-        lines.append(f"{direction:9}{tile}; {sharing(cell, B, n, -(-n // (V * lanes(number))))}")
+        tile += f", {H} of {gates} gates at a time" if gates > H else ""
+        lines.append(f"{direction:9}{tile}; {sharing(cell, B, n, -(-n // (V * lanes(number))), np.dtype(dtype))}")
     return "\n".join(lines)

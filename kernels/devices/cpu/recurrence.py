@@ -21,6 +21,8 @@ from .threads import ENOUGH, meet, share, threads_for
 from .tiles import column_packer, layout, nothing, one, row_packer, slice_of, sweep_of
 
 WORTH_MEETING = 2e4  # operations of a thread's share of one step
+STAYS = 1 << 19  # bytes of W that stay in a core's cache from step to step
+FEW = 12  # samples of a thread
 
 
 @cache
@@ -263,20 +265,25 @@ def operations(cell, B: int, n: int) -> int:
     return 2 * B * cell.gates * n * n
 
 
-def shares(cell, T: int, B: int, n: int, panels: int) -> Shares:
-    """Samples where every thread has a tile of them; units where a step is long enough for a meeting; else one thread."""
+def shares(cell, T: int, B: int, n: int, panels: int, dtype) -> Shares:
+    """Samples where every thread has some tiles of them; units where a step is long enough for a meeting; else one thread.
+
+    A thread that has samples reads all of W at every step, one that has units its part: with few samples that is worth meeting for,
+    where W does not stay in a core's cache.
+    """
     a_step = operations(cell, B, n)
     threads = threads_for(T * a_step, max(B // 4, panels))
     if threads == 1:
         return ALONE
-    if 4 * threads <= B:
+    can_meet, large = a_step >= WORTH_MEETING * threads and panels >= threads, cell.gates * n * n * dtype.itemsize > STAYS
+    if 4 * threads <= B and not (can_meet and large and FEW * threads > B):
         return Shares(threads, False)
-    return Shares(threads, True) if a_step >= WORTH_MEETING * threads and panels >= threads else ALONE
+    return Shares(threads, True) if can_meet else ALONE
 
 
-def sharing(cell, B: int, n: int, panels: int) -> str:
+def sharing(cell, B: int, n: int, panels: int, dtype) -> str:
     """What `shares` says, for people."""
-    way = shares(cell, sys.maxsize, B, n, panels)
+    way = shares(cell, sys.maxsize, B, n, panels, dtype)
     if way.threads == 1:
         return "one thread"
     least = math.ceil(ENOUGH / operations(cell, B, n))
@@ -298,7 +305,7 @@ def forward(cell, p, W, c, s, kept, flags):
     """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
     T, B, _, n = p.shape
     kernel, panels, numbers = plan(cell, n, p.dtype, None)
-    way = shares(cell, T, B, n, panels)
+    way = shares(cell, T, B, n, panels, p.dtype)
     share(kernel, way.threads, p, W, c, s, kept, flags, scratch(numbers, p.dtype), way.by_panels)
 
 
@@ -307,7 +314,7 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     T, B, _, n = dp.shape
     number, clips = dp.dtype.type, clip != UNCLIPPED
     kernel, panels, numbers = plan(cell, n, dp.dtype, clips)
-    way, ds = shares(cell, T, B, n, panels), ds.reshape(-1, 1, B, n)
+    way, ds = shares(cell, T, B, n, panels, dp.dtype), ds.reshape(-1, 1, B, n)
     clipped = np.zeros(way.threads, np.int64)
     arrays = np.ascontiguousarray(dy), W, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
     desk = scratch(numbers, dp.dtype), way.by_panels
