@@ -195,9 +195,10 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
     @within
     def sweep(t, n, a, at, step, W, size, K, b0, b1, p0, p1, *rest):
         places, q = sums()
-        panel = p0
-        while panel < p1:
-            many = together if b1 - b0 == 1 and p1 - panel >= together else 1
+        done = 0
+        while done < p1 - p0:
+            many = together if b1 - b0 == 1 and p1 - p0 - done >= together else 1
+            panel = p1 - done - many if t & 1 else p0 + done  # to and fro: the panels used last are still in the cache
             b = b0
             while b < b1:
                 rows = product(a, at, b, b1 - b, step, W, panel, size, many, K, places, L)
@@ -213,7 +214,7 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
                             elif j < n:
                                 some(t, n, b + r, j, n - j, q, u * rows + r, v, *rest)
                 b += rows
-            panel += many
+            done += many
 
     return sweep
 
