@@ -182,7 +182,7 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
     """(t, n, a, at, step, W, size, K, b0, b1, p0, p1, …): for rows b0 … b1 and panels p0 … p1 the product, then the epilogue on it.
 
     a, at, W     flat windows
-    ahead        (t, n, b, j, …): what an epilogue will ask for is fetched while the sums are made
+    ahead        (t, n, b, j, …): fetches what an epilogue will ask for, while the tile before has its own
     whole, some  epilogues (t, n, b, j, count, q, i, v, …): `count` units from j on, whose sums stand in q[i, :, v]; `some`
                  where they do not fill a vector
     width        units an epilogue takes at once: those of a vector, or 1
