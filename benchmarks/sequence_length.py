@@ -25,7 +25,7 @@ TELLS = 1 << 20  # bytes: less is a matter of pages
 ARRAYS = 40  # of (T, B, n), what a training step of an LSTM has at most on the CPU
 if REHEARSAL:
     NETWORKS, LENGTHS, CUDNN_STOPS = (("elman", 5, 2), ("lstm", 4, 1)), (3, 6), 5
-    QUICK, TELLS = (1, (3, 3000)), 1 << 16
+    QUICK, TELLS = (1, (3, 3000)), 1 << 18
 
 
 def cases(quick: bool = False) -> list[Case]:
