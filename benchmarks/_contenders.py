@@ -157,19 +157,30 @@ class Ours(Contender):
 
     def forward(self):
         a = self.problem.x
+        self.tapes = []
         for layer, zero in zip(self.problem.layers, self.zero, strict=True):
-            a, _ = layer(a) if self.public else layer._forward(a, [zero], self.problem.steps)
+            if self.public:
+                a, _ = layer(a)
+            else:
+                a, _, tape = layer._forward(a, [zero], self.problem.steps)
+                self.tapes.append(tape)
         self.y = a
 
     def backward(self):
-        d = self.problem.dy
-        for layer in reversed(self.problem.layers):  # a backward pass overwrites dE/ds
-            d, _ = layer.backward(d) if self.public else layer._backward(d, [self.zero[0] * 0])
+        d, self.grads = self.problem.dy, []
+        for k, layer in reversed(list(enumerate(self.problem.layers))):
+            if self.public:
+                d, _ = layer.backward(d)
+                grads = layer.grads
+            else:
+                back = layer._back(self.tapes[k], d, [self.zero[k] * 0])  # which overwrites dE/ds
+                d, grads = back.dx, back.grads
+            self.grads.insert(0, grads)
         self.dx = d
 
     def outcome(self):
         self.step()
-        grads = {f"d{name}{k}": grad for k, layer in enumerate(self.problem.layers) for name, grad in layer.grads.items()}
+        grads = {f"d{name}{k}": grad for k, own in enumerate(self.grads) for name, grad in own.items()}
         return {"y": self.y, "dx": self.dx} | grads
 
 
@@ -553,9 +564,9 @@ def memory_of(contender: Contender, name: str) -> int | str:
         contender.step()
         cuda.synchronize()
         return cuda.max_memory_allocated() - before
-    contender.y = contender.dx = None
+    contender.y = contender.dx = contender.tapes = contender.grads = None
     for layer in contender.problem.layers:
-        layer._tape, layer._δ, layer.grads = None, None, {}
+        layer._keep(None)
     pool.free_all_blocks()
     before = pool.total_bytes()
     contender.step()

@@ -27,4 +27,4 @@ def words(array, T: int, B: int, n: int, seed: int, layer: int, draw: int, first
     """
     quads, samples, steps = (array(np.arange(count), np.uint64) for count in (-(-n // 4), B, T))
     four = philox((quads, samples[:, None], (first + steps)[:, None, None], draw), (seed, layer))
-    return np.stack(four, -1).reshape(T, B, -1)[:, :, :n]
+    return np.stack(four, -1).reshape(T, B, 4 * len(quads))[:, :, :n]

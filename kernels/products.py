@@ -17,10 +17,14 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
                    dM and db are overwritten; the first is None unless `below`, the last unless `bias`
     """
 
+    def rows_of(B):
+        """Rows of a chunk; where there is no sample, those of one."""
+        return chunk(max(1, B)) * max(1, B)
+
     def project(x, U, b, gates: int):
         """U x_t + b for every step and sample.  x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n)."""
         T, B, m = x.shape
-        return multiply(x.reshape(T * B, m), U, b, chunk(B) * B).reshape(T, B, gates, -1)
+        return multiply(x.reshape(T * B, m), U, b, rows_of(B)).reshape(T, B, gates, len(U) // gates)
 
     def project_back(dnet, a, U, dU=None, db=None, below=True, bias=True):
         """The way back through U a_t + b, of every step and sample.  Returns (what goes to the layer below, ∇U, ∇b).
@@ -29,10 +33,10 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
         Σ_t Σ_b δ aᵀ, the sum over steps of 式5, that is 式6; ∇b (G·n,) is 式6 for a bias, whose input is always 1, None unless
         `bias`. They are added to dU and db where these are given.
         """
-        T, B, G, n = dnet.shape
-        δ, a = dnet.reshape(T * B, G * n), a.reshape(T * B, -1)
-        da, dU, db = multiply_back(δ, a, U, chunk(B) * B, dU, db, below, bias)
-        return None if da is None else da.reshape(T, B, -1), dU, db
+        (T, B, G, n), m = dnet.shape, U.shape[1]
+        δ, a = dnet.reshape(T * B, G * n), a.reshape(T * B, m)
+        da, dU, db = multiply_back(δ, a, U, rows_of(B), dU, db, below, bias)
+        return None if da is None else da.reshape(T, B, m), dU, db
 
     return project, project_back
 
@@ -53,7 +57,7 @@ def by_chunks(matmul: Callable, empty: Callable) -> tuple[Callable, ...]:
         return out
 
     def multiply_back(δ, a, M, rows: int, dM, db, below: bool, bias: bool):
-        parts = chunks(len(δ), rows)
+        parts = chunks(len(δ), rows) or [slice(0, 0)]  # of no sample the sums are zero
         da = product(δ, M, rows) if below else None
         dM = added(dM, (matmul(δ[part].T, a[part]) for part in parts))
         db = added(db, (δ[part].sum(0) for part in parts)) if bias else None

@@ -104,8 +104,11 @@ def take(device, name: str, a, dtype):
     return device.array(a, dtype)
 
 
-def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):
-    """x as an array of `dtype` and shape; None in `shape` is any size of at least 1.  `axes` names them in messages."""
+def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None):
+    """x as an array of `dtype` and shape; None in `shape` is any size of at least 1, on axis `batch` of at least 0.
+
+    `axes` names them in messages.
+    """
     a = as_array(name, x, dtype)
     if a.dtype.kind in "iu" and not is_array(x):  # a list has no dtype that could have been meant
         a = a.astype(dtype)
@@ -114,7 +117,7 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str):
         raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it{convert}")
     if a.ndim != len(shape):
         raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
-    if 0 in a.shape:
+    if any(size == 0 and axis != batch for axis, size in enumerate(a.shape)):
         raise ShapeError(f"{name} has shape {a.shape}, {axes}: an axis is empty")
     for axis, (got, expected) in enumerate(zip(a.shape, shape, strict=True)):
         if expected is not None and got != expected:
@@ -135,12 +138,14 @@ def finite(name: str, a):
         raise ArgumentError(f"{name} is {float(a[place])} at {place}, expected finite numbers")
 
 
-def symbols(name: str, x, classes: int, shape_axes: str, rank: int):
-    """Integers in [0, classes), of the given rank."""
+def symbols(name: str, x, classes: int, shape_axes: str, rank: int, batch: int | None = None):
+    """Integers in [0, classes), of the given rank; axis `batch` may be empty."""
     if x.ndim != rank:
         raise ShapeError(f"{name} has shape {x.shape} and integers, expected {rank} axes, {shape_axes}, of symbols 0..{classes - 1}")
-    if 0 in x.shape:
+    if any(size == 0 and axis != batch for axis, size in enumerate(x.shape)):
         raise ShapeError(f"{name} has shape {x.shape}, {shape_axes}: an axis is empty")
+    if x.size == 0:
+        return x
     low, high = int(x.min()), int(x.max())
     if low < 0 or high >= classes:
         raise ArgumentError(f"{name} has the symbol {low if low < 0 else high}, expected 0..{classes - 1}")
@@ -173,7 +178,7 @@ def check_lengths(lengths, T: int, B: int):
     a = a.get() if hasattr(a, "__cuda_array_interface__") else a
     if a.shape != (B,):
         raise ShapeError(f"lengths has shape {a.shape}, expected ({B},): one for each sample")
-    if a.dtype.kind not in "iu":
+    if a.size and a.dtype.kind not in "iu":
         raise DtypeError(f"lengths is {a.dtype}, expected integers")
     wrong = np.flatnonzero((a < 1) | (a > T))
     if wrong.size:

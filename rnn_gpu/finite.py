@@ -8,15 +8,15 @@ from .kernels import LIVE
 from .layers import Dense, Recurrent
 
 
-def first_bad(network, batch, o, E: float) -> str:
-    """Where the first NaN or infinity of the last pass stands, in causal order, and what stood there one step before.
+def first_bad(network, batch, made) -> str:
+    """Where the first NaN or infinity of a pass stands, in causal order, and what stood there one step before.
 
-    network, batch (a training.Batch): as the pass left them; o (T, B, k), E: its outputs and loss.
+    batch (a training.Batch) and made (a training.Made): what the network was given, and what that gave.
     A bad parameter comes first; then the way forward, step by step, in a step layer by layer and gates before states; then δ on
     its way back, the other way round; then the sums over steps.
     """
-    number, parts = network._device.numpy, [(i, one) for i, layer in enumerate(network.layers) for one in layer.recurrent or (layer,)]
-    for i, layer in parts:
+    number, parts, o, E = network._device.numpy, list(parts_of(network, made)), made.o, made.loss
+    for i, layer, *_ in parts:
         for name, θ in layer.parameters.items():
             if (bad := ~np.isfinite(number(θ))).any():
                 return f"parameter {name} of layer {i} ({type(layer).__name__}) is not finite at {tuple(map(int, np.argwhere(bad)[0]))}"
@@ -33,11 +33,19 @@ def first_bad(network, batch, o, E: float) -> str:
         return f"the loss is {terms[t, b, k]} at time step {batch.start + t}, sample {b}, output {k}: {output:.6g} for {target:.6g}"
     if found := earliest(list(carried_back(number, parts, live)), live, batch.start):
         return found
-    for i, layer in parts:
-        for name, g in layer.grads.items():
+    for i, layer, _, back in parts:
+        for name, g in back.grads.items():
             if not np.isfinite(number(g)).all():
                 return f"the gradient of {name} in layer {i} ({type(layer).__name__}) is not finite, though every δ is"
     return "the norm of the gradient overflows"
+
+
+def parts_of(network, made):
+    """(layer's number, layer, tape, Back) of each layer, and of each of its directions."""
+    for i, (layer, tape, back) in enumerate(zip(network.layers, made.tape, made.back.parts, strict=True)):
+        several = len(layer._parts) > 1
+        each = zip(layer._parts, tape if several else (tape,), back.parts if several else (back,), strict=True)
+        yield from ((i, *part) for part in each)
 
 
 class Trace(NamedTuple):
@@ -57,24 +65,24 @@ def preceded(a):
 def computed(number, parts):
     """The traces of all gates, states and outputs, in the order in which one time step computes them."""
     last_first = False
-    for i, layer in parts:
+    for i, layer, tape, _ in parts:
         says = f"layer {i} ({type(layer).__name__}) gives"
         if isinstance(layer, Recurrent):
-            last_first, kept, s = layer.reverse, number(layer._tape.kept), number(layer._tape.s)
+            last_first, kept, s = layer.reverse, number(tape.kept), number(tape.s)
             for k in range(kept.shape[2]):
                 yield Trace(says, f"{'gate' if k < layer.cell.gates else 'activation'} {k}", preceded(kept[:, :, k]), last_first)
             for k in range(len(s)):
                 yield Trace(says, f"state {k}", s[k], last_first)
         elif isinstance(layer, Dense):
-            y = number(layer._tape)
+            y = number(tape.y)
             yield Trace(says, "output", preceded(y[::-1] if last_first else y), last_first)
 
 
 def carried_back(number, parts, live):
     """The traces of δ, likewise: from each layer's own last step to its first."""
-    for i, layer in reversed(parts):
+    for i, layer, _, back in reversed(parts):
         if isinstance(layer, Recurrent):
-            δ = np.where(live[:, :, None, None], number(layer.delta), np.nan)[:: 1 if layer.reverse else -1]
+            δ = np.where(live[:, :, None, None], number(back.delta), np.nan)[:: 1 if layer.reverse else -1]
             for g in range(layer.cell.gates):
                 yield Trace(f"δ of layer {i} ({type(layer).__name__}) is", f"gate {g}", preceded(δ[:, :, g]), not layer.reverse)
 

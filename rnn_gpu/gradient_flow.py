@@ -16,7 +16,7 @@ from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula, unpack
 from .layers import RNN, Recurrent
 from .layers.steps import zeros
-from .training import Samples
+from .training import Made, Samples
 
 LOW, HIGH = 1e-3, 1e3  # the effective horizon is where ‖δ_k‖/‖δ_T‖ leaves this range
 DEAF = 0.05  # a unit is saturated at a step where ‖∂s_{t+1}/∂net_t‖ is below this
@@ -88,46 +88,56 @@ def gradient_flow(network, x, y) -> Report:
     samples = Samples(network, x, y)
     batch = samples.batch(range(len(samples)))
     with np.errstate(all="ignore"):
-        o, _ = network._forward(batch.x, network._states("state", None, len(samples)), batch.steps)
+        o, _, tapes = network._forward(batch.x, network._states("state", None, len(samples)), batch.steps)
         E, dy = network.objective(network._device, o, batch.target, batch.weight)
         if not np.isfinite(E):
-            raise NonFiniteError(f"gradient_flow: {finite.first_bad(network, batch, o, E)}")
+            back = network._back(tapes, dy, network._states("dstate", None, len(samples)))
+            raise NonFiniteError(f"gradient_flow: {finite.first_bad(network, batch, Made(E, None, o, tapes, back))}")
         flows = []
-        for i, layer in reversed(list(enumerate(network.layers))):
-            here, end = [], 0
-            for one in layer.recurrent:
+        for i, (layer, tape) in reversed(list(enumerate(zip(network.layers, tapes, strict=True)))):
+            here, end, own = [], 0, list(recurrent_tapes(layer, tape))
+            for one, its_tape in own:
                 start, end = end, end + one.output_size
                 bias = f"{i}.b_reverse" if one.reverse and one is not layer else f"{i}.b"
-                here.append(measure(one, network._device.numpy(dy[:, :, start:end]), i, bias))
+                here.append(measure(one, its_tape, network._device.numpy(dy[:, :, start:end]), i, bias))
             flows = here + flows
-            dy, _ = layer._backward(dy, [nothing(one) for one in layer.recurrent])
+            dy = layer._back(tape, dy, [nothing(*each) for each in own]).dx
     return Report(flows, E, len(samples))
 
 
-def nothing(layer: Recurrent):
+def recurrent_tapes(layer, tape):
+    """(recurrent layer, its tape) of a layer."""
+    return zip(layer.recurrent, tape if len(layer.recurrent) > 1 else (tape,), strict=False)
+
+
+def nothing(layer: Recurrent, tape):
     """A gradient of zero with respect to the state after the last step."""
-    return zeros(layer._device, layer._tape.s[:, 0].shape, layer.dtype)
+    return zeros(layer._device, tape.s[:, 0].shape, layer.dtype)
 
 
-def measure(layer: Recurrent, arriving, i: int, bias: str) -> LayerFlow:
-    """The flow through one recurrent layer that has gone forward; arriving (T, B, n), NumPy, is the whole dE/dy, in time's order."""
+def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
+    """The flow through one recurrent layer.
+
+    way  the tape of its way forward; arriving (T, B, n), NumPy, is the whole dE/dy, in time's order
+    """
     number = layer._device.numpy
-    live = number(layer._tape.flags & LIVE) != 0  # in the order of the layer's own steps, as all that follows
+    live = number(way.flags & LIVE) != 0  # in the order of the layer's own steps, as all that follows
     T, B = live.shape
     steps = [np.flatnonzero(live[:, b]) for b in range(B)]
     others, entering = np.random.default_rng(0).normal(size=(B, arriving.shape[2])), np.zeros_like(arriving)
     for b, own in enumerate(steps):
         last = arriving[T - 1 - own[-1] if layer.reverse else own[-1], b]
         entering[own[-1], b] = last if last.any() else others[b]
-    layer._backward(layer._in_turn(layer._device.array(entering, layer.dtype)), [nothing(layer)], taped=True)
-    tape = type(layer.tape)(*(number(a).astype(float) for a in layer.tape))
+    entering = layer._in_turn(layer._device.array(entering, layer.dtype))
+    seen = layer._back(way, entering, [nothing(layer, way)], taped=True).tape
+    tape = type(seen)(*(number(a).astype(float) for a in seen))
 
     δ, ds = np.sqrt((tape.delta**2).sum((2, 3))), np.sqrt((tape.ds**2).sum((0, 3)))  # (T, B), (T+1, B)
     back = [own[::-1] for own in steps]  # from the last step of each sample to its first
     delta = quartiles([ratio(δ[own, b]) for b, own in enumerate(back)])
     state = quartiles([ratio(ds[np.append(own + 1, own[-1]), b]) for b, own in enumerate(back)])
-    whole = tape._replace(kept=number(layer._tape.wide_kept).astype(float))
-    heard, slope, around = (norms[live] for norms in local_norms(layer._tape.cell, whole))
+    whole = tape._replace(kept=number(way.wide_kept).astype(float))
+    heard, slope, around = (norms[live] for norms in local_norms(way.cell, whole))
     β_W, β_A, β_D = float(np.linalg.norm(number(layer.parameters["W"]).astype(float), 2)), float(slope.max()), float(around.max())
     outside = np.flatnonzero((delta[:, 1] < LOW) | (delta[:, 1] > HIGH))
     horizon = int(outside[0]) if len(outside) else None
@@ -146,7 +156,7 @@ def measure(layer: Recurrent, arriving, i: int, bias: str) -> LayerFlow:
         horizon=horizon,
         saturated=float((heard < DEAF).mean()),
         dead=float((heard == 0).all(0).mean()),
-        lyapunov=lyapunov(layer, steps),
+        lyapunov=lyapunov(layer, way, steps),
         heat=np.array(heat),
         verdict=verdict,
         remedy=remedy,
@@ -179,20 +189,20 @@ def local_norms(cell, tape):
     return [np.linalg.norm(matrix, 2, (-2, -1)) if S > 1 else np.sqrt((matrix**2).sum((-2, -1))) for matrix in matrices]
 
 
-def lyapunov(layer: Recurrent, steps, seed=0) -> float:
+def lyapunov(layer: Recurrent, tape, steps, seed=0) -> float:
     """The largest Lyapunov exponent by Benettin's method: how ln‖v‖ grows a step, for a random v that is kept at length 1.
 
     v is carried back by the kernel that carries dE/ds: the product of Jacobians and its transpose have the same singular values.
     The first quarter of the steps of each sample lets v find its direction. Mean over samples.
     """
-    d, tape = layer._device, layer._tape
+    d = layer._device
     S, _, B, n = tape.s.shape
     v = np.random.default_rng(seed).normal(size=(S, B, n))
     v = d.array(v / np.sqrt((v**2).sum((0, 2), keepdims=True)), layer.dtype)
     dy, dp = zeros(d, (1, B, n), layer.dtype), zeros(d, (1, B, layer.cell.gates, n), layer.dtype)
     dq, growth = dp.copy() if layer.cell.apart else dp, np.zeros(tape.flags.shape)
     for t in reversed(range(len(growth))):
-        layer._one_step_back(t, dy, dp, dq, v)
+        layer._one_step_back(tape, t, dy, dp, dq, v)
         norm = (v.astype(np.float64) ** 2).sum((0, 2)) ** 0.5
         growth[t] = np.log(d.numpy(norm))
         v /= np.where(norm > 0, norm, 1).astype(layer.dtype)[:, None]

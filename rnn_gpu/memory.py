@@ -11,6 +11,8 @@ from .errors import ArgumentError
 from .kernels import UNCLIPPED
 from .kernels.products import chunks
 from .layers import Dense, Dropout
+from .layers.base import INFERENCE, Pass
+from .layers.steps import Steps
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -109,44 +111,46 @@ def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
     return size * (always + between + max(forward + out, loss, backward))
 
 
+class SegmentsTape(NamedTuple):
+    """What the way back by segments needs."""
+
+    x: np.ndarray  # (T, B, m)
+    steps: Steps
+    pass_: Pass
+    starts: list  # the states before each segment
+
+
 class Segments:
-    """A network by segments of k steps: its `_forward` keeps only the states before each, its `_backward` computes each again.
+    """A network by segments of k steps: its `_forward` keeps only the states before each, its `_back` computes each again.
 
     Segments are counted from the last step, and have whole chunks of the device (see kernels/products.py): so gradients have the bits of
-    the whole. `inputs` says that dE/dx is wanted. Between the two and afterwards the layers remember nothing.
+    the whole. `inputs` says that dE/dx is wanted.
     """
 
     def __init__(self, network, k: int, inputs: bool = False):
         self.network, self.k, self.inputs = network, k, inputs
 
-    def _forward(self, x, s0, steps, keep=True, training=False):
-        self.x, self.steps, self.training, self.passes = x, steps, training, passes(self.network)
-        self.starts, outputs, states = [], [], s0
-        forget(self.network)
+    def _forward(self, x, s0, steps, pass_=INFERENCE):
+        starts, outputs, states = [], [], s0
         for part in reversed(chunks(len(x), self.k)):
-            self.starts.append(states)
-            o, states = self._again(part, states, keep=False)
+            starts.append(states)
+            o, states, _ = self.network._forward(x[part], states, steps.part(part.start, part.stop), pass_, keep=False)
             outputs.append(o)
             states = [s.copy() for s in states]  # not a view that keeps the segment alive
-        return np.concatenate(outputs), states
+        return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED):
-        network, now = self.network, passes(self.network)
-        dx = network._device.empty(self.x.shape, network.dtype) if self.inputs else None
-        for part, s0 in zip(chunks(len(self.x), self.k), reversed(self.starts), strict=True):
-            forget(network)
-            self._again(part, s0, keep=True)
-            d, ds = network._backward(dy[part], ds, taped, clip, more=part.stop < len(self.x))
+    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED):
+        network, back = self.network, None
+        dx = network._device.empty(tape.x.shape, network.dtype) if self.inputs else None
+        for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):
+            *_, tapes = network._forward(tape.x[part], s0, tape.steps.part(part.start, part.stop), tape.pass_)
+            back = network._back(tapes, dy[part], ds, taped, clip, back)
+            del tapes  # before the next ones are made
+            ds = back.ds
             if self.inputs:
-                dx[part] = d
-        forget(network)
-        rewind(network, now)
-        return dx, ds
-
-    def _again(self, part, states, keep):
-        """The network on the steps of a part: all segments of a pass have the dropout masks of one."""
-        rewind(self.network, self.passes)
-        return self.network._forward(self.x[part], states, self.steps.part(part.start, part.stop), keep, self.training)
+                dx[part] = back.dx
+            back = back._replace(dx=dx, parts=tuple(own._replace(delta=None) for own in back.parts))
+        return back
 
 
 def way(network, T: int, B: int, memory_budget, steps):
@@ -155,21 +159,6 @@ def way(network, T: int, B: int, memory_budget, steps):
     if cut and steps.starts is not None:
         raise ArgumentError("memory_budget needs segments, and resets is given: a segment knows the state before it, not the initial one")
     return Segments(network, cut, inputs=True) if cut else network
-
-
-def passes(network) -> list[int]:
-    return [layer.passes for layer in network._drawing]
-
-
-def rewind(network, counts: list[int]):
-    for layer, count in zip(network._drawing, counts, strict=True):
-        layer.passes = count
-
-
-def forget(network):
-    """Let go of what the layers remember of a segment, before the next is computed."""
-    for layer in network.layers:
-        layer._tape = layer._like = layer._δ = layer._x = None
 
 
 def first_bad(o, E: float) -> str:

@@ -1,21 +1,23 @@
 """Layers in a row: one call forward, one backward, parameters and gradients by name."""
 
+from threading import get_ident
 from types import MappingProxyType
 
 from . import arguments, gradient_flow, io, memory, training
 from .device import PRECISIONS
-from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
+from .errors import ArgumentError, DeviceError, ModelFileError, RnnGpuError, ShapeError
 from .kernels import UNCLIPPED, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent
+from .layers.base import INFERENCE, Back, Last, Remembering, next_pass
 from .layers.stateful import as_states, check_states, clip_of
 from .layers.steps import enter
 from .losses import Objective
 from .weights import Weights
 
 
-class Network(Weights):
+class Network(Remembering, Weights):
     """Layers in a row, with a loss.
 
     layers  each one's output_size is the next one's input_size; all of one device, dtype and precision
@@ -54,7 +56,6 @@ class Network(Weights):
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
         self._device = self.layers[0]._device
-        self._called = None  # the caller's x, its Steps, the tapes of the layers, and what goes back: it, or its Segments
 
     @property
     def loss(self) -> str:
@@ -66,7 +67,7 @@ class Network(Weights):
 
     @property
     def grads(self):
-        return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.grads.items()})
+        return MappingProxyType(super().grads)
 
     def copy(self, device=None, dtype=None, precision=None):
         """The same network with the same parameters, on another device, of another dtype or precision if asked."""
@@ -90,13 +91,15 @@ class Network(Weights):
             raise ArgumentError(f"{given[0]} is given, but this network has no recurrent layer: its x is rows, without time")
         else:
             rows = self.layers[0].vectors(x) if isinstance(self.layers[0], Embedding) else x
-            rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})")
+            rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})", batch=0)
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
         way = memory.way(self, *a.shape[:2], memory_budget, steps)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
-        y, s = way._forward(a, self._states("state", state, a.shape[1]), steps, training=training)
-        self._called = x, steps, self._tapes(), way
-        return self._leave(steps.only_live(y)), self._as_states(s)
+        s0, weights = self._states("state", state, a.shape[1]), self._fingerprint()
+        self._keep(None)  # its memory may be used again
+        y, s, tape = way._forward(a, s0, steps, next_pass(self.layers, training))
+        self._keep(Last(x, steps, tape, weights, None if way is self else way, thread=get_ident()))
+        return self._leave(x, steps.only_live(y)), as_states(self.recurrent, x, s)
 
     def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
         """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
@@ -105,49 +108,45 @@ class Network(Weights):
         recurrent layer. What dy holds where no step happens is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
         clip_step_value and clip_step_norm bound δ of every step of every recurrent layer (see Recurrent), `clipped_steps` is how often.
         """
-        clip = clip_of(clip_step_value, clip_step_norm)
-        if self._called is None:
-            raise OrderError("Network: backward before forward; call the network on x first")
-        if any(now is not then for now, then in zip(self._tapes(), self._called[2], strict=True)):
-            raise OrderError("Network: since it was called, fit or a call of one layer has gone forward; call the network on x again")
-        _, steps, _, way = self._called
-        if tape and way is not self:
+        last, clip = self._recall(), clip_of(clip_step_value, clip_step_norm)
+        steps, way = last.steps, last.way or self
+        if tape and last.way:
             raise ArgumentError("tape is True, but the network was called with memory_budget: no more than a segment is there at once")
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
-        dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
-        dy = steps.only_live(arguments.take(self._device, "dy", dy.reshape(T, B, -1), self.dtype))
+        dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1)
+        dy = steps.only_live(arguments.take(self._device, "dy", dy.reshape(T, B, self.output_size), self.dtype))
         if not self._device.finite(dy):
             arguments.finite("dy", dy if self.recurrent else dy[0])
-        dx, ds = way._backward(dy, self._states("dstate", dstate, B), tape, clip)
-        return self._leave(dx), self._as_states(ds)
+        back = way._back(last.tape, dy, self._states("dstate", dstate, B), tape, clip)
+        self._keep(last._replace(back=back))
+        return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
 
     @property
     def tapes(self) -> list:
         """The DeltaTape of each recurrent layer, from the last backward, which was called with tape=True."""
         return [layer.tape for layer in self.recurrent]
 
-    @property
-    def clipped_steps(self) -> int:
-        """How many steps of samples, of all recurrent layers, the last backward has clipped."""
-        return sum(layer.clipped_steps for layer in self.recurrent)
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        self._device = self.layers[0]._device
 
     @property
     def _drawing(self) -> list[Layer]:
         """The layers whose training draws numbers."""
-        return [one for layer in self.layers for one in layer.recurrent or (layer,) if one.draws]
+        return [part for layer in self.layers for part in layer._parts if part.draws]
 
-    def _tapes(self):
-        return [one._tape for layer in self.layers for one in layer.recurrent or (layer,)]
+    def _keep(self, last):
+        super()._keep(last)
+        count = len(self.layers)
+        for layer, part in zip(self.layers, last.parts(count) if last else [None] * count, strict=True):
+            layer._keep(part)
 
     def _states(self, name, states, B):
         return check_states(self.recurrent, name, states, B)
 
-    def _as_states(self, states):
-        return as_states(self.recurrent, self._called[0], states)
-
-    def _leave(self, a):
-        return self.layers[0]._to_kind_of(self._called[0], a if self.recurrent else a[0])
+    def _leave(self, like, a):
+        return self.layers[0]._to_kind_of(like, a if self.recurrent else a[0])
 
     def _as_torch(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)
@@ -188,22 +187,33 @@ class Network(Weights):
         """Write parameters and configuration to a safetensors file, whole or not at all."""
         io.write(path, {name: self._device.numpy(a) for name, a in self.parameters.items()}, self.config())
 
-    def _forward(self, x, s0, steps, keep=True, training=False):
-        """Arrays of the device, time-major; s0 and the states returned are lists, one (S, B, n) for a recurrent layer."""
-        s0, states = iter(s0), []
+    def _forward(self, x, s0, steps, pass_=INFERENCE, keep=True):
+        """As a layer's; the tape is that of every layer, empty unless `keep`."""
+        s0, states, tapes = iter(s0), [], []
         for layer in self.layers:
-            x, s = layer._forward(x, [next(s0) for _ in layer.recurrent], steps, keep, training)
+            x, s, tape = layer._forward(x, [next(s0) for _ in layer.recurrent], steps, pass_)
             states += s
-        return x, states
+            tapes += [tape] if keep else []
+        return x, states, tapes
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
-        ds, carried = list(ds), []
-        for layer in reversed(self.layers):
+    def _back(self, tapes, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+        """As a layer's; its parts are those of the layers."""
+        ds, backs = list(ds), []
+        behind = later.parts if later else (None,) * len(tapes)
+        for layer, tape, back in reversed(list(zip(self.layers, tapes, behind, strict=True))):
             first = len(ds) - len(layer.recurrent)
-            dy, d = layer._backward(dy, ds[first:], taped, clip, more)
+            back = layer._back(tape, dy, ds[first:], taped, clip, back)
             del ds[first:]
-            carried = d + carried
-        return dy, carried
+            dy = back.dx
+            backs.insert(0, back._replace(dx=None))  # only the next layer wants it
+        return joined(dy, backs)
+
+
+def joined(dx, backs) -> Back:
+    """The Back of a network from those of its layers, in their order."""
+    grads = {f"{i}.{name}": g for i, back in enumerate(backs) for name, g in back.grads.items()}
+    clipped = sum(back.clipped_steps for back in backs)
+    return Back(dx, [d for back in backs for d in back.ds], grads, clipped_steps=clipped, parts=tuple(backs))
 
 
 def in_words(value):

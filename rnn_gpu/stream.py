@@ -43,7 +43,7 @@ class Stream:
             self._s = network._states("state", self._state, B)
         if self._s[0].shape[1] != B:
             raise ShapeError(f"x has {B} samples, but this stream goes on with {self._s[0].shape[1]}: reset() begins another")
-        y, s = network._forward(a, self._s, steps, keep=False)
+        y, s, _ = network._forward(a, self._s, steps, keep=False)
         self._s = [state.copy() for state in s]  # not a view that keeps all steps alive
         return network.layers[0]._to_kind_of(x, y[0] if one else y)
 

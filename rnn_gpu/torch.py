@@ -65,25 +65,26 @@ class Call(NamedTuple):
 
 
 def forward(call, x, s0, U, W, b, c):
-    """x (T, B, m), s0 (S, B, n) and parameters, tensors -> (layer, y (T, B, n), s (S, B, n))."""
+    """x (T, B, m), s0 (S, B, n) and parameters, tensors -> ((layer, tape), y (T, B, n), s (S, B, n))."""
     with on_the_stream_of(x):
         d = resolve(call.device)
         values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
         layer = layers.Recurrent.around(call.cell, values, call.device, call.reverse)
-        y, (s,) = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps)
-        return layer, *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
+        y, (s,), tape = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps)
+        return (layer, tape), *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
 
 
-def backward(layer, call, dy, ds):
+def backward(went, call, dy, ds):
     """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors.  Overwrites call.left."""
     with on_the_stream_of(dy):
+        layer, tape = went
         d = layer._device
         dy, ds = d.array(dy.detach(), layer.dtype), d.array(ds.detach().clone(), layer.dtype)
-        dx, (ds0,) = layer._backward(dy, [ds], call.left.taped, call.clip)
-        call.left.tape, call.left.clipped_steps = layer._taped, layer.clipped_steps
-        gradients = (dx, ds0, *(layer.grads.get(name) for name in ("U", "W", "b", "c")))
+        back = layer._back(tape, dy, [ds], call.left.taped, call.clip)
+        call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
+        gradients = (back.dx, *back.ds, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
         return tuple(None if a is None else torch.from_dlpack(a) for a in gradients)
 
 
@@ -93,21 +94,21 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, call, *tensors):
         ctx.call = call
-        ctx.layer, y, s = forward(call, *tensors)
+        ctx.went, y, s = forward(call, *tensors)
         ctx.save_for_backward(*tensors)  # torch then sees when one was written into
         return y, s
 
     @staticmethod
     def backward(ctx, dy, ds):
-        return None, *Gradient.apply(ctx.layer, ctx.call, dy, ds, *ctx.saved_tensors)
+        return None, *Gradient.apply(ctx.went, ctx.call, dy, ds, *ctx.saved_tensors)
 
 
 class Gradient(torch.autograd.Function):
     """Recurrence's way back, which itself cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx, layer, call, dy, ds, *tensors):
-        return backward(layer, call, dy, ds)
+    def forward(ctx, went, call, dy, ds, *tensors):
+        return backward(went, call, dy, ds)
 
     @staticmethod
     def backward(ctx, *gradients):
@@ -253,8 +254,9 @@ class Stack(torch.nn.Module):
 
     def _check(self, x):
         axes = "(B, T, m)" if self.batch_first else "(T, B, m)"
-        if x.dim() not in (2, 3) or 0 in x.shape:
-            raise ShapeError(f"input has shape {tuple(x.shape)}, expected {axes} or (T, m), no axis empty")
+        time = x.shape[1 if self.batch_first and x.dim() == 3 else 0] if x.dim() in (2, 3) else 0
+        if time == 0:  # no samples are none to compute, but of no steps there is no last state
+            raise ShapeError(f"input has shape {tuple(x.shape)}, expected {axes} or (T, m), of at least one step")
         if x.shape[-1] != self.input_size:
             raise ShapeError(f"input has {x.shape[-1]} features, but this module was built for input_size={self.input_size}: {axes}")
 

@@ -2,15 +2,18 @@
 
 import itertools
 import time
-from typing import NamedTuple
+from functools import wraps
+from threading import get_ident
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from . import arguments, finite, memory, optimizers
 from . import checkpoint as checkpoints
-from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
+from .errors import ArgumentError, DtypeError, NonFiniteError, OrderError, ShapeError
 from .kernels import UNCLIPPED, Clip
+from .layers.base import Back, Last, next_pass
 from .layers.stateful import clip_of
 from .layers.steps import Steps, enter
 
@@ -99,6 +102,24 @@ def count(name, values) -> int:
     return N
 
 
+def alone(train):
+    """train(network, …), which no other thread, and no function that it calls, may call for the same network meanwhile."""
+
+    @wraps(train)
+    def train_alone(network, *arguments, **options):
+        mine = object()
+        try:
+            if network.__dict__.setdefault("_trainer", mine) is not mine:  # one step: no other thread comes between
+                raise OrderError("fit: this network is in fit already, here or in another thread; train a copy()")
+            return train(network, *arguments, **options)
+        finally:
+            if network.__dict__.get("_trainer") is mine:
+                del network._trainer
+
+    return train_alone
+
+
+@alone
 def fit(
     network,
     x,
@@ -192,18 +213,21 @@ def fit(
             start, seen = time.perf_counter(), at.seen
             order = rng.permutation(len(samples)) if shuffle else np.arange(len(samples))
             for batch in samples.batches(batch_size, order[at.batch * batch_size :]):
-                for window, states in windows(network, batch, segments(len(batch.x), truncate)):
+                states = None
+                for window, on in windows(batch, segments(len(batch.x), truncate)):
                     if not window.weight.any():  # only the state is carried on
-                        network._forward(window.x, states, window.steps, training=True)
+                        states = carried_on(network, window, states, on)
                         continue
                     segment = None if memory_budget is None else memory.plan(network, *batch.x.shape[:2], memory_budget, ragged).cut
                     options = clip_norm, clip_value, len(history["step_loss"]), states, watch, segment, clip
-                    E, correct, norm = train_step(network, window, optimizer, *options)
-                    history["step_loss"].append(E)
+                    made, norm = train_step(network, window, optimizer, *options)
+                    states = states_before(network, made.tape, on)
+                    history["step_loss"].append(made.loss)
                     history["gradient_norm"].append(norm)
                     if clip != UNCLIPPED:
-                        history.setdefault("clipped_steps", []).append(network.clipped_steps)
-                    seen.append((E, correct, float(window.weight.sum())))
+                        history.setdefault("clipped_steps", []).append(made.back.clipped_steps)
+                    seen.append((made.loss, made.correct, float(window.weight.sum())))
+                    del made  # what a pass remembers, before the next
                 bar.update()
                 at.batch += 1
                 if checkpoint_every and at.batch % checkpoint_every == 0:
@@ -244,18 +268,28 @@ def segments(T: int, truncate: tuple[int, int] | None) -> list[tuple[int, int, i
     return [(max(0, end - k2), first, end) for first, end in zip(range(0, T, k1), ends, strict=True)]
 
 
-def windows(network, batch: Batch, segments):
-    """The part of the batch for each segment, with the states before it: those of the forward pass that the caller makes in between.
+def windows(batch: Batch, segments):
+    """The part of the batch for each segment, and which of its steps the next segment begins with; None after the last.
 
     Where k2 > k1 windows overlap, and what they share is computed again, with the weights of now.
     """
-    states = network._states("state", None, batch.x.shape[1])
     for (start, first, end), after in itertools.zip_longest(segments, segments[1:]):
         weight = batch.weight[start:end].copy()
         weight[: first - start] = 0
-        yield Batch(batch.x[start:end], batch.steps.part(start, end), batch.target[start:end], weight, batch.lengths, start), states
-        if after:
-            states = [layer._tape.s[:, after[0] - start] for layer in network.recurrent]
+        part = Batch(batch.x[start:end], batch.steps.part(start, end), batch.target[start:end], weight, batch.lengths, start)
+        yield part, after and after[0] - start
+
+
+def carried_on(network, window: Batch, states, on):
+    """The states before step `on` of a window that the loss does not count."""
+    states = states or network._states("state", None, window.x.shape[1])
+    *_, tapes = network._forward(window.x, states, window.steps, next_pass(network.layers, training=True))
+    return states_before(network, tapes, on)
+
+
+def states_before(network, tapes, step: int | None):
+    """The states of each recurrent layer before a step of a pass; None for no step."""
+    return None if step is None else [tape.s[:, step] for layer, tape in zip(network.layers, tapes, strict=True) if layer.recurrent]
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
@@ -270,14 +304,16 @@ def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple
     batch = samples.batch(range(len(samples)))
     parts = segments(len(batch.x), cuts)
     uncut = [part for part in parts if part[0] == 0]
-    E, grads, total = 0.0, {}, float(batch.weight.sum())
-    for window, states in windows(network, batch, [(0, 0, uncut[-1][-1]), *parts[len(uncut) :]]):
+    E, grads, total, states = 0.0, {}, float(batch.weight.sum()), None
+    for window, on in windows(batch, [(0, 0, uncut[-1][-1]), *parts[len(uncut) :]]):
         share = float(window.weight.sum()) / total
         if not share:
-            network._forward(window.x, states, window.steps, training=True)
+            states = carried_on(network, window, states, on)
             continue
-        E += share * forward_backward(network, window, states)[0]
-        for name, g in network.grads.items():
+        made = forward_backward(network, window, states)
+        states = states_before(network, made.tape, on)
+        E += share * made.loss
+        for name, g in made.back.grads.items():
             grads[name] = grads[name] + share * g if name in grads else share * g
     return E, grads
 
@@ -286,12 +322,12 @@ def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple
 def train_step(
     network, batch: Batch, optimizer, clip_norm=None, clip_value=None, step=0, states=None, watch=None, segment=None, clip=UNCLIPPED
 ):
-    """One update from one batch.  Returns (loss, share of right answers or None, norm of the gradient before clipping)."""
-    E, correct, o = forward_backward(network, batch, states, watch is not None, segment, clip)
-    grads = network.grads
+    """One update from one batch.  Returns (what was Made, the norm of the gradient before clipping)."""
+    made = forward_backward(network, batch, states, watch is not None, segment, clip)
+    grads = made.back.grads
     norm = global_norm(grads)
-    if not np.isfinite(E) or not np.isfinite(norm):
-        found = memory.first_bad(network._device.numpy(o), E) if segment else finite.first_bad(network, batch, o, E)
+    if not np.isfinite(made.loss) or not np.isfinite(norm):
+        found = memory.first_bad(network._device.numpy(made.o), made.loss) if segment else finite.first_bad(network, batch, made)
         raise NonFiniteError(f"update {step}: {found}. No weight has changed.")
     if watch:
         watch(network, step)
@@ -302,7 +338,7 @@ def train_step(
         for g in grads.values():
             g *= g.dtype.type(clip_norm / now)
     optimizer.step(network._device, network.parameters, grads)
-    return E, correct, norm
+    return made, norm
 
 
 def global_norm(grads) -> float:
@@ -310,18 +346,30 @@ def global_norm(grads) -> float:
     return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5
 
 
-def forward_backward(network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED):
-    """Loss and gradients of one batch, from these states or zero: (loss, share of right answers or None, outputs).
+class Made(NamedTuple):
+    """What one batch makes on its way forward and back."""
+
+    loss: float
+    correct: float | None  # share of right answers, where the loss knows classes
+    o: np.ndarray  # (T, B, k)
+    tape: Any  # what the way back needed, of each layer
+    back: Back
+
+
+def forward_backward(network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED) -> Made:
+    """Loss and gradients of one batch, from these states or zero; the network remembers them as those of its last pass.
 
     segment  steps that are computed, and computed again, at a time: see memory.py; None is all
     """
     B = batch.x.shape[1]
     states = states or network._states("state", None, B)
     way = memory.Segments(network, segment) if segment else network
-    o, _ = way._forward(batch.x, states, batch.steps, training=True)
+    network._keep(None)  # its memory may be used again
+    o, _, tape = way._forward(batch.x, states, batch.steps, next_pass(network.layers, training=True))
     E, do = network.objective(network._device, o, batch.target, batch.weight)
-    way._backward(do, network._states("dstate", None, B), taped, clip)
-    return E, network.objective.correct(o, batch.target, batch.weight), o
+    back = way._back(tape, do, network._states("dstate", None, B), taped, clip)
+    network._keep(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))  # to look at, not to go back again
+    return Made(E, network.objective.correct(o, batch.target, batch.weight), o, tape, back)
 
 
 def compile_kernels(network, optimizer, progress: bool, clip: Clip = UNCLIPPED) -> float:

@@ -24,7 +24,7 @@ CHECKOUT = Path(__file__).parents[1]
 ORDER = """
 kernels
 kernels.activations kernels.binding kernels.clipping kernels.philox kernels.products kernels.updates
-kernels.losses
+kernels.fingerprint kernels.losses
 kernels.cells.*
 kernels.cells
 kernels.devices

@@ -471,7 +471,7 @@ H = torch.zeros(1, B, N)
         ("cell", lambda: ours.Recurrent("lstmm", M, N), ArgumentError, "cell is 'lstmm', expected one of"),
         ("rank", lambda: ours.GRU(M, N)(X[0, 0]), ShapeError, r"input has shape \(4,\), expected \(T, B, m\)"),
         ("features", lambda: ours.GRU(M, N, batch_first=True)(X[..., 1:]), ShapeError, r"input has 3 features.*input_size=4: \(B, T, m\)"),
-        ("no steps", lambda: ours.GRU(M, N)(X[:0]), ShapeError, r"input has shape \(0, 3, 4\), .*no axis empty"),
+        ("no steps", lambda: ours.GRU(M, N)(X[:0]), ShapeError, r"input has shape \(0, 3, 4\), .*of at least one step"),
         ("dtype", lambda: ours.GRU(M, N)(X.double()), DtypeError, "input is torch.float64, but the parameters are torch.float32"),
         ("state's dtype", lambda: ours.GRU(M, N)(X, H.double()), DtypeError, "hx is torch.float64, but the parameters are"),
         ("state's shape", lambda: ours.GRU(M, N, 2)(X, H), ShapeError, r"hx has shape \(1, 3, 7\), expected \(2, 3, 7\)"),
@@ -562,3 +562,14 @@ def test_the_readmes_example_with_torch_runs():
     names = {}
     exec(block, names)
     assert names["y"].shape == (7, 2, 10) and names["lstm"].weight_hh_l1_reverse.grad.shape == (20, 5)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_an_empty_batch_is_computed_as_torch_does(batch_first):
+    theirs, mine = torch.nn.LSTM(M, N, 2, batch_first=batch_first), ours.LSTM(M, N, 2, batch_first=batch_first)
+    x = X[:, :0].transpose(0, 1) if batch_first else X[:, :0]
+    for module in (theirs, mine):
+        y, (h, c) = module(x)
+        (y.sum() + c.sum()).backward()
+        assert y.shape == (*x.shape[:2], N) and h.shape == c.shape == (2, 0, N)
+        assert all((θ.grad == 0).all() for θ in module.parameters())

@@ -113,11 +113,11 @@ def test_large_logits_stay_finite():
 
 def test_a_ragged_batch_is_its_samples_one_by_one(device):
     net, x, y = network(device, "float64", kind=rnn_gpu.LSTM), sequences(dtype="float64"), np.random.default_rng(2).normal(size=(6, 2))
-    together = training.forward_backward(net, training.Samples(net, x, y).batch(range(6)))[0]
+    together = training.forward_backward(net, training.Samples(net, x, y).batch(range(6))).loss
     grads = {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
     alone, total = 0.0, dict.fromkeys(grads, 0.0)
     for i in range(6):
-        alone += training.forward_backward(net, training.Samples(net, x, y).batch([i]))[0] / 6
+        alone += training.forward_backward(net, training.Samples(net, x, y).batch([i])).loss / 6
         total = {name: total[name] + net._device.numpy(net.grads[name]) / 6 for name in total}
     assert together == pytest.approx(alone, rel=1e-12)
     for name, g in grads.items():

@@ -1,23 +1,133 @@
-"""What every layer is: parameters and gradients by name, on a device."""
+"""What every layer is: parameters and gradients by name, on a device; and passes, forward and back, as values."""
+
+from collections.abc import Mapping
+from threading import get_ident
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import arguments, parameters
 from ..device import PRECISIONS, resolve
 from ..errors import OrderError
+from ..kernels import UNCLIPPED
 from ..weights import Weights
 
 
-class Layer(Weights):
+class Pass(NamedTuple):
+    """What all layers, and all segments, of one way forward have in common."""
+
+    training: bool = False
+    numbers: Mapping["Layer", int] = MappingProxyType({})  # of this pass, for each layer that draws
+
+
+INFERENCE = Pass()
+
+
+class Back(NamedTuple):
+    """What the way back through a layer gives; of a network and of a layer with two directions, also that of each part."""
+
+    dx: Any  # dE/dx (T, B, m)
+    ds: list  # dE/d(initial state), (S, B, n) for each layer of `recurrent`
+    grads: dict  # dE/dθ by name
+    delta: Any = None  # dE/dnet: (T, B, G, n) of a recurrent layer, (T, B, n) of a Dense one
+    tape: Any = None  # a DeltaTape, where it was asked for
+    clipped_steps: int = 0  # how often δ of a step and sample was beyond its bounds
+    wide_ds: Any = None  # ds of the cell that ran, where noise made it another than the layer's own
+    parts: tuple["Back", ...] = ()
+
+
+class Last(NamedTuple):
+    """The last pass of a layer or network, whole: never written into, only replaced, so that no thread sees half of one."""
+
+    like: Any  # x as it came
+    steps: Any  # its Steps; None without time
+    tape: Any  # what the way back needs; None where there is none for it alone
+    weights: tuple = ()  # the fingerprint of every parameter that it went forward with; () where nobody asks
+    way: Any = None  # what goes back where it is not the layer or network itself: Segments
+    back: Back | None = None
+    thread: int = 0  # that went forward
+
+    def parts(self, count: int) -> list["Last"]:
+        """The same pass as each of `count` layers that took part has seen it; of segments none has all."""
+        none = (None,) * count
+        tapes = none if self.tape is None or self.way else self.tape
+        backs = self.back.parts if self.back else none
+        return [Last(input_of(tape), self.steps, tape, back=back, thread=self.thread) for tape, back in zip(tapes, backs, strict=True)]
+
+
+def input_of(tape):
+    """x, as the layer had it that left this tape; None of no tape."""
+    return getattr(tape, "x", None) if tape is None or hasattr(tape, "x") else input_of(tape[0])
+
+
+class Remembering:
+    """What keeps its last pass, for `backward` and for whoever looks at what that gave.
+
+    A pass belongs to the thread that made it: several may go forward, but `backward` is for the last of them alone.
+    """
+
+    parameters: Mapping[str, Any]
+    _device: Any
+    _last: Last | None = None
+    _threads: frozenset[int] = frozenset()  # that went forward
+
+    def __getstate__(self) -> dict:
+        """For copies and other processes: without what the last pass remembers, which stays with its thread."""
+        here = ("_device", "_last", "_threads", "_trainer")
+        return {name: value for name, value in self.__dict__.items() if name not in here}
+
+    def _fingerprint(self) -> tuple:
+        return tuple(map(self._device.fingerprint, self.parameters.values()))
+
+    def _keep(self, last: Last | None):
+        """Remember a pass, or none; what is made of layers has each of them remember its part."""
+        if last is not None and last.thread not in self._threads:
+            self._threads |= {last.thread}
+        self._last = last
+
+    def _recall(self) -> Last:
+        """The last pass, for its way back.  Raises OrderError if there is none, or not of this thread, or not of these weights."""
+        last, name = self._last, type(self).__name__
+        if last is None or last.tape is None:
+            raise OrderError(f"{name}: backward before forward; call it on x first")
+        if last.thread != get_ident():
+            raise OrderError(f"{name}: another thread has called it since; give each thread a copy() of its own")
+        for θ, now, then in zip(self.parameters, self._fingerprint() if last.weights else (), last.weights, strict=False):
+            if now != then:
+                raise OrderError(f"{name}: parameter {θ} was written since it was called; call it on x again, then backward")
+        return last
+
+    def _found(self, what: str) -> Back | None:
+        """What the last way back gave; None if there was none since the way forward."""
+        last = self._last
+        if last is not None and last.thread != get_ident() and get_ident() in self._threads:
+            raise OrderError(f"{what} is of another thread, which has called this {type(self).__name__} since: give each a copy()")
+        return last and last.back
+
+    @property
+    def grads(self) -> Mapping[str, Any]:
+        """dE/dθ by the parameter's name, from the last backward; empty before."""
+        back = self._found("grads")
+        return {} if back is None else back.grads
+
+    @property
+    def clipped_steps(self) -> int:
+        """How often, in the last backward, δ of a step and sample was beyond its bounds."""
+        back = self._found("clipped_steps")
+        return 0 if back is None else back.clipped_steps
+
+
+class Layer(Remembering, Weights):
     """A layer has a device, a dtype, and parameters and their gradients by name.
 
-    Users call a layer and its `backward`; these check, convert, and hand on to `_forward` and `_backward`, which take and return
-    arrays of the device, time-major:
+    Users call a layer and its `backward`; these check, convert, remember, and hand on to `_forward` and `_back`, which take and
+    return arrays of the device, time-major, and change nothing:
 
-    _forward(x (T, B, m), s0, steps, keep, training) -> (y (T, B, n), s after the last step)
-    _backward(dy (T, B, n), ds, taped, clip, more) -> (dx (T, B, m), dE/ds0); sets grads
+    _forward(x (T, B, m), s0, steps, pass_) -> (y (T, B, n), s after the last step, tape: what the way back needs)
+    _back(tape, dy (T, B, n), ds, taped, clip, later) -> Back
 
-    `more` goes on from the last _backward, of the steps behind these: what it left is added to grads, and ds is what it returned.
+    `later` is the Back of the steps behind these: its gradients are added to, and overwritten, and ds is not looked at.
     States are lists, one array (S, B, n) for each layer of `recurrent`.
     """
 
@@ -26,16 +136,26 @@ class Layer(Weights):
     place = 0  # in its network
     draws = False  # does training draw numbers: each pass forward has its own, by `passes`
     passes = 0
-    clipped_steps = 0  # in the last backward: how often δ of a step and sample was beyond its bounds
     recurrent: tuple = ()  # itself, the two of a bidirectional one, or none
 
     def __init__(self, device: str, dtype, values: dict[str, np.ndarray], precision: str = "fp32"):
         self.dtype = arguments.dtype_name(dtype)
         self.precision = arguments.choice("precision", precision, PRECISIONS)
         self._device = resolve(device, self.dtype, self.precision)
+        self._hold(values)
+
+    def __getstate__(self):
+        """Parameters as NumPy's arrays, and the device by its name: on another machine it may be missing (DeviceError)."""
+        return super().__getstate__() | {"device": self.device, "parameters": self._own()}
+
+    def __setstate__(self, state: dict):
+        device, values = state.pop("device"), state.pop("parameters")
+        self.__dict__ |= state
+        self._device = resolve(device, self.dtype, self.precision)
+        self._hold(values)
+
+    def _hold(self, values: dict[str, np.ndarray]):
         self.parameters = parameters.Parameters({name: self._device.array(value, self.dtype) for name, value in values.items()})
-        self.grads: dict = {}
-        self._tape = self._like = None
 
     @property
     def device(self) -> str:
@@ -56,10 +176,16 @@ class Layer(Weights):
             other.parameters[name] = other._device.array(self._device.numpy(value), other.dtype)
         return other
 
-    def _recall(self):
-        if self._tape is None:
-            raise OrderError(f"{type(self).__name__}: backward before forward; call the layer on x first")
-        return self._tape
+    @property
+    def _parts(self) -> tuple["Layer", ...]:
+        """The layers that have tapes of their own: itself, or the two directions."""
+        return self.recurrent or (self,)
+
+    def _forward(self, x, s0, steps, pass_=INFERENCE):
+        raise NotImplementedError
+
+    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later: Back | None = None) -> Back:
+        raise NotImplementedError
 
     def _to_kind_of(self, x, a, ours=True):
         """a as the kind of array that x is; copied if it stays ours."""
@@ -67,3 +193,14 @@ class Layer(Weights):
             return self._device.copy(a) if ours else a
         own = a if arguments.on_gpu(x) else self._device.numpy(a)
         return arguments.as_kind_of(x, self._device.copy(a) if ours and own is a else own)
+
+
+def next_pass(layers, training: bool) -> Pass:
+    """A way forward through these layers; in training each that draws counts it."""
+    if not training:
+        return INFERENCE
+    numbers = {}
+    for layer in (part for one in layers for part in one._parts if part.draws):
+        numbers[layer] = layer.passes
+        layer.passes += 1
+    return Pass(True, numbers)

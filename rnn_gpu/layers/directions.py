@@ -5,7 +5,7 @@ import numpy as np
 from .. import arguments, parameters
 from ..errors import ArgumentError
 from ..kernels import UNCLIPPED
-from .base import Layer
+from .base import INFERENCE, Back, Layer
 from .recurrent import Recurrent
 from .stateful import Stateful
 from .stateless import Dropout
@@ -34,7 +34,11 @@ class Bidirectional(Stateful):
         self.batch_first, self.dtype, self.precision = forward.batch_first, forward.dtype, forward.precision
         self._device = forward._device
         self.input_size, self.output_size = forward.input_size, forward.output_size + reverse.output_size
-        self.parameters = parameters.Parameters(self._both("parameters"))
+        self._hold({})
+
+    def _hold(self, values):
+        """The arrays of its two layers, whatever the values."""
+        self.parameters = parameters.Parameters(self._joined(layer.parameters for layer in self.recurrent))
 
     def config(self):
         return dict(zip(("forward", "reverse"), self.recurrent, strict=True))
@@ -46,20 +50,8 @@ class Bidirectional(Stateful):
         return "\n".join(layer.explain(T, B) for layer in self.recurrent)
 
     @property
-    def grads(self):
-        return self._both("grads")
-
-    @property
     def tape(self):
         return [layer.tape for layer in self.recurrent]
-
-    @property
-    def clipped_steps(self) -> int:
-        return sum(layer.clipped_steps for layer in self.recurrent)
-
-    @property
-    def _tape(self):
-        return self.recurrent[0]._tape
 
     def _as_torch(self, θ):
         parts = [layer._as_torch(own) for layer, own in zip(self.recurrent, self._apart(θ), strict=True)]
@@ -83,23 +75,25 @@ class Bidirectional(Stateful):
         forward, reverse = parts
         return {**forward} | {f"{name}_reverse": a for name, a in reverse.items()}
 
-    def _both(self, what):
-        return self._joined(getattr(layer, what) for layer in self.recurrent)
+    def _keep(self, last):
+        super()._keep(last)
+        for layer, part in zip(self.recurrent, last.parts(2) if last else (None, None), strict=True):
+            layer._keep(part)
 
-    def _forward(self, x, s0, steps, keep=True, training=False):
-        (y, s), (y_reverse, s_reverse) = (
-            layer._forward(x, [s], steps, keep, training) for layer, s in zip(self.recurrent, s0, strict=True)
-        )
-        if keep:
-            self._like, self._steps = x, steps
-        return np.concatenate([y, y_reverse], 2), s + s_reverse
+    def _forward(self, x, s0, steps, pass_=INFERENCE):
+        forward, reverse = (layer._forward(x, [s], steps, pass_) for layer, s in zip(self.recurrent, s0, strict=True))
+        outputs, states, tapes = zip(forward, reverse, strict=True)
+        return np.concatenate(outputs, 2), [s for own in states for s in own], tapes
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
+    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         n, whole = self.recurrent[0].output_size, self._device.array
-        parts = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
-        each = zip(self.recurrent, parts, ds, strict=True)
-        (dx, s), (dx_reverse, s_reverse) = (layer._backward(part, [d], taped, clip, more) for layer, part, d in each)
-        return dx + dx_reverse, s + s_reverse
+        halves = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
+        each = zip(self.recurrent, tape, halves, ds, later.parts if later else (None, None), strict=True)
+        backs = tuple(layer._back(own, half, [d], taped, clip, behind) for layer, own, half, d, behind in each)
+        grads, (dx, dx_reverse) = self._joined(back.grads for back in backs), (back.dx for back in backs)
+        clipped = sum(back.clipped_steps for back in backs)
+        parts = tuple(back._replace(dx=None) for back in backs)
+        return Back(dx + dx_reverse, [d for back in backs for d in back.ds], grads, clipped_steps=clipped, parts=parts)
 
 
 def stack(

@@ -12,7 +12,7 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..weights import TORCH, by_gates, known, recurrent_of_keras
-from .base import Layer
+from .base import INFERENCE, Back, Layer
 from .noise import PART, Noise, key, noise
 from .stateful import Stateful
 from .steps import zeros
@@ -167,27 +167,27 @@ class Recurrent(Stateful):
     @property
     def delta(self):
         """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""
-        self._recall()
-        if self._δ is None:
+        back = self._found("delta")
+        if back is None or back.delta is None:
             raise OrderError("delta is known after backward: call it after the layer went forward")
-        return self._δ
+        return back.delta
 
     @property
     def tape(self) -> DeltaTape:
         """What every step computed in the last backward, which was called with tape=True."""
-        self._recall()
-        if self._taped is None:
+        back = self._found("tape")
+        if back is None or back.tape is None:
             raise OrderError("tape is known after backward(…, tape=True): call it after the layer went forward")
-        return self._taped
+        return back.tape
 
-    def _forward(self, x, s0, steps, keep=True, training=False):
+    def _forward(self, x, s0, steps, pass_=INFERENCE):
+        training = pass_.training
         d, θ, cell, mask = self._device, self.parameters, self._noise.around(self.cell, training), None
         T, B, _ = x.shape
         p = d.project(x, θ["U"], θ["b"], cell.gates)
         if cell.drawn:
-            place = self.place + (1 + self.reverse) * PART
-            p, mask = self._noise.beside(d, p, cell.gates, self.seed, place, self.passes, steps.first, training)
-        self.passes += training and self.draws
+            place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
+            p, mask = self._noise.beside(d, p, cell.gates, self.seed, place, number, steps.first, training)
         p = self._in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0
@@ -196,29 +196,25 @@ class Recurrent(Stateful):
         kept = p if cell.kept == cell.gates + cell.drawn else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         own = steps.turned(d) if self.reverse else steps
         d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
-        if keep:
-            self._tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
-            self._δ, self._taped, self._like, self._steps = None, None, x, steps
-        return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]]
+        tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
+        return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
-        d, θ, tape = self._device, self.parameters, self._recall()
-        (T, B, _), cell = tape.x.shape, tape.cell
-        self._ds = ds = self._ds if more else tape.widened(*ds)  # of the cell that ran: to add what the mask hides would round
+    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+        d, θ, (T, B, _), cell = self._device, self.parameters, tape.x.shape, tape.cell
+        ds = later.wide_ds if later else tape.widened(*ds)  # of the cell that ran: to add what the mask hides would round
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            self._taped, clipped = self._back_by_steps(self._in_turn(dy), dp, dq, ds, clip)
+            seen, clipped = self._back_by_steps(tape, self._in_turn(dy), dp, dq, ds, clip)
         else:
             arrays = self._in_turn(dy), θ["W"], self._c(), tape.wide_s, tape.wide_kept, tape.flags, dp, dq, ds
-            self._taped, clipped = None, d.backward(cell, *arrays, clip)
-        self.clipped_steps = clipped + more * self.clipped_steps
-        self._δ = self._in_turn(dp)
-        later = self.grads if more else {}
-        dx, dU, db = d.project_back(self._δ, tape.x, θ["U"], later.get("U"), later.get("b"))
-        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], later.get("W"), later.get("c"), below=False, bias=cell.apart)
-        self.grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
-        return dx, [tape.narrowed(ds)]
+            seen, clipped = None, d.backward(cell, *arrays, clip)
+        δ, sums = self._in_turn(dp), later.grads if later else {}
+        dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums.get("U"), sums.get("b"))
+        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums.get("W"), sums.get("c"), below=False, bias=cell.apart)
+        grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
+        clipped += later.clipped_steps if later else 0
+        return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
 
     def _in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.
@@ -227,9 +223,9 @@ class Recurrent(Stateful):
         """
         return self._device.array(a[::-1], a.dtype) if self.reverse else a
 
-    def _back_by_steps(self, dy, dp, dq, ds, clip) -> tuple[DeltaTape, int]:
+    def _back_by_steps(self, tape, dy, dp, dq, ds, clip) -> tuple[DeltaTape, int]:
         """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites dp, dq and ds."""
-        tape, ds0, clipped = self._tape, zeros(self._device, ds.shape, self.dtype), 0
+        ds0, clipped = zeros(self._device, ds.shape, self.dtype), 0
         T, B, G, n = dp.shape
         live = (tape.flags & LIVE)[:, :, None] != 0
         carried, norms = self._device.empty(tape.wide_s.shape, self.dtype), np.empty(T)
@@ -237,7 +233,7 @@ class Recurrent(Stateful):
             carried[:, t + 1] = ds
             carried[tape.cell.output, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
             one = slice(t, t + 1)
-            clipped += self._one_step_back(t, dy[one], dp[one], dq[one], ds, clip)
+            clipped += self._one_step_back(tape, t, dy[one], dp[one], dq[one], ds, clip)
             norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
             if tape.starts is not None:
                 ds0 += np.where(tape.starts[t], ds, ds.dtype.type(0))
@@ -246,9 +242,9 @@ class Recurrent(Stateful):
         carried[:, 0] = ds
         return DeltaTape(dp, dq, tape.narrowed(carried), tape.s, tape.kept, norms), clipped
 
-    def _one_step_back(self, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
+    def _one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
         """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell that ran."""
-        tape, one = self._tape, slice(t, t + 1)
+        one = slice(t, t + 1)
         s = tape.wide_s[:, t : t + 2].copy()
         s[:, 0] = tape.before(t)
         arrays = dy, self.parameters["W"], self._c(), s, tape.wide_kept[one], tape.flags[one], dp, dq, ds
@@ -268,7 +264,7 @@ class Recurrent(Stateful):
         s = self._device.empty((S, B, n), self.dtype)
         for k, part in enumerate(parts):
             label = name if S == 1 else f"{name}[{k}]"
-            a = arguments.floats(label, part, self.dtype, (B, n), "(B, n)")
+            a = arguments.floats(label, part, self.dtype, (B, n), "(B, n)", batch=0)
             arguments.finite(label, a)
             s[k] = arguments.take(self._device, label, a, self.dtype)
         return s
@@ -279,8 +275,8 @@ class Recurrent(Stateful):
     def _check_states(self, name, state, B):
         return [self._check_state(name, state, B)]
 
-    def _as_states(self, states):
-        return self._as_state(self._like, *states)
+    def _as_states(self, like, states):
+        return self._as_state(like, *states)
 
     # Other libraries' parameters: see weights.py
 
@@ -320,6 +316,12 @@ class RNN(Recurrent):
 
     def config(self):
         return {"activation": self.activation} | super().config()
+
+    def __getstate__(self):
+        return super().__getstate__() | {"cell": None}  # a formula around the activation, which can be found again
+
+    def __setstate__(self, state):
+        super().__setstate__(state | {"cell": elman(state["activation"])})
 
 
 class LSTM(Recurrent):

@@ -1,9 +1,11 @@
 """The way in and out of a layer that carries states through time."""
 
+from threading import get_ident
+
 from .. import arguments
 from ..errors import ShapeError
 from ..kernels import UNCLIPPED, Clip
-from .base import Layer
+from .base import Last, Layer, next_pass
 from .steps import enter, zeros
 
 
@@ -28,9 +30,11 @@ class Stateful(Layer):
         """
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
-        y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps, training=training)
-        self._like = x
-        return self._to_kind_of(x, self._turn(y)), self._as_states(s)
+        s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
+        self._keep(None)  # its memory may be used again
+        y, s, tape = self._forward(a, s0, steps, next_pass((self,), training))
+        self._keep(Last(x, steps, tape, weights, thread=get_ident()))
+        return self._to_kind_of(x, self._turn(y)), self._as_states(x, s)
 
     def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
         """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
@@ -43,21 +47,21 @@ class Stateful(Layer):
                 back past W, as along an LSTM's c, is not clipped
         dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
         """
-        self._recall()
-        clip = clip_of(clip_step_value, clip_step_norm)
-        T, B = self._steps.flags.shape
+        last, clip = self._recall(), clip_of(clip_step_value, clip_step_norm)
+        T, B = last.steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
-            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes)
+            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, 0 if self.batch_first else 1)
             dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
-            dy = self._steps.only_live(dy)
+            dy = last.steps.only_live(dy)
             if not self._device.finite(dy):
                 arguments.finite("dy", self._turn(dy))
-        dx, ds = self._backward(dy, self._check_states("dstate", dstate, B), tape, clip)
-        dx = self._device.array(self._turn(dx), self.dtype)
-        return self._to_kind_of(self._like, dx, ours=False), self._as_states(ds)
+        back = self._back(last.tape, dy, self._check_states("dstate", dstate, B), tape, clip)
+        self._keep(last._replace(back=back))
+        dx = self._device.array(self._turn(back.dx), self.dtype)
+        return self._to_kind_of(last.like, dx, ours=False), self._as_states(last.like, back.ds)
 
     def _turn(self, a):
         return a.swapaxes(0, 1) if self.batch_first else a
@@ -66,8 +70,8 @@ class Stateful(Layer):
         """States at the door, of each layer of `recurrent`, as a list of arrays (S, B, n)."""
         return check_states(self.recurrent, name, states, B)
 
-    def _as_states(self, states):
-        return as_states(self.recurrent, self._like, states)
+    def _as_states(self, like, states):
+        return as_states(self.recurrent, like, states)
 
 
 def as_states(recurrent, like, states):

@@ -1,13 +1,16 @@
 """Layers that know no time."""
 
 from functools import cache
+from threading import get_ident
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import arguments, derivatives, parameters
+from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
 from ..weights import dense_of_keras, known
-from .base import Layer
+from .base import INFERENCE, Back, Last, Layer, next_pass
 from .noise import drop_mask, key, struck
 
 
@@ -19,23 +22,39 @@ class Stateless(Layer):
         a = arguments.as_array("x", x, self.dtype)
         rank = 3 if a.ndim == 3 else 2
         axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
-        a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes)
+        a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes, rank - 2)
         arguments.finite("x", a)
-        y, _ = self._forward(self._device.copy(self._with_time("x", a)), None, None, True, training)
-        self._like = x
-        return self._to_kind_of(x, y.reshape(*a.shape[:-1], -1))
+        a, weights = self._device.copy(self._with_time("x", a)), self._fingerprint()
+        y, _, tape = self._forward(a, [], None, next_pass((self,), training))
+        self._keep(Last(x, None, tape, weights, thread=get_ident()))
+        return self._to_kind_of(x, y.reshape(*np.shape(x)[:-1], y.shape[-1]))
 
     def backward(self, dy):
         """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads`."""
-        self._recall()
-        shape = np.shape(self._like)
-        dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)")
+        last = self._recall()
+        shape = np.shape(last.like)
+        dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)", len(shape) - 2)
         arguments.finite("dy", dy)
-        dx, _ = self._backward(self._with_time("dy", dy), None)
-        return self._to_kind_of(self._like, dx.reshape(shape))
+        back = self._back(last.tape, self._with_time("dy", dy), [])
+        self._keep(last._replace(back=back))
+        return self._to_kind_of(last.like, back.dx.reshape(shape))
 
     def _with_time(self, name, a):
         return arguments.take(self._device, name, a if a.ndim == 3 else a[None], self.dtype)
+
+
+class DenseTape(NamedTuple):
+    """What a Dense layer remembers of its way forward."""
+
+    x: Any  # (T, B, m)
+    y: Any  # (T, B, n)
+
+
+class DropoutTape(NamedTuple):
+    """What a Dropout layer remembers of its way forward."""
+
+    x: Any  # (T, B, n)
+    mask: Any  # what x was multiplied by, of a shape that broadcasts
 
 
 @cache
@@ -68,24 +87,28 @@ class Dense(Stateless):
     def config(self):
         return {name: getattr(self, name) for name in ("input_size", "output_size", "activation", "seed", "init", "precision")}
 
-    def _forward(self, x, s0, steps, keep=True, training=False):
+    @property
+    def delta(self):
+        """δ = dE/dnet (BP 式3, but for its sign) of every row, from the last backward: shaped as y."""
+        back = self._found("delta")
+        if back is None or back.delta is None:
+            raise OrderError("delta is known after backward: call it after the layer went forward")
+        return back.delta.reshape(*np.shape(self._last.like)[:-1], self.output_size)
+
+    def _forward(self, x, s0, steps, pass_=INFERENCE):
         d, θ = self._device, self.parameters
         net = d.project(x, θ["V"], θ.get("b"), 1)[:, :, 0]
         y = d.empty(net.shape, self.dtype)
         d.elementwise(self.activation.f, (y,), (net,))
-        if keep:
-            self._x, self._tape, self._like = x, y, x
-        return y, []
+        return y, [], DenseTape(x, y)
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
-        d, y = self._device, self._recall()
-        δ = d.empty(y.shape, self.dtype)
-        d.elementwise(output_formula(self.activation), (δ,), (y, dy))
-        δ = δ[:, :, None]  # (T, B, G = 1, n)
-        later = self.grads if more else {}
-        dx, dV, db = d.project_back(δ, self._x, self.parameters["V"], later.get("V"), later.get("b"), bias="b" in self.parameters)
-        self.grads = {"V": dV} | ({} if db is None else {"b": db})
-        return dx, []
+    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+        d, V, sums = self._device, self.parameters["V"], later.grads if later else {}
+        δ = d.empty(tape.y.shape, self.dtype)
+        d.elementwise(output_formula(self.activation), (δ,), (tape.y, dy))
+        gates = δ[:, :, None]  # (T, B, G = 1, n)
+        dx, dV, db = d.project_back(gates, tape.x, V, sums.get("V"), sums.get("b"), bias="b" in self.parameters)
+        return Back(dx, [], {"V": dV} | ({} if db is None else {"b": db}), δ)
 
     def _as_torch(self, θ):
         return {"weight": θ["V"], "bias": θ["b"]}
@@ -123,7 +146,7 @@ class Embedding(Dense):
         if a.dtype.kind not in "iu":
             return x
         a = self._device.numpy(a) if type(a) is not np.ndarray else a
-        checked = arguments.symbols("x", a, self.input_size, "(T, B) or (B,)", 2 if a.ndim == 2 else 1)
+        checked = arguments.symbols("x", a, self.input_size, "(T, B) or (B,)", 2 if a.ndim == 2 else 1, a.ndim - 1)
         return arguments.one_hot(checked, self.input_size, self.dtype)
 
     def config(self):
@@ -161,21 +184,18 @@ class Dropout(Stateless):
     def config(self):
         return {"rate": self.rate, "variational": self.variational, "seed": self.seed}
 
-    def _forward(self, x, s0, steps, keep=True, training=False):
+    def _forward(self, x, s0, steps, pass_=INFERENCE):
         mask = x.dtype.type(1)
-        if training:
+        if pass_.training:
             T, B, n = x.shape
             first = 0 if self.variational or steps is None else steps.first
             T = 1 if self.variational else T
-            drawn = struck(self._device, self.rate, T, B, n, self.seed, self.place, self.passes, first)
+            drawn = struck(self._device, self.rate, T, B, n, self.seed, self.place, pass_.numbers[self], first)
             mask = drop_mask(x.dtype, self.rate, drawn)
-            self.passes += 1
-        if keep:
-            self._tape, self._like = mask, x
-        return x * mask, []
+        return x * mask, [], DropoutTape(x, mask)
 
-    def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
-        return dy * self._recall(), []
+    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+        return Back(dy * tape.mask, [], {})
 
     def _as_torch(self, θ):
         return {}

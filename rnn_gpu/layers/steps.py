@@ -37,7 +37,7 @@ class Steps(NamedTuple):
 
 @lru_cache(maxsize=8)
 def all_live(device, place, T: int, B: int) -> Steps:
-    """The steps of T and B that all happen, at a place (GPU) of the device."""
+    """The steps of T and B that all happen, at a place of the device: a GPU's number, "cpu"."""
     flags = device.array(np.full((T, B), LIVE), np.uint8)
     device.numpy(flags)  # which waits: a later call may be on another stream
     return Steps(flags, None)
@@ -58,17 +58,17 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
 
     x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if batch_first, in mask and resets too.
     """
-    order = "B, T" if batch_first else "T, B"
+    order, batch = ("B, T", 0) if batch_first else ("T, B", 1)
     a = arguments.as_array("x", x, dtype)
     if arguments.are_symbols(x, a, 2):
         host = device.numpy(a) if type(a) is not np.ndarray else a
-        x = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2), m, dtype)
-    a = arguments.floats("x", x, dtype, (None, None, m), f"({order}, m={m})")
+        x = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2, batch), m, dtype)
+    a = arguments.floats("x", x, dtype, (None, None, m), f"({order}, m={m})", batch)
     a = arguments.take(device, "x", a.swapaxes(0, 1) if batch_first else a, dtype)
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
-    if mask is None and resets is None and (lengths is None or lengths.min() == T):
-        steps = all_live(device, a.device, T, B)
+    if mask is None and resets is None and (lengths is None or (lengths == T).all()):
+        steps = all_live(device, getattr(a.device, "id", a.device), T, B)  # CuPy's Device has no hash
     else:
         shape = (B, T) if batch_first else (T, B)
         live = arguments.booleans("mask", mask, shape, order, otherwise=True)

@@ -5,8 +5,9 @@ from functools import cache
 import numpy as np
 
 from ...binding import define, elementwise_source
+from ...fingerprint import mixed
 from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
-from .compilation import jit
+from .compilation import inlined, jit
 from .memory import copy, empty  # noqa: F401
 from .products import chunk, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
@@ -15,6 +16,7 @@ from .stored import keep
 from .tiles import layout, rows_of_tiles
 
 name = "cpu"
+mixing = inlined(mixed)
 
 
 def array(x, dtype):
@@ -29,7 +31,21 @@ def finite(a):
     return good
 
 
+@jit
+def sum_of_mixed(words):
+    total = np.uint32(0)
+    for i in range(words.size):
+        total = np.uint32(total + mixing(words[i], np.uint32(i), np.uint32))
+    return total
+
+
+def fingerprint(a):
+    """See reference.py."""
+    return sum_of_mixed(a.reshape(-1).view(np.uint32))
+
+
 keep(finite)
+keep(sum_of_mixed)
 
 
 @cache

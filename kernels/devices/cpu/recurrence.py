@@ -314,7 +314,7 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     T, B, _, n = dp.shape
     number, clips = dp.dtype.type, clip != UNCLIPPED
     kernel, panels, numbers = plan(cell, n, dp.dtype, clips)
-    way, ds = shares(cell, T, B, n, panels, dp.dtype), ds.reshape(-1, 1, B, n)
+    way, ds = shares(cell, T, B, n, panels, dp.dtype), ds.reshape(len(ds), 1, B, n)
     clipped = np.zeros(way.threads, np.int64)
     arrays = np.ascontiguousarray(dy), W, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
     desk = scratch(numbers, dp.dtype), way.by_panels

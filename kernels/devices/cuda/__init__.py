@@ -6,6 +6,7 @@ import numpy as np
 
 from ... import UNCLIPPED
 from ...binding import define, elementwise_source
+from ...fingerprint import mixed
 from ...products import by_chunks, products
 from . import block, gemm, plain
 from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, on_stream, threads_for  # noqa: F401  for rnn_gpu.torch
@@ -47,6 +48,12 @@ def copy(a):
 
 def finite(a):
     return bool(arrays().isfinite(a).all())
+
+
+def fingerprint(a):
+    """See reference.py."""
+    words = a.reshape(-1).view(np.uint32)
+    return mixed(words, arrays().arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
 
 
 def chunk(B):
@@ -95,7 +102,7 @@ def forward(cell, p, W, c, s, kept, flags):
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
     T, B, G, n = dp.shape
-    clips, number, carried = clip != UNCLIPPED, dp.dtype.type, ds.reshape(-1, 1, B, n)
+    clips, number, carried = clip != UNCLIPPED, dp.dtype.type, ds.reshape(len(ds), 1, B, n)
     bounds = (number(clip.value), number(clip.norm), arrays().zeros((T, B), np.uint8)) if clips else ()
     it = choose(cell, "backward", n, B, dp.itemsize, clips)
     if it.schedule == "gemm":
