@@ -1,16 +1,11 @@
-"""The formula of a fingerprint: the sum of `mixed` over an array's words says whether anything in it was written."""
+"""What says whether an array was written: a number made of all its words of 32 bits and their order."""
+
+ODD = 0x9E3779B1
 
 
-def same(x):
-    return x
-
-
-def mixed(word, place, narrow=same):
-    """A word of 32 bits, and which it is of the array -> a word; a bijection of the word (MurmurHash3's last lines).
-
-    Arrays of uint32, or numbers in a compiled loop; narrow takes back to 32 bits what a product has made wider.
-    """
-    word = narrow(word ^ narrow(place * narrow(0x9E3779B1)))
-    word = narrow(narrow(word ^ word >> narrow(16)) * narrow(0x85EBCA6B))
-    word = narrow(narrow(word ^ word >> narrow(13)) * narrow(0xC2B2AE35))
-    return narrow(word ^ word >> narrow(16))
+def mixed(word, place):
+    """A word, and which it is of the array -> a word: MurmurHash3's last lines, a bijection of the word.  Arrays of uint32."""
+    word = word ^ place * ODD
+    word = (word ^ word >> 16) * 0x85EBCA6B
+    word = (word ^ word >> 13) * 0xC2B2AE35
+    return word ^ word >> 16

@@ -19,7 +19,8 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
 
     def rows_of(B):
         """Rows of a chunk; where there is no sample, those of one."""
-        return chunk(max(1, B)) * max(1, B)
+        samples = B or 1
+        return chunk(samples) * samples
 
     def project(x, U, b, gates: int):
         """U x_t + b for every step and sample.  x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n)."""

@@ -117,7 +117,7 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, b
         raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it{convert}")
     if a.ndim != len(shape):
         raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
-    if any(size == 0 and axis != batch for axis, size in enumerate(a.shape)):
+    if 0 in a.shape and any(size == 0 and axis != batch for axis, size in enumerate(a.shape)):
         raise ShapeError(f"{name} has shape {a.shape}, {axes}: an axis is empty")
     for axis, (got, expected) in enumerate(zip(a.shape, shape, strict=True)):
         if expected is not None and got != expected:

@@ -55,7 +55,7 @@ class Network(Remembering, Weights):
         self.objective = Objective(loss)
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
-        self._device = self.layers[0]._device
+        self._take_from_layers()
 
     @property
     def loss(self) -> str:
@@ -119,7 +119,7 @@ class Network(Remembering, Weights):
         if not self._device.finite(dy):
             arguments.finite("dy", dy if self.recurrent else dy[0])
         back = way._back(last.tape, dy, self._states("dstate", dstate, B), tape, clip)
-        self._keep(last._replace(back=back))
+        self._keep(last.returned(back))
         return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
 
     @property
@@ -129,7 +129,11 @@ class Network(Remembering, Weights):
 
     def __setstate__(self, state):
         self.__dict__ |= state
+        self._take_from_layers()
+
+    def _take_from_layers(self):
         self._device = self.layers[0]._device
+        self._words = tuple(words for layer in self.layers for words in layer._words)
 
     @property
     def _drawing(self) -> list[Layer]:

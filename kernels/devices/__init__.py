@@ -6,7 +6,7 @@ numpy(a)                              a NumPy array with the values of a
 empty(shape, dtype)                   an array of the device, its values undefined
 copy(a)                               a contiguous array of the device with the values of a, of its own
 finite(a)                             has an array of the device neither NaN nor infinity?
-fingerprint(a)                        of a contiguous array's numbers and their order: see reference.py
+fingerprint(words)                    a number that says whether anything in an array of uint32 was written
 elementwise(f, outputs, inputs, scalars)
 matvec(W, s, out)
 forward(cell, p, W, c, s, kept, flags)

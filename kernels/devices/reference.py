@@ -36,12 +36,11 @@ def finite(a):
     return bool(np.isfinite(a).all())
 
 
-def fingerprint(a):
-    """A number, another one where a's numbers or their order are others (but for one chance in 2³²).  a is contiguous.
+def fingerprint(words):
+    """A number of an array (·,) of uint32: where anything in it was written, another one, but for a chance in some 2³².
 
-    On a GPU it is an array () that nobody has waited for; what `!=` says of two is then waited for.
+    Every device has a number of its own. On a GPU it is an array () that nobody has waited for until it is compared.
     """
-    words = a.reshape(-1).view(np.uint32)
     return mixed(words, np.arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
 
 

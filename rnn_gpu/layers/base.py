@@ -13,6 +13,9 @@ from ..errors import OrderError
 from ..kernels import UNCLIPPED
 from ..weights import Weights
 
+FEW = 1 << 18  # numbers that are worth another copy
+LINE = 16  # numbers: every parameter begins a line of the cache, or where a vector would
+
 
 class Pass(NamedTuple):
     """What all layers, and all segments, of one way forward have in common."""
@@ -43,10 +46,13 @@ class Last(NamedTuple):
     like: Any  # x as it came
     steps: Any  # its Steps; None without time
     tape: Any  # what the way back needs; None where there is none for it alone
-    weights: tuple = ()  # the fingerprint of every parameter that it went forward with; () where nobody asks
+    weights: tuple = ()  # the fingerprint of the parameters that it went forward with; () where nobody asks
     way: Any = None  # what goes back where it is not the layer or network itself: Segments
     back: Back | None = None
     thread: int = 0  # that went forward
+
+    def returned(self, back: "Back") -> "Last":
+        return Last(self.like, self.steps, self.tape, self.weights, self.way, back, self.thread)
 
     def parts(self, count: int) -> list["Last"]:
         """The same pass as each of `count` layers that took part has seen it; of segments none has all."""
@@ -67,18 +73,18 @@ class Remembering:
     A pass belongs to the thread that made it: several may go forward, but `backward` is for the last of them alone.
     """
 
-    parameters: Mapping[str, Any]
     _device: Any
+    _words: tuple  # all parameters, as arrays (·,) of uint32
     _last: Last | None = None
     _threads: frozenset[int] = frozenset()  # that went forward
 
     def __getstate__(self) -> dict:
         """For copies and other processes: without what the last pass remembers, which stays with its thread."""
-        here = ("_device", "_last", "_threads", "_trainer")
+        here = ("_device", "_words", "_last", "_threads", "_trainer")
         return {name: value for name, value in self.__dict__.items() if name not in here}
 
     def _fingerprint(self) -> tuple:
-        return tuple(map(self._device.fingerprint, self.parameters.values()))
+        return tuple(map(self._device.fingerprint, self._words))
 
     def _keep(self, last: Last | None):
         """Remember a pass, or none; what is made of layers has each of them remember its part."""
@@ -93,9 +99,8 @@ class Remembering:
             raise OrderError(f"{name}: backward before forward; call it on x first")
         if last.thread != get_ident():
             raise OrderError(f"{name}: another thread has called it since; give each thread a copy() of its own")
-        for θ, now, then in zip(self.parameters, self._fingerprint() if last.weights else (), last.weights, strict=False):
-            if now != then:
-                raise OrderError(f"{name}: parameter {θ} was written since it was called; call it on x again, then backward")
+        if last.weights and self._fingerprint() != last.weights:
+            raise OrderError(f"{name}: its parameters were written since it was called; call it on x again, then backward")
         return last
 
     def _found(self, what: str) -> Back | None:
@@ -155,7 +160,13 @@ class Layer(Remembering, Weights):
         self._hold(values)
 
     def _hold(self, values: dict[str, np.ndarray]):
-        self.parameters = parameters.Parameters({name: self._device.array(value, self.dtype) for name, value in values.items()})
+        θ = {name: self._device.array(value, self.dtype) for name, value in values.items()}
+        if 0 < sum(a.size for a in θ.values()) < FEW:
+            whole, θ = side_by_side(self._device, θ, self.dtype)
+            self._words = (whole.view(np.uint32),)
+        else:
+            self._words = tuple(a.reshape(-1).view(np.uint32) for a in θ.values())
+        self.parameters = parameters.Parameters(θ)
 
     @property
     def device(self) -> str:
@@ -193,6 +204,17 @@ class Layer(Remembering, Weights):
             return self._device.copy(a) if ours else a
         own = a if arguments.on_gpu(x) else self._device.numpy(a)
         return arguments.as_kind_of(x, self._device.copy(a) if ours and own is a else own)
+
+
+def side_by_side(device, arrays: dict, dtype) -> tuple[Any, dict]:
+    """(an array (·,) of the device, the same arrays as parts of it): what is asked of all of them is then one call."""
+    ends = np.cumsum([-(-a.size // LINE) * LINE for a in arrays.values()])
+    whole, parts = device.array(np.zeros(ends[-1]), dtype), {}
+    for end, (name, a) in zip(ends, arrays.items(), strict=True):
+        first = end - -(-a.size // LINE) * LINE
+        parts[name] = whole[first : first + a.size].reshape(a.shape)
+        parts[name][...] = a
+    return whole, parts
 
 
 def next_pass(layers, training: bool) -> Pass:

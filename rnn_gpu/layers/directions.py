@@ -39,6 +39,7 @@ class Bidirectional(Stateful):
     def _hold(self, values):
         """The arrays of its two layers, whatever the values."""
         self.parameters = parameters.Parameters(self._joined(layer.parameters for layer in self.recurrent))
+        self._words = sum((layer._words for layer in self.recurrent), ())
 
     def config(self):
         return dict(zip(("forward", "reverse"), self.recurrent, strict=True))

@@ -59,7 +59,7 @@ class Stateful(Layer):
             if not self._device.finite(dy):
                 arguments.finite("dy", self._turn(dy))
         back = self._back(last.tape, dy, self._check_states("dstate", dstate, B), tape, clip)
-        self._keep(last._replace(back=back))
+        self._keep(last.returned(back))
         dx = self._device.array(self._turn(back.dx), self.dtype)
         return self._to_kind_of(last.like, dx, ours=False), self._as_states(last.like, back.ds)
 

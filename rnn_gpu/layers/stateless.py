@@ -36,7 +36,7 @@ class Stateless(Layer):
         dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)", len(shape) - 2)
         arguments.finite("dy", dy)
         back = self._back(last.tape, self._with_time("dy", dy), [])
-        self._keep(last._replace(back=back))
+        self._keep(last.returned(back))
         return self._to_kind_of(last.like, back.dx.reshape(shape))
 
     def _with_time(self, name, a):
