@@ -208,12 +208,15 @@ class Layer(Remembering, Weights):
 
 def side_by_side(device, arrays: dict, dtype) -> tuple[Any, dict]:
     """(an array (·,) of the device, the same arrays as parts of it): what is asked of all of them is then one call."""
-    ends = np.cumsum([-(-a.size // LINE) * LINE for a in arrays.values()])
-    whole, parts = device.array(np.zeros(ends[-1]), dtype), {}
-    for end, (name, a) in zip(ends, arrays.items(), strict=True):
-        first = end - -(-a.size // LINE) * LINE
-        parts[name] = whole[first : first + a.size].reshape(a.shape)
+    sizes = [-(-a.size // LINE) * LINE for a in arrays.values()]
+    whole = device.empty((sum(sizes) + LINE,), dtype)
+    whole[...] = 0
+    at = -whole.ctypes.data % 64 // whole.itemsize if isinstance(whole, np.ndarray) else 0  # CuPy's begin a line
+    parts = {}
+    for size, (name, a) in zip(sizes, arrays.items(), strict=True):
+        parts[name] = whole[at : at + a.size].reshape(a.shape)
         parts[name][...] = a
+        at += size
     return whole, parts
 
 
