@@ -47,6 +47,7 @@ def gradcheck(
     states = [np.array(network._device.numpy(s)) for s in network._states("state", state, B)]
     if not allow_blind:
         refuse_blind(network, T, states, lengths)
+    y = arguments.samples("y", y)
     target = np.stack([network.objective.target(f"y[{t}]", y[t], B, network.output_size, "float64") for t in range(len(y))])
     if len(target) != T:
         raise ArgumentError(f"y has {len(target)} time steps, expected {T}")

@@ -21,7 +21,7 @@ class Stream:
 
     def __init__(self, network: Network, state=None):
         if not isinstance(network, Network) or not network.recurrent:
-            raise ArgumentError(f"network is {network!r}, expected a Network that has a recurrent layer")
+            raise ArgumentError(f"network is {arguments.came(network)}, expected a Network that has a recurrent layer")
         for i, layer in enumerate(network.recurrent):
             if layer.reverse:
                 raise ArgumentError(f"recurrent layer {i} of network goes in reverse: its first step is the last of the sequence")

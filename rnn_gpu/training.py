@@ -30,7 +30,8 @@ class Samples:
     """Inputs and targets at the door of fit, evaluate and predict, checked once; batches are cut from them.
 
     x  N sequences: a list of arrays (T_i, m) or of symbols (T_i,), or one array whose first axis is N. For a network without
-       recurrent layers N rows (m,).
+       recurrent layers N rows (m,). What has labels of its own (pandas, polars, xarray) is taken by
+       position, as a list is.
     y  N targets. steps="every": (T_i, k) each, or class labels (T_i,). steps="last", or no recurrent layers: (k,) or a label.
     """
 
@@ -39,11 +40,12 @@ class Samples:
         if targets and y is None:
             raise ArgumentError(f"{name}y is None, expected the targets, one for each sample of x")
         m, k, dtype = network.input_size, network.output_size, network.dtype
-        N = count(f"{name}x", x)
-        if y is not None and count(f"{name}y", y) != N:
-            raise ShapeError(f"{name}y has {len(y)} targets, expected {N}, one for each sample of x")
+        x = arguments.samples(f"{name}x", x)
+        y = y if y is None else arguments.samples(f"{name}y", y)
+        if y is not None and len(y) != len(x):
+            raise ShapeError(f"{name}y has {len(y)} targets, expected {len(x)}, one for each sample of x")
         self.x, self.y = [], []
-        for i in range(N):
+        for i in range(len(x)):
             a = host(arguments.as_array(f"{name}x[{i}]", x[i], dtype))
             if not network.recurrent:
                 a = host(arguments.floats(f"{name}x[{i}]", x[i], dtype, (m,), f"(m={m},)"))[None]
@@ -87,16 +89,6 @@ class Samples:
 
 def host(a):
     return a.get() if hasattr(a, "get") and hasattr(a, "__cuda_array_interface__") else a
-
-
-def count(name, values) -> int:
-    try:
-        N = len(values)
-    except TypeError:
-        raise ShapeError(f"{name} is {type(values).__name__}, expected a list of samples, or an array of them") from None
-    if N == 0:
-        raise ShapeError(f"{name} is empty, expected at least one sample")
-    return N
 
 
 def fit(

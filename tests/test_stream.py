@@ -112,7 +112,7 @@ def test_a_stream_leaves_backward_alone():
         ("rows", lambda: Stream(Network([Dense(M, N)])), ArgumentError, "network is .*that has a recurrent layer"),
         ("reverse", lambda: Stream(Network([Bidirectional(LSTM(M, N))])), ArgumentError, "recurrent layer 1 of network goes in reverse"),
         ("features", lambda: Stream(network())(X[0, :, :2]), ShapeError, r"x has shape \(1, 3, 2\), expected 5 on axis 2"),
-        ("states", lambda: Stream(network(), [X[0]])(X), ShapeError, "state is a list, expected a list of 2"),
+        ("states", lambda: Stream(network(), state=[X[0]])(X), ShapeError, "state is a list of 1, expected a list of 2"),
     ),
 )
 def test_what_cannot_stream_is_refused(call, error, message):

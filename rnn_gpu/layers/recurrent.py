@@ -264,7 +264,8 @@ class Recurrent(Stateful):
             return zeros(self._device, (S, B, n), self.dtype)
         parts = (state,) if S == 1 else state
         if not isinstance(parts, (tuple, list)) or len(parts) != S:
-            raise ShapeError(f"{name} is a {type(state).__name__}, expected a tuple of {S} arrays (B, n)")
+            came = arguments.came_in_parts(parts)
+            raise ShapeError(f"{name} is {came}, expected a tuple of {S} arrays (B, n)")
         s = self._device.empty((S, B, n), self.dtype)
         for k, part in enumerate(parts):
             label = name if S == 1 else f"{name}[{k}]"

@@ -79,7 +79,8 @@ def check_states(recurrent, name, states, B):
     """A list with the state of each recurrent layer, or None, checked -> a list of arrays (S, B, n) of the device."""
     states = [None] * len(recurrent) if states is None else states
     if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
-        raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(recurrent)}: one a recurrent layer")
+        came = arguments.came_in_parts(states)
+        raise ShapeError(f"{name} is {came}, expected a list of {len(recurrent)}: one a recurrent layer")
     return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))]
 
 
