@@ -255,7 +255,8 @@ def load(path, device: str = "auto", custom=(), precision: str | None = None) ->
             raise ModelFileError(f"it has the arrays {sorted(arrays)}, expected {sorted(network.parameters)}")
         for i, layer in enumerate(network.layers):
             for name in layer.parameters:
-                layer.parameters[name] = layer._device.array(arrays[f"{i}.{name}"], arrays[f"{i}.{name}"].dtype)
+                a = arrays[f"{i}.{name}"]
+                layer.parameters.write(name, layer._device.array(a, a.dtype))
     except DeviceError:
         raise
     except (AttributeError, KeyError, TypeError, RnnGpuError) as error:

@@ -45,8 +45,8 @@ kernels.devices.cuda.schedules
 kernels.devices.cuda
 kernels.devices.cuda.tf32
 errors
-arguments device io parameters
-derivatives losses optimizers weights
+arguments device io
+derivatives losses optimizers parameters weights
 layers.base layers.noise layers.steps
 layers.stateful layers.stateless
 layers.recurrent

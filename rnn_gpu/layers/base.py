@@ -53,7 +53,7 @@ class Layer(Weights):
         options |= {name: value for name, value in changes.items() if value is not None and name in options}
         other = type(self)(**options)
         for name, value in self.parameters.items():
-            other.parameters[name] = other._device.array(self._device.numpy(value), other.dtype)
+            other.parameters.write(name, other._device.array(self._device.numpy(value), other.dtype))
         return other
 
     def _recall(self):
