@@ -50,6 +50,13 @@ def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> fl
     return float(value)
 
 
+def flag(name: str, value) -> bool:
+    """True or False, and nothing that Python merely takes for true, as "no"."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
 def bound(name: str, value) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
         raise ArgumentError(f"{name} is {value!r}, expected a number above 0, or None")

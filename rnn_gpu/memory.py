@@ -45,6 +45,7 @@ def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False, inpu
     first segment's result needs the last one.
     """
     T, B = arguments.size("T", T), arguments.size("B", B)
+    ragged, inputs = arguments.flag("ragged", ragged), arguments.flag("inputs", inputs)
     whole = Plan(T, needed(network, T, B, T, ragged, inputs), 0.0)
     if memory_budget is None or whole.bytes <= (allowed := budget(memory_budget)):
         return whole

@@ -2,13 +2,16 @@
 
 import itertools
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from os import PathLike
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from . import arguments, finite, memory, optimizers
 from . import checkpoint as checkpoints
+from .arguments import Listed
 from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .kernels import UNCLIPPED, Clip
 from .layers.stateful import clip_of
@@ -93,27 +96,27 @@ def host(a):
 
 def fit(
     network,
-    x,
-    y,
+    x: Listed,
+    y: Listed,
     *,
     epochs: int = 10,
     batch_size: int = 32,
-    optimizer="adam",
+    optimizer: str | optimizers.Optimizer = "adam",
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     clip_step_norm: float | None = None,
     clip_step_value: float | None = None,
     truncate: tuple[int, int] | None = None,
-    validation=None,
+    validation: tuple[Listed, Listed] | None = None,
     shuffle: bool = True,
     seed: int = 0,
     progress: bool = True,
-    on_epoch=None,
-    watch=None,
-    checkpoint=None,
+    on_epoch: Callable[[Any, dict[str, list[float]]], object] | None = None,
+    watch: Callable[[Any, int], object] | None = None,
+    checkpoint: str | PathLike | None = None,
     checkpoint_every: int | None = None,
-    resume=None,
+    resume: str | PathLike | None = None,
     memory_budget: int | str | None = None,
 ) -> dict[str, list[float]]:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
@@ -147,8 +150,9 @@ def fit(
         raise ArgumentError(f"validation is {type(validation).__name__}, expected a pair (x, y)")
     held_out = None if validation is None else Samples(network, *validation, name="validation ")
     arguments.size("epochs", epochs), arguments.size("batch_size", batch_size)
-    clip_norm = clip_norm and arguments.number("clip_norm", clip_norm, 0)
-    clip_value = clip_value and arguments.number("clip_value", clip_value, 0)
+    clip_norm = None if clip_norm is None else arguments.bound("clip_norm", clip_norm)
+    clip_value = None if clip_value is None else arguments.bound("clip_value", clip_value)
+    shuffle, progress = arguments.flag("shuffle", shuffle), arguments.flag("progress", progress)
     clip = clip_of(clip_step_value, clip_step_norm)
     optimizer = optimizers.resolve(optimizer, learning_rate)
     rng = np.random.default_rng(arguments.seed("seed", seed))
@@ -166,7 +170,7 @@ def fit(
         arguments.size("checkpoint_every", checkpoint_every)
         if checkpoint is None:
             raise ArgumentError("checkpoint_every is given, but no checkpoint: say where it is to be written")
-    settings = {"samples": len(samples), "batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
+    settings = {"samples": len(samples), "batch_size": batch_size, "shuffle": shuffle, "seed": seed}
     settings |= {"truncate": truncate and list(truncate)}
     at = checkpoints.Position(rng.bit_generator.state, history={"compile_seconds": [], "step_loss": [], "gradient_norm": []})
     if resume is not None:
@@ -251,7 +255,13 @@ def windows(network, batch: Batch, segments):
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
-def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple[float, dict]:
+def gradient(
+    network,
+    x: Listed,
+    y: Listed,
+    *,
+    truncate: tuple[int, int] | None = None,
+) -> tuple[float, dict[str, np.ndarray]]:
     """(loss, gradients by name) of N samples (see Samples) as one batch; no weight changes.
 
     truncate  (k1, k2) cuts BPTT as `fit` does: every k1 steps, their loss goes back through the last k2 steps, and the gradients
@@ -357,12 +367,12 @@ def run(network, batch: Batch):
     return network._forward(batch.x, network._states("state", None, batch.x.shape[1]), batch.steps, keep=False)[0]
 
 
-def evaluate(network, x, y, *, batch_size: int = 256) -> dict[str, float]:
+def evaluate(network, x: Listed, y: Listed, *, batch_size: int = 256) -> dict[str, float]:
     """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples (see Samples)."""
     return measure(network, Samples(network, x, y), arguments.size("batch_size", batch_size))
 
 
-def predict(network, x, *, batch_size: int = 256):
+def predict(network, x: Listed, *, batch_size: int = 256) -> Any:
     """The network's outputs for N samples: (N, k) with steps="last" or without recurrent layers, else a list of (T_i, k).
 
     For the cross-entropies these are logits: `.argmax(-1)` is the class.

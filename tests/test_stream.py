@@ -28,7 +28,7 @@ def test_steps_one_by_one_are_the_sequence_at_once(device, dtype):
     s0 = [(X[0, :, :1] + np.ones((B, N), dtype), -np.ones((B, N), dtype)), np.ones((B, 4), dtype)]
     s0 = [tuple(a.astype(dtype) for a in s) if isinstance(s, tuple) else s for s in s0]
     y, last = net(x, s0)
-    stream = Stream(net, s0)
+    stream = Stream(net, state=s0)
     close(np.stack([stream(step) for step in x]), y, dtype)
     for name, a in named("s", stream.state).items():
         close(a, named("s", last)[name], dtype)

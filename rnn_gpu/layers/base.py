@@ -1,6 +1,9 @@
 """What every layer is: parameters and gradients by name, on a device."""
 
+from typing import Self
+
 import numpy as np
+import numpy.typing as npt
 
 from .. import arguments, parameters
 from ..device import PRECISIONS, resolve
@@ -29,12 +32,18 @@ class Layer(Weights):
     clipped_steps = 0  # in the last backward: how often δ of a step and sample was beyond its bounds
     recurrent: tuple = ()  # itself, the two of a bidirectional one, or none
 
-    def __init__(self, device: str, dtype, values: dict[str, np.ndarray], precision: str = "fp32"):
+    def __init__(
+        self,
+        device: str,
+        dtype: npt.DTypeLike,
+        values: dict[str, np.ndarray],
+        precision: str = "fp32",
+    ):
         self.dtype = arguments.dtype_name(dtype)
         self.precision = arguments.choice("precision", precision, PRECISIONS)
         self._device = resolve(device, self.dtype, self.precision)
         self.parameters = parameters.Parameters({name: self._device.array(value, self.dtype) for name, value in values.items()})
-        self.grads: dict = {}
+        self.grads: dict[str, np.ndarray] = {}
         self._tape = self._like = None
 
     @property
@@ -46,7 +55,12 @@ class Layer(Weights):
         """The arguments that build this layer again, but for device and dtype."""
         raise NotImplementedError
 
-    def copy(self, device: str | None = None, dtype=None, precision: str | None = None):
+    def copy(
+        self,
+        device: str | None = None,
+        dtype: npt.DTypeLike | None = None,
+        precision: str | None = None,
+    ) -> Self:
         """The same layer with the same parameters, on another device, of another dtype or precision if asked."""
         options = self.config() | {"device": self.device, "dtype": self.dtype}
         changes = {"device": device, "dtype": dtype, "precision": precision}

@@ -1,12 +1,15 @@
 """A recurrent layer of any cell, forward and back through time; and the built-in kinds."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import arguments, derivatives, parameters
+from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
-from ..kernels import LIVE, UNCLIPPED, Activation, Cell
+from ..kernels import LIVE, UNCLIPPED, Cell
 from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
@@ -107,15 +110,16 @@ class Recurrent(Stateful):
         cell: Cell | str,
         input_size: int,
         hidden_size: int,
+        *,
         batch_first: bool = False,
         device: str = "auto",
-        dtype="float32",
+        dtype: npt.DTypeLike = "float32",
         seed: int = 0,
         init: str = "default",
         reverse: bool = False,
         precision: str = "fp32",
         recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, ...] = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
     ):
         if isinstance(cell, str):
             cell = CELLS[arguments.choice("cell", cell, CELLS)]
@@ -127,7 +131,8 @@ class Recurrent(Stateful):
         self._noise = noise(recurrent_dropout, zoneout, cell.states)
         self.input_size = arguments.size("input_size", input_size)
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
-        self.batch_first, self.reverse = bool(batch_first), bool(reverse)
+        self.batch_first = arguments.flag("batch_first", batch_first)
+        self.reverse = arguments.flag("reverse", reverse)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         if self.draws:
             key(self.seed)
@@ -165,7 +170,7 @@ class Recurrent(Stateful):
         return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
 
     @property
-    def delta(self):
+    def delta(self) -> np.ndarray:
         """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""
         self._recall()
         if self._δ is None:
@@ -312,12 +317,40 @@ class RNN(Recurrent):
     """Elman network, s_t = f(U x_t + b + W s_{t-1}) (式2).
 
     activation  a name ("tanh", "relu", "sigmoid", …), an Activation, or your own pair (f, df) with df from the output y.
-    options     batch_first, device, dtype, seed, init, reverse, precision: see Recurrent. The state is s (B, n).
+    The other options: see Recurrent. The state is s (B, n).
     """
 
-    def __init__(self, input_size, hidden_size, activation: str | Activation | tuple = "tanh", **options):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        activation: ActivationLike = "tanh",
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
         self.activation = derivatives.activation(activation)
-        super().__init__(elman(self.activation), input_size, hidden_size, **options)
+        super().__init__(
+            elman(self.activation),
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )
 
     def config(self):
         return {"activation": self.activation} | super().config()
@@ -326,12 +359,66 @@ class RNN(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  Options: see Recurrent."""
 
-    def __init__(self, input_size, hidden_size, **options):
-        super().__init__(lstm, input_size, hidden_size, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
+        super().__init__(
+            lstm,
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )
 
 
 class GRU(Recurrent):
     """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  Options: see Recurrent."""
 
-    def __init__(self, input_size, hidden_size, **options):
-        super().__init__(gru, input_size, hidden_size, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
+        super().__init__(
+            gru,
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )

@@ -1,18 +1,36 @@
 """The way in and out of a layer that carries states through time."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
 from .. import arguments
 from ..errors import ShapeError
 from ..kernels import UNCLIPPED, Clip
 from .base import Layer
 from .steps import enter, zeros
 
+State = ArrayLike | Sequence[Any]  # of a cell of several states a tuple, of several layers a list
+
 
 class Stateful(Layer):
     """What a recurrent layer and a bidirectional one share: the way in and out for sequences and states."""
 
+    input_size: int
+    output_size: int
     batch_first = False
 
-    def __call__(self, x, state=None, lengths=None, mask=None, resets=None, training=False):
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        training: bool = False,
+    ) -> tuple[Any, Any]:
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
 
         x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
@@ -26,13 +44,22 @@ class Stateful(Layer):
         training  True draws the masks of recurrent dropout and zoneout
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
+        training = arguments.flag("training", training)
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         y, s = self._forward(a, self._check_states("state", state, a.shape[1]), steps, training=training)
         self._like = x
         return self._to_kind_of(x, self._turn(y)), self._as_states(s)
 
-    def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
+    def backward(
+        self,
+        dy: ArrayLike | None,
+        dstate: State | None = None,
+        *,
+        tape: bool = False,
+        clip_step_value: float | None = None,
+        clip_step_norm: float | None = None,
+    ) -> tuple[Any, Any]:
         """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
 
         dy      (T, B, n), dE/dy of every step; None for zero. Where no step happens it is ignored
@@ -44,7 +71,7 @@ class Stateful(Layer):
         dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
         """
         self._recall()
-        clip = clip_of(clip_step_value, clip_step_norm)
+        tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
         T, B = self._steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
