@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from . import arguments, gradient_flow, io, memory, training
+from . import arguments, gradient_flow, io, memory, outline, training
 from .device import PRECISIONS
 from .errors import ArgumentError, DeviceError, ModelFileError, OrderError, RnnGpuError, ShapeError
 from .kernels import UNCLIPPED, Activation, Cell
@@ -75,6 +75,14 @@ class Network(Weights):
     @property
     def grads(self) -> Mapping[str, np.ndarray]:
         return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.grads.items()})
+
+    def __repr__(self):
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("loss", "steps", "device", "dtype"))
+        lines, size = [f"Network, {options}: {outline.count(self.parameters)}"], self.input_size
+        for i, layer in enumerate(self.layers):
+            size = layer.output_size or size
+            lines.append(f"  {i}  {layer._words()} gives {size}: {outline.count(layer.parameters)}")
+        return "\n".join(lines)
 
     def copy(
         self,

@@ -1,5 +1,7 @@
 """Optimizers: the hyperparameters and moments around the formulas of kernels/updates.py."""
 
+import inspect
+
 from . import arguments
 from .errors import ArgumentError
 from .kernels import updates
@@ -16,6 +18,11 @@ class Optimizer:
         self.weight_decay = arguments.number("weight_decay", weight_decay, 0, open_high=True)
         self.steps = 0
         self.state: dict[str, tuple] = {}
+
+    def __repr__(self):
+        names = (*inspect.signature(type(self)).parameters, "steps")
+        words = (f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def scalars(self) -> tuple[float, ...]:
         """What the formula takes after the arrays, at step `steps`."""

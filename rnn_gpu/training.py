@@ -90,6 +90,14 @@ class Samples:
             yield self.batch(order[first : first + batch_size])
 
 
+class History(dict[str, list[float]]):
+    """What `fit` returns, lists by name; at the prompt their lengths and last numbers."""
+
+    def __repr__(self):
+        last = {name: f", last {values[-1]:.6g}" if values else "" for name, values in self.items()}
+        return f"History({'; '.join(f'{name}: {len(self[name])}{word}' for name, word in last.items())})"
+
+
 def host(a):
     return a.get() if hasattr(a, "get") and hasattr(a, "__cuda_array_interface__") else a
 
@@ -112,13 +120,13 @@ def fit(
     shuffle: bool = True,
     seed: int = 0,
     progress: bool = True,
-    on_epoch: Callable[[Any, dict[str, list[float]]], object] | None = None,
+    on_epoch: Callable[[Any, History], object] | None = None,
     watch: Callable[[Any, int], object] | None = None,
     checkpoint: str | PathLike | None = None,
     checkpoint_every: int | None = None,
     resume: str | PathLike | None = None,
     memory_budget: int | str | None = None,
-) -> dict[str, list[float]]:
+) -> History:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
 
     optimizer      "sgd", "rmsprop", "adam", "adamw" with `learning_rate`, or an object of rnn_gpu.optimizers
@@ -175,7 +183,8 @@ def fit(
     at = checkpoints.Position(rng.bit_generator.state, history={"compile_seconds": [], "step_loss": [], "gradient_norm": []})
     if resume is not None:
         at = checkpoints.restore(resume, network, optimizer, settings)
-    rng.bit_generator.state, history = at.rng, at.history
+    rng.bit_generator.state, history = at.rng, History(at.history)
+    at.history = history
 
     def keep():
         if checkpoint is not None:

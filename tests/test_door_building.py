@@ -81,7 +81,7 @@ ONE = rnn()
     table(
         ("none", [], ArgumentError, r"layers is \[\], expected a list of layers"),
         ("not a layer", [rnn(), "Dense"], ArgumentError, "layers is .*'Dense'.*, expected a list of layers"),
-        ("a layer, no list", ONE, ArgumentError, "layers is <.*RNN.*>, expected a list of layers"),
+        ("a layer, no list", ONE, ArgumentError, r"layers is RNN\(4, 6, device='reference'\).*, expected a list of layers"),
         ("a number", 3, ArgumentError, "layers is 3, expected a list of layers"),
         ("the same twice", [ONE, Dense(N, M, **REFERENCE), ONE], ArgumentError, "layers has the same layer twice"),
         ("sizes", [rnn(), Dense(5, K, **REFERENCE)], ShapeError, "layer 1 takes 5 features, but the one before gives 6"),

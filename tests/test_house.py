@@ -44,7 +44,7 @@ kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 kernels.devices.cuda.tf32
-errors
+errors outline
 arguments device io
 derivatives losses optimizers parameters weights
 layers.base layers.noise layers.steps

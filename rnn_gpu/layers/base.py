@@ -5,7 +5,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from .. import arguments, parameters
+from .. import arguments, outline, parameters
 from ..device import PRECISIONS, resolve
 from ..errors import OrderError
 from ..weights import Weights
@@ -54,6 +54,12 @@ class Layer(Weights):
     def config(self) -> dict:
         """The arguments that build this layer again, but for device and dtype."""
         raise NotImplementedError
+
+    def _words(self) -> str:
+        return outline.call(self, self.config() | {"device": self.device, "dtype": self.dtype})
+
+    def __repr__(self):
+        return f"{self._words()}: {outline.sizes(self.parameters)}"
 
     def copy(
         self,

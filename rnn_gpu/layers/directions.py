@@ -42,6 +42,9 @@ class Bidirectional(Stateful):
     def config(self):
         return dict(zip(("forward", "reverse"), self.recurrent, strict=True))
 
+    def _words(self):
+        return f"Bidirectional({', '.join(layer._words() for layer in self.recurrent)})"
+
     def copy(self, device=None, dtype=None, precision=None):
         return Bidirectional(*(layer.copy(device, dtype, precision) for layer in self.recurrent))
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .. import arguments, derivatives, parameters
+from .. import arguments, derivatives, outline, parameters
 from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
 from ..kernels import LIVE, UNCLIPPED, Cell
@@ -32,6 +32,8 @@ class Tape(NamedTuple):
     cell: Cell  # that ran: the layer's own, or with noise around it
     own: Cell  # of the layer
     mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
+
+    __repr__ = outline.fields
 
     @property
     def s(self):
@@ -72,6 +74,8 @@ class DeltaTape(NamedTuple):
     s: np.ndarray  # (S, T+1, B, n), states; s[:, 0] is the initial one
     kept: np.ndarray  # (T, B, K, n), gates and what else the cell keeps
     weight_gradient_norms: np.ndarray  # (T,), ‖∇W_t‖ of 式5 over the whole batch; NumPy, float64
+
+    __repr__ = outline.fields
 
 
 def outer_norm(δ, s) -> float:
