@@ -79,6 +79,11 @@ def test_a_shuffled_series_of_targets_trains_as_its_numbers_do(make):
     same(trained(XS, make(CLASSES)), trained(XS, CLASSES))
 
 
+def test_an_index_is_taken_as_targets():
+    index = pytest.importorskip("pandas").Index
+    same(trained(XS, index(CLASSES)), trained(XS, CLASSES))
+
+
 def test_samples_of_any_library_train_as_numpys_do(make):
     expected = trained(XS, CLASSES, validation=(XS, CLASSES))
     same(trained(make(XS), make(CLASSES), validation=(make(XS), make(CLASSES))), expected)
