@@ -63,7 +63,7 @@ class Task:
         return adding(self.size, count, rng) if self.kind == "adding" else copy(self.size, count, rng)
 
     def network(self, layer, **options):
-        return rnn_gpu.Network([layer, rnn_gpu.Dense(layer.hidden_size, self.k, **options)], self.loss, self.steps)
+        return rnn_gpu.Network([layer, rnn_gpu.Dense(layer.hidden_size, self.k, **options)], loss=self.loss, steps=self.steps)
 
     def wrong(self, network, x, y) -> float:
         o = network.predict(x)

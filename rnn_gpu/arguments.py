@@ -1,13 +1,24 @@
 """The door: arguments are checked here, once, so that no kernel has to."""
 
+from collections.abc import Mapping, Sequence, Set
 from importlib import import_module
 from numbers import Integral, Real
+from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import ArgumentError, DeviceError, DtypeError, ShapeError
 
 DTYPES = ("float32", "float64")
+NUMBERS = (Real, np.generic, Sequence)  # what NumPy makes an array of numbers from, beside arrays
+
+
+class Listed(Protocol):
+    """Samples: a list of arrays, an array, or anything with a length and x[0] … x[N−1]."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Any: ...
 
 
 def dtype_name(dtype) -> str:
@@ -33,14 +44,21 @@ def seed(name: str, value) -> int:
 
 
 def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> float:
-    inside = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and not (open_high and value == high)
-    if not inside:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not real or not low <= float(value) <= high or (open_high and value == high):
         raise ArgumentError(f"{name} is {value!r}, expected a number from {low} to {'below ' if open_high else ''}{high}")
     return float(value)
 
 
+def flag(name: str, value) -> bool:
+    """True or False, and nothing that Python merely takes for true, as "no"."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
+
+
 def bound(name: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < np.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
         raise ArgumentError(f"{name} is {value!r}, expected a number above 0, or None")
     return float(value)
 
@@ -52,7 +70,7 @@ def choice(name: str, value, options) -> str:
 
 
 def is_array(x) -> bool:
-    return hasattr(x, "dtype") and hasattr(x, "shape")
+    return hasattr(x, "__array__") or (hasattr(x, "dtype") and hasattr(x, "shape"))
 
 
 def on_gpu(x) -> bool:
@@ -63,10 +81,11 @@ def on_gpu(x) -> bool:
     return hasattr(x, "__cuda_array_interface__")
 
 
-def as_array(name: str, x, dtype: str):
+def as_array(name: str, x, dtype) -> Any:
     """x as NumPy's array, or CuPy's where it is on a GPU: another library's by DLPack, not copied.
 
-    Nested lists of floats become arrays of `dtype`, of integers of int64.
+    Nested lists of floats become arrays of `dtype`, of integers of int64. What has labels of its own
+    is taken by position.
     """
     if isinstance(x, np.ma.MaskedArray):
         raise ArgumentError(f"{name} is a masked array, expected a plain one: its mask would be ignored")
@@ -82,11 +101,78 @@ def as_array(name: str, x, dtype: str):
             return np.from_dlpack(x)
         except (BufferError, RuntimeError, TypeError) as error:
             raise ArgumentError(f"{name}, a {type(x).__name__}, cannot be taken by DLPack: {error}") from None
+    if labelled(x):
+        return by_position(name, x)
+    if isinstance(x, (list, tuple)):
+        x = [by_position(f"{name}[{i}]", a) if labelled(a) else a for i, a in enumerate(x)]
+    elif isinstance(x, (str, bytes)) or not (isinstance(x, NUMBERS) or hasattr(x, "__array_interface__")):
+        raise ArgumentError(f"{name} is {came(x)}, expected an array, or lists of numbers")
     try:
         a = np.asarray(x)
     except ValueError as error:  # ragged lists
         raise ShapeError(f"{name} cannot be made an array: {error}") from None
     return a.astype(dtype) if a.dtype.kind == "f" and not is_array(x) else a
+
+
+def came(x) -> str:
+    """What came, in a message: None and short words as they are, else its type."""
+    short = x is None or (isinstance(x, (str, Real)) and len(repr(x)) < 40)
+    return repr(x) if short else f"a {type(x).__name__}"
+
+
+def came_in_parts(x) -> str:
+    """What came, in a message, where a list or tuple of some length was expected."""
+    return f"a {type(x).__name__} of {len(x)}" if isinstance(x, (list, tuple)) else came(x)
+
+
+def labelled(x) -> bool:
+    """May x[0] be another than the first: has x labels of its own, as those of pandas and xarray?"""
+    plain = isinstance(x, (np.ndarray, np.generic)) or hasattr(x, "__dlpack__")
+    return not plain and hasattr(x, "__array__")
+
+
+def by_position(name: str, x) -> np.ndarray:
+    """What has labels as NumPy's array of numbers, in the order in which they stand; nothing is cast."""
+    a, kind = unlabelled(name, x)
+    whole = "int" in kind.lower() or "bool" in kind.lower()
+    if a.dtype.kind not in ("iub" if whole else "fiubc"):  # where one is missing the others become floats
+        came = f"{name} is a {type(x).__name__} of {kind} (as an array: {a.dtype})"
+        raise DtypeError(f"{came}, expected numbers, none missing")
+    return a
+
+
+def unlabelled(name: str, x) -> tuple[np.ndarray, str]:
+    """NumPy's array of what has labels, of objects too; and its dtype, which is that of all columns, in words."""
+    dtypes = x.dtypes if hasattr(type(x), "columns") else [getattr(x, "dtype", "")]
+    kinds = [str(dtype) for dtype in dtypes]
+    if len(set(kinds)) > 1:
+        columns = (f"{column} is {kind}" for column, kind in zip(x.columns, kinds, strict=True))
+        raise DtypeError(f"{name} has columns of several dtypes, expected one: {', '.join(columns)}")
+    if "category" in kinds:
+        came = f"{name} is a {type(x).__name__} of categories"
+        raise DtypeError(f"{came}, expected numbers: take its codes")
+    return np.asarray(x), kinds[0] if kinds else ""
+
+
+def samples(name: str, x) -> list:
+    """The N samples of a list, an array, what has labels of its own, or anything with len and x[0] … x[N−1]."""
+    expected = "expected a list of samples, or an array of them"
+    if isinstance(x, (Mapping, Set, str, bytes)):
+        raise ArgumentError(f"{name} is {came(x)}, {expected}")
+    if labelled(x):
+        a, _ = unlabelled(name, x)
+        ragged = a.dtype == object and a.ndim == 1 and all(isinstance(one, (list, np.ndarray)) for one in a)
+        x = a if ragged else by_position(name, x)
+    try:
+        N = len(x)
+    except TypeError:
+        raise ShapeError(f"{name} is {came(x)}, {expected}") from None
+    if N == 0:
+        raise ShapeError(f"{name} is empty, expected at least one sample")
+    try:
+        return [x[i] for i in range(N)]
+    except (LookupError, TypeError) as error:
+        raise ArgumentError(f"{name} is {came(x)}, {expected}: it has no {name}[i] ({error!r})") from None
 
 
 def as_kind_of(x, a):
@@ -104,7 +190,7 @@ def take(device, name: str, a, dtype):
     return device.array(a, dtype)
 
 
-def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None):
+def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None) -> Any:
     """x as an array of `dtype` and shape; None in `shape` is any size of at least 1, on axis `batch` of at least 0.
 
     `axes` names them in messages.

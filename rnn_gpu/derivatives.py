@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 
+from . import arguments
 from .errors import ArgumentError, DerivativeError
 from .kernels import Activation, Cell, binding
 from .kernels.activations import ACTIVATIONS
@@ -14,7 +15,14 @@ STEP = 1e-6  # of the central differences, in float64
 TOLERANCE = 1e-5  # of the derivative, relative to 1 + its size
 
 
-def activation(f, df: Callable | None = None, name: str | None = None) -> Activation:
+ActivationLike = str | Activation | tuple[Callable, Callable]
+
+
+def activation(
+    f: ActivationLike | Callable,
+    df: Callable | None = None,
+    name: str | None = None,
+) -> Activation:
     """An Activation from the name of a built-in one, an Activation, a pair (f, df), or f and df.
 
     f takes a number z to y; df takes y, the *output*, to f'(z). Both are plain Python with NumPy's or math's functions; they are
@@ -37,7 +45,18 @@ def activation(f, df: Callable | None = None, name: str | None = None) -> Activa
     return made
 
 
-def cell(name: str, *, gates: int, states: int, kept: int, step: Callable, back: Callable, apart: bool = False, **initial) -> Cell:
+def cell(
+    name: str,
+    *,
+    gates: int,
+    states: int,
+    kept: int,
+    step: Callable,
+    back: Callable,
+    apart: bool = False,
+    initial_bias: tuple[float, ...] = (),
+    initial_recurrent: str = "orthogonal",
+) -> Cell:
     """A recurrent cell of your own, for `Recurrent(cell, …)`.
 
     step  (p, q, s)             -> (s_next, kept)   tuples of G, G, S numbers -> tuples of S, K numbers
@@ -46,7 +65,8 @@ def cell(name: str, *, gates: int, states: int, kept: int, step: Callable, back:
     initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts.
     Raises DerivativeError where `back` is not the slope of `step`.
     """
-    made = Cell(name, gates, states, kept, step, back, apart, **initial)
+    apart = arguments.flag("apart", apart)
+    made = Cell(name, gates, states, kept, step, back, apart, initial_bias, initial_recurrent)
     check_cell(made)
     return made
 

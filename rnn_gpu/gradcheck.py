@@ -1,8 +1,10 @@
 """gradcheck: is the gradient the slope of the loss? Central differences in float64, on settings that can fail."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments
 from .errors import ArgumentError, GradientError
@@ -20,7 +22,18 @@ class Check(NamedTuple):
 
 
 def gradcheck(
-    model, x, y, state=None, lengths=None, *, mask=None, resets=None, tolerance=1e-6, samples=24, seed=0, allow_blind=False
+    model: Network | Recurrent,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    state: Sequence[Any] | None = None,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    tolerance: float = 1e-6,
+    samples: int | None = 24,
+    seed: int = 0,
+    allow_blind: bool = False,
 ) -> Check:
     """Compare the gradients of every parameter, of x and of the initial state with central differences of the loss.
 
@@ -40,13 +53,18 @@ def gradcheck(
         raise ArgumentError(f"model is a {type(model).__name__}, expected a recurrent layer, or a Network that has one")
     if network.dtype != "float64":
         raise ArgumentError(f"model is {network.dtype}, expected float64: check model.copy(dtype='float64')")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(arguments.seed("seed", seed))
+    tolerance = arguments.number("tolerance", tolerance, 0)
+    allow_blind = arguments.flag("allow_blind", allow_blind)
+    if samples is not None:
+        arguments.size("samples", samples)
     x = np.array(arguments.floats("x", x, "float64", (None, None, network.input_size), f"(T, B, m={network.input_size})"))
     T, B, _ = x.shape
     state = draw_state(network, B, rng) if state is None else state
     states = [np.array(network._device.numpy(s)) for s in network._states("state", state, B)]
     if not allow_blind:
         refuse_blind(network, T, states, lengths)
+    y = arguments.samples("y", y)
     target = np.stack([network.objective.target(f"y[{t}]", y[t], B, network.output_size, "float64") for t in range(len(y))])
     if len(target) != T:
         raise ArgumentError(f"y has {len(target)} time steps, expected {T}")
@@ -61,7 +79,7 @@ def gradcheck(
 
     def loss(differentiate=False):
         called = [tuple(s) if len(s) > 1 else s[0] for s in states]
-        o, last = network(d.array(x, "float64"), called, lengths, mask=mask, resets=resets)
+        o, last = network(d.array(x, "float64"), called, lengths=lengths, mask=mask, resets=resets)
         E, do = network.objective(d, d.array(o, "float64"), target, weight)
         last = [np.stack([d.numpy(part) for part in (s if isinstance(s, tuple) else (s,))]) for s in last]
         E += sum(float((a * b).sum()) for a, b in zip(pull, last, strict=True))

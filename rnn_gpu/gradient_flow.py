@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import finite, plots
+from . import finite, outline, plots
 from .errors import ArgumentError, NonFiniteError
 from .kernels import LIVE
 from .kernels.activations import ACTIVATIONS
@@ -40,6 +40,8 @@ class LayerFlow(NamedTuple):
     verdict: str  # "vanishing", "healthy", "exploding"
     remedy: str
     code: str  # the line that applies the remedy; "" where none is needed
+
+    __repr__ = outline.fields
 
     def __str__(self):
         places = sorted({min(L, len(self.delta) - 1) for L in (1, 10, 100, len(self.delta) - 1)})

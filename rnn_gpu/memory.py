@@ -11,7 +11,7 @@ from .errors import ArgumentError
 from .kernels import UNCLIPPED
 from .kernels.products import chunks
 from .layers import Dense, Dropout
-from .layers.base import INFERENCE, Pass
+from .layers.passes import INFERENCE, Pass
 from .layers.steps import Steps
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -47,6 +47,7 @@ def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False, inpu
     first segment's result needs the last one.
     """
     T, B = arguments.size("T", T), arguments.size("B", B)
+    ragged, inputs = arguments.flag("ragged", ragged), arguments.flag("inputs", inputs)
     whole = Plan(T, needed(network, T, B, T, ragged, inputs), 0.0)
     if memory_budget is None or whole.bytes <= (allowed := budget(memory_budget)):
         return whole

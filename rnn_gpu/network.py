@@ -1,16 +1,23 @@
 """Layers in a row: one call forward, one backward, parameters and gradients by name."""
 
+from collections.abc import Collection, Mapping, Sequence
+from os import PathLike
 from threading import get_ident
 from types import MappingProxyType
+from typing import Any
 
-from . import arguments, gradient_flow, io, memory, training
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import ArrayLike
+
+from . import arguments, gradient_flow, io, memory, outline, training
 from .device import PRECISIONS
 from .errors import ArgumentError, DeviceError, ModelFileError, RnnGpuError, ShapeError
 from .kernels import UNCLIPPED, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
-from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Layer, Recurrent
-from .layers.base import INFERENCE, Back, Last, Remembering, next_pass
+from .layers import GRU, LSTM, RNN, Bidirectional, DeltaTape, Dense, Dropout, Embedding, Layer, Recurrent
+from .layers.passes import INFERENCE, Back, Last, Remembering, next_pass
 from .layers.stateful import as_states, check_states, clip_of
 from .layers.steps import enter
 from .losses import Objective
@@ -27,7 +34,7 @@ class Network(Remembering, Weights):
     parameters, grads: read-only mappings from "LAYER.NAME" ("0.U") to the arrays of the layers; write into the arrays.
     """
 
-    def __init__(self, layers, loss: str = "squared_error", steps: str = "every"):
+    def __init__(self, layers: Sequence[Layer], *, loss: str = "squared_error", steps: str = "every"):
         if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise ArgumentError(f"layers is {layers!r}, expected a list of layers")
         self.layers = list(layers)
@@ -37,18 +44,19 @@ class Network(Remembering, Weights):
             values = {getattr(layer, what) for layer in self.layers if layer.parameters or what != "precision"}
             if len(values) > 1:
                 raise ArgumentError(f"layers have different values of {what}: {', '.join(sorted(values))}")
-        self.input_size = self.output_size = None
+        input_size = output_size = None
         for i, layer in enumerate(self.layers):
             for one in (layer, *layer.recurrent):
                 one.place = i
             if layer.input_size is None:  # takes any
                 continue
-            if self.output_size not in (None, layer.input_size):
-                raise ShapeError(f"layer {i} takes {layer.input_size} features, but the one before gives {self.output_size}")
-            self.input_size = self.input_size or layer.input_size
-            self.output_size = layer.output_size
-        if self.input_size is None:
+            if output_size not in (None, layer.input_size):
+                raise ShapeError(f"layer {i} takes {layer.input_size} features, but the one before gives {output_size}")
+            input_size, output_size = input_size or layer.input_size, layer.output_size
+        if input_size is None or output_size is None:
             raise ArgumentError("layers has no layer with parameters")
+        self.input_size: int = input_size
+        self.output_size: int = output_size
         self.recurrent = [one for layer in self.layers for one in layer.recurrent]
         if any(layer.batch_first for layer in self.recurrent):
             raise ArgumentError("a layer says batch_first=True: a Network is time-major (T, B, m); leave it to its layers' default")
@@ -62,18 +70,42 @@ class Network(Remembering, Weights):
         return self.objective.loss.name
 
     @property
-    def parameters(self):
+    def parameters(self) -> Mapping[str, np.ndarray]:
         return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.parameters.items()})
 
     @property
-    def grads(self):
+    def grads(self) -> Mapping[str, Any]:
         return MappingProxyType(super().grads)
 
-    def copy(self, device=None, dtype=None, precision=None):
-        """The same network with the same parameters, on another device, of another dtype or precision if asked."""
-        return Network([layer.copy(device, dtype, precision) for layer in self.layers], self.loss, self.steps)
+    def __repr__(self):
+        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("loss", "steps", "device", "dtype"))
+        lines, size = [f"Network, {options}: {outline.count(self.parameters)}"], self.input_size
+        for i, layer in enumerate(self.layers):
+            size = layer.output_size or size
+            lines.append(f"  {i}  {layer._words()} gives {size}: {outline.count(layer.parameters)}")
+        return "\n".join(lines)
 
-    def __call__(self, x, state=None, lengths=None, training=False, mask=None, resets=None, memory_budget=None):
+    def copy(
+        self,
+        device: str | None = None,
+        dtype: npt.DTypeLike | None = None,
+        precision: str | None = None,
+    ) -> "Network":
+        """The same network with the same parameters, on another device, of another dtype or precision if asked."""
+        layers = [layer.copy(device, dtype, precision) for layer in self.layers]
+        return Network(layers, loss=self.loss, steps=self.steps)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: Sequence[Any] | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        training: bool = False,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        memory_budget: int | str | None = None,
+    ) -> tuple[Any, list]:
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
 
         x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network without recurrent layers
@@ -85,6 +117,7 @@ class Network(Remembering, Weights):
                   `backward` computes each segment again: the same gradient (see `plan`), but no `tape`; and no resets
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
+        training = arguments.flag("training", training)
         if self.recurrent:
             a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, mask=mask, resets=resets)
         elif given := [name for name, a in (("lengths", lengths), ("mask", mask), ("resets", resets)) if a is not None]:
@@ -101,14 +134,23 @@ class Network(Remembering, Weights):
         self._keep(Last(x, steps, tape, weights, None if way is self else way, thread=get_ident()))
         return self._leave(x, steps.only_live(y)), as_states(self.recurrent, x, s)
 
-    def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
+    def backward(
+        self,
+        dy: ArrayLike,
+        dstate: Sequence[Any] | None = None,
+        *,
+        tape: bool = False,
+        clip_step_value: float | None = None,
+        clip_step_norm: float | None = None,
+    ) -> tuple[Any, list]:
         """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
 
         dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with dE/d(initial state) of each
         recurrent layer. What dy holds where no step happens is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
         clip_step_value and clip_step_norm bound δ of every step of every recurrent layer (see Recurrent), `clipped_steps` is how often.
         """
-        last, clip = self._recall(), clip_of(clip_step_value, clip_step_norm)
+        last = self._recall()
+        tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
         steps, way = last.steps, last.way or self
         if tape and last.way:
             raise ArgumentError("tape is True, but the network was called with memory_budget: no more than a segment is there at once")
@@ -123,7 +165,7 @@ class Network(Remembering, Weights):
         return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
 
     @property
-    def tapes(self) -> list:
+    def tapes(self) -> list[DeltaTape]:
         """The DeltaTape of each recurrent layer, from the last backward, which was called with tape=True."""
         return [layer.tape for layer in self.recurrent]
 
@@ -133,7 +175,7 @@ class Network(Remembering, Weights):
 
     def _take_from_layers(self):
         self._device = self.layers[0]._device
-        self._words = tuple(words for layer in self.layers for words in layer._words)
+        self._bits = tuple(words for layer in self.layers for words in layer._bits)
 
     @property
     def _drawing(self) -> list[Layer]:
@@ -187,7 +229,7 @@ class Network(Remembering, Weights):
         """What `load` needs to build the network again, in JSON's types; formulas of the user's own by name."""
         return {"layers": [in_words(layer) for layer in self.layers], "loss": self.loss, "steps": self.steps, "dtype": self.dtype}
 
-    def save(self, path):
+    def save(self, path: str | PathLike):
         """Write parameters and configuration to a safetensors file, whole or not at all."""
         io.write(path, {name: self._device.numpy(a) for name, a in self.parameters.items()}, self.config())
 
@@ -248,7 +290,13 @@ def own_formula(own: dict, key: str, value: dict):
     return own[key, value["custom"]]
 
 
-def load(path, device: str = "auto", custom=(), precision: str | None = None) -> Network:
+def load(
+    path: str | PathLike,
+    *,
+    device: str = "auto",
+    custom: Collection[Activation | Cell] = (),
+    precision: str | None = None,
+) -> Network:
     """Read a network that `Network.save` wrote, of the precision that it had if no other is asked for.
 
     custom  the activations and cells of your own that it uses (Activation and Cell objects): a file holds only their names.
@@ -264,12 +312,13 @@ def load(path, device: str = "auto", custom=(), precision: str | None = None) ->
     arrays, config = io.read(path)
     try:
         layers = [build(layer, own, precision, device, config["dtype"]) for layer in config["layers"]]
-        network = Network(layers, config["loss"], config["steps"])
+        network = Network(layers, loss=config["loss"], steps=config["steps"])
         if set(network.parameters) != set(arrays):
             raise ModelFileError(f"it has the arrays {sorted(arrays)}, expected {sorted(network.parameters)}")
         for i, layer in enumerate(network.layers):
             for name in layer.parameters:
-                layer.parameters[name] = layer._device.array(arrays[f"{i}.{name}"], arrays[f"{i}.{name}"].dtype)
+                a = arrays[f"{i}.{name}"]
+                layer.parameters.write(name, layer._device.array(a, a.dtype))
     except DeviceError:
         raise
     except (AttributeError, KeyError, TypeError, RnnGpuError) as error:

@@ -1,5 +1,7 @@
 """Optimizers: the hyperparameters and moments around the formulas of kernels/updates.py."""
 
+import inspect
+
 from . import arguments
 from .errors import ArgumentError
 from .kernels import updates
@@ -11,11 +13,16 @@ class Optimizer:
     moments = 0
     formula = None
 
-    def __init__(self, learning_rate: float, weight_decay: float = 0.0):
+    def __init__(self, learning_rate: float, *, weight_decay: float = 0.0):
         self.learning_rate = arguments.number("learning_rate", learning_rate, 0, open_high=True)
         self.weight_decay = arguments.number("weight_decay", weight_decay, 0, open_high=True)
         self.steps = 0
         self.state: dict[str, tuple] = {}
+
+    def __repr__(self):
+        names = (*inspect.signature(type(self)).parameters, "steps")
+        words = (f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
+        return f"{type(self).__name__}({', '.join(words)})"
 
     def scalars(self) -> tuple[float, ...]:
         """What the formula takes after the arrays, at step `steps`."""
@@ -39,8 +46,16 @@ class Optimizer:
 class SGD(Optimizer):
     """Stochastic gradient descent (式5), with momentum (torch's form) and Nesterov's look-ahead if asked."""
 
-    def __init__(self, learning_rate=1e-2, momentum=0.0, nesterov=False, weight_decay=0.0):
-        super().__init__(learning_rate, weight_decay)
+    def __init__(
+        self,
+        learning_rate: float = 1e-2,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay)
+        self.nesterov = arguments.flag("nesterov", nesterov)
         self.momentum = arguments.number("momentum", momentum, 0, 1, open_high=True)
         if nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs a momentum above 0")
@@ -57,8 +72,15 @@ class RMSprop(Optimizer):
     moments = 1
     formula = staticmethod(updates.rmsprop)
 
-    def __init__(self, learning_rate=1e-3, decay=0.99, epsilon=1e-8, weight_decay=0.0):
-        super().__init__(learning_rate, weight_decay)
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        *,
+        decay: float = 0.99,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay)
         self.decay = arguments.number("decay", decay, 0, 1, open_high=True)
         self.epsilon = arguments.number("epsilon", epsilon, 0)
 
@@ -72,8 +94,16 @@ class Adam(Optimizer):
     moments = 2
     formula = staticmethod(updates.adam)
 
-    def __init__(self, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.0):
-        super().__init__(learning_rate, weight_decay)
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ):
+        super().__init__(learning_rate, weight_decay=weight_decay)
         self.beta1 = arguments.number("beta1", beta1, 0, 1, open_high=True)
         self.beta2 = arguments.number("beta2", beta2, 0, 1, open_high=True)
         self.epsilon = arguments.number("epsilon", epsilon, 0)
@@ -88,8 +118,16 @@ class AdamW(Adam):
 
     formula = staticmethod(updates.adamw)
 
-    def __init__(self, learning_rate=1e-3, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=1e-2):
-        super().__init__(learning_rate, beta1, beta2, epsilon, weight_decay)
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ):
+        super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay)
 
 
 BY_NAME = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}

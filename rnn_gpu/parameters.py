@@ -2,31 +2,35 @@
 
 import numpy as np
 
+from . import arguments
 from .errors import DtypeError, ShapeError
 from .kernels import Cell
 
 INITS = ("default", "torch", "tutorial")
 
 
-class Parameters(dict):
-    """Arrays by name. Assigning to a name writes the values into the array that is there; shape and dtype stay."""
+class Parameters(dict[str, np.ndarray]):
+    """Arrays by name. Assigning to a name writes finite values into the array that is there; shape and dtype stay."""
 
     def __setitem__(self, name, value):
         if name not in self:
             raise KeyError(f"{name!r} is not a parameter: there are {', '.join(self)}")
         old = self[name]
-        try:
-            shape = np.shape(value)
-        except ValueError as error:  # ragged lists
-            raise ShapeError(f"{name} cannot be made an array: {error}") from None
-        if shape != old.shape:
-            raise ShapeError(f"{name} has shape {shape}, expected {old.shape}")
-        if hasattr(value, "dtype") and value.dtype != old.dtype:
-            raise DtypeError(f"{name} is {value.dtype}, expected {old.dtype}")
-        try:
-            old[...] = value
-        except (TypeError, ValueError) as error:
-            raise DtypeError(f"{name} is to be numbers: {error}") from None
+        a = arguments.as_array(name, value, old.dtype)
+        if a.dtype.kind in "iu" and not arguments.is_array(value):
+            a = a.astype(old.dtype)
+        if a.dtype.kind == "f":
+            arguments.finite(name, a)
+        self.write(name, a.get() if arguments.on_gpu(a) and isinstance(old, np.ndarray) else a)
+
+    def write(self, name: str, a):
+        """An array's values into the one that is there, be they finite or not: a file gives back what was saved."""
+        old = self[name]
+        if a.shape != old.shape:
+            raise ShapeError(f"{name} has shape {a.shape}, expected {old.shape}")
+        if a.dtype != old.dtype:
+            raise DtypeError(f"{name} is {a.dtype}, expected {old.dtype}")
+        old[...] = a
 
     def update(self, *others, **more):
         for name, value in dict(*others, **more).items():

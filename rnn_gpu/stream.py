@@ -1,6 +1,10 @@
 """Inference on sequences as they come: a step or a few at a time, the states kept between calls."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments
 from .errors import ArgumentError, ShapeError
@@ -19,20 +23,20 @@ class Stream:
     BLAS may sum the products of the inputs in another order when it is given fewer steps. Nothing but the states is kept.
     """
 
-    def __init__(self, network: Network, state=None):
+    def __init__(self, network: Network, *, state: Sequence[Any] | None = None):
         if not isinstance(network, Network) or not network.recurrent:
-            raise ArgumentError(f"network is {network!r}, expected a Network that has a recurrent layer")
+            raise ArgumentError(f"network is {arguments.came(network)}, expected a Network that has a recurrent layer")
         for i, layer in enumerate(network.recurrent):
             if layer.reverse:
                 raise ArgumentError(f"recurrent layer {i} of network goes in reverse: its first step is the last of the sequence")
         self.network = network
         self.reset(state)
 
-    def reset(self, state=None):
+    def reset(self, state: Sequence[Any] | None = None):
         """Forget what came before: begin with `state`, a list as a Network takes it; None is zero."""
         self._state, self._s = state, None
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayLike) -> Any:
         """x (B, m), one step, or (T, B, m), or integers (B,) or (T, B) -> y (B, k) or (T, B, k).  B stays until `reset`."""
         network = self.network
         a = arguments.as_array("x", x, network.dtype)

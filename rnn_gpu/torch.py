@@ -147,7 +147,9 @@ class Stack(torch.nn.Module):
         self.input_size, self.hidden_size = arguments.size("input_size", input_size), arguments.size("hidden_size", hidden_size)
         self.num_layers, self.proj_size = arguments.size("num_layers", num_layers), 0
         self.dropout = arguments.number("dropout", dropout, 0, 1)
-        self.bias, self.batch_first, self.bidirectional = bool(bias), bool(batch_first), bool(bidirectional)
+        self.bias = arguments.flag("bias", bias)
+        self.batch_first = arguments.flag("batch_first", batch_first)
+        self.bidirectional = arguments.flag("bidirectional", bidirectional)
         if self.dropout and self.num_layers == 1:
             warnings.warn("dropout acts between layers, and there is one", stacklevel=2)
         clip_of(clip_step_value, clip_step_norm)
@@ -215,6 +217,7 @@ class Stack(torch.nn.Module):
                masked step resets too. For the reverse direction it is the step before that begins anew
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
         """
+        tape = arguments.flag("tape", tape)
         packed, rows_first = isinstance(input, PackedSequence), self.batch_first
         x, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes)) if packed else (input, None)
         batched, rows_first = x.dim() == 3, rows_first and not packed
@@ -296,9 +299,11 @@ class Stack(torch.nn.Module):
         shape = (self.num_layers * self._directions, B, self.hidden_size)
         if hx is None:
             return x.new_zeros((S, *shape))
-        parts = (hx,) if isinstance(hx, torch.Tensor) else tuple(hx)
-        if len(parts) != S:
-            raise ShapeError(f"hx has {len(parts)} tensors, expected {S}")
+        parts = (hx,) if isinstance(hx, torch.Tensor) else hx
+        listed = isinstance(parts, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in parts)
+        if not listed or len(parts) != S:
+            expected = "a tensor" if S == 1 else f"a tuple of {S} tensors"
+            raise ShapeError(f"hx is {arguments.came_in_parts(hx)}, expected {expected}")
         parts = [self._like_parameters("hx", part) for part in parts]
         expected = shape if batched else (shape[0], shape[2])
         for part in parts:

@@ -2,20 +2,25 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from functools import wraps
+from os import PathLike
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from . import arguments, finite, memory, optimizers
 from . import checkpoint as checkpoints
+from .arguments import Listed
 from .errors import ArgumentError, DtypeError, NonFiniteError, OrderError, ShapeError
 from .kernels import UNCLIPPED, Clip
-from .layers.base import Back, Last, next_pass
+from .layers.passes import Back, Last, next_pass
 from .layers.stateful import clip_of
 from .layers.steps import Steps, enter
+
+Given, Result = ParamSpec("Given"), TypeVar("Result")
 
 
 class Batch(NamedTuple):
@@ -33,7 +38,8 @@ class Samples:
     """Inputs and targets at the door of fit, evaluate and predict, checked once; batches are cut from them.
 
     x  N sequences: a list of arrays (T_i, m) or of symbols (T_i,), or one array whose first axis is N. For a network without
-       recurrent layers N rows (m,).
+       recurrent layers N rows (m,). What has labels of its own (pandas, polars, xarray) is taken by
+       position, as a list is.
     y  N targets. steps="every": (T_i, k) each, or class labels (T_i,). steps="last", or no recurrent layers: (k,) or a label.
     """
 
@@ -42,11 +48,12 @@ class Samples:
         if targets and y is None:
             raise ArgumentError(f"{name}y is None, expected the targets, one for each sample of x")
         m, k, dtype = network.input_size, network.output_size, network.dtype
-        N = count(f"{name}x", x)
-        if y is not None and count(f"{name}y", y) != N:
-            raise ShapeError(f"{name}y has {len(y)} targets, expected {N}, one for each sample of x")
+        x = arguments.samples(f"{name}x", x)
+        y = y if y is None else arguments.samples(f"{name}y", y)
+        if y is not None and len(y) != len(x):
+            raise ShapeError(f"{name}y has {len(y)} targets, expected {len(x)}, one for each sample of x")
         self.x, self.y = [], []
-        for i in range(N):
+        for i in range(len(x)):
             a = host(arguments.as_array(f"{name}x[{i}]", x[i], dtype))
             if not network.recurrent:
                 a = host(arguments.floats(f"{name}x[{i}]", x[i], dtype, (m,), f"(m={m},)"))[None]
@@ -88,30 +95,29 @@ class Samples:
             yield self.batch(order[first : first + batch_size])
 
 
+class History(dict[str, list[float]]):
+    """What `fit` returns, lists by name; at the prompt their lengths and last numbers."""
+
+    def __repr__(self):
+        last = {name: f", last {values[-1]:.6g}" if values else "" for name, values in self.items()}
+        return f"History({'; '.join(f'{name}: {len(self[name])}{word}' for name, word in last.items())})"
+
+
 def host(a):
     return a.get() if hasattr(a, "get") and hasattr(a, "__cuda_array_interface__") else a
 
 
-def count(name, values) -> int:
-    try:
-        N = len(values)
-    except TypeError:
-        raise ShapeError(f"{name} is {type(values).__name__}, expected a list of samples, or an array of them") from None
-    if N == 0:
-        raise ShapeError(f"{name} is empty, expected at least one sample")
-    return N
-
-
-def alone(train):
+def alone(train: Callable[Given, Result]) -> Callable[Given, Result]:
     """train(network, …), which no other thread, and no function that it calls, may call for the same network meanwhile."""
 
     @wraps(train)
-    def train_alone(network, *arguments, **options):
+    def train_alone(*given: Given.args, **options: Given.kwargs) -> Result:
+        network: Any = given[0]
         mine = object()
         try:
             if network.__dict__.setdefault("_trainer", mine) is not mine:  # one step: no other thread comes between
                 raise OrderError("fit: this network is in fit already, here or in another thread; train a copy()")
-            return train(network, *arguments, **options)
+            return train(*given, **options)
         finally:
             if network.__dict__.get("_trainer") is mine:
                 del network._trainer
@@ -122,29 +128,29 @@ def alone(train):
 @alone
 def fit(
     network,
-    x,
-    y,
+    x: Listed,
+    y: Listed,
     *,
     epochs: int = 10,
     batch_size: int = 32,
-    optimizer="adam",
+    optimizer: str | optimizers.Optimizer = "adam",
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     clip_step_norm: float | None = None,
     clip_step_value: float | None = None,
     truncate: tuple[int, int] | None = None,
-    validation=None,
+    validation: tuple[Listed, Listed] | None = None,
     shuffle: bool = True,
     seed: int = 0,
     progress: bool = True,
-    on_epoch=None,
-    watch=None,
-    checkpoint=None,
+    on_epoch: Callable[[Any, History], object] | None = None,
+    watch: Callable[[Any, int], object] | None = None,
+    checkpoint: str | PathLike | None = None,
     checkpoint_every: int | None = None,
-    resume=None,
+    resume: str | PathLike | None = None,
     memory_budget: int | str | None = None,
-) -> dict[str, list[float]]:
+) -> History:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
 
     optimizer      "sgd", "rmsprop", "adam", "adamw" with `learning_rate`, or an object of rnn_gpu.optimizers
@@ -176,8 +182,9 @@ def fit(
         raise ArgumentError(f"validation is {type(validation).__name__}, expected a pair (x, y)")
     held_out = None if validation is None else Samples(network, *validation, name="validation ")
     arguments.size("epochs", epochs), arguments.size("batch_size", batch_size)
-    clip_norm = clip_norm and arguments.number("clip_norm", clip_norm, 0)
-    clip_value = clip_value and arguments.number("clip_value", clip_value, 0)
+    clip_norm = None if clip_norm is None else arguments.bound("clip_norm", clip_norm)
+    clip_value = None if clip_value is None else arguments.bound("clip_value", clip_value)
+    shuffle, progress = arguments.flag("shuffle", shuffle), arguments.flag("progress", progress)
     clip = clip_of(clip_step_value, clip_step_norm)
     optimizer = optimizers.resolve(optimizer, learning_rate)
     rng = np.random.default_rng(arguments.seed("seed", seed))
@@ -195,12 +202,13 @@ def fit(
         arguments.size("checkpoint_every", checkpoint_every)
         if checkpoint is None:
             raise ArgumentError("checkpoint_every is given, but no checkpoint: say where it is to be written")
-    settings = {"samples": len(samples), "batch_size": batch_size, "shuffle": bool(shuffle), "seed": seed}
+    settings = {"samples": len(samples), "batch_size": batch_size, "shuffle": shuffle, "seed": seed}
     settings |= {"truncate": truncate and list(truncate)}
     at = checkpoints.Position(rng.bit_generator.state, history={"compile_seconds": [], "step_loss": [], "gradient_norm": []})
     if resume is not None:
         at = checkpoints.restore(resume, network, optimizer, settings)
-    rng.bit_generator.state, history = at.rng, at.history
+    rng.bit_generator.state, history = at.rng, History(at.history)
+    at.history = history
 
     def keep():
         if checkpoint is not None:
@@ -293,7 +301,13 @@ def states_before(network, tapes, step: int | None):
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
-def gradient(network, x, y, *, truncate: tuple[int, int] | None = None) -> tuple[float, dict]:
+def gradient(
+    network,
+    x: Listed,
+    y: Listed,
+    *,
+    truncate: tuple[int, int] | None = None,
+) -> tuple[float, dict[str, np.ndarray]]:
     """(loss, gradients by name) of N samples (see Samples) as one batch; no weight changes.
 
     truncate  (k1, k2) cuts BPTT as `fit` does: every k1 steps, their loss goes back through the last k2 steps, and the gradients
@@ -413,12 +427,12 @@ def run(network, batch: Batch):
     return network._forward(batch.x, network._states("state", None, batch.x.shape[1]), batch.steps, keep=False)[0]
 
 
-def evaluate(network, x, y, *, batch_size: int = 256) -> dict[str, float]:
+def evaluate(network, x: Listed, y: Listed, *, batch_size: int = 256) -> dict[str, float]:
     """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples (see Samples)."""
     return measure(network, Samples(network, x, y), arguments.size("batch_size", batch_size))
 
 
-def predict(network, x, *, batch_size: int = 256):
+def predict(network, x: Listed, *, batch_size: int = 256) -> Any:
     """The network's outputs for N samples: (N, k) with steps="last" or without recurrent layers, else a list of (T_i, k).
 
     For the cross-entropies these are logits: `.argmax(-1)` is the class.

@@ -4,7 +4,10 @@ torch   gate orders are ours (i f g o; r z n). A Network's names are those of to
 Keras   matrices are transposed; a GRU's gates are z r h, and it is reset_after=True, which is ours and cuDNN's.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import arguments
 from .errors import ArgumentError, DtypeError, ShapeError
@@ -22,22 +25,29 @@ class Weights:
         """The parameters under torch's names, as NumPy arrays of their own; torch's second bias is zero where the cell has no c."""
         return self._as_torch(self._own())
 
-    def load_torch(self, state_dict):
+    def load_torch(self, state_dict: Mapping[str, ArrayLike]):
         """Take over a state_dict of torch's (NumPy arrays or tensors): all of it, or nothing if it does not fit.
 
         Biases of a recurrent layer may both be missing; where its cell has no c, b is the sum of torch's two.
         """
+        named = isinstance(state_dict, Mapping) and all(isinstance(name, str) for name in state_dict)
+        if not named:
+            came = arguments.came_in_parts(state_dict)
+            raise ArgumentError(f"state_dict is {came}, expected arrays by torch's names, as state_dict() gives them")
         self._take_over("state_dict", self._of_torch({name: self._host(name, value) for name, value in state_dict.items()}))
 
     def to_keras(self) -> list[np.ndarray]:
         """The parameters as the list that set_weights() of the same layer in Keras, or of a Sequential of them, takes."""
         return self._as_keras(self._own())
 
-    def load_keras(self, weights):
+    def load_keras(self, weights: Sequence[ArrayLike]):
         """Take over what get_weights() of the same layer in Keras, or of a Sequential of them, gives: all of it or nothing.
 
         Biases may be missing. A GRU must be reset_after=True (Keras's default): without biases that cannot be seen.
         """
+        if not isinstance(weights, (list, tuple)):
+            came = arguments.came(weights)
+            raise ArgumentError(f"weights is {came}, expected a list of arrays, as get_weights() gives it")
         weights = [self._host(f"weights[{i}]", value) for i, value in enumerate(weights)]
         θ = self._of_keras(weights)
         if weights:
@@ -49,6 +59,8 @@ class Weights:
 
     def _host(self, name, value):
         a = arguments.as_array(name, value, self.dtype)
+        if a.dtype.kind == "f":
+            arguments.finite(name, a)
         return a.get() if arguments.on_gpu(a) else a
 
     def _take_over(self, what, θ):

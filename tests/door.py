@@ -64,7 +64,7 @@ def refuses(error, message, call):
 
 def results(model, x, dy, state=None, dstate=None, lengths=None, mask=None, resets=None, **back):
     """Everything one pass forward and back gives, by name, as NumPy arrays."""
-    y, last = model(x, state, lengths, mask=mask, resets=resets)
+    y, last = model(x, state, lengths=lengths, mask=mask, resets=resets)
     return {"y": y} | named("last", last) | way_back(model, dy, dstate, **back)
 
 

@@ -234,7 +234,7 @@ def test_ctrl_c_before_the_first_epoch_is_over_leaves_nothing(update, run, at_up
 
 def saved(path):
     options = {"device": "reference"}
-    Network([rnn_gpu.LSTM(12, 4, **options), rnn_gpu.Dense(4, 9, **options)], "softmax_cross_entropy", "last").save(path)
+    Network([rnn_gpu.LSTM(12, 4, **options), rnn_gpu.Dense(4, 9, **options)], loss="softmax_cross_entropy", steps="last").save(path)
 
 
 def test_gradflow_prints_the_report_and_draws_it_beside_the_model(run, tmp_path):

@@ -25,8 +25,8 @@ MODELS = {
     "one": lambda kind, m, n, rows, **options: kind(m, n, batch_first=rows, **options),
     "reverse": lambda kind, m, n, rows, **options: kind(m, n, reverse=True, batch_first=rows, **options),
     "both": lambda kind, m, n, rows, **options: Bidirectional(kind(m, n, batch_first=rows, **options)),
-    "stack": lambda kind, m, n, rows, **options: Network(stack(kind, m, n, 2, **options)),
-    "stack of both": lambda kind, m, n, rows, **options: Network(stack(kind, m, n, 2, bidirectional=True, **options)),
+    "stack": lambda kind, m, n, rows, **options: Network(stack(kind, m, n, num_layers=2, **options)),
+    "stack of both": lambda kind, m, n, rows, **options: Network(stack(kind, m, n, num_layers=2, bidirectional=True, **options)),
 }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rnn_gpu
-from door import REFERENCE, B, K, M, N, T, X, draw, network, parameters_of, refuses, rnn, same, table
+from door import REFERENCE, B, K, M, N, T, X, but, draw, network, parameters_of, refuses, rnn, same, table
 from rnn_gpu import LSTM, ArgumentError, Dense, DeviceError, Dropout, DtypeError, Embedding, Network, Recurrent, ShapeError
 
 # Layers
@@ -81,7 +81,7 @@ ONE = rnn()
     table(
         ("none", [], ArgumentError, r"layers is \[\], expected a list of layers"),
         ("not a layer", [rnn(), "Dense"], ArgumentError, "layers is .*'Dense'.*, expected a list of layers"),
-        ("a layer, no list", ONE, ArgumentError, "layers is <.*RNN.*>, expected a list of layers"),
+        ("a layer, no list", ONE, ArgumentError, r"layers is RNN\(4, 6, device='reference'\).*, expected a list of layers"),
         ("a number", 3, ArgumentError, "layers is 3, expected a list of layers"),
         ("the same twice", [ONE, Dense(N, M, **REFERENCE), ONE], ArgumentError, "layers has the same layer twice"),
         ("sizes", [rnn(), Dense(5, K, **REFERENCE)], ShapeError, "layer 1 takes 5 features, but the one before gives 6"),
@@ -121,7 +121,7 @@ def test_a_network_is_not_built(options, error, message):
         ("float64", draw(N, M, dtype="float64"), DtypeError, "U is float64, expected float32"),
         ("integers", np.ones((N, M), int), DtypeError, "U is int64, expected float32"),
         ("ragged", [[1.0], [1.0, 2.0]], ShapeError, "U cannot be made an array.*inhomogeneous"),
-        ("strings", [["a"] * M] * N, DtypeError, "U is to be numbers.*'a'"),
+        ("strings", [["a"] * M] * N, DtypeError, "U is <U1, expected float32"),
     ),
 )
 def test_a_parameter_is_not_assigned(value, error, message):
@@ -185,6 +185,36 @@ def test_torchs_parameters_are_refused(change, error, message):
     θ = parameters_of(layer)
     refuses(error, f"^{message}", lambda: layer.load_torch(state_dict))
     same(parameters_of(layer), θ)
+
+
+def test_torchs_parameters_are_a_mapping_by_name():
+    for came, says in (([draw(N, M)], "a list of 1"), (None, "None"), ({0: draw(N, M)}, "a dict"), ("weights", "'weights'")):
+        refuses(ArgumentError, f"^state_dict is {says}, expected arrays by torch's names", lambda came=came: rnn().load_torch(came))
+
+
+def test_kerass_parameters_are_a_list():
+    for came, says in ((None, "None"), ({}, "a dict"), (draw(N, M), "a ndarray"), ("weights", "'weights'")):
+        refuses(ArgumentError, f"^weights is {says}, expected a list of arrays", lambda came=came: rnn().load_keras(came))
+
+
+TAKE = {
+    "parameter": lambda net, a: net.layers[0].parameters.__setitem__("U", a),
+    "update": lambda net, a: net.layers[0].parameters.update(U=a),
+    "a layer's state_dict": lambda net, a: net.layers[0].load_torch(net.layers[0].to_torch() | {"weight_ih_l0": a}),
+    "a network's state_dict": lambda net, a: net.load_torch(net.to_torch() | {"0.weight_ih_l0": a}),
+    "Keras": lambda net, a: net.load_keras([a.T, *net.to_keras()[1:]]),
+}
+TAKEN_AS = dict(zip(TAKE, ("U", "U", "weight_ih_l0", "0.weight_ih_l0", r"weights\[0\]"), strict=True))
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("way", TAKE)
+def test_a_weight_that_is_not_finite_is_named_where_it_comes_in(way, number):
+    net = network()
+    θ, place = parameters_of(net), r"\(1, 2\)" if way == "Keras" else r"\(2, 1\)"
+    bad = but(draw(N, M), (2, 1), number)
+    refuses(ArgumentError, f"^{TAKEN_AS[way]} is {number} at {place}, expected finite numbers", lambda: TAKE[way](net, bad))
+    same(parameters_of(net), θ)
 
 
 # The GPU that is not there

@@ -42,7 +42,7 @@ def numpy_tape(layer):
 
 
 def everything(layer, x, dy, state, dstate, **options):
-    layer(x, state, LENGTHS)
+    layer(x, state, lengths=LENGTHS)
     dx, first = layer.backward(dy, dstate, **options)
     arrays = {"dx": dx, "delta": layer.delta, **named("first", first), **layer.grads}
     return {name: layer._device.numpy(a) for name, a in arrays.items()}
@@ -65,7 +65,7 @@ def loss_of(layer, dy, dstate):
     """(x, state, lengths) -> Σ dy·y + dstate·(the last state)."""
 
     def loss(x, state, lengths=None):
-        y, last = layer(x, state, lengths)
+        y, last = layer(x, state, lengths=lengths)
         return (dy[-len(y) :] * y).sum() + (stacked(dstate) * stacked(last)).sum()
 
     return loss
@@ -79,7 +79,7 @@ def test_delta_on_the_tape_is_the_slope_along_net(cell, device):
     state, dstate = draw_states(cell, 10), draw_states(cell, 20)
     loss = loss_of(layer, dy, dstate)
     slope = (loss(x + STEP * v, state, LENGTHS) - loss(x - STEP * v, state, LENGTHS)) / (2 * STEP)
-    layer(x, state, LENGTHS)
+    layer(x, state, lengths=LENGTHS)
     layer.backward(dy, dstate, tape=True)
     assert (numpy_tape(layer).delta.reshape(v.shape) * v).sum() == pytest.approx(slope, **SLOPE)
 
@@ -107,7 +107,7 @@ def test_ds_on_the_tape_is_the_slope_along_every_state(cell, device):
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
 def test_norms_on_the_tape_are_those_of_the_gradient_of_each_step(name, device):
     layer = recurrent(name, device)
-    layer(draw(T, B, 3), draw_states(CELLS[name], 10), LENGTHS)
+    layer(draw(T, B, 3), draw_states(CELLS[name], 10), lengths=LENGTHS)
     layer.backward(draw(T, B, N, seed=1), tape=True)
     tape = numpy_tape(layer)
     gradients = [np.einsum("bgj,bi->gji", δ, s).reshape(-1, N) for δ, s in zip(tape.delta_recurrent, tape.s[0], strict=False)]
@@ -117,7 +117,7 @@ def test_norms_on_the_tape_are_those_of_the_gradient_of_each_step(name, device):
 
 def test_beyond_lengths_ds_is_carried_and_delta_is_zero(device):
     layer = recurrent("lstm", device)
-    layer(draw(T, B, 3), draw_states(layer.cell, 10), LENGTHS)
+    layer(draw(T, B, 3), draw_states(layer.cell, 10), lengths=LENGTHS)
     dstate = draw_states(layer.cell, 20)
     layer.backward(draw(T, B, N, seed=1), dstate, tape=True)
     tape = numpy_tape(layer)

@@ -44,9 +44,10 @@ kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 kernels.devices.cuda.tf32
-errors
-arguments device io parameters
-derivatives losses optimizers weights
+errors outline
+arguments device io
+derivatives losses optimizers parameters weights
+layers.passes
 layers.base layers.noise layers.steps
 layers.stateful layers.stateless
 layers.recurrent

@@ -163,15 +163,15 @@ def test_copies_and_files_keep_the_precision(build, tmp_path):
     with pytest.raises(ArgumentError, match="device is 'cpu'"):
         layer.copy(device="cpu")
     Network([layer]).copy(precision="fp32").save(tmp_path / "strict")
-    assert rnn_gpu.load(tmp_path / "strict", "cpu").layers[0].precision == "fp32"
-    assert rnn_gpu.load(tmp_path / "strict", "cuda", precision="tf32").layers[0].precision == "tf32"
+    assert rnn_gpu.load(tmp_path / "strict", device="cpu").layers[0].precision == "fp32"
+    assert rnn_gpu.load(tmp_path / "strict", device="cuda", precision="tf32").layers[0].precision == "tf32"
     Network([Dropout(0.1, device="cuda"), layer]).save(tmp_path / "model")
-    assert rnn_gpu.load(tmp_path / "model", "cuda").layers[1].precision == "tf32"
-    assert rnn_gpu.load(tmp_path / "model", "cpu", precision="fp32").layers[1].precision == "fp32"
+    assert rnn_gpu.load(tmp_path / "model", device="cuda").layers[1].precision == "tf32"
+    assert rnn_gpu.load(tmp_path / "model", device="cpu", precision="fp32").layers[1].precision == "fp32"
     with pytest.raises(ModelFileError, match=r"device is 'cpu'.*Say precision='fp32'"):
-        rnn_gpu.load(tmp_path / "model", "cpu")
+        rnn_gpu.load(tmp_path / "model", device="cpu")
     with pytest.raises(ArgumentError, match="precision is 'half'"):
-        rnn_gpu.load(tmp_path / "model", "cpu", precision="half")
+        rnn_gpu.load(tmp_path / "model", device="cpu", precision="half")
 
 
 def test_two_directions_have_one_precision(tmp_path):
@@ -180,7 +180,7 @@ def test_two_directions_have_one_precision(tmp_path):
     with pytest.raises(ArgumentError, match="reverse has precision='fp32', but forward has 'tf32'"):
         Bidirectional(GRU(M, N, **CUDA), GRU(M, N, device="cuda", reverse=True))
     Network([both]).save(tmp_path / "model")
-    again = rnn_gpu.load(tmp_path / "model", "cpu", precision="fp32").layers[0]
+    again = rnn_gpu.load(tmp_path / "model", device="cpu", precision="fp32").layers[0]
     assert [layer.precision for layer in again.recurrent] == ["fp32"] * 2
 
 

@@ -92,7 +92,7 @@ BAD = np.ones((T, B))
         ("one a step", [True] * T, ShapeError, r"has shape \(5,\), expected \(5, 3\)"),
         ("floats", BAD, DtypeError, "is float64, expected booleans"),
         ("integers", BAD.astype(int).tolist(), DtypeError, "is int64, expected booleans"),
-        ("a string", "all", ShapeError, r"has shape \(\), expected"),
+        ("a string", "all", ArgumentError, "is 'all', expected an array"),
     ),
 )
 def test_masks_and_resets_are_refused(door, name, value, error, message):

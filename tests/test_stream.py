@@ -28,7 +28,7 @@ def test_steps_one_by_one_are_the_sequence_at_once(device, dtype):
     s0 = [(X[0, :, :1] + np.ones((B, N), dtype), -np.ones((B, N), dtype)), np.ones((B, 4), dtype)]
     s0 = [tuple(a.astype(dtype) for a in s) if isinstance(s, tuple) else s for s in s0]
     y, last = net(x, s0)
-    stream = Stream(net, s0)
+    stream = Stream(net, state=s0)
     close(np.stack([stream(step) for step in x]), y, dtype)
     for name, a in named("s", stream.state).items():
         close(a, named("s", last)[name], dtype)
@@ -112,7 +112,7 @@ def test_a_stream_leaves_backward_alone():
         ("rows", lambda: Stream(Network([Dense(M, N)])), ArgumentError, "network is .*that has a recurrent layer"),
         ("reverse", lambda: Stream(Network([Bidirectional(LSTM(M, N))])), ArgumentError, "recurrent layer 1 of network goes in reverse"),
         ("features", lambda: Stream(network())(X[0, :, :2]), ShapeError, r"x has shape \(1, 3, 2\), expected 5 on axis 2"),
-        ("states", lambda: Stream(network(), [X[0]])(X), ShapeError, "state is a list, expected a list of 2"),
+        ("states", lambda: Stream(network(), state=[X[0]])(X), ShapeError, "state is a list of 1, expected a list of 2"),
     ),
 )
 def test_what_cannot_stream_is_refused(call, error, message):

@@ -376,7 +376,8 @@ def pattern():
 
 def as_network(module, device):
     """The same layers of ours as a Network."""
-    layers = rnn_gpu.stack(getattr(rnn_gpu, type(module).__name__), M, N, module.num_layers, module.bidirectional, 0, device, "float64")
+    options = {"num_layers": module.num_layers, "bidirectional": module.bidirectional, "device": device, "dtype": "float64"}
+    layers = rnn_gpu.stack(getattr(rnn_gpu, type(module).__name__), M, N, **options)
     network = rnn_gpu.Network(layers)
     network.load_torch({f"{re.search('_l([0-9])', name)[1]}.{re.sub('_l[0-9]', '_l0', name)}": θ for name, θ in numbers(module).items()})
     return network
@@ -475,7 +476,14 @@ H = torch.zeros(1, B, N)
         ("dtype", lambda: ours.GRU(M, N)(X.double()), DtypeError, "input is torch.float64, but the parameters are torch.float32"),
         ("state's dtype", lambda: ours.GRU(M, N)(X, H.double()), DtypeError, "hx is torch.float64, but the parameters are"),
         ("state's shape", lambda: ours.GRU(M, N, 2)(X, H), ShapeError, r"hx has shape \(1, 3, 7\), expected \(2, 3, 7\)"),
-        ("one state", lambda: ours.LSTM(M, N)(X, H), ShapeError, "hx has 1 tensors, expected 2"),
+        ("one state", lambda: ours.LSTM(M, N)(X, H), ShapeError, "hx is a Tensor, expected a tuple of 2 tensors"),
+        ("three states", lambda: ours.LSTM(M, N)(X, (H, H, H)), ShapeError, "hx is a tuple of 3, expected a tuple of 2 tensors"),
+        ("no state", lambda: ours.GRU(M, N)(X, 0), ShapeError, "hx is 0, expected a tensor"),
+        ("bias", lambda: ours.LSTM(M, N, bias="False"), ArgumentError, "bias is 'False', expected True or False"),
+        ("bias by place", lambda: ours.LSTM(M, N, 1, 0), ArgumentError, "bias is 0, expected True or False"),
+        ("batch_first", lambda: ours.GRU(M, N, batch_first="no"), ArgumentError, "batch_first is 'no', expected True or False"),
+        ("bidirectional", lambda: ours.RNN(M, N, bidirectional=2), ArgumentError, "bidirectional is 2, expected True or False"),
+        ("tape", lambda: ours.RNN(M, N)(X, tape="no"), ArgumentError, "tape is 'no', expected True or False"),
         ("device", lambda: ours.GRU(M, N)(X.to("meta")), DeviceError, "input is on meta, but the parameters are on cpu"),
         ("meta", lambda: ours.GRU(M, N, device="meta")(X.to("meta")), DeviceError, "input is on meta, expected a CPU or a CUDA tensor"),
         ("value", lambda: ours.GRU(M, N, clip_step_value=0), ArgumentError, "clip_step_value is 0, expected a number above 0"),

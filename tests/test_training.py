@@ -51,8 +51,8 @@ OPTIMIZERS = {
     "momentum": lambda: optimizers.SGD(0.1, momentum=0.9, weight_decay=0.01),
     "nesterov": lambda: optimizers.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "rmsprop": lambda: optimizers.RMSprop(0.1, decay=0.9, weight_decay=0.01),
-    "adam": lambda: optimizers.Adam(0.1, 0.8, 0.95, weight_decay=0.01),
-    "adamw": lambda: optimizers.AdamW(0.1, 0.8, 0.95, weight_decay=0.01),
+    "adam": lambda: optimizers.Adam(0.1, beta1=0.8, beta2=0.95, weight_decay=0.01),
+    "adamw": lambda: optimizers.AdamW(0.1, beta1=0.8, beta2=0.95, weight_decay=0.01),
 }
 
 

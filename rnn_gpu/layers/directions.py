@@ -1,11 +1,15 @@
 """Layers side by side, in both directions of time, and one above the other."""
 
+from collections.abc import Callable
+
 import numpy as np
+import numpy.typing as npt
 
 from .. import arguments, parameters
 from ..errors import ArgumentError
 from ..kernels import UNCLIPPED
-from .base import INFERENCE, Back, Layer
+from .base import Layer
+from .passes import INFERENCE, Back
 from .recurrent import Recurrent
 from .stateful import Stateful
 from .stateless import Dropout
@@ -39,10 +43,13 @@ class Bidirectional(Stateful):
     def _hold(self, values):
         """The arrays of its two layers, whatever the values."""
         self.parameters = parameters.Parameters(self._joined(layer.parameters for layer in self.recurrent))
-        self._words = sum((layer._words for layer in self.recurrent), ())
+        self._bits = sum((layer._bits for layer in self.recurrent), ())
 
     def config(self):
         return dict(zip(("forward", "reverse"), self.recurrent, strict=True))
+
+    def _words(self):
+        return f"Bidirectional({', '.join(layer._words() for layer in self.recurrent)})"
 
     def copy(self, device=None, dtype=None, precision=None):
         return Bidirectional(*(layer.copy(device, dtype, precision) for layer in self.recurrent))
@@ -98,18 +105,33 @@ class Bidirectional(Stateful):
 
 
 def stack(
-    kind, input_size, hidden_size, num_layers=1, bidirectional=False, dropout=0.0, device="auto", dtype="float32", seed=0, **options
+    kind: Callable[..., Recurrent],
+    input_size: int,
+    hidden_size: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    device: str = "auto",
+    dtype: npt.DTypeLike = "float32",
+    seed: int = 0,
+    **options,
 ) -> list[Layer]:
     """num_layers recurrent layers one above the other, for `Network([*stack(…), …])`; Dropout between them where dropout > 0.
 
     kind     RNN, LSTM, GRU, or what else makes a recurrent layer of (input_size, hidden_size, …); options are its own
     seed     of the first layer; each one, and each Dropout, has another
     """
-    layers, common = [], {"device": device, "dtype": dtype}
+    if not callable(kind):
+        raise ArgumentError(f"kind is {kind!r}, expected RNN, LSTM, GRU, or what else makes a layer")
+    rate = arguments.number("dropout", dropout, 0, 1, open_high=True)
+    seed, both = arguments.seed("seed", seed), arguments.flag("bidirectional", bidirectional)
+    layers: list[Layer] = []
     for k in range(arguments.size("num_layers", num_layers)):
-        if k and arguments.number("dropout", dropout, 0, 1, open_high=True):
-            layers.append(Dropout(dropout, seed=seed + 2 * k, **common))
-        layer = kind(input_size, hidden_size, seed=seed + 2 * k, **common, **options)
-        layers.append(Bidirectional(layer) if bidirectional else layer)
-        input_size = layers[-1].output_size
+        own = seed + 2 * k
+        if k and rate:
+            layers.append(Dropout(rate, seed=own, device=device, dtype=dtype))
+        layer = kind(input_size, hidden_size, seed=own, device=device, dtype=dtype, **options)
+        layers.append(Bidirectional(layer) if both else layer)
+        input_size = 2 * layer.hidden_size if both else layer.hidden_size
     return layers

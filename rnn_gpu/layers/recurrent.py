@@ -1,19 +1,23 @@
 """A recurrent layer of any cell, forward and back through time; and the built-in kinds."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .. import arguments, derivatives, parameters
+from .. import arguments, derivatives, outline, parameters
+from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
-from ..kernels import LIVE, UNCLIPPED, Activation, Cell
+from ..kernels import LIVE, UNCLIPPED, Cell
 from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..weights import TORCH, by_gates, known, recurrent_of_keras
-from .base import INFERENCE, Back, Layer
+from .base import Layer
 from .noise import PART, Noise, key, noise
+from .passes import INFERENCE, Back
 from .stateful import Stateful
 from .steps import zeros
 
@@ -29,6 +33,8 @@ class Tape(NamedTuple):
     cell: Cell  # that ran: the layer's own, or with noise around it
     own: Cell  # of the layer
     mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
+
+    __repr__ = outline.fields
 
     @property
     def s(self):
@@ -70,6 +76,8 @@ class DeltaTape(NamedTuple):
     kept: np.ndarray  # (T, B, K, n), gates and what else the cell keeps
     weight_gradient_norms: np.ndarray  # (T,), ‖∇W_t‖ of 式5 over the whole batch; NumPy, float64
 
+    __repr__ = outline.fields
+
 
 def outer_norm(δ, s) -> float:
     """‖Σ_b δ_b s_bᵀ‖ without the matrix: its square is Σ_{b,b'} (δ_b·δ_b')(s_b·s_b').  δ (B, G·n), s (B, n)."""
@@ -107,15 +115,16 @@ class Recurrent(Stateful):
         cell: Cell | str,
         input_size: int,
         hidden_size: int,
+        *,
         batch_first: bool = False,
         device: str = "auto",
-        dtype="float32",
+        dtype: npt.DTypeLike = "float32",
         seed: int = 0,
         init: str = "default",
         reverse: bool = False,
         precision: str = "fp32",
         recurrent_dropout: float = 0.0,
-        zoneout: float | tuple[float, ...] = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
     ):
         if isinstance(cell, str):
             cell = CELLS[arguments.choice("cell", cell, CELLS)]
@@ -127,7 +136,8 @@ class Recurrent(Stateful):
         self._noise = noise(recurrent_dropout, zoneout, cell.states)
         self.input_size = arguments.size("input_size", input_size)
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
-        self.batch_first, self.reverse = bool(batch_first), bool(reverse)
+        self.batch_first = arguments.flag("batch_first", batch_first)
+        self.reverse = arguments.flag("reverse", reverse)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         if self.draws:
             key(self.seed)
@@ -165,7 +175,7 @@ class Recurrent(Stateful):
         return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
 
     @property
-    def delta(self):
+    def delta(self) -> np.ndarray:
         """δ = dE/dnet of every step, from the last backward: (T, B, G, n)."""
         back = self._found("delta")
         if back is None or back.delta is None:
@@ -260,7 +270,8 @@ class Recurrent(Stateful):
             return zeros(self._device, (S, B, n), self.dtype)
         parts = (state,) if S == 1 else state
         if not isinstance(parts, (tuple, list)) or len(parts) != S:
-            raise ShapeError(f"{name} is a {type(state).__name__}, expected a tuple of {S} arrays (B, n)")
+            came = arguments.came_in_parts(parts)
+            raise ShapeError(f"{name} is {came}, expected a tuple of {S} arrays (B, n)")
         s = self._device.empty((S, B, n), self.dtype)
         for k, part in enumerate(parts):
             label = name if S == 1 else f"{name}[{k}]"
@@ -307,12 +318,40 @@ class RNN(Recurrent):
     """Elman network, s_t = f(U x_t + b + W s_{t-1}) (式2).
 
     activation  a name ("tanh", "relu", "sigmoid", …), an Activation, or your own pair (f, df) with df from the output y.
-    options     batch_first, device, dtype, seed, init, reverse, precision: see Recurrent. The state is s (B, n).
+    The other options: see Recurrent. The state is s (B, n).
     """
 
-    def __init__(self, input_size, hidden_size, activation: str | Activation | tuple = "tanh", **options):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        activation: ActivationLike = "tanh",
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
         self.activation = derivatives.activation(activation)
-        super().__init__(elman(self.activation), input_size, hidden_size, **options)
+        super().__init__(
+            elman(self.activation),
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )
 
     def config(self):
         return {"activation": self.activation} | super().config()
@@ -327,12 +366,66 @@ class RNN(Recurrent):
 class LSTM(Recurrent):
     """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  Options: see Recurrent."""
 
-    def __init__(self, input_size, hidden_size, **options):
-        super().__init__(lstm, input_size, hidden_size, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
+        super().__init__(
+            lstm,
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )
 
 
 class GRU(Recurrent):
     """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  Options: see Recurrent."""
 
-    def __init__(self, input_size, hidden_size, **options):
-        super().__init__(gru, input_size, hidden_size, **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
+        super().__init__(
+            gru,
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )

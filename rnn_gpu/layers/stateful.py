@@ -1,20 +1,38 @@
 """The way in and out of a layer that carries states through time."""
 
+from collections.abc import Sequence
 from threading import get_ident
+from typing import Any
+
+from numpy.typing import ArrayLike
 
 from .. import arguments
 from ..errors import ShapeError
 from ..kernels import UNCLIPPED, Clip
-from .base import Last, Layer, next_pass
+from .base import Layer
+from .passes import Last, next_pass
 from .steps import enter, zeros
+
+State = ArrayLike | Sequence[Any]  # of a cell of several states a tuple, of several layers a list
 
 
 class Stateful(Layer):
     """What a recurrent layer and a bidirectional one share: the way in and out for sequences and states."""
 
+    input_size: int
+    output_size: int
     batch_first = False
 
-    def __call__(self, x, state=None, lengths=None, mask=None, resets=None, training=False):
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        resets: ArrayLike | None = None,
+        training: bool = False,
+    ) -> tuple[Any, Any]:
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
 
         x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
@@ -28,6 +46,7 @@ class Stateful(Layer):
         training  True draws the masks of recurrent dropout and zoneout
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
+        training = arguments.flag("training", training)
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
@@ -36,7 +55,15 @@ class Stateful(Layer):
         self._keep(Last(x, steps, tape, weights, thread=get_ident()))
         return self._to_kind_of(x, self._turn(y)), self._as_states(x, s)
 
-    def backward(self, dy, dstate=None, tape=False, clip_step_value=None, clip_step_norm=None):
+    def backward(
+        self,
+        dy: ArrayLike | None,
+        dstate: State | None = None,
+        *,
+        tape: bool = False,
+        clip_step_value: float | None = None,
+        clip_step_norm: float | None = None,
+    ) -> tuple[Any, Any]:
         """Carry δ back through time (式3), after a call; set `grads`.  Returns (dx, dstate).
 
         dy      (T, B, n), dE/dy of every step; None for zero. Where no step happens it is ignored
@@ -47,7 +74,8 @@ class Stateful(Layer):
                 back past W, as along an LSTM's c, is not clipped
         dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
         """
-        last, clip = self._recall(), clip_of(clip_step_value, clip_step_norm)
+        last = self._recall()
+        tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
         T, B = last.steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
@@ -83,7 +111,8 @@ def check_states(recurrent, name, states, B):
     """A list with the state of each recurrent layer, or None, checked -> a list of arrays (S, B, n) of the device."""
     states = [None] * len(recurrent) if states is None else states
     if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
-        raise ShapeError(f"{name} is a {type(states).__name__}, expected a list of {len(recurrent)}: one a recurrent layer")
+        came = arguments.came_in_parts(states)
+        raise ShapeError(f"{name} is {came}, expected a list of {len(recurrent)}: one a recurrent layer")
     return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))]
 
 

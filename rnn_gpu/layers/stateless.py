@@ -5,20 +5,25 @@ from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from .. import arguments, derivatives, parameters
+from ..derivatives import ActivationLike
 from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
 from ..weights import dense_of_keras, known
-from .base import INFERENCE, Back, Last, Layer, next_pass
+from .base import Layer
 from .noise import drop_mask, key, struck
+from .passes import INFERENCE, Back, Last, next_pass
 
 
 class Stateless(Layer):
     """A layer that treats every step and sample alike.  x is (T, B, m), or (B, m) without time; y has the same axes."""
 
-    def __call__(self, x, training=False):
+    def __call__(self, x: ArrayLike, *, training: bool = False) -> Any:
         """Carry the layer over x; remember what `backward` needs.  x (…, B, m) -> y (…, B, n)."""
+        training = arguments.flag("training", training)
         a = arguments.as_array("x", x, self.dtype)
         rank = 3 if a.ndim == 3 else 2
         axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
@@ -29,7 +34,7 @@ class Stateless(Layer):
         self._keep(Last(x, None, tape, weights, thread=get_ident()))
         return self._to_kind_of(x, y.reshape(*np.shape(x)[:-1], y.shape[-1]))
 
-    def backward(self, dy):
+    def backward(self, dy: ArrayLike) -> Any:
         """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads`."""
         last = self._recall()
         shape = np.shape(last.like)
@@ -75,8 +80,20 @@ class Dense(Stateless):
     that is always 1.
     """
 
+    input_size: int
+    output_size: int
+
     def __init__(
-        self, input_size, output_size, activation="identity", device="auto", dtype="float32", seed=0, init="default", precision="fp32"
+        self,
+        input_size: int,
+        output_size: int,
+        activation: ActivationLike = "identity",
+        *,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        precision: str = "fp32",
     ):
         self.activation = derivatives.activation(activation)
         self.input_size = arguments.size("input_size", input_size)
@@ -130,15 +147,24 @@ class Embedding(Dense):
     It is the product of V with the one-hot vectors that integers stand for; so it is meant for characters, not for 100,000 words.
     """
 
-    def __init__(self, symbols, size, device="auto", dtype="float32", seed=0, precision="fp32"):
+    def __init__(
+        self,
+        symbols: int,
+        size: int,
+        *,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        precision: str = "fp32",
+    ):
         self.activation = derivatives.activation("identity")
         self.input_size, self.output_size = arguments.size("symbols", symbols), arguments.size("size", size)
         self.seed = arguments.seed("seed", seed)
         Layer.__init__(self, device, dtype, parameters.embedding(self.input_size, self.output_size, seed), precision)
 
-    def __call__(self, x, training=False):
+    def __call__(self, x: ArrayLike, *, training: bool = False) -> Any:
         """x (T, B) or (B,) integers, or one-hot (…, symbols) -> (…, size).  What `backward` returns is with respect to the one-hot."""
-        return super().__call__(self.vectors(x), training)
+        return super().__call__(self.vectors(x), training=training)
 
     def vectors(self, x):
         """Integers as one-hot vectors; anything else as it is."""
@@ -176,8 +202,17 @@ class Dropout(Stateless):
 
     draws = True
 
-    def __init__(self, rate: float, variational: bool = False, device="auto", dtype="float32", seed=0):
-        self.rate, self.variational = arguments.number("rate", rate, 0, 1, open_high=True), bool(variational)
+    def __init__(
+        self,
+        rate: float,
+        *,
+        variational: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+    ):
+        self.rate = arguments.number("rate", rate, 0, 1, open_high=True)
+        self.variational = arguments.flag("variational", variational)
         self.seed = key(arguments.seed("seed", seed))
         super().__init__(device, dtype, {})
 

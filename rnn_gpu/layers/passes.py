@@ -1,0 +1,125 @@
+"""Passes forward and back as values, and what keeps the last one for the users' door."""
+
+from collections.abc import Mapping
+from threading import get_ident
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ..errors import OrderError
+
+
+class Pass(NamedTuple):
+    """What all layers, and all segments, of one way forward have in common."""
+
+    training: bool = False
+    numbers: Mapping[Any, int] = MappingProxyType({})  # of this pass, for each layer that draws
+
+
+INFERENCE = Pass()
+
+
+class Back(NamedTuple):
+    """What the way back through a layer gives; of a network and of a layer with two directions, also that of each part."""
+
+    dx: Any  # dE/dx (T, B, m)
+    ds: list  # dE/d(initial state), (S, B, n) for each layer of `recurrent`
+    grads: dict  # dE/dθ by name
+    delta: Any = None  # dE/dnet: (T, B, G, n) of a recurrent layer, (T, B, n) of a Dense one
+    tape: Any = None  # a DeltaTape, where it was asked for
+    clipped_steps: int = 0  # how often δ of a step and sample was beyond its bounds
+    wide_ds: Any = None  # ds of the cell that ran, where noise made it another than the layer's own
+    parts: tuple["Back", ...] = ()
+
+
+class Last(NamedTuple):
+    """The last pass of a layer or network, whole: never written into, only replaced, so that no thread sees half of one."""
+
+    like: Any  # x as it came
+    steps: Any  # its Steps; None without time
+    tape: Any  # what the way back needs; None where there is none for it alone
+    weights: tuple = ()  # the fingerprint of the parameters that it went forward with; () where nobody asks
+    way: Any = None  # what goes back where it is not the layer or network itself: Segments
+    back: Back | None = None
+    thread: int = 0  # that went forward
+
+    def returned(self, back: "Back") -> "Last":
+        return Last(self.like, self.steps, self.tape, self.weights, self.way, back, self.thread)
+
+    def parts(self, count: int) -> list["Last"]:
+        """The same pass as each of `count` layers that took part has seen it; of segments none has all."""
+        none = (None,) * count
+        tapes = none if self.tape is None or self.way else self.tape
+        backs = self.back.parts if self.back else none
+        return [Last(input_of(tape), self.steps, tape, back=back, thread=self.thread) for tape, back in zip(tapes, backs, strict=True)]
+
+
+def input_of(tape):
+    """x, as the layer had it that left this tape; None of no tape."""
+    return getattr(tape, "x", None) if tape is None or hasattr(tape, "x") else input_of(tape[0])
+
+
+class Remembering:
+    """What keeps its last pass, for `backward` and for whoever looks at what that gave.
+
+    A pass belongs to the thread that made it: several may go forward, but `backward` is for the last of them alone.
+    """
+
+    _device: Any
+    _bits: tuple  # all parameters, as arrays (·,) of uint32
+    _last: Last | None = None
+    _threads: frozenset[int] = frozenset()  # that went forward
+
+    def __getstate__(self) -> dict:
+        """For copies and other processes: without what the last pass remembers, which stays with its thread."""
+        here = ("_device", "_bits", "_last", "_threads", "_trainer")
+        return {name: value for name, value in self.__dict__.items() if name not in here}
+
+    def _fingerprint(self) -> tuple:
+        return tuple(map(self._device.fingerprint, self._bits))
+
+    def _keep(self, last: Last | None):
+        """Remember a pass, or none; what is made of layers has each of them remember its part."""
+        if last is not None and last.thread not in self._threads:
+            self._threads |= {last.thread}
+        self._last = last
+
+    def _recall(self) -> Last:
+        """The last pass, for its way back.  Raises OrderError if there is none, or not of this thread, or not of these weights."""
+        last, name = self._last, type(self).__name__
+        if last is None or last.tape is None:
+            raise OrderError(f"{name}: backward before forward; call it on x first")
+        if last.thread != get_ident():
+            raise OrderError(f"{name}: another thread has called it since; give each thread a copy() of its own")
+        if last.weights and self._fingerprint() != last.weights:
+            raise OrderError(f"{name}: its parameters were written since it was called; call it on x again, then backward")
+        return last
+
+    def _found(self, what: str) -> Back | None:
+        """What the last way back gave; None if there was none since the way forward."""
+        last = self._last
+        if last is not None and last.thread != get_ident() and get_ident() in self._threads:
+            raise OrderError(f"{what} is of another thread, which has called this {type(self).__name__} since: give each a copy()")
+        return last and last.back
+
+    @property
+    def grads(self) -> Mapping[str, Any]:
+        """dE/dθ by the parameter's name, from the last backward; empty before."""
+        back = self._found("grads")
+        return {} if back is None else back.grads
+
+    @property
+    def clipped_steps(self) -> int:
+        """How often, in the last backward, δ of a step and sample was beyond its bounds."""
+        back = self._found("clipped_steps")
+        return 0 if back is None else back.clipped_steps
+
+
+def next_pass(layers, training: bool) -> Pass:
+    """A way forward through these layers; in training each that draws counts it."""
+    if not training:
+        return INFERENCE
+    numbers = {}
+    for layer in (part for one in layers for part in one._parts if part.draws):
+        numbers[layer] = layer.passes
+        layer.passes += 1
+    return Pass(True, numbers)
