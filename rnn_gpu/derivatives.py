@@ -1,7 +1,6 @@
 """Formulas a user brings are compared with their numerical slope before they enter a kernel."""
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 
@@ -9,6 +8,7 @@ from .errors import ArgumentError, DerivativeError
 from .kernels import Activation, Cell, binding
 from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula
+from .kernels.once import once_as_it_reads
 
 STEP = 1e-6  # of the central differences, in float64
 TOLERANCE = 1e-5  # of the derivative, relative to 1 + its size
@@ -51,7 +51,7 @@ def cell(name: str, *, gates: int, states: int, kept: int, step: Callable, back:
     return made
 
 
-@cache
+@once_as_it_reads
 def check_activation(activation: Activation):
     """Raise DerivativeError unless df(f(z)) is the slope of f; kinks, where the two one-sided slopes differ, are passed over."""
     refuse_unknown(f"activation {activation.name!r}", activation.f, activation.df)
@@ -65,7 +65,7 @@ def check_activation(activation: Activation):
     report(f"activation {activation.name!r}", "f'(z)", error, lambda i: (f"z = {z[i]:.6g} (y = {y[i]:.6g})", claimed[i], slope[i]))
 
 
-@cache
+@once_as_it_reads
 def check_cell(cell: Cell):
     """Raise DerivativeError unless `back` is the slope of `step` with respect to every p, q and s, at 64 random points."""
     if cell.drawn or cell.output:

@@ -1,13 +1,13 @@
 """The definition: NumPy, slow and obvious. Every other device is judged by this one."""
 
 import itertools
-from functools import cache
 
 import numpy as np
 
 from .. import LIVE, RESET, UNCLIPPED
 from ..binding import bind, interpreted_maths
 from ..clipping import bounded, factor
+from ..once import once
 from ..products import by_chunks, products
 
 name = "reference"
@@ -43,7 +43,7 @@ def chunk(B):
 project, project_back = products(chunk, *by_chunks(np.matmul, empty))
 
 
-@cache
+@once
 def formula(f):
     """f on whole arrays; number by number where f cannot take an array (it says `if`)."""
     bound = bind(f, None, MATHS, lambda g: g)

@@ -1,11 +1,10 @@
 """Layers that know no time."""
 
-from functools import cache
-
 import numpy as np
 
 from .. import arguments, derivatives, parameters
 from ..kernels import UNCLIPPED, Activation
+from ..kernels.once import once
 from ..weights import dense_of_keras, known
 from .base import Layer
 from .noise import drop_mask, key, struck
@@ -38,7 +37,7 @@ class Stateless(Layer):
         return arguments.take(self._device, name, a if a.ndim == 3 else a[None], self.dtype)
 
 
-@cache
+@once
 def output_formula(activation: Activation):
     """(y, dy) -> δ = dy f'(net): 式3 of the BP chapter, but for its sign."""
     df = activation.df

@@ -1,10 +1,9 @@
 """The CPU: Numba `@njit` kernels; each step a product in tiles, and the cells on the vectors that come out of it."""
 
-from functools import cache
-
 import numpy as np
 
 from ...binding import define, elementwise_source
+from ...once import caches, once
 from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit
 from .memory import copy, empty  # noqa: F401
@@ -12,9 +11,11 @@ from .products import chunk, project, project_back  # noqa: F401  part of every 
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
 from .stored import keep
+from .threads import post_of, shared
 from .tiles import layout, rows_of_tiles
 
 name = "cpu"
+caches += post_of, shared  # of kernels
 
 
 def array(x, dtype):
@@ -32,7 +33,7 @@ def finite(a):
 keep(finite)
 
 
-@cache
+@once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
     kernel = jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))
     return keep(kernel, f, number, outputs, inputs, scalars)
