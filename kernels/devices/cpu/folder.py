@@ -149,11 +149,14 @@ def mine(status, kind):
 
 
 def removed(path, here) -> bool:
-    """Remove a file; was it there, and could it be removed?"""
-    with suppress(OSError):
+    """Remove a file; is it gone? Another process may have been first."""
+    try:
         os.unlink(path, dir_fd=here)
+    except FileNotFoundError:
         return True
-    return False
+    except OSError:
+        return False
+    return True
 
 
 def head(name: str, payload: bytes) -> bytes:

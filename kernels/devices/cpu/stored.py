@@ -10,6 +10,7 @@ import os
 import pickle
 import re
 import secrets
+import stat
 import sys
 from contextlib import suppress
 from functools import cache
@@ -27,7 +28,7 @@ from numba.misc.appdirs import AppDirs
 
 from ...description import description, formulas
 from ...once import at_first
-from .folder import OWNERS, Folder
+from .folder import OWNERS, File, Folder, mine
 
 HERE = Path(__file__).parent
 MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say another number
@@ -120,6 +121,17 @@ def folder() -> Folder:
     """The folder of this user's kernels: other users of the same NUMBA_CACHE_DIR have their own."""
     shared = f"rnn_gpu-{os.geteuid()}" if OWNERS else "rnn_gpu"
     return Folder(home() / (shared if config.CACHE_DIR else "kernels"), most())
+
+
+def clear() -> list[File]:
+    """Remove all kernels of this user, those too that older versions kept beside the folder; returns what was there."""
+    gone = folder().clear()
+    for path in home().glob("*"):
+        if re.fullmatch("[0-9a-f]{64}", path.name):
+            with suppress(OSError):
+                gone.append(File(path.name, mine(path.lstat(), stat.S_ISREG).st_size, 0.0))
+                path.unlink()
+    return gone
 
 
 def most() -> int:
