@@ -19,15 +19,25 @@ def once(f):
 
 
 def forget():
-    """Let go of all that was made of formulas. What is asked for again is made again, of what they refer to by then."""
+    """Let go of all that was made of formulas. Layers go on: what they need is made again, of what their formulas refer to by then.
+
+    An activation's kernels, forward and back, keep 21 MB on the CPU where they were compiled, 5 where they were found on disk. Of
+    these 9 and 3 stay: machine code, which LLVM has no way to unload.
+    """
     for each in caches:
         each.cache_clear()
 
 
+def told(formula):
+    """The description of a formula; None where it has none."""
+    with suppress(LookupError):
+        return description(formula)
+
+
 @once
 def at_first(formula):
-    """The description of a formula when it was first seen.  LookupError where it has none."""
-    return description(formula)
+    """What was told of a formula when it was first seen: compiled in, it stays so whatever it refers to later."""
+    return told(formula)
 
 
 def once_as_it_reads(check):
@@ -36,9 +46,8 @@ def once_as_it_reads(check):
 
     @wraps(check)
     def checked(made_of):
-        with suppress(LookupError):
-            if any(at_first(formula) != description(formula) for formula in formulas(made_of)):
-                forget()
+        if any(at_first(formula) != told(formula) for formula in formulas(made_of)):
+            forget()
         done(made_of)
 
     return checked

@@ -278,6 +278,17 @@ def sloping(name):
     return names, names["settings"]
 
 
+def test_what_could_not_be_told_when_it_was_compiled_is_not_kept_when_it_can(folder):
+    settings = module("settings", times=numba.njit("f8(f8)")(double))
+    text = "def f(z): return settings.times(z)"
+    f = formula(text, settings=settings)
+    elementwise(f, np.ones(3))
+    settings.times = numba.njit(lambda z: 3.0 * z)
+    elementwise(f, np.ones(3))
+    y, _ = elementwise(formula(text, settings=settings), np.ones(3))
+    assert (y == 3).all()
+
+
 @pytest.mark.parametrize("name", ["SLOPE", "settings.SLOPE"])
 def test_a_layer_reads_anew_what_its_formulas_refer_to(name, device):
     names, settings = sloping(name)
@@ -485,6 +496,32 @@ def test_what_a_killed_writer_leaves_is_removed_in_time(store):
         os.utime(store.path / name, (time.time() - age,) * 2)
     store.write("other", b".")
     assert {path.name for path in store.path.iterdir()} == {"name.kernel", "other.kernel", "young.part", "another's"}
+
+
+WRITER = """
+import importlib.util, random, sys
+spec = importlib.util.spec_from_file_location("folder", sys.argv[1])
+folder = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(folder)
+from pathlib import Path
+
+store = folder.Folder(Path(sys.argv[2]), 50_000)
+for k in range(150):
+    name = random.choice("abcdefgh")
+    store.write(name, name.encode() * 9_000)
+    name = random.choice("abcdefgh")
+    assert store.read(name) in (None, name.encode() * 9_000)
+    if k % 50 == 49:
+        store.clear()
+"""
+
+
+def test_processes_that_write_and_read_at_once_find_whole_files(tmp_path):
+    command = [sys.executable, "-c", WRITER, files.__file__, str(tmp_path / "store")]
+    for process in [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert all(path.suffix == ".kernel" for path in (tmp_path / "store").iterdir())
 
 
 def test_a_full_disk_keeps_what_was_there(store, monkeypatch):

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -39,8 +38,7 @@ def maths(number, vectors):
 
 @once
 def formula(f, number, vectors=False):
-    with suppress(LookupError):
-        at_first(f)  # is what is compiled in from here on
+    at_first(f)  # is what is compiled in from here on
     return bind(f, number, maths(number, vectors), inlined)
 
 
