@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
-from .device import NAMES, PRECISIONS, resolve, simulated, why_no_cuda
+from .device import NAMES, PRECISIONS, module_of, resolve, simulated, why_no_cuda
 
 app = typer.Typer(help="Recurrent networks by back-propagation through time, with kernels in Python.", no_args_is_help=True)
 CELLS = {"elman": RNN, "lstm": LSTM, "gru": GRU}
@@ -160,6 +160,28 @@ def info():
     reason = why_no_cuda()
     print(f"{'cuda':14}{'the simulator (NUMBA_ENABLE_CUDASIM=1)' if simulated() else 'a GPU' if not reason else 'no: ' + reason}")
     print(f"{'auto':14}{resolve('auto').name}")
+    store = stored().folder()
+    kept = store.files()
+    limit = f"{in_megabytes(kept)} of at most {store.most / 1e6:g} (RNN_GPU_CACHE_MB)"
+    why_not = store.trouble()
+    print(f"{'kernels':14}{'not kept: ' + why_not if why_not else f'{len(kept)} kept, {limit}'}")
+    print(f"{'':14}in {store.path}; `rnn-gpu clear-kernels` removes them")
+
+
+@app.command()
+def clear_kernels():
+    """Remove the compiled kernels that are kept on disk from run to run; they are compiled again when they are needed."""
+    removed = stored().clear()
+    print(f"{len(removed)} files removed, {in_megabytes(removed)}")
+
+
+def stored():
+    """Where compiled CPU kernels are kept."""
+    return module_of("cpu").stored
+
+
+def in_megabytes(files) -> str:
+    return f"{sum(file.bytes for file in files) / 1e6:.1f} MB"
 
 
 def main():

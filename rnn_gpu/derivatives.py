@@ -1,7 +1,6 @@
 """Formulas a user brings are compared with their numerical slope before they enter a kernel."""
 
 from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from .errors import ArgumentError, DerivativeError
 from .kernels import Activation, Cell, binding
 from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula
+from .kernels.once import once_as_it_reads
 
 STEP = 1e-6  # of the central differences, in float64
 TOLERANCE = 1e-5  # of the derivative, relative to 1 + its size
@@ -27,6 +27,12 @@ def activation(
 
     f takes a number z to y; df takes y, the *output*, to f'(z). Both are plain Python with NumPy's or math's functions; they are
     compiled into the fused kernels of every device.
+
+    What they refer to (globals, closures, constants of modules) is compiled in. It is looked at whenever a layer is built, or this is
+    called: where it has changed since, all kernels are made anew. A layer that is there does not see a change before that; and of
+    objects whose contents cannot be told, an array say, none is seen: write new functions then.
+    The kernels of a new pair keep some 20 MB (5 where they are found on disk) as long as the process lives, of which
+    `kernels.once.forget` gives about half back.
     Raises DerivativeError, with the worst point, where df(f(z)) is not the slope of f on −6 … 6.
     """
     if df is None and isinstance(f, str):
@@ -63,6 +69,7 @@ def cell(
     back  (ds, kept, s, s_next) -> (dp, dq, ds)     tuples of S, K, S, S -> G, G, S; ds without what passes through W
     apart says that dp and dq differ (p and q enter apart); the layer then has a recurrent bias c too.
     initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts.
+    What step and back refer to is compiled in, and kernels keep memory: see `activation`.
     Raises DerivativeError where `back` is not the slope of `step`.
     """
     apart = arguments.flag("apart", apart)
@@ -71,7 +78,7 @@ def cell(
     return made
 
 
-@cache
+@once_as_it_reads
 def check_activation(activation: Activation):
     """Raise DerivativeError unless df(f(z)) is the slope of f; kinks, where the two one-sided slopes differ, are passed over."""
     refuse_unknown(f"activation {activation.name!r}", activation.f, activation.df)
@@ -85,7 +92,7 @@ def check_activation(activation: Activation):
     report(f"activation {activation.name!r}", "f'(z)", error, lambda i: (f"z = {z[i]:.6g} (y = {y[i]:.6g})", claimed[i], slope[i]))
 
 
-@cache
+@once_as_it_reads
 def check_cell(cell: Cell):
     """Raise DerivativeError unless `back` is the slope of `step` with respect to every p, q and s, at 64 random points."""
     if cell.drawn or cell.output:

@@ -22,7 +22,7 @@ def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> Mod
     if device == "cuda" and (reason := why_no_cuda()):
         raise DeviceError(f"device='cuda', but {reason}. Say device='cpu', or 'auto' to let rnn_gpu choose.")
     if precision == "fp32":
-        return import_module(f"rnn_gpu.kernels.devices.{device}")
+        return module_of(device)
     if (device, dtype) != ("cuda", "float32"):
         here = f"precision is {precision!r}, but device is {device!r} and dtype {dtype!r}"
         raise ArgumentError(f"{here}: TF32 is for 'cuda' and 'float32'. Say precision='fp32'.")
@@ -30,6 +30,14 @@ def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> Mod
     if reason := module.missing():
         raise DeviceError(f"precision={precision!r}, but {reason}. Say precision='fp32'.")
     return module
+
+
+def module_of(device: str) -> ModuleType:
+    """The module of a device; ArgumentError where it does not understand what the environment says."""
+    try:
+        return import_module(f"rnn_gpu.kernels.devices.{device}")
+    except ValueError as error:
+        raise ArgumentError(error) from None
 
 
 def why_no_cuda() -> str:

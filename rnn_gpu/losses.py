@@ -1,15 +1,14 @@
 """A loss over rows of outputs: what it is, its gradient, and what a class label means to it."""
 
-from functools import cache
-
 import numpy as np
 
 from . import arguments
 from .errors import ArgumentError, DtypeError, ShapeError
 from .kernels.losses import LOSSES, Loss
+from .kernels.once import once
 
 
-@cache
+@once
 def value_and_slope(loss: Loss):
     value, slope = loss.value, loss.slope
 

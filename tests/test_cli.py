@@ -10,9 +10,11 @@ from importlib.metadata import entry_points, version
 
 import numpy as np
 import pytest
+from numba.core import config
 
 import rnn_gpu
 from rnn_gpu import Network, NonFiniteError, cli, datasets, load, optimizers
+from rnn_gpu.kernels.devices.cpu import stored
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TINY = ("train", "--hidden", "4", "--device", "reference")
@@ -282,6 +284,42 @@ def test_info_says_why_there_is_no_gpu(tmp_path):
     assert ended.returncode == 0, ended.stderr
     told = {words[0]: " ".join(words[1:]) for words in map(str.split, ended.stdout.splitlines())}
     assert told["cuda"].startswith("no: ") and told["auto"] == "cpu"
+
+
+@pytest.fixture
+def kernels(monkeypatch, tmp_path):
+    """A folder with a kernel of 1.5 MB."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
+    folder = stored.folder()
+    folder.write("kernel", bytes(1_500_000))
+    return folder
+
+
+def test_info_tells_where_kernels_are_kept_how_many_and_how_to_remove_them(run, kernels):
+    status, out, _ = run("info")
+    assert status == 0
+    assert "kernels       1 kept, 1.5 MB of at most 1000 (RNN_GPU_CACHE_MB)" in out
+    assert f"in {kernels.path}; `rnn-gpu clear-kernels` removes them" in out
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has no owners of files")
+def test_info_tells_why_no_kernels_are_kept(run, kernels):
+    kernels.path.chmod(0o777)
+    assert "kernels       not kept: others may write to it\n" in run("info")[1]
+
+
+def test_kernels_are_removed(run, kernels):
+    assert run("clear-kernels")[:2] == (0, "1 files removed, 1.5 MB\n")
+    assert kernels.files() == []
+    assert run("clear-kernels")[:2] == (0, "0 files removed, 0.0 MB\n")
+
+
+def test_a_bound_of_the_kernels_that_is_no_number_is_said_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("RNN_GPU_CACHE_MB", "lots")
+    for arguments in (("info",), TINY[:1] + ("--device", "cpu")):
+        ended = elsewhere(*arguments, cwd=tmp_path)
+        assert ended.returncode == 2
+        assert ended.stderr == "error: RNN_GPU_CACHE_MB is 'lots', expected a number of megabytes: 1000, or 0 to keep no kernels\n"
 
 
 def test_the_versions_are_one():

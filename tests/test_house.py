@@ -23,14 +23,14 @@ CHECKOUT = Path(__file__).parents[1]
 # A module imports only from the lines above its own. A star is any file of that folder that has no line of its own.
 ORDER = """
 kernels
-kernels.activations kernels.binding kernels.clipping kernels.philox kernels.products kernels.updates
-kernels.fingerprint kernels.losses
+kernels.activations kernels.binding kernels.clipping kernels.description kernels.philox kernels.products kernels.updates
+kernels.fingerprint kernels.losses kernels.once
 kernels.cells.*
 kernels.cells
 kernels.devices
 kernels.devices.reference
-kernels.devices.cpu.compilation kernels.devices.cpu.memory kernels.devices.cpu.simd kernels.devices.cpu.stored
-kernels.devices.cpu.tiles
+kernels.devices.cpu.compilation kernels.devices.cpu.folder kernels.devices.cpu.memory kernels.devices.cpu.simd
+kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
 kernels.devices.cpu

@@ -1,14 +1,17 @@
 """Elman network, 式2: s_t = f(U x_t + W s_{t-1}), for any activation f."""
 
-from functools import cache
-
 from .. import Activation, Cell
 from ..activations import ACTIVATIONS
+from ..once import once
 
 
-@cache
 def elman(activation: Activation) -> Cell:
     """The Elman cell of an activation. relu starts with W = I (Le, Jaitly, Hinton 2015)."""
+    return BUILT_IN.get(activation) or made(activation)
+
+
+@once
+def made(activation: Activation) -> Cell:
     f, df = activation.f, activation.df
 
     def step(p, q, s):
@@ -24,4 +27,5 @@ def elman(activation: Activation) -> Cell:
     return Cell(f"elman_{activation.name}", gates=1, states=1, kept=0, step=step, back=back, initial_recurrent=start)
 
 
-CELLS = tuple(elman(activation) for activation in ACTIVATIONS.values())
+BUILT_IN = {activation: made(activation) for activation in ACTIVATIONS.values()}
+CELLS = tuple(BUILT_IN.values())

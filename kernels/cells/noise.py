@@ -1,12 +1,11 @@
 """Cells around a cell, with noise that comes in by p, behind the cell's own numbers: any masks; the cell does not know of them."""
 
-from functools import cache
-
 from .. import Cell
 from ..binding import gather
+from ..once import once
 
 
-@cache
+@once
 def dropped(cell: Cell) -> Cell:
     """Dropout on the way through W (Gal and Ghahramani 2016): W sees m ⊙ s_{t-1}, m the same at every step.
 
@@ -31,7 +30,7 @@ def dropped(cell: Cell) -> Cell:
     return cell._replace(name=f"dropped_{cell.name}", step=step, back=back, **more)
 
 
-@cache
+@once
 def zoned(cell: Cell) -> Cell:
     """Zoneout (Krueger et al. 2016): s_t = z ⊙ s_{t-1} + (1 − z) ⊙ s̃_t, s̃_t what the cell makes of s_{t-1}; each state has a z.
 

@@ -1,7 +1,6 @@
 """The definition: NumPy, slow and obvious. Every other device is judged by this one."""
 
 import itertools
-from functools import cache
 
 import numpy as np
 
@@ -9,6 +8,7 @@ from .. import LIVE, RESET, UNCLIPPED
 from ..binding import bind, interpreted_maths
 from ..clipping import bounded, factor
 from ..fingerprint import mixed
+from ..once import once
 from ..products import by_chunks, products
 
 name = "reference"
@@ -52,7 +52,7 @@ def chunk(B):
 project, project_back = products(chunk, *by_chunks(np.matmul, empty))
 
 
-@cache
+@once
 def formula(f):
     """f on whole arrays; number by number where f cannot take an array (it says `if`)."""
     bound = bind(f, None, MATHS, lambda g: g)

@@ -1,6 +1,5 @@
 """Layers that know no time."""
 
-from functools import cache
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from .. import arguments, derivatives, parameters
 from ..derivatives import ActivationLike
 from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
+from ..kernels.once import once
 from ..weights import dense_of_keras, known
 from .base import Layer
 from .noise import drop_mask, key, struck
@@ -62,7 +62,7 @@ class DropoutTape(NamedTuple):
     mask: Any  # what x was multiplied by, of a shape that broadcasts
 
 
-@cache
+@once
 def output_formula(activation: Activation):
     """(y, dy) -> δ = dy f'(net): 式3 of the BP chapter, but for its sign."""
     df = activation.df

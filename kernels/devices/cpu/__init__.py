@@ -1,10 +1,9 @@
 """The CPU: Numba `@njit` kernels; each step a product in tiles, and the cells on the vectors that come out of it."""
 
-from functools import cache
-
 import numpy as np
 
 from ...binding import define, elementwise_source
+from ...once import caches, once
 from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit
 from .memory import copy, empty  # noqa: F401
@@ -12,12 +11,14 @@ from .products import chunk, project, project_back  # noqa: F401  part of every 
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
 from .stored import keep
+from .threads import post_of, shared
 from .tiles import layout, rows_of_tiles
 
 name = "cpu"
 HALF = 64
 KEYS = np.random.default_rng(0).integers(1, 1 << 32, 2 * HALF).astype(np.uint32)
 ODD = np.uint64(0x9E3779B97F4A7C15)
+caches += post_of, shared  # of kernels
 
 
 def array(x, dtype):
@@ -51,7 +52,7 @@ keep(finite)
 keep(fingerprint)
 
 
-@cache
+@once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
     kernel = jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))
     return keep(kernel, f, number, outputs, inputs, scalars)

@@ -12,6 +12,7 @@ from numba.core.errors import NumbaError
 from ... import LIVE, RESET, UNCLIPPED
 from ...binding import access, bind, compiled_maths, gather
 from ...clipping import bounded, factor
+from ...once import at_first, once
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch
@@ -35,12 +36,13 @@ def maths(number, vectors):
     return module
 
 
-@cache
+@once
 def formula(f, number, vectors=False):
+    at_first(f)  # is what is compiled in from here on
     return bind(f, number, maths(number, vectors), inlined)
 
 
-@cache
+@once
 def vectorized(cell, number) -> bool:
     """Can the cell be compiled on vectors? A formula that says `if` cannot."""
     v, (G, D, S, K) = Vector(types.float32 if number is np.float32 else types.float64), (cell.gates, cell.drawn, cell.states, cell.kept)
@@ -154,7 +156,7 @@ def retreat_of(cell, number, how, vectors):
     return retreat
 
 
-@cache
+@once
 def forward_kernel(cell, number, V, H, partial):
     STRIPS, units, pack = cell.gates // H, V * lanes(number), column_packer(number, cell.gates, V, H)
     sweep = sweep_of(number, cell.gates, V, H, *epilogues(advance_of, before_advance, cell, number, partial))
@@ -215,7 +217,7 @@ def clip_of(number, apart: bool):
     return clip
 
 
-@cache
+@once
 def backward_kernel(cell, number, V, partial, clips):
     sweep = sweep_of(number, 1, V, 1, *epilogues(retreat_of, before_retreat, cell, number, partial))
     clip, units, pack = clip_of(number, cell.apart) if clips else None, V * lanes(number), row_packer(number, V)
@@ -291,7 +293,7 @@ def sharing(cell, B: int, n: int, panels: int, dtype) -> str:
     return f"one thread; from T = {least} on {way.threads}, which share the {what}"
 
 
-@cache
+@once
 def plan(cell, n: int, dtype, clips: bool | None):
     """(kernel, panels, numbers on its desk) for a layer of n units; `clips` is None on the way forward."""
     number, partial = dtype.type, n % lanes(dtype.type) != 0

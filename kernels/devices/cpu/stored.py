@@ -2,21 +2,22 @@
 
 Numba's own `cache=True` looks at the file that a function stands in; a kernel is made of a cell's formulas too, wherever they
 stand. So a kernel's key is made of everything it is compiled from: our sources, the formulas' code and what they refer to,
-the versions, and the processor.
+the versions, the processor, and Numba's settings.
 """
 
-import contextlib
 import hashlib
 import os
 import pickle
+import re
 import secrets
+import stat
 import sys
-import tempfile
-import types
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
 
+import llvmlite
 import numba
 import numpy as np
 from numba.core import config, serialize
@@ -25,11 +26,23 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.misc.appdirs import AppDirs
 
+from ...description import description, formulas
+from ...once import at_first, told
+from .folder import OWNERS, File, Folder, mine
+
 HERE = Path(__file__).parent
+MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say another number
 
 # Numba tells functions of one name apart by a number, counted from 1 in every run; the linker knows nothing else of them, and
 # takes the function of this run for that of the run a kernel was stored in, where the numbers meet. From chance on they do not.
 FunctionIdentity._unique_ids = count(secrets.randbits(60))
+
+# Of Numba's settings, those that change with the day and never the code of a kernel. Any other may: one too many in the key costs a
+# compilation, one too few is a wrong kernel.
+NO_MATTER = re.compile(
+    "_.*|CUDA_.*|.*NUM_THREADS|THREADING_LAYER.*|CACHE_.*|COLOR_SCHEME|SHOW_HELP|FULL_TRACEBACKS|DEVELOPER_MODE|GDB_BINARY"
+    "|DISABLE_CUDA|ENABLE_CUDASIM|FORCE_CUDA_CC|DISABLE_PERFORMANCE_WARNINGS"
+)
 
 
 @cache
@@ -37,64 +50,93 @@ def surroundings() -> tuple:
     """What every kernel is compiled from: our sources, versions, the processor."""
     sources = [*sorted(HERE.glob("*.py")), *(HERE.parents[1] / name for name in ("__init__.py", "binding.py", "clipping.py"))]
     texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return texts, numba.__version__, np.__version__, sys.version, cpu_target.target_context.codegen().magic_tuple()
+    versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
+    return texts, versions, cpu_target.target_context.codegen().magic_tuple()
 
 
-def description(value, above=()):
-    """A value as nested tuples of plain things that are the same for the same formula in any run; LookupError where it cannot be."""
-    value = getattr(value, "py_func", value)
-    if isinstance(value, types.FunctionType):
-        if value in above:
-            return "itself"
-        above = (*above, value)
-        named = [value.__globals__[name] for name in sorted(names(value.__code__)) if name in value.__globals__]
-        closed = [cell.cell_contents for cell in value.__closure__ or ()]
-        return description(value.__code__, above), *(description(v, above) for v in (value.__defaults__, *closed, *named))
-    if isinstance(value, types.CodeType):
-        return value.co_code, value.co_names, value.co_varnames, *(description(v, above) for v in value.co_consts)
-    if isinstance(value, (tuple, list)):
-        return tuple(description(v, above) for v in value)
-    if isinstance(value, types.ModuleType | types.BuiltinFunctionType | type | np.ufunc):
-        return value.__name__
-    if value is None or isinstance(value, (bool, int, float, str, bytes, np.number)):
-        return type(value).__name__, repr(value)
-    raise LookupError(value)
+def settings() -> list:
+    """Numba's, as they are now."""
+    named = vars(config).items()
+    return sorted((name, repr(value)) for name, value in named if name.isupper() and not NO_MATTER.fullmatch(name))
 
 
-def names(code) -> set[str]:
-    """What a function and those within it look up by name."""
-    return {*code.co_names}.union(*(names(value) for value in code.co_consts if isinstance(value, types.CodeType)))
+def described(made_of) -> str:
+    """What a kernel is made of, in words; LookupError where there are none, or where they changed since it was first seen."""
+    for formula in formulas(made_of):
+        if at_first(formula) != told(formula):
+            raise LookupError(f"{formula} is compiled with what it referred to before")
+    return repr((surroundings(), settings(), description(made_of)))
 
 
 class Stored:
-    """What Numba asks for a compiled kernel before it compiles, and gives it to after."""
+    """What Numba asks for a compiled kernel before it compiles, and gives it to after.
 
-    def __init__(self, key: str):
-        self.key, self.cache_path = key, config.CACHE_DIR or AppDirs("rnn_gpu", appauthor=False).user_cache_dir
+    key     what the kernel is made of, its name first
+    """
 
-    def path(self, signature) -> Path:
-        return Path(self.cache_path) / hashlib.sha256(f"{self.key}{signature}".encode()).hexdigest()
+    def __init__(self, key: tuple):
+        self.key, self.words, self.folder = key, described(key), folder()
+        self.cache_path = str(self.folder.path)  # Numba's name for it
+
+    def name(self, signature) -> str:
+        return hashlib.sha256(f"{self.words}{signature}".encode()).hexdigest()
+
+    def unchanged(self) -> bool:
+        with suppress(LookupError):
+            return described(self.key) == self.words
+        return False
 
     def load_overload(self, signature, target_context):
+        kept = self.folder.read(self.name(signature)) if self.unchanged() else None
+        if kept is None:
+            return None
         target_context.refresh()
         try:
-            return CompileResult._rebuild(target_context, *pickle.loads(self.path(signature).read_bytes()))
-        except (OSError, EOFError, pickle.UnpicklingError, ImportError):  # not there, cut off, of a module that is not here
+            return CompileResult._rebuild(target_context, *pickle.loads(kept))
+        except MemoryError:
+            raise
+        except Exception:  # of a module that is not here, say: what cannot be loaded is compiled
             return None
 
     def save_overload(self, signature, compiled):
-        if compiled.library.has_dynamic_globals:
+        if compiled.library.has_dynamic_globals or not self.unchanged():
             return
-        with contextlib.suppress(OSError):  # where nothing can be written, nothing is kept
-            os.makedirs(self.cache_path, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.cache_path) as beside:
-                whole = Path(beside) / "kernel"
-                whole.write_bytes(serialize.dumps(compiled._reduce()))
-                os.replace(whole, self.path(signature))
+        with suppress(pickle.PicklingError, TypeError, AttributeError):  # of what it refers to
+            self.folder.write(self.name(signature), serialize.dumps(compiled._reduce()))
 
 
 def keep(kernel, *made_of):
     """The kernel, stored under its name and what it is made of: cells, types, numbers."""
-    with contextlib.suppress(LookupError):
-        kernel._cache = Stored(repr((surroundings(), kernel.__name__, description(made_of))))
+    with suppress(LookupError):
+        kernel._cache = Stored((kernel.__name__, *made_of))
     return kernel
+
+
+def home() -> Path:
+    """Where Numba's settings, or the user's, say that such files go."""
+    return Path(config.CACHE_DIR or AppDirs("rnn_gpu", appauthor=False).user_cache_dir)
+
+
+def folder() -> Folder:
+    """The folder of this user's kernels: other users of the same NUMBA_CACHE_DIR have their own."""
+    shared = f"rnn_gpu-{os.geteuid()}" if OWNERS else "rnn_gpu"
+    return Folder(home() / (shared if config.CACHE_DIR else "kernels"), most())
+
+
+def clear() -> list[File]:
+    """Remove all kernels of this user, those too that older versions kept beside the folder; returns what was there."""
+    gone = folder().clear()
+    for path in home().glob("*"):
+        if re.fullmatch("[0-9a-f]{64}", path.name):
+            with suppress(OSError):
+                gone.append(File(path.name, mine(path.lstat(), stat.S_ISREG).st_size, 0.0))
+                path.unlink()
+    return gone
+
+
+def most() -> int:
+    """Bytes of all kernels.  ValueError where RNN_GPU_CACHE_MB is no number of megabytes."""
+    text = os.environ.get("RNN_GPU_CACHE_MB", str(MOST))
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError(f"RNN_GPU_CACHE_MB is {text!r}, expected a number of megabytes: {MOST}, or 0 to keep no kernels")
+    return int(float(text) * 1e6)

@@ -1,12 +1,11 @@
 """The GPU: Numba `@cuda.jit` kernels, CuPy's arrays and cuBLAS. Under the simulator the same kernels on NumPy's arrays."""
 
-from functools import cache
-
 import numpy as np
 
 from ... import UNCLIPPED
 from ...binding import define, elementwise_source
 from ...fingerprint import mixed
+from ...once import once
 from ...products import by_chunks, products
 from . import block, gemm, plain
 from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, on_stream, threads_for  # noqa: F401  for rnn_gpu.torch
@@ -63,7 +62,7 @@ def chunk(B):
 project, project_back = products(chunk, *by_chunks(matmul, empty))
 
 
-@cache
+@once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
     text = elementwise_source(outputs, inputs, scalars, "range(cuda.grid(1), o0.size, cuda.gridsize(1))")
     return cuda.jit(define("kernel", text, f=formula(f, number), cuda=cuda))

@@ -19,6 +19,7 @@ from numba import cuda
 from ... import LIVE, RESET
 from ...binding import access, gather, repeat
 from ...clipping import factor
+from ...once import once
 from .launch import TOGETHER, device_function, formula
 from .pointwise import limit_of, square_of
 from .ptx import quad
@@ -180,7 +181,7 @@ def sums_of(plan: Plan, number):
     return fill, sums
 
 
-@cache
+@once
 def forward_kernel(cell, number, plan: Plan):
     G, S, K = cell.gates, cell.states, cell.kept
     P = G + cell.drawn
@@ -267,7 +268,7 @@ def forward_kernel(cell, number, plan: Plan):
     return forward
 
 
-@cache
+@once
 def shrink_of(cell, number, plan: Plan):
     """The device functions (clear, put_square, shrink): Σ δ² of a unit to shared memory; after a barrier, a sample's norm in bounds.
 
@@ -318,7 +319,7 @@ def shrink_of(cell, number, plan: Plan):
     return clear, put_square, shrink
 
 
-@cache
+@once
 def backward_kernel(cell, number, plan: Plan):
     G, S, K = cell.gates, cell.states, cell.kept
     n, lanes, rows, width = plan.n, plan.lanes, plan.rows, plan.width

@@ -3,18 +3,17 @@
 Two launches a step, and no CUDA graph to save them: CuPy refuses cuBLAS while a stream is captured (its issue 6290).
 """
 
-from functools import cache
-
 from numba import cuda
 
 from ... import RESET
 from ...binding import gather
+from ...once import once
 from .launch import arrays, blocks_for, device_function, prepared, threads_for
 from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
 from .precision import matmul
 
 
-@cache
+@once
 def forward_kernel(cell, number):
     advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
     recurrent = device_function(gather(cell.gates, "q, c, b, j, n", "q[b, {k} * n + j]" + bias))
@@ -35,7 +34,7 @@ def forward_kernel(cell, number):
     return forward
 
 
-@cache
+@once
 def backward_kernel(cell, number, clips: bool):
     retreat, shrink, hand_over = retreat_of(cell, number, clips), shrink_of(cell, number, clips), hand_over_of(cell, number)
 

@@ -17,6 +17,7 @@ from numba import cuda  # noqa: E402  the simulator is installed first
 from numba.core.errors import NumbaPerformanceWarning  # noqa: E402
 
 from ...binding import bind, compiled_maths, interpreted_maths  # noqa: E402
+from ...once import once  # noqa: E402
 
 if SIMULATED:  # every simulated thread is a thread of the operating system: few, but more than one block and more than one a block
     THREADS, BLOCKS, TOGETHER = 4, 3, 4
@@ -36,7 +37,7 @@ def maths(number):
     return interpreted_maths() if SIMULATED else compiled_maths(number, device_function)
 
 
-@cache
+@once
 def formula(f, number):
     """The copy of a pure function that kernels of `number` (np.float32 or np.float64) call."""
     return bind(f, number, maths(number), device_function)
@@ -79,14 +80,14 @@ def converted(value):
     return cuda.as_cuda_array(value, sync=False) if isinstance(value, arrays().ndarray) else value
 
 
-@cache
+@once
 def configure(kernel, blocks, threads, stream, shared):
     with warnings.catch_warnings():  # few blocks are what a recurrence has
         warnings.simplefilter("ignore", NumbaPerformanceWarning)
         return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared]
 
 
-@cache
+@once
 def ask_for_shared_memory(kernel, signature, shared):
     """More than 48 KB must be asked for, once a compiled kernel: Numba never does (its issue 94)."""
     from numba.cuda.cudadrv.driver import binding, driver

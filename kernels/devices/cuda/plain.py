@@ -11,6 +11,7 @@ from numba import cuda
 
 from ... import RESET
 from ...binding import access, gather
+from ...once import once
 from .launch import device_function
 from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
 
@@ -49,7 +50,7 @@ def matvec_kernel(number):
     return matvec
 
 
-@cache
+@once
 def forward_kernel(cell, number):
     advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
     element = "row(W_T, {k} * n + j, s, 0, before, b)" + bias
@@ -73,7 +74,7 @@ def forward_kernel(cell, number):
     return forward
 
 
-@cache
+@once
 def backward_kernel(cell, number, clips: bool):
     retreat, shrink, column = retreat_of(cell, number, clips), shrink_of(cell, number, clips), product(number)
     hand_over, NOTHING = hand_over_of(cell, number), (number(0),) * cell.states

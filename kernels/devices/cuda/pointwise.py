@@ -1,12 +1,11 @@
 """One unit of one sample for one step, from and to global memory: what the schedules share that keep no state on the chip."""
 
-from functools import cache
-
 from numba import cuda
 
 from ... import LIVE, RESET
 from ...binding import access, define, gather, repeat
 from ...clipping import bounded, factor
+from ...once import once
 from .launch import THREADS, device_function, formula
 
 
@@ -16,7 +15,7 @@ def entered(flags, t, b):
     return 0 if flags[t, b] & RESET else t
 
 
-@cache
+@once
 def advance_of(cell, number):
     """The device function advance(p, q, s, kept, flags, t, b, j): step t of unit j of sample b, q its G recurrent inputs."""
     step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
@@ -36,7 +35,7 @@ def advance_of(cell, number):
     return advance
 
 
-@cache
+@once
 def retreat_of(cell, number, clips: bool):
     """The device function retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j): the step back, but for what passes through W."""
     back, APART, OUTPUT, NOTHING = formula(cell.back, number), cell.apart, cell.output, (number(0),) * cell.gates
@@ -61,7 +60,7 @@ def retreat_of(cell, number, clips: bool):
     return retreat
 
 
-@cache
+@once
 def hand_over_of(cell, number):
     """The device function hand_over(now, ds, b, j): what is carried back arrives at the initial state, and nothing goes on."""
     _, _, _, states, _, _, put_states = access(cell, device_function)
@@ -79,7 +78,7 @@ def hand_over_of(cell, number):
 # Clipping. Kernels take clip = (value, norm, beyond), beyond (T, B) uint8 to be set where a step is clipped, or () if they do not clip.
 
 
-@cache
+@once
 def limit_of(cell, number, clips: bool):
     """The device function limited(δ, clip, t, b): the G numbers of one unit within the bound of each."""
     if not clips:
@@ -102,14 +101,14 @@ def limit_of(cell, number, clips: bool):
     return limited
 
 
-@cache
+@once
 def square_of(cell, number):
     """The device function square(δ, norm): Σ (δ/norm)² over the G numbers of one unit."""
     terms = " + ".join(f"(δ[{k}] / norm) * (δ[{k}] / norm)" for k in range(cell.gates))
     return device_function(define("square", f"def square(δ, norm):\n    return {terms}\n"))
 
 
-@cache
+@once
 def shrink_of(cell, number, clips: bool):
     """The device function shrink(dp, dq, clip, t, b): the norm of δ of step t and sample b within its bound, by all threads of a block."""
     if not clips:

@@ -5,6 +5,7 @@ from functools import cache
 from math import log2
 from typing import NamedTuple
 
+from ...once import once
 from .block import Plan
 from .launch import SIMULATED, blocks_for, cuda, threads_for
 
@@ -74,7 +75,7 @@ def choose(cell, direction: str, n: int, B: int, itemsize: int, clips: bool = Fa
     return decide(cell, direction, n, B, itemsize, card(), forced[-1] if forced else None, clips)
 
 
-@cache
+@once
 def decide(cell, direction: str, n: int, B: int, itemsize: int, card: Card, wanted: str | None = None, clips: bool = False) -> Choice:
     if wanted in (None, "block"):
         plans = [
