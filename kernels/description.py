@@ -1,4 +1,7 @@
-"""What a formula is made of, told in plain things: the same in any run for the same formula, others where anything it reads has changed."""
+"""What a formula is made of, told in plain things.
+
+They are the same in any run for the same formula, and others where anything has changed that it reads.
+"""
 
 import builtins
 import cmath
@@ -12,17 +15,20 @@ from itertools import takewhile
 
 import numpy as np
 
-LIBRARIES = (builtins, math, cmath, operator, np)  # whose version the reader knows: their functions are named, not told
+LIBRARIES = (builtins, math, cmath, operator, np)  # of a known version: what is theirs is named
 PLAIN = bool, int, float, complex, str, bytes, np.number, np.bool_, types.NoneType, types.EllipsisType
-CODE = ("code", "exceptiontable", "flags", "names", "varnames", "freevars", "cellvars", "argcount", "posonlyargcount", "kwonlyargcount")
+COUNTS = ("argcount", "posonlyargcount", "kwonlyargcount")
+CODE = ("code", "exceptiontable", "flags", "names", "varnames", "freevars", "cellvars", *COUNTS)
 
 
 def description(value, above=()):
     """A value as nested tuples of plain things.
 
-    A function is its code and all that the code reads from outside: defaults, closures, globals, attributes of modules.
+    A function is its code and all that the code reads from outside: defaults, closures, globals,
+    attributes of modules.
     above   the functions that are being described, the outermost first
-    Raises LookupError where that cannot be told: an object that may hold anything, a module that is handed on, an import.
+    Raises LookupError where that cannot be told: an object that may hold anything, a module that is
+    handed on, an import.
     """
     kind = type(value).__name__
     if name := name_in_a_library(value):
@@ -56,7 +62,8 @@ def name_in_a_library(value) -> str:
     name = getattr(value, "__name__", None)
     if not isinstance(name, str):
         return ""
-    return next((f"{module.__name__}.{name}" for module in LIBRARIES if vars(module).get(name) is value), "")
+    homes = (module.__name__ for module in LIBRARIES if vars(module).get(name) is value)
+    return next((f"{home}.{name}" for home in homes), "")
 
 
 @lru_cache(1000)
@@ -72,7 +79,7 @@ def of_function(f, above):
 
 def of_compiled(f, above):
     """A function of Numba's: its source, and how it is compiled."""
-    if not getattr(f, "_can_compile", False) or f.locals:  # it was given the types of its arguments or variables
+    if not getattr(f, "_can_compile", False) or f.locals:  # it was given types
         raise LookupError(f)
     return description(f.py_func, above), description(sorted(f.targetoptions.items()))
 
@@ -81,10 +88,12 @@ def of_compiled(f, above):
 def paths(code) -> list:
     """What code, and the code within it, reads from outside: (how, name, attribute, …)."""
     instructions = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
-    read = {path for value in code.co_consts if isinstance(value, types.CodeType) for path in paths(value)}
+    within = (value for value in code.co_consts if isinstance(value, types.CodeType))
+    read = {path for each in within for path in paths(each)}
     for i, one in enumerate(instructions):
         if one.opname in ("LOAD_GLOBAL", "LOAD_DEREF"):
-            asked = takewhile(lambda one: one.opname in ("LOAD_ATTR", "LOAD_METHOD"), instructions[i + 1 :])
+            after = instructions[i + 1 :]
+            asked = takewhile(lambda each: each.opname in ("LOAD_ATTR", "LOAD_METHOD"), after)
             read.add((one.opname, one.argval, *(each.argval for each in asked)))
         elif "IMPORT" in one.opname or one.opname in ("LOAD_NAME", "LOAD_BUILD_CLASS"):
             raise LookupError(f"{code.co_name} says {one.opname}")
@@ -96,7 +105,7 @@ def global_of(f, name):
 
 
 def found(f, path, above):
-    """The description of what a path leads to, from a function's closure or globals through modules."""
+    """The description of what a path leads to, from f's closure or globals through modules."""
     how, name, *attributes = path
     closed = dict(zip(f.__code__.co_freevars, f.__closure__ or (), strict=True))
     if how == "LOAD_DEREF" and name not in closed:

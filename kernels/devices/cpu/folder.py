@@ -1,7 +1,7 @@
-"""A folder of files that only its owner can have written, each behind a digest of itself, and together within a bound.
+"""A folder of files that only its owner can have written, each behind its digest, all within a bound.
 
-What is in these files is unpickled and run. So nothing is read that another user could have put there, nor what is not, bit by bit,
-what was written.
+What is in these files is unpickled and run. So nothing is read that another user could have put there,
+nor what is not, bit by bit, what was written.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ HEAD = len(MARK) + hashlib.sha256().digest_size
 ENDING, UNFINISHED = ".kernel", ".part"
 ABANDONED = 3600  # seconds after which nobody goes on writing
 OWNERS = hasattr(os, "geteuid")  # not on Windows, where a folder of the user's is his alone
-WARY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+WARY = 0
+for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    WARY |= getattr(os, flag, 0)  # where the system has it
 
 
 class File(NamedTuple):
@@ -28,8 +30,9 @@ class File(NamedTuple):
 
 
 class Folder:
-    """Bytes by name.  Where the folder is not its user's alone, or cannot be made, nothing is found and nothing is kept.
+    """Bytes by name.
 
+    Where the folder is not its user's alone, or cannot be made, nothing is found and nothing is kept.
     path    of the folder; it is made when something is kept
     most    bytes of all files: those that were not used for longest go first
     """
@@ -39,15 +42,16 @@ class Folder:
 
     def read(self, name: str) -> bytes | None:
         """What was kept under this name; None where there is nothing, or something else."""
-        with suppress(OSError), self.entered() as here, opened(self.at(here, name + ENDING), os.O_RDONLY, here) as descriptor:
-            if mine(os.fstat(descriptor), stat.S_ISREG).st_size > self.most:
+        whole = name + ENDING
+        with suppress(OSError), self.entered() as here, opened(self.at(here, whole), os.O_RDONLY, here) as at:
+            if mine(os.fstat(at), stat.S_ISREG).st_size > self.most:
                 return None
-            with open(descriptor, "rb", closefd=False) as file:
+            with open(at, "rb", closefd=False) as file:
                 text = file.read()
             payload = text[HEAD:]
             if text[:HEAD] == head(name, payload):
                 with suppress(OSError):
-                    os.utime(descriptor if os.utime in os.supports_fd else self.path / (name + ENDING))
+                    os.utime(at if os.utime in os.supports_fd else self.path / whole)
                 return payload
         return None
 
@@ -60,7 +64,8 @@ class Folder:
             with suppress(FileExistsError):
                 self.path.mkdir(0o700)
             with self.entered() as here:
-                whole, part = (self.at(here, name + ending) for ending in (ENDING, f".{secrets.token_hex(8)}{UNFINISHED}"))
+                whole = self.at(here, name + ENDING)
+                part = self.at(here, f"{name}.{secrets.token_hex(8)}{UNFINISHED}")
                 try:
                     with (
                         opened(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, here) as descriptor,
@@ -74,7 +79,7 @@ class Folder:
                 self.trim(here)
 
     def trim(self, here):
-        """Remove what was not used for longest until the rest is within the bound, and what was never finished."""
+        """Remove what was not used for longest, down to the bound, and what was never finished."""
         files = sorted(self.listed(here), key=lambda file: file.used)
         total = sum(file.bytes for file in files)
         for file in files:
@@ -95,7 +100,7 @@ class Folder:
         return []
 
     def trouble(self) -> str:
-        """Why nothing is read from this folder, nor kept there; "" where it can be used, or is yet to be made."""
+        """Why nothing is read nor kept here; "" where it can be, or the folder is yet to be made."""
         try:
             with self.entered():
                 return ""
@@ -106,7 +111,7 @@ class Folder:
 
     @contextmanager
     def entered(self):
-        """A descriptor of the folder, which stays the same one whatever is put in its place; None where the system has none."""
+        """A descriptor of the folder, the same one whatever is put in its place; None where there are none."""
         if os.open not in os.supports_dir_fd:
             mine(os.stat(self.path), stat.S_ISDIR)
             yield None

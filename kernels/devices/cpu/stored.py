@@ -37,11 +37,11 @@ MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say anot
 # takes the function of this run for that of the run a kernel was stored in, where the numbers meet. From chance on they do not.
 FunctionIdentity._unique_ids = count(secrets.randbits(60))
 
-# Of Numba's settings, those that change with the day and never the code of a kernel. Any other may: one too many in the key costs a
-# compilation, one too few is a wrong kernel.
+# Of Numba's settings, those that change with the day and never the code of a kernel. Any other may:
+# one too many in the key costs a compilation, one too few is a wrong kernel.
 NO_MATTER = re.compile(
-    "_.*|CUDA_.*|.*NUM_THREADS|THREADING_LAYER.*|CACHE_.*|COLOR_SCHEME|SHOW_HELP|FULL_TRACEBACKS|DEVELOPER_MODE|GDB_BINARY"
-    "|DISABLE_CUDA|ENABLE_CUDASIM|FORCE_CUDA_CC|DISABLE_PERFORMANCE_WARNINGS"
+    "_.*|CUDA_.*|.*NUM_THREADS|THREADING_LAYER.*|CACHE_.*|COLOR_SCHEME|SHOW_HELP|FULL_TRACEBACKS"
+    "|DEVELOPER_MODE|GDB_BINARY|DISABLE_CUDA|ENABLE_CUDASIM|FORCE_CUDA_CC|DISABLE_PERFORMANCE_WARNINGS"
 )
 
 
@@ -56,12 +56,15 @@ def surroundings() -> tuple:
 
 def settings() -> list:
     """Numba's, as they are now."""
-    named = vars(config).items()
-    return sorted((name, repr(value)) for name, value in named if name.isupper() and not NO_MATTER.fullmatch(name))
+    named = sorted(name for name in vars(config) if name.isupper() and not NO_MATTER.fullmatch(name))
+    return [(name, repr(getattr(config, name))) for name in named]
 
 
 def described(made_of) -> str:
-    """What a kernel is made of, in words; LookupError where there are none, or where they changed since it was first seen."""
+    """What a kernel is made of, in words.
+
+    Raises LookupError where there are none, or where a formula's changed since it was first seen.
+    """
     for formula in formulas(made_of):
         if at_first(formula) != told(formula):
             raise LookupError(f"{formula} is compiled with what it referred to before")
@@ -124,7 +127,7 @@ def folder() -> Folder:
 
 
 def clear() -> list[File]:
-    """Remove all kernels of this user, those too that older versions kept beside the folder; returns what was there."""
+    """Remove this user's kernels, those too that older versions kept beside the folder; returns them."""
     gone = folder().clear()
     for path in home().glob("*"):
         if re.fullmatch("[0-9a-f]{64}", path.name):
@@ -138,5 +141,6 @@ def most() -> int:
     """Bytes of all kernels.  ValueError where RNN_GPU_CACHE_MB is no number of megabytes."""
     text = os.environ.get("RNN_GPU_CACHE_MB", str(MOST))
     if not re.fullmatch(r"\d+(\.\d+)?", text):
-        raise ValueError(f"RNN_GPU_CACHE_MB is {text!r}, expected a number of megabytes: {MOST}, or 0 to keep no kernels")
+        expected = f"expected a number of megabytes: {MOST}, or 0 to keep no kernels"
+        raise ValueError(f"RNN_GPU_CACHE_MB is {text!r}, {expected}")
     return int(float(text) * 1e6)
