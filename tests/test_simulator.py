@@ -1,12 +1,16 @@
 """Blocks, memory, errors and options: the simulator does what our kernels need of a GPU. No test can hang: see `simulation.run`."""
 
+import signal
+import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from numba import cuda
 
+import rnn_gpu
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED, launch
 from simulation import hurry, poisoned, run, simulated, wait_for_every_block
 
@@ -52,23 +56,80 @@ def test_syncthreads_is_a_barrier():
         assert (x[t + 1] == x[t, ::-1] + np.arange(6)).all()
 
 
-def test_threads_that_end_leave_the_barrier():
-    @cuda.jit
-    def thin_out(x):
-        i = cuda.threadIdx.x
-        for t in range(x.shape[0] - 1):
-            if i > x.shape[0] - 2 - t:  # one thread fewer a step, none but 0 in the last
-                return
-            x[t + 1, i] = x[t, (i + 1) % x.shape[1]] + 1
-            cuda.syncthreads()
+@cuda.jit
+def end_before(x):
+    if cuda.threadIdx.x > 1:
+        return
+    cuda.syncthreads()
 
-    n = 6
-    x = poisoned(n + 1, n + 1)
-    x[0] = 0
-    run(thin_out, 2, n + 1, x)
-    for t in range(n):
-        assert (x[t + 1, : n - t] == t + 1).all()
-        assert np.isnan(x[t + 1, n - t :]).all()
+
+@cuda.jit
+def end_after_others_wait(x):
+    if cuda.threadIdx.x > 1:
+        time.sleep(0.05)
+    else:
+        cuda.syncthreads()
+
+
+@cuda.jit
+def go_past(x):
+    if cuda.threadIdx.x > 1:
+        cuda.syncthreads()
+    cuda.syncthreads()
+    if cuda.threadIdx.x <= 1:
+        cuda.syncthreads()
+
+
+@cuda.jit
+def loop_once_more(x):
+    for _ in range(2 + cuda.threadIdx.x // 2):
+        barrier()
+
+
+def barrier():
+    cuda.syncthreads()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "message"),
+    [
+        ("end_before", "of 4, 2 wait at .*test_simulator.py:[0-9]+ in end_before, 2 have ended"),
+        ("end_after_others_wait", "of 4, 2 wait at .*in end_after_others_wait, 2 have ended"),
+        ("go_past", "of 4, 2 wait at .*in go_past, 2 wait at .*in go_past"),
+        ("loop_once_more", "of 4, 2 wait at .*in barrier, 2 have ended"),
+    ],
+)
+def test_a_barrier_that_half_of_a_block_skips_is_an_error_that_names_it(kernel, message):
+    with pytest.raises(RuntimeError, match=rf"not all threads of block \([01], 0, 0\) reach: {message}"):
+        run(globals()[kernel], 2, 4, poisoned(1))
+
+
+def test_a_function_with_a_barrier_is_another_place_at_each_call():
+    @cuda.jit
+    def part_ways(x):
+        if cuda.threadIdx.x % 2:
+            barrier()
+        else:
+            barrier()
+
+    with pytest.raises(RuntimeError, match=r"2 wait at .*in barrier, 2 wait at .*in barrier"):
+        run(part_ways, 1, 4, poisoned(1))
+
+
+def test_a_block_that_ends_before_the_barrier_of_its_grid_is_an_error():
+    @cuda.jit
+    def leave_alone(x):
+        if cuda.blockIdx.x == 0:
+            cuda.cg.this_grid().sync()
+
+    with pytest.raises(RuntimeError, match=r"not all threads of the grid reach: of 6, 2 wait at .*in leave_alone, 4 have ended"):
+        run(leave_alone, 3, 2, poisoned(1))
+
+
+@pytest.mark.parametrize("threads", [1025, (32, 33), (16, 16, 5)])
+def test_a_block_of_more_threads_than_a_gpu_takes_is_refused(threads):
+    with pytest.raises(ValueError, match=rf"end_before is launched with {np.prod(threads)} threads a block, but a GPU takes 1024"):
+        end_before[1, threads](poisoned(1))
 
 
 def test_votes_of_a_block_count_every_thread():
@@ -264,8 +325,8 @@ def meet_in_blocks(arrived, faulty):
     if cuda.grid(1) == faulty:
         raise ZeroDivisionError("the cause")
     cuda.atomic.add(arrived, 0, 1)
-    while cuda.atomic.add(arrived, 0, 0) < cuda.gridsize(1):
-        cuda.syncthreads()
+    while cuda.syncthreads_or(cuda.atomic.add(arrived, 0, 0) < cuda.gridsize(1)):
+        pass
 
 
 @cuda.jit
@@ -337,11 +398,100 @@ def test_arithmetic_does_not_warn():
     assert np.isnan(x[[3, 4]]).all()
 
 
+def shift_in_blocks(blocks, threads):
+    """A kernel that is right for one configuration only."""
+
+    @cuda.jit
+    def shift(x, y):
+        s = cuda.shared.array(8, x.dtype)
+        s[cuda.threadIdx.x] = x[cuda.grid(1)]
+        cuda.syncthreads()
+        y[cuda.grid(1)] = s[(cuda.threadIdx.x + 1) % cuda.blockDim.x] + 10 * cuda.gridsize(1)
+
+    x, y = np.arange(float(blocks * threads)), poisoned(blocks * threads)
+    launch(shift, blocks, threads, x, y)
+    expected = np.roll(x.reshape(blocks, threads), -1, 1).ravel() + 10 * blocks * threads
+    assert (y == expected).all()
+
+
+def test_launches_of_several_host_threads_take_turns():
+    """Of kernels that are made meanwhile, of one kernel in two configurations, of whole layers."""
+
+    @cuda.jit
+    def number(x):
+        x[cuda.grid(1)] = cuda.gridsize(1)
+
+    def one_kernel(blocks):
+        x = poisoned(blocks * 2)
+        launch(number, blocks, 2, x)
+        assert (x == 2 * blocks).all()
+
+    layer = rnn_gpu.RNN(2, 3, device="cuda", seed=0)
+    expected, _ = layer(np.ones((3, 2, 2), "f"))
+    expected = expected.copy()
+
+    def a_layer(seed):
+        y, _ = rnn_gpu.RNN(2, 3, device="cuda", seed=0)(np.ones((3, 2, 2), "f"))
+        assert (y == expected).all()
+
+    with ThreadPoolExecutor(4) as hosts:
+        calls = []
+        for i in range(8):
+            calls.append(hosts.submit(shift_in_blocks, 1 + i % 3, 2 + i % 4))
+            calls.append(hosts.submit(one_kernel, 1 + i % 4))
+            calls.append(hosts.submit(a_layer, i))
+        for call in calls:
+            call.result(timeout=60)
+
+
+def test_a_launch_in_the_middle_of_another_in_one_host_thread_is_an_error():
+    @cuda.jit
+    def slow(x):
+        time.sleep(0.5)
+
+    def handle(signal, frame):
+        slow[1, 1](np.zeros(1))
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(RuntimeError, match="slow is launched by a handler or finalizer in the middle of another launch"):
+            slow[1, 1](np.zeros(1))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    slow[1, 1](np.zeros(1))  # the next launch is well
+
+
+def test_a_launch_that_is_interrupted_leaves_nothing_to_the_next():
+    @cuda.jit
+    def wait(x, turn):
+        while cuda.atomic.add(turn, 0, 0) == 0:
+            time.sleep(0.001)
+        x[0] += 1
+        cuda.syncthreads()
+
+    def interrupt(signal, frame):
+        raise KeyboardInterrupt
+
+    x, before = np.zeros(1), signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            launch(wait, 2, 2, x, np.zeros(1, np.int64))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert all(getattr(thread, "done", True) for thread in threading.enumerate())
+    launch(wait, 1, 1, x, np.ones(1, np.int64))
+    assert x[0] == 1
+
+
 def test_installing_twice_changes_nothing():
     from numba.cuda.simulator import kernel, kernelapi
 
     def parts():
-        classes = (kernel, kernelapi.FakeCUDAModule, kernelapi.FakeCUDAShared, kernelapi.FakeCUDALocal)
+        classes = (kernel, kernel.FakeCUDAKernel, kernelapi.FakeCUDAModule, kernelapi.FakeCUDAShared, kernelapi.FakeCUDALocal)
         return cuda.jit, [dict(vars(one)) for one in classes]
 
     before = parts()

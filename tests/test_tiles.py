@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import rnn_gpu
 from conftest import close
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
-from rnn_gpu.kernels.devices.cpu import memory, products, recurrence, threads
+from rnn_gpu.kernels.devices.cpu import products, recurrence, threads
 from rnn_gpu.kernels.devices.cpu.compilation import jit
 
 SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17, 80)]  # T, B, m, n
@@ -138,35 +137,6 @@ def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
     for pause in ("0", "0.1"):
         ended = subprocess.run([sys.executable, "-c", text, pause], cwd=Path(__file__).parent, capture_output=True, timeout=60, check=False)
         assert ended.returncode == 0, ended.stderr
-
-
-def test_large_arrays_are_aligned_and_use_memory_again(monkeypatch):
-    monkeypatch.setattr(memory, "idle", OrderedDict())
-    size = memory.LASTING
-    a = memory.empty((2, size), np.float32)
-    address, view = a.ctypes.data, a[1, 5:9]
-    assert address % 64 == 0 and a.shape == (2, size)
-    del a
-    b = memory.empty((2 * size,), np.float32)
-    assert b.ctypes.data != address  # a view still lives
-    view[:] = 3
-    b[:] = 0
-    assert (view == 3).all()
-    del view, b
-    assert len(memory.idle) == 2
-    c = memory.empty((2 * size - 99,), np.float32)
-    assert address in (c.ctypes.data, memory.empty((2 * size,), np.float32).ctypes.data)
-    assert memory.empty((3,), np.float64).shape == (3,)
-
-
-def test_no_more_memory_is_kept_than_said(monkeypatch):
-    monkeypatch.setattr(memory, "idle", OrderedDict())
-    monkeypatch.setattr(memory, "IDLE", 3 * memory.LASTING)
-    arrays = [memory.empty((memory.LASTING,), np.uint8) for _ in range(5)]
-    kept = {a.ctypes.data // 4096 for a in arrays[3:]}
-    while arrays:
-        arrays.pop(0)
-    assert {address // 4096 for address in memory.idle} <= {page + d for page in kept for d in (-1, 0)} and len(memory.idle) == 2
 
 
 def test_calls_that_meet_take_turns(monkeypatch):

@@ -4,21 +4,45 @@ What a program gives back to the operating system comes again as new pages, each
 arrays have some megabytes that is a tenth of a training step.
 """
 
+import contextlib
 import math
+import os
 import sys
 import threading
-from collections import OrderedDict
 from ctypes import addressof, c_char
+from pathlib import Path
 
 import numpy as np
 
 LEAST = 1 << 14  # numbers that a thread has at hand at least
 LASTING = 1 << 18  # numbers: the memory of a larger one is kept for the next
 LINE = 64  # bytes of a line of the cache
-IDLE = 1 << 30  # bytes that are kept at most
+MOST, SHARE = 1 << 30, 8  # bytes that are kept: no more than this, nor than one part of so many of what there is
 
-idle: OrderedDict[int, np.ndarray] = OrderedDict()  # memory by its address, the longest unused first
-lock = threading.RLock()  # a finalizer may come in the middle of anything
+
+def limits():
+    """Bytes that this machine has, and that the process may have of them, where the operating system tells."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(ImportError, OSError):
+        import resource
+
+        yield from (limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY)
+    groups = Path("/sys/fs/cgroup")
+    for told in (groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"):  # of a container
+        with contextlib.suppress(OSError, ValueError):  # "max"
+            yield int(told.read_text())
+
+
+def bound(limits) -> int:
+    return min([MOST, *(limit // SHARE for limit in limits)])
+
+
+IDLE = bound(limits())  # bytes that are kept at most
+
+# Memory by its address, the longest unused first. There is no lock: every step on it is one of the interpreter's own, for a
+# finalizer may come in the middle of anything, and a fork in the middle of what another thread does.
+idle: dict[int, np.ndarray] = {}
 
 
 class Lent:
@@ -30,25 +54,46 @@ class Lent:
     def __del__(self):
         if sys.is_finalizing():
             return
-        with lock:
-            idle[self.__array_interface__["data"][0]] = self.memory
-            while sum(memory.nbytes for memory in idle.values()) > IDLE:
-                idle.popitem(last=False)
+        idle[self.__array_interface__["data"][0]] = self.memory
+        release(IDLE)
+
+
+def release(kept: int = 0) -> int:
+    """Give idle memory back to the operating system, the longest unused first, down to `kept` bytes; returns how many went."""
+    excess = sum([memory.nbytes for memory in list(idle.values())]) - kept
+    released = 0
+    for address in list(idle):
+        if released >= excess:
+            break
+        memory = idle.pop(address, None)  # another thread may have taken it
+        released += 0 if memory is None else memory.nbytes
+    return released
 
 
 def borrow(size: int):
     """`size` bytes, or up to an eighth more, that nobody uses."""
-    with lock:
-        for address, memory in reversed(idle.items()):
-            if size <= memory.nbytes <= size + size // 8:
-                return Lent(idle.pop(address))
-    return Lent(np.empty(size, np.uint8))
+    for address in reversed(list(idle)):
+        memory = idle.get(address)
+        fits = memory is not None and size <= memory.nbytes <= size + size // 8
+        if fits and idle.pop(address, None) is not None:  # another thread may have been first
+            return Lent(memory)
+    return Lent(new(size, np.uint8))
+
+
+def new(shape, dtype):
+    """np.empty, which has the idle memory too if there is no other."""
+    try:
+        return np.empty(shape, dtype)
+    except MemoryError:
+        if not release():
+            raise
+    return np.empty(shape, dtype)
 
 
 def empty(shape, dtype):
     """An array of undefined values; a large one at the beginning of a cache line: a vector across two takes two loads."""
     if math.prod(shape) < LASTING:
-        return np.empty(shape, dtype)
+        return new(shape, dtype)
     return at_a_line(np.asarray(borrow(bytes_for(shape, dtype))), shape, dtype)
 
 
@@ -85,5 +130,5 @@ def scratch(count: int, dtype):
     mine = desk.arrays.get(dtype)
     if mine is None or mine.size < count:
         shape = (max(count, LEAST),)
-        mine = desk.arrays[dtype] = at_a_line(np.empty(bytes_for(shape, dtype), np.uint8), shape, dtype)
+        mine = desk.arrays[dtype] = at_a_line(new(bytes_for(shape, dtype), np.uint8), shape, dtype)
     return mine

@@ -3,19 +3,25 @@
 A call of some hundred microseconds cannot wait for Python to hand its parts out. So the parts of a call are handed from compiled
 code to compiled code, by a board of numbers in memory: the other threads of a team look at it for a while after each call, and
 sleep, until a bell rings, when none follows.
+
+Python may stop a call between any two of its steps, for a signal, a finalizer or a fork. So a call is one step, where nobody
+sleeps: compiled code announces it, hands it out and waits for it. Where threads are to be woken first, it is two, and what was
+announced is taken back if the second does not come.
 """
 
 import atexit
 import os
+import time
 from functools import cache
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import RLock, Thread, get_native_id
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from .compilation import jit, within
@@ -25,57 +31,121 @@ from .stored import Stored, keep
 ENOUGH = 4e6  # operations of a call; below, one thread is done before a second has begun
 PATIENCE = 1000  # looks at a number before the processor is offered to others
 LOOKS = 1500  # at the board before a thread sleeps: some 200 µs
+GRACE = 2.0  # seconds at the end of Python for the calls of others, and for threads to end
 
 NOBODY = np.zeros(1, np.int64)  # where a call meets itself: more have arrived than it waits for
 LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
-COMING, TURN, DONE, FAILED, WORK, WITH, ASLEEP = (LINE * k for k in range(7))  # of the board; sleepers one behind the other
+COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (LINE * k for k in range(8))  # of the board
+ASLEEP, SERVED = 0, 1  # of each thread, whose lines stand one behind the other from THREADS on
+
+
+class UncompiledError(Exception):
+    """A function must first be compiled for these arguments, which takes seconds: not while others wait for it."""
 
 
 class Turns:
-    """One call at a time has the team: threads of two calls that wait for each other within each could wait for ever."""
+    """One call at a time has the team: threads of two calls that wait for each other within each could wait for ever.
+
+    A call is done alone, with the same bits, where this very thread is in the midst of another (it comes from a signal's handler
+    or from a finalizer), and at the end of Python, when there are no threads any more.
+    """
 
     def __init__(self):
-        self.lock = Lock()
+        self.lock, self.taken, self.over, self.teams = RLock(), False, False, {}
+        atexit.register(self.end)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.begin_anew)  # threads do not survive a fork
+            before, after = global_compiler_lock.acquire, global_compiler_lock.release
+            os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)  # Numba leaves it locked in a child
+            os.register_at_fork(after_in_child=self.begin_anew)
 
     def begin_anew(self):
-        self.lock = Lock()
-        team.cache_clear()
+        """Threads do not survive a fork, nor does who held the lock."""
+        for team in self.teams.values():
+            team.end()
+        self.lock, self.taken, self.teams = RLock(), False, {}
+
+    def give(self, call, count: int, arguments):
+        shared = not self.over and self.take(call, count, arguments)
+        if not shared:
+            call(np.zeros(THREADS + LINE, np.int64), 1, True, *arguments)
+
+    def take(self, call, count: int, arguments) -> bool:
+        """Have the call shared, unless there are no threads for it."""
+        with self.lock:
+            if self.taken or self.over:
+                return False
+            self.taken = True
+            try:
+                team = self.teams.get(count) or self.gather(count)
+                team.share(call, arguments)
+            finally:
+                self.taken = False
+        return True
+
+    def gather(self, count: int):
+        team = Team(count)
+        try:
+            for thread in team.threads:
+                thread.start()
+            self.teams[count] = team
+        except RuntimeError:  # no thread can be started, now: the call is done alone
+            team.end()
+        except BaseException:
+            team.end()
+            raise
+        return team
+
+    def end(self):
+        """The threads end: none must come out of compiled code when Python is no more."""
+        self.over = True  # from here on nobody waits for the lock: a daemon that has it may never go on
+        limit = time.monotonic() + GRACE
+        if self.lock.acquire(timeout=GRACE):  # a daemon's call is done
+            self.lock.release()
+        teams = list(self.teams.values())
+        for team in teams:
+            team.end()
+        for thread in (thread for team in teams for thread in team.threads):
+            thread.join(max(0.0, limit - time.monotonic()))
 
 
 class Team:
-    """The threads 1 … count − 1 of calls that `count` threads share."""
+    """The threads 1 … count − 1 of calls that `count` threads share.  A team that has ended does a call alone."""
 
     def __init__(self, count: int):
-        self.board = np.zeros(ASLEEP + LINE * count, np.int64)
+        self.home = get_native_id()
+        self.board = np.zeros(THREADS + LINE * count, np.int64)
         self.bells = [SimpleQueue() for _ in range(count)]
         self.threads = [Thread(target=self.attend, args=(i,), name=f"rnn_gpu-{i}", daemon=True) for i in range(1, count)]
-        for thread in self.threads:
-            thread.start()
-        atexit.register(self.end)  # a thread must not come out of compiled code when Python is no more
 
     def attend(self, i: int):
-        turns_done, goes_on = 0, True
-        while goes_on:
-            turns_done = serve(self.board, i, len(self.bells), turns_done)
-            goes_on = self.bells[i].get()
+        try:
+            while get_native_id() != self.home:  # where Python's threads are greenlets, there is nobody to share with
+                serve(self.board, i, len(self.bells))
+                if self.board[ENDED]:
+                    return
+                self.bells[i].get()
+        finally:
+            self.board[ENDED] = 1
 
     def end(self):
+        self.board[ENDED] = 1
         for bell in self.bells:
-            bell.put(False)
-        for thread in self.threads:
-            thread.join()
+            bell.put(None)
 
-    def share(self, kernel, arguments):
-        announce(self.board)
-        for i in range(1, len(self.bells)):
-            if awaken(self.board, i):
-                self.bells[i].put(True)
-        shared(kernel)(self.board, len(self.bells), *arguments)
+    def share(self, call, arguments):
+        board, count = self.board, len(self.bells)
+        try:
+            if not call(board, count, False, *arguments):
+                for i in range(1, count):
+                    if board[THREADS + LINE * i + ASLEEP]:
+                        self.bells[i].put(None)
+                call(board, count, True, *arguments)
+        except BaseException:
+            board[COMING] = board[TURN]  # taken back without a call: another Ctrl-C could come at the first line of one
+            raise
 
 
-team, turns = cache(Team), Turns()
+turns = Turns()
 
 
 def threads_for(operations: float, parts: int) -> int:
@@ -91,8 +161,12 @@ def share(kernel, count: int, *arguments):
     if count == 1:
         kernel(*arguments, NOBODY, 0, 1)
         return
-    with turns.lock:
-        team(count).share(kernel, (*arguments, np.zeros(1, np.int64)))
+    call, arguments = shared(kernel), (*arguments, np.zeros(1, np.int64))
+    try:
+        turns.give(call, count, arguments)
+    except UncompiledError as missing:
+        type(call)._compile_for_args(call, *missing.args)
+        turns.give(call, count, arguments)
 
 
 # Numbers that threads share: a window's, at an index
@@ -208,56 +282,72 @@ def work(typing, board, part, parts):
     return types.int64(board, types.intp, types.intp), build
 
 
-@cache
-def shared(kernel):
-    """The function (board, count, *arguments): the kernel by `count` threads, this one the first; returns when all are done."""
-    post = post_of(kernel)
-
-    @jit
-    def shared(board, count, *arguments):
-        numbers = flat(board)
-        post(numbers, arguments)
-        turn = add(numbers, TURN, 1) + 1
-        failed = work(numbers, 0, count)
-        wait_for(numbers, DONE, turn * (count - 1))  # the others read from this stack
-        if failed + swap(numbers, FAILED, 0):
-            raise RuntimeError("a part of a call that threads share failed")
-
-    return keep(shared, kernel._cache.key) if isinstance(kernel._cache, Stored) else shared
+@within
+def announce(numbers, count):
+    """Who looks at the board from now on does not sleep before the next call has come.  Does anybody sleep?"""
+    swap(numbers, COMING, seen(numbers, TURN) + 1)
+    asleep = 0
+    for i in range(1, count):
+        asleep += seen(numbers, THREADS + LINE * i + ASLEEP)
+    return asleep > 0
 
 
 @jit
-def serve(board, i, count, turns_done):
-    """Take part in the calls on the board, from the one after `turns_done` on; returns how many there were when it may sleep."""
-    numbers, looks = flat(board), 0
+def serve(board, i, count):
+    """Take part in the calls on the board; returns when the thread may sleep or is to end."""
+    numbers, mine, looks = flat(board), THREADS + LINE * i, 0
+    swap(numbers, mine + ASLEEP, 0)
+    served = seen(numbers, mine + SERVED)
     while True:
-        if seen(numbers, TURN) > turns_done:
+        if seen(numbers, TURN) > served:
+            served += 1
+            swap(numbers, mine + SERVED, served)
             add(numbers, FAILED, work(numbers, i, count))
             add(numbers, DONE, 1)
-            turns_done += 1
             looks = 0
-        elif looks < LOOKS or seen(numbers, COMING) > turns_done:
+        elif seen(numbers, ENDED):
+            return
+        elif looks < LOOKS or seen(numbers, COMING) > served:
             looks += 1
             if looks > PATIENCE:
                 step_aside()
         else:
-            swap(numbers, ASLEEP + LINE * i, 1)
-            if seen(numbers, COMING) == turns_done:
-                return turns_done
-            swap(numbers, ASLEEP + LINE * i, 0)
+            swap(numbers, mine + ASLEEP, 1)
+            if seen(numbers, COMING) <= served:
+                return
+            swap(numbers, mine + ASLEEP, 0)
 
 
-@jit
-def announce(board):
-    """Who looks at the board from now on does not sleep before the call has come."""
-    add(flat(board), COMING, 1)
+keep(serve)
 
 
-@jit
-def awaken(board, i):
-    """Did thread i sleep?"""
-    return swap(flat(board), ASLEEP + LINE * i, 0)
+@cache
+def shared(kernel):
+    """The function (board, count, awake, *arguments): the kernel by `count` threads, this one the first; returns when all are done.
+
+    Returns False where nothing was done but to announce the call: somebody sleeps. `awake` says that all have been woken.
+    Raises UncompiledError for types that it was not compiled for.
+    """
+    serve.compile((types.int64[::1], types.intp, types.intp))  # no thread of a team compiles
+    post = post_of(kernel)
+
+    @jit
+    def shared(board, count, awake, *arguments):
+        numbers = flat(board)
+        parts = 1 if seen(numbers, ENDED) else count
+        if parts > 1 and not awake and announce(numbers, parts):
+            return False
+        post(numbers, arguments)
+        turn = add(numbers, TURN, 1) + 1 if parts > 1 else 0
+        failed = work(numbers, 0, parts)
+        wait_for(numbers, DONE, turn * (parts - 1))  # the others read from this stack
+        if failed + swap(numbers, FAILED, 0):
+            raise RuntimeError("a part of a call that threads share failed")
+        return True
+
+    shared._compile_for_args = refuse
+    return keep(shared, kernel._cache.key) if isinstance(kernel._cache, Stored) else shared
 
 
-for function in (serve, announce, awaken):
-    keep(function)
+def refuse(*arguments):
+    raise UncompiledError(*arguments)

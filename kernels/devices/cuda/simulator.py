@@ -1,53 +1,91 @@
 """The CUDA simulator made strong enough for our kernels (NUMBA_ENABLE_CUDASIM=1).
 
 Numba's own runs one block after another, knows no warp operation, and fills shared memory with nothing in particular.
-Here all blocks of a launch run at once, each with its own shared memory filled with NaN; `syncthreads` is a real barrier
-(a block whose threads part ways hangs no longer than it must: threads that end leave it); shuffles and votes work by
-exchange within a warp; and options of `cuda.jit` that only a compiler understands are accepted.
+Here all blocks of a launch run at once, each with its own shared memory filled with NaN; `syncthreads` is a real barrier, which
+all threads of a block reach or none; shuffles and votes work by exchange within a warp; options of `cuda.jit` that only a
+compiler understands are accepted; and host threads launch one after the other.
 """
 
+import os
 import sys
 import threading
 import time
+from copy import copy
 
 import numpy as np
 
 COMPILER_OPTIONS = ("launch_bounds", "forceinline", "lto", "max_registers", "lineinfo")
 ABSENT = object()  # stands in the slot of a lane that does not exist or has ended
+MOST_THREADS = 1024  # of a block, on every card
 
 
 class Barrier:
-    """A reusable barrier whose parties may leave, and which an error anywhere in the grid breaks."""
+    """A reusable barrier, which an error anywhere in the grid breaks.
 
-    def __init__(self, parties: int):
+    All parties of a strict one come to the same place of the kernel, or RuntimeError names the places: on a GPU anything may
+    happen.  The parties of another may leave.
+    """
+
+    def __init__(self, parties: int, strict: str = ""):
         self.turn = threading.Condition()
-        self.parties, self.waiting, self.generation, self.broken = parties, 0, 0, False
+        self.parties, self.ended, self.generation, self.broken = parties, 0, 0, False
+        self.waiting = []  # where each one is who waits
+        self.strict, self.fault = strict, ""  # whose threads, in words
 
     def wait(self):
+        at = where() if self.strict else ()
         with self.turn:
             mine = self.generation
-            self.waiting += 1
-            self.release_if_complete()
+            self.waiting.append(at)
+            self.go_on_if_complete()
             while mine == self.generation and not self.broken:
                 self.turn.wait()
+            if self.fault:
+                raise RuntimeError(self.fault)
             if self.broken:
                 raise threading.BrokenBarrierError("another thread of the grid failed")
 
     def leave(self):
         with self.turn:
-            self.parties -= 1
-            self.release_if_complete()
+            self.ended += 1
+            self.go_on_if_complete()
 
     def abort(self):
         with self.turn:
             self.broken = True
             self.turn.notify_all()
 
-    def release_if_complete(self):
-        if 0 < self.waiting >= self.parties:
-            self.waiting = 0
-            self.generation += 1
-            self.turn.notify_all()
+    def go_on_if_complete(self):
+        if self.broken or not self.waiting or len(self.waiting) + self.ended < self.parties:
+            return
+        if self.strict and (self.ended or len(set(self.waiting)) > 1):
+            self.fault, self.broken = self.skipped(), True
+        self.waiting = []
+        self.generation += 1
+        self.turn.notify_all()
+
+    def skipped(self) -> str:
+        groups = [f"{self.waiting.count(at)} wait at {named(at)}" for at in dict.fromkeys(self.waiting)]
+        groups += [f"{self.ended} have ended"] * (self.ended > 0)
+        return f"a barrier that not all threads of {self.strict} reach: of {self.parties}, {', '.join(groups)}"
+
+
+def where() -> tuple:
+    """The place of the calling thread in its kernel: (code, instruction, line) of each call it is in, the innermost first."""
+    frame, places = sys._getframe(1), []
+    while frame:
+        if frame.f_globals.get("__name__") not in MACHINERY:
+            places.append((frame.f_code, frame.f_lasti, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(places)
+
+
+MACHINERY = {__name__, "threading", "numba.cuda.simulator.kernel", "numba.cuda.simulator.kernelapi"}
+
+
+def named(places) -> str:
+    code, _, line = places[0]
+    return f"{code.co_filename}:{line} in {code.co_name}"
 
 
 def install():
@@ -59,11 +97,13 @@ def install():
         return
     sys.setswitchinterval(5e-4)  # threads mostly wait for each other
     kernel.BlockManager = grid_runner(kernel)
+    take_turns(kernel)
     give_memory(kernelapi)
     give_warps(kernelapi.FakeCUDAModule)
     give_way_to_errors(kernelapi.FakeCUDAAtomic)
     kernelapi.GridGroup.sync = lambda self: threading.current_thread().grid_barrier.wait()
     cuda.__getattr__ = running(kernel)
+    kernelapi.FakeCUDAModule.__getattr__ = of_the_host(cuda)
     original = api.jit
 
     def jit(*arguments, **options):
@@ -84,6 +124,43 @@ def running(kernel):
     return attribute
 
 
+def of_the_host(cuda):
+    """What `cuda` means to another host thread in a module whose kernel runs: Numba has put the grid in its place."""
+
+    def attribute(self, name):
+        try:
+            return vars(cuda)[name]
+        except KeyError:
+            raise AttributeError(f"module 'numba.cuda' has no attribute {name!r}") from None
+
+    return attribute
+
+
+def take_turns(kernel):
+    """Launches of several host threads come one after the other, each with its own configuration."""
+    Kernel, lock = kernel.FakeCUDAKernel, threading.RLock()
+    configure, start = Kernel.__getitem__, Kernel.__call__
+
+    def configured(self, configuration):
+        return configure(copy(self), configuration)
+
+    def launch(self, *arguments):
+        if hasattr(threading.current_thread(), "grid_barrier"):  # a function that a kernel calls
+            return start(self, *arguments)
+        if self._device:
+            return self.fn(*arguments)
+        if self.block_dim and (count := int(np.prod(self.block_dim))) > MOST_THREADS:
+            raise ValueError(f"{self.__name__} is launched with {count} threads a block, but a GPU takes {MOST_THREADS} at most")
+        with lock:
+            if kernel._get_kernel_context():
+                raise RuntimeError(f"{self.__name__} is launched by a handler or finalizer in the middle of another launch")
+            return start(self, *arguments)
+
+    Kernel.__getitem__, Kernel.__call__ = configured, launch
+    if hasattr(os, "register_at_fork"):  # a grid that runs does not survive
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
 def as_device_array(a):
     """A NumPy array as the simulator's device array of the same memory: NumPy arrays themselves are copied in and out, each."""
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
@@ -96,6 +173,8 @@ def grid_runner(kernel):
     StockBlockManager, BlockThread = kernel.BlockManager, kernel.BlockThread
 
     class Thread(BlockThread):
+        done = False
+
         def syncthreads(self):
             self.barrier.wait()
 
@@ -111,6 +190,7 @@ def grid_runner(kernel):
             self.slots[self.thread_id % 32] = ABSENT
             for barrier in (self.barrier, self.warp_barrier, self.grid_barrier):
                 barrier.leave()
+            self.done = True
 
     class GridRunner:
         def __init__(self, f, grid_dim, block_dim, debug):
@@ -119,13 +199,20 @@ def grid_runner(kernel):
         def run(self, grid_point, *arguments):
             if any(grid_point):
                 return
-            threads, all_barriers = [], [Barrier(int(np.prod(self.grid_dim) * np.prod(self.block_dim)))]
+            threads, all_barriers = [], [Barrier(int(np.prod(self.grid_dim) * np.prod(self.block_dim)), "the grid")]
             for block in np.ndindex(*self.grid_dim):
                 threads += self.threads_of(block, arguments, all_barriers)
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            try:
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            except BaseException:  # Ctrl-C: nothing of this launch is left to the next
+                for barrier in all_barriers:
+                    barrier.abort()
+                while any(thread.ident and not thread.done for thread in threads):  # a join that was stopped forgets its thread
+                    time.sleep(1e-3)
+                raise
             failed = [thread.exception for thread in threads if thread.exception]
             failed.sort(key=lambda e: isinstance(e[0], threading.BrokenBarrierError))  # the cause before its consequences
             if failed:
@@ -134,7 +221,7 @@ def grid_runner(kernel):
         def threads_of(self, block, arguments, all_barriers):
             manager = StockBlockManager(self.f, self.grid_dim, self.block_dim, self.debug)
             count = int(np.prod(self.block_dim))
-            barrier = Barrier(count)
+            barrier = Barrier(count, f"block {tuple(map(int, block))}")
             warps = [Barrier(min(32, count - first)) for first in range(0, count, 32)]
             slots = [[None] * warp.parties + [ABSENT] * (32 - warp.parties) for warp in warps]
             all_barriers += [barrier, *warps]

@@ -1,0 +1,266 @@
+"""Calls that threads share come to an end and are right: whatever stops them, whenever they come, and in forked processes.
+
+Programs of their own show it, for what fails hangs. The same hundreds of times: stress/test_processes.py.
+"""
+
+import os
+import threading
+
+import pytest
+from processes import adding, call, run
+
+from rnn_gpu.kernels.devices.cpu import threads
+
+posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="no timers and no fork here")
+
+# Stopped
+
+INTERRUPTED = """
+from processes import *
+
+signal.signal(signal.SIGALRM, interrupt)
+call()
+hits = 0
+for i in range(int(sys.argv[1])):
+    if random.random() < 0.1:
+        time.sleep(0.001)  # the others sleep
+    hits += interrupting(call, random.uniform(1e-6, 1e-4))
+call()
+print(hits)
+"""
+
+
+@posix
+def test_a_call_that_is_interrupted_anywhere_leaves_threads_that_work_and_end():
+    assert int(run(INTERRUPTED, 5000)) > 100
+
+
+COMPILING = """
+from processes import *
+
+signal.signal(signal.SIGALRM, interrupt)
+call(kernel=adding(0), amount=0)
+begin = time.perf_counter()
+call(kernel=adding(1), amount=1)
+seconds, hits = time.perf_counter() - begin, 0
+for i in range(int(sys.argv[1])):
+    kernel = adding(i)
+    hits += interrupting(lambda: call(kernel=kernel, amount=i), random.uniform(0.01, 0.8 * seconds))
+    for team in threads.turns.teams.values():
+        assert team.board[threads.TURN] == team.board[threads.COMING], "a call is announced that does not come"
+    call()
+    call(kernel=kernel, amount=i)
+print(hits)
+"""
+
+
+@posix
+def test_a_call_that_is_interrupted_while_it_compiles_can_be_made_again():
+    assert int(run(COMPILING, 4)) > 0
+
+
+def test_a_call_is_compiled_while_nobody_waits_for_it(monkeypatch):
+    """Neither threads that look at the board nor other calls for their turn."""
+    call()
+    board, found = threads.turns.teams[3].board, []
+    kind = type(threads.shared(adding(0)))
+    compile = kind._compile_for_args
+
+    def compiling(self, *arguments):
+        found.append((threads.turns.taken, board[threads.COMING] == board[threads.TURN]))
+        return compile(self, *arguments)
+
+    monkeypatch.setattr(kind, "_compile_for_args", compiling)
+    call(kernel=adding(6), amount=6)
+    assert found == [(False, True)]
+
+
+def test_what_cannot_be_compiled_leaves_threads_that_work():
+    @threads.jit
+    def wrong(a, arrived, part, parts):
+        return a.no_such_thing
+
+    with pytest.raises(Exception, match="no_such_thing"):
+        call(kernel=wrong)
+    call()
+
+
+# At odd moments
+
+AT_THE_END = """
+import atexit
+
+def late():
+    call()
+    print(train(layer) == expected)
+
+class Last:
+    def __del__(self):
+        late()
+
+atexit.register(late)  # before the library has registered anything: it comes after the end of the threads
+from processes import *
+
+share_all()
+layer = rnn_gpu.RNN(5, 7, device="cpu", seed=0)
+call()
+expected = train(layer)
+last = Last()
+if sys.argv[1] == "busy":  # in a call, wherever that is then
+    threading.Thread(target=lambda: [call() for _ in range(10**9)], daemon=True).start()
+time.sleep(random.choice([0, 0.001, 0.1]))
+"""
+
+
+@pytest.mark.parametrize("others", ["idle", "busy"])
+def test_calls_at_the_end_of_python_are_done_alone(others):
+    told = run(AT_THE_END, others).split()
+    assert told == ["True", "True"] or (told == ["True"] and others == "busy")  # a daemon may keep what would be finalized
+
+
+HANDLED = """
+from processes import *
+import gc
+
+class Cycle:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        call()
+        done.append("finalized")
+
+def handle(number, frame):
+    call()
+    Cycle()
+    done.append("handled")
+    signal.setitimer(signal.ITIMER_REAL, 3e-4)
+
+share_all()
+layer = rnn_gpu.RNN(5, 7, device="cpu", seed=0)
+expected, done = train(layer), []
+call()
+gc.set_threshold(50)
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 3e-4)
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    call()
+    if random.random() < 0.1:
+        time.sleep(1e-3)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+assert train(layer) == expected
+print(done.count("handled"), done.count("finalized"))
+"""
+
+
+@posix
+def test_calls_of_handlers_and_finalizers_in_the_midst_of_another_are_done_alone():
+    handled, finalized = map(int, run(HANDLED, 1).split())
+    assert handled > 50 and finalized > 50
+
+
+def test_a_call_in_the_midst_of_another_of_its_thread_is_done_alone(monkeypatch):
+    call()
+    team, parts = threads.turns.teams[3], []
+    share = team.share
+
+    def meanwhile(*arguments):
+        monkeypatch.undo()
+        before = int(team.board[threads.TURN])
+        call()
+        parts.append(int(team.board[threads.TURN]) - before)
+        share(*arguments)
+
+    monkeypatch.setattr(team, "share", meanwhile)
+    call()
+    assert parts == [0] and not threads.turns.taken
+
+
+class Greenlet(threading.Thread):
+    """A thread that is none: it runs in the thread that starts it."""
+
+    def start(self):
+        self.run()
+
+
+def test_where_threads_are_greenlets_a_call_is_done_alone(monkeypatch):
+    monkeypatch.setattr(threads, "Thread", Greenlet)
+    monkeypatch.setattr(threads.turns, "teams", {})
+    call()
+    call()
+    assert threads.turns.teams[3].board[threads.ENDED]
+
+
+def test_where_no_thread_can_be_started_a_call_is_done_alone(monkeypatch):
+    def refuse(thread):
+        if thread.name.endswith("-2"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threads.turns, "teams", {})
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    call()
+    assert not threads.turns.teams
+    monkeypatch.undo()
+    call()  # the next one has its threads again
+
+
+# Forked
+
+FORKING = """
+from processes import *
+
+def busy():
+    for i in range(10**9):
+        call(kernel=adding(1) if compiles and i % 200 == 0 else add_one)
+        arrays = [memory.empty((memory.LASTING + i % 3,), "f") for _ in range(3)]
+        del arrays
+
+def in_child():
+    assert call() is None
+    assert memory.empty((memory.LASTING,), "f").size == memory.LASTING
+    assert train(layer) == expected
+
+share_all()
+layer = rnn_gpu.RNN(5, 7, device="cpu", seed=0)
+expected, compiles = train(layer), sys.argv[2] == "compile"
+others = [threading.Thread(target=busy, daemon=True) for _ in range(2)]
+for thread in others:
+    thread.start()
+for i in range(int(sys.argv[1])):
+    child = forked(in_child)
+    assert ended(child) == 0, i
+    call()
+print("done")
+"""
+
+
+@posix
+@pytest.mark.parametrize("others", ["compute", "compile"])
+def test_a_forked_process_computes_whatever_other_threads_were_doing(others):
+    assert run(FORKING, 10, others).split()[-1] == "done"
+
+
+SIMULATED = """
+import os
+os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+from processes import *
+
+def launch():
+    y, _ = layer(np.ones((3, 2, 2), "f"))
+    assert (y == expected).all()
+
+layer = rnn_gpu.RNN(2, 3, device="cuda", seed=0)
+expected = layer(np.ones((3, 2, 2), "f"))[0].copy()
+threading.Thread(target=lambda: [launch() for _ in range(10**9)], daemon=True).start()
+for i in range(int(sys.argv[1])):
+    assert ended(forked(launch)) == 0, i
+print("done")
+"""
+
+
+@posix
+def test_a_forked_process_launches_in_the_simulator_whatever_other_threads_were_doing():
+    assert run(SIMULATED, 10).split()[-1] == "done"
