@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from . import arguments, gradient_flow, io, memory, outline, training
 from .device import PRECISIONS
-from .errors import ArgumentError, DeviceError, ModelFileError, RnnGpuError, ShapeError
+from .errors import ArgumentError, ModelFileError, ShapeError
 from .kernels import UNCLIPPED, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
@@ -209,14 +209,7 @@ class Network(Remembering, Weights):
         return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer._of_keras(weights).items()}
 
     def _by_layer(self, named):
-        """Arrays by "LAYER.NAME" -> a dict of each layer's, by NAME."""
-        parts = [{} for _ in self.layers]
-        for name, a in named.items():
-            place, _, own = name.partition(".")
-            if place not in map(str, range(len(parts))):
-                raise ArgumentError(f"state_dict has {name}, expected names that begin with a layer's number, 0. … {len(parts) - 1}.")
-            parts[int(place)][own] = a
-        return parts
+        return by_layer("state_dict", named, len(self.layers))
 
     plan = memory.plan
     fit = training.fit
@@ -230,7 +223,10 @@ class Network(Remembering, Weights):
         return {"layers": [in_words(layer) for layer in self.layers], "loss": self.loss, "steps": self.steps, "dtype": self.dtype}
 
     def save(self, path: str | PathLike):
-        """Write parameters and configuration to a safetensors file, whole or not at all."""
+        """Write parameters and configuration to a safetensors file with a checksum, whole or not at all.
+
+        A file that is there keeps its permissions, a link to it stays a link. OSError names the path if none can be written.
+        """
         io.write(path, {name: self._device.numpy(a) for name, a in self.parameters.items()}, self.config())
 
     def _forward(self, x, s0, steps, pass_=INFERENCE, keep=True):
@@ -274,14 +270,36 @@ def in_words(value):
 KINDS = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Bidirectional, Dense, Embedding, Dropout)}
 
 
-def build(words: dict, own: dict, precision: str | None, device: str, dtype) -> Layer:
-    """The layer that `in_words` wrote down; own has the user's formulas by (setting, name)."""
-    settings = {**words} | ({"precision": precision} if precision and "precision" in words else {})
+def by_layer(what: str, named, count: int) -> list[dict]:
+    """Arrays by "LAYER.NAME" -> a dict of each of `count` layers', by NAME."""
+    parts = [{} for _ in range(count)]
+    for name, a in named.items():
+        place, _, own = name.partition(".")
+        if place not in map(str, range(count)):
+            raise ArgumentError(f"{what} has {name}, expected names that begin with a layer's number, 0. … {count - 1}.")
+        parts[int(place)][own] = a
+    return parts
+
+
+def with_precision(words, precision: str):
+    """What `config` says, with another precision wherever there is one."""
+    if isinstance(words, dict):
+        return {name: precision if name == "precision" else with_precision(value, precision) for name, value in words.items()}
+    return [with_precision(value, precision) for value in words] if isinstance(words, list) else words
+
+
+def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
+    """The layer that `in_words` wrote down, on its parameters; own has the user's formulas by (setting, name)."""
+    settings = {**words}
     kind = KINDS[settings.pop("layer")]
+    if kind is Bidirectional:
+        both = settings.pop("forward"), settings.pop("reverse")
+        each = zip(both, Bidirectional.apart(values), strict=True)
+        return Bidirectional(*(build(one, part, own, device, dtype) for one, part in each), **settings)
     for key, value in settings.items():
         if isinstance(value, dict):
-            settings[key] = own_formula(own, key, value) if "custom" in value else build(value, own, precision, device, dtype)
-    return kind(**settings) if kind is Bidirectional else kind(**settings, device=device, dtype=dtype)
+            settings[key] = own_formula(own, key, value)
+    return kind.of(values, **settings, device=device, dtype=dtype)
 
 
 def own_formula(own: dict, key: str, value: dict):
@@ -300,7 +318,8 @@ def load(
     """Read a network that `Network.save` wrote, of the precision that it had if no other is asked for.
 
     custom  the activations and cells of your own that it uses (Activation and Cell objects): a file holds only their names.
-    Raises ModelFileError if the file is damaged, is not a model of ours, or names a formula that is not known here.
+    Raises ModelFileError if the file is damaged, be it by one bit, is not a model of ours, or names a formula that is not known
+    here. A file of before there were checksums is read as it is.
     """
     if not isinstance(custom, (list, tuple, set)) or not all(type(formula) in (Activation, Cell) for formula in custom):
         raise ArgumentError(f"custom is {custom!r}, expected a list of Activation and Cell objects")
@@ -309,18 +328,12 @@ def load(
     own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
     if len(own) < len(set(custom)):
         raise ArgumentError(f"custom has two formulas of one name: {', '.join(formula.name for formula in custom)}")
-    arrays, config = io.read(path)
-    try:
-        layers = [build(layer, own, precision, device, config["dtype"]) for layer in config["layers"]]
+    arrays, config, version = io.read(path)
+    with io.blaming(path, "is not a model that can be built here"):
+        config = with_precision(config, precision) if precision else config
+        each = zip(config["layers"], by_layer("it", arrays, len(config["layers"])), strict=True)
+        layers = [build(words, values, own, device, config["dtype"]) for words, values in each]
         network = Network(layers, loss=config["loss"], steps=config["steps"])
-        if set(network.parameters) != set(arrays):
-            raise ModelFileError(f"it has the arrays {sorted(arrays)}, expected {sorted(network.parameters)}")
-        for i, layer in enumerate(network.layers):
-            for name in layer.parameters:
-                a = arrays[f"{i}.{name}"]
-                layer.parameters.write(name, layer._device.array(a, a.dtype))
-    except DeviceError:
-        raise
-    except (AttributeError, KeyError, TypeError, RnnGpuError) as error:
-        raise ModelFileError(f"{path} is not a model that can be built here: {error}") from error
+        if version > 1 and io.in_json(network.config()) != config:  # before, there were fewer settings
+            raise ValueError(f"it says {config}, which builds {network.config()}")
     return network

@@ -11,6 +11,7 @@ class Optimizer:
     """One step for every parameter, by an elementwise kernel; the moments are kept by the parameter's name."""
 
     moments = 0
+    squares: tuple[int, ...] = ()  # which of the moments are means of squares
     formula = None
 
     def __init__(self, learning_rate: float, *, weight_decay: float = 0.0):
@@ -70,6 +71,7 @@ class RMSprop(Optimizer):
     """Hinton's RMSprop; `decay` is torch's alpha."""
 
     moments = 1
+    squares = (0,)
     formula = staticmethod(updates.rmsprop)
 
     def __init__(
@@ -92,6 +94,7 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba 2015), as torch.optim.Adam; weight_decay is added to the gradient."""
 
     moments = 2
+    squares = (1,)
     formula = staticmethod(updates.adam)
 
     def __init__(

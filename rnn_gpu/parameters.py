@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import arguments
-from .errors import DtypeError, ShapeError
+from .errors import ArgumentError, DtypeError, ShapeError
 from .kernels import Cell
 
 INITS = ("default", "torch", "tutorial")
@@ -44,6 +44,23 @@ class Parameters(dict[str, np.ndarray]):
         raise TypeError("a layer's parameters have fixed names: assign to them")
 
     __delitem__ = pop = popitem = clear = setdefault = fixed
+
+
+def fitting(values: dict, shapes: dict, dtype: str) -> dict:
+    """values, in the order of shapes, whose names and shapes they must have."""
+    if set(values) != set(shapes):
+        raise ArgumentError(f"there are the arrays {', '.join(sorted(values)) or 'none'}, expected {', '.join(shapes) or 'none'}")
+    for name, shape in shapes.items():
+        if values[name].shape != shape:
+            raise ShapeError(f"{name} has shape {values[name].shape}, expected {shape}")
+        if values[name].dtype != dtype:
+            raise DtypeError(f"{name} is {values[name].dtype}, expected {dtype}")
+    return {name: values[name] for name in shapes}
+
+
+def recurrent_shapes(cell: Cell, m: int, n: int) -> dict[str, tuple[int, ...]]:
+    rows = cell.gates * n
+    return {"U": (rows, m), "W": (rows, n), "b": (rows,)} | ({"c": (rows,)} if cell.apart else {})
 
 
 def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.ndarray]:

@@ -71,7 +71,8 @@ def forward(call, x, s0, U, W, b, c):
         values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
-        layer = layers.Recurrent.around(call.cell, values, call.device, call.reverse)
+        sizes = values["U"].shape[1], values["W"].shape[1]
+        layer = layers.Recurrent.of(values, call.cell, *sizes, device=call.device, dtype=dtype, reverse=call.reverse)
         y, (s,), tape = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps)
         return (layer, tape), *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import arguments, finite, memory, optimizers
+from . import arguments, finite, io, memory, optimizers
 from . import checkpoint as checkpoints
 from .arguments import Listed
 from .errors import ArgumentError, DtypeError, NonFiniteError, OrderError, ShapeError
@@ -164,9 +164,11 @@ def fit(
     watch          called with (network, number of the update) when its gradients are there and no weight has changed yet:
                    network.tapes then holds what BPTT computed at every step, which takes one call of a kernel a step
     checkpoint     a path, where all that training stands on is written after each epoch, and after each `checkpoint_every`
-                   batches: whole or not at all, over the one before
+                   batches: whole or not at all, over the one before, and only if every weight is finite. That a file can be
+                   written there is tried before the first epoch
     resume         the path of such a file: training goes on from there, bit for bit, with the same network, data and arguments;
-                   `epochs`, the optimizer's hyperparameters and clipping may be others
+                   `epochs`, the optimizer's hyperparameters and clipping may be others. If anything else is, or the file is
+                   damaged, an error says what, and nothing has changed
     memory_budget  bytes, or "512MB": where a batch needs more, its sequences are cut into segments, of which only the first states
                    are kept, and each is computed again on the way back: the same gradient to the last bit, for one more pass forward
                    (see `Network.plan`)
@@ -202,8 +204,12 @@ def fit(
         arguments.size("checkpoint_every", checkpoint_every)
         if checkpoint is None:
             raise ArgumentError("checkpoint_every is given, but no checkpoint: say where it is to be written")
-    settings = {"samples": len(samples), "batch_size": batch_size, "shuffle": shuffle, "seed": seed}
+    if checkpoint is not None:
+        io.check_place("checkpoint", checkpoint)
+    settings = {"samples": len(samples), "batch_size": int(batch_size), "shuffle": shuffle, "seed": int(seed)}
     settings |= {"truncate": truncate and list(truncate)}
+    if checkpoint is not None or resume is not None:
+        settings["data"] = checkpoints.fingerprint(samples.x, samples.y)
     at = checkpoints.Position(rng.bit_generator.state, history={"compile_seconds": [], "step_loss": [], "gradient_norm": []})
     if resume is not None:
         at = checkpoints.restore(resume, network, optimizer, settings)

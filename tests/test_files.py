@@ -3,7 +3,11 @@
 import errno
 import io
 import json
+import math
 import os
+import stat
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import rnn_gpu
-from rnn_gpu import GRU, LSTM, RNN, Dense, DeviceError, Dropout, Embedding, ModelFileError, Network, Recurrent, load
+from damage import SAVES, apart, damaged_models, killed, together
+from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, DeviceError, Dropout, Embedding, ModelFileError, Network, Recurrent, load
 from rnn_gpu.kernels.cells import CELLS
 
 REFERENCE = {"device": "reference"}
@@ -131,7 +136,7 @@ def test_the_file_is_safetensors_that_say_what_they_are(path):
     NETWORKS["GRU"](**REFERENCE).save(path)
     with safe_open(path, "np") as file:
         assert set(file.keys()) == {"0.U", "0.W", "0.b", "0.c"}
-        assert file.metadata()["format"] == "rnn_gpu 1"
+        assert file.metadata()["format"] == "rnn_gpu 2"
         assert json.loads(file.metadata()["config"])["layers"][0]["layer"] == "GRU"
 
 
@@ -248,6 +253,13 @@ def test_no_file_is_pythons_own_error(tmp_path):
         load(tmp_path / "not-there", device="reference")
 
 
+def test_a_file_that_may_not_be_read_is_pythons_own_error(saved, monkeypatch):
+    monkeypatch.setattr("rnn_gpu.io.open", fail(PermissionError(errno.EACCES, "Permission denied")), raising=False)
+    with pytest.raises(PermissionError) as caught:
+        load(saved, device="reference")
+    assert caught.type is PermissionError
+
+
 def test_a_folder_is_no_model(tmp_path):
     with pytest.raises(ModelFileError, match="is a folder, expected a model file"):
         load(tmp_path, device="reference")
@@ -261,25 +273,31 @@ def without(key):
     ("arrays", "metadata", "message"),
     [
         (None, lambda d: None, "is not a model of ours: its format is None"),
-        (None, lambda d: d | {"format": "pt"}, "is not a model of ours: its format is 'pt', expected 'rnn_gpu 1'"),
-        (None, lambda d: d | {"format": "rnn_gpu 2"}, "its format is 'rnn_gpu 2', expected 'rnn_gpu 1'"),
+        (None, lambda d: d | {"format": "pt"}, "is not a model of ours: its format is 'pt', expected 'rnn_gpu 2'"),
+        (None, lambda d: d | {"format": "rnn_gpu 3"}, "its format is 'rnn_gpu 3', expected 'rnn_gpu 2' or 'rnn_gpu 1'"),
+        (None, lambda d: d | {"format": "rnn_gpu 1"}, "its metadata are .*crc32.*, expected config, format"),
+        (None, without("crc32"), "its metadata are .*, expected config, crc32, format"),
         (None, without("config"), "config"),
         (None, lambda d: d | {"config": "{"}, "is damaged"),
-        (without("0.W"), None, r"has the arrays \['0.U', '0.b', '1.V', '1.b'\], expected .*'0.W'"),
-        (lambda d: d | {"2.U": d["0.U"]}, None, "has the arrays .*'2.U'"),
+        (without("0.W"), None, "there are the arrays U, b, expected U, W, b"),
+        (lambda d: d | {"1.U": d["0.U"]}, None, "there are the arrays U, V, b, expected V, b"),
+        (lambda d: d | {"2.U": d["0.U"]}, None, "it has 2.U, expected names that begin with a layer's number, 0. … 1."),
         (lambda d: d | {"0.W": d["0.W"][:2]}, None, r"W has shape \(2, 4\), expected \(4, 4\)"),
         (lambda d: d | {"1.b": d["1.b"].astype("float64")}, None, "b is float64, expected float32"),
-        (lambda d: {k: a.astype("float16") for k, a in d.items()}, None, "is float16, expected float32"),
-        (lambda d: {}, None, r"has the arrays \[\]"),
+        (lambda d: {k: a.astype("float16") for k, a in d.items()}, None, "is of dtype 'F16', expected F32 or F64"),
+        (lambda d: {}, None, "there are the arrays none, expected U, W, b"),
     ],
     ids=[
         "no metadata",
         "format",
         "version",
+        "the format of before",
+        "no checksum",
         "no config",
         "config",
         "missing",
         "too many",
+        "too many layers",
         "shape",
         "one dtype",
         "every dtype",
@@ -297,6 +315,8 @@ def rewrite(path, arrays=None, metadata=None):
     with safe_open(path, "np") as file:
         held, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118  no mapping
     save_file(arrays(held) if arrays else held, path, metadata(said) if metadata else said)
+    header, _, data = apart(path)
+    together(path, header, None, data)
 
 
 def layer(**changes):
@@ -313,13 +333,17 @@ def layer(**changes):
         (lambda config: config | {"dtype": "int8"}, "dtype is 'int8'"),
         (lambda config: config | {"loss": "hinge"}, "loss is 'hinge'"),
         (lambda config: config | {"steps": "none"}, "steps is 'none'"),
-        (lambda config: config | {"layers": []}, "layers is"),
+        (lambda config: config | {"layers": []}, "it has 0.U"),
         (lambda config: config | {"layers": 3}, "not a model that can be built here"),
         (lambda config: config | {"layers": ["RNN"]}, "not a model that can be built here"),
         (layer(layer="Conv1D"), "Conv1D"),
         (layer(hidden_size=-1), "hidden_size is -1"),
         (layer(hidden_size="many"), "hidden_size is 'many'"),
-        (layer(hidden_size=5), "layer 1 takes 4 features"),
+        (layer(hidden_size=5), r"U has shape \(4, 3\), expected \(5, 3\)"),
+        (layer(hidden_size=10**12), r"U has shape \(4, 3\), expected \(1000000000000, 3\)"),
+        (layer(layer=["RNN"]), "not a model that can be built here"),
+        (layer(device="cpu"), "device"),
+        (layer(activation={"layer": "LSTM", "input_size": 10**5, "hidden_size": 10**5}), "there is no 'custom'"),
         (layer(activation="tanhh"), "activation is 'tanhh'"),
         (layer(activation=["tanh"]), "not a model that can be built here"),
         (layer(kernel_size=3), "kernel_size"),
@@ -397,11 +421,347 @@ def test_a_folder_that_is_not_there_is_pythons_own_error(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_others_may_read_the_file_as_far_as_umask_lets_them(path):
-    old = os.umask(0o027)
-    try:
-        NETWORKS["LSTM"](**REFERENCE).save(path)
-    finally:
-        os.umask(old)
-    assert path.stat().st_mode & 0o777 == 0o640
+posix = pytest.mark.skipif(os.name != "posix", reason="permission bits, links and locks of POSIX")
+LSTM_OF = NETWORKS["LSTM"]
+
+
+def permissions(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o027, 0o077, 0o002], ids=oct)
+def test_others_may_read_a_new_file_as_far_as_umask_lets_them(umask, path, monkeypatch):
+    before = os.umask(umask)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.umask", fail(AssertionError("umask is of the whole process")))
+        LSTM_OF(**REFERENCE).save(path)
+    os.umask(before)
+    assert permissions(path) == 0o666 & ~umask
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o777, 0o444], ids=oct)
+def test_a_file_that_was_there_keeps_its_permissions(mode, saved, monkeypatch):
+    saved.chmod(mode)
+    seen, sync = [], os.fsync
+    monkeypatch.setattr("os.fsync", lambda handle: (seen.append(stat.S_IMODE(os.fstat(handle).st_mode)), sync(handle)))
+    LSTM_OF(**REFERENCE).save(saved)
+    assert permissions(saved) == seen[0] == mode  # at no time it was more open
+
+
+@posix
+def test_a_link_stays_and_its_file_is_replaced(saved, tmp_path):
+    (tmp_path / "models").mkdir()
+    target, link, other = tmp_path / "models" / "target", tmp_path / "link", tmp_path / "models" / "other"
+    saved.rename(target)
+    other.symlink_to("target")
+    link.symlink_to("models/other")
+    newer = scramble(LSTM_OF(**REFERENCE))
+    newer.save(link)
+    assert link.is_symlink() and other.is_symlink() and not target.is_symlink()
+    assert bits(load(target, device="reference")) == bits(load(link, device="reference")) == bits(newer)
+    assert sorted(os.listdir(tmp_path)) == ["link", "models"] and sorted(os.listdir(tmp_path / "models")) == ["other", "target"]
+
+
+@posix
+def test_a_link_to_nothing_makes_its_file(tmp_path):
+    (tmp_path / "link").symlink_to("target")
+    LSTM_OF(**REFERENCE).save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    load(tmp_path / "target", device="reference")
+
+
+@posix
+def test_a_circle_of_links_is_an_error(path):
+    path.symlink_to(path.name)
+    for call in (lambda: LSTM_OF(**REFERENCE).save(path), lambda: load(path, device="reference")):
+        with pytest.raises(OSError, match=path.name):
+            call()
+    assert path.is_symlink()
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
+    path = tmp_path / ("m" * 255)
+    for _ in range(2):
+        LSTM_OF(**REFERENCE).save(path)
+    load(path, device="reference")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("path", ["", ".", "a\0b", "\ud800"], ids=["nothing", "this folder", "a null byte", "half a character"])
+def test_a_path_that_cannot_be_written_is_named(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((OSError, rnn_gpu.ArgumentError)) as caught:
+        LSTM_OF(**REFERENCE).save(path)
+    assert repr(path) in str(caught.value)
+    assert os.listdir() == []
+
+
+@posix
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, error in (("folder", IsADirectoryError), ("pipe", FileExistsError)):
+        with pytest.raises(error, match=name):
+            LSTM_OF(**REFERENCE).save(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_the_error_of_a_full_disk_names_the_path(path, monkeypatch):
+    monkeypatch.setattr("os.fdopen", lambda handle, mode: Full(handle, mode))
+    with pytest.raises(OSError, match=path.name) as caught:
+        LSTM_OF(**REFERENCE).save(path)
+    assert caught.value.errno == errno.ENOSPC
+
+
+@posix
+def test_the_folder_is_synced_once_the_file_has_its_name(path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda handle: (done.append(stat.S_IFMT(os.fstat(handle).st_mode)), sync(handle)))
+    monkeypatch.setattr("os.replace", lambda *paths: (done.append("replaced"), replace(*paths)))
+    LSTM_OF(**REFERENCE).save(path)
+    assert done == [stat.S_IFREG, "replaced", stat.S_IFDIR]
+
+
+def test_a_folder_that_cannot_be_opened_does_not_matter(path, monkeypatch):
+    real = os.open
+
+    def no_folders(name, *rest):
+        if os.path.isdir(name):
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return real(name, *rest)
+
+    monkeypatch.setattr("os.open", no_folders)
+    LSTM_OF(**REFERENCE).save(path)
+    load(path, device="reference")
+
+
+# Who else writes
+
+
+class NoLocks:
+    """fcntl, on a file system that knows no locks."""
+
+    LOCK_EX, LOCK_NB = 2, 4
+    flock = fail(OSError(errno.ENOLCK, "No locks available"))
+
+
+@posix
+def test_what_killed_writers_left_is_removed_and_what_living_ones_write_stays(path):
+    from rnn_gpu.io import replacing
+
+    path.parent.joinpath(".rnn_gpu-0").write_bytes(b"of a writer that was killed")
+    path.parent.joinpath(".rnn_gpu-2").write_bytes(b"of another")
+    with replacing(path.parent / "one") as one:
+        one.write(b"one")
+        with replacing(path.parent / "two") as two, replacing(path.parent / "three") as three:
+            two.write(b"two"), three.write(b"three")
+            assert sorted(os.listdir(path.parent)) == [".rnn_gpu-0", ".rnn_gpu-1", ".rnn_gpu-2"]
+            LSTM_OF(**REFERENCE).save(path)
+    assert sorted(os.listdir(path.parent)) == sorted([path.name, "one", "two", "three"])
+    assert [path.parent.joinpath(name).read_text() for name in ("one", "two", "three")] == ["one", "two", "three"]
+
+
+@posix
+@pytest.mark.parametrize("locks", [None, NoLocks()], ids=["Windows", "a file system"])
+def test_without_locks_nothing_is_taken_for_abandoned(locks, path, monkeypatch):
+    monkeypatch.setattr("rnn_gpu.io.fcntl", locks)
+    path.parent.joinpath(".rnn_gpu-0").write_bytes(b"")
+    for _ in range(2):
+        LSTM_OF(**REFERENCE).save(path)
+    monkeypatch.setattr("os.fdopen", lambda handle, mode: Full(handle, mode))
+    with pytest.raises(OSError, match="No space left"):
+        LSTM_OF(**REFERENCE).save(path)
+    load(path, device="reference")
+    assert sorted(os.listdir(path.parent)) == [".rnn_gpu-0", path.name]
+
+
+def test_many_threads_save_in_one_folder(tmp_path):
+    networks = [scramble(Network([Dense(3, 2, seed=k, **REFERENCE)])) for k in range(4)]
+    for k, network in enumerate(networks):
+        network.parameters["0.V"][...] = k
+    errors = []
+
+    def saves(k):
+        try:
+            for i in range(25):
+                networks[k].save(tmp_path / (f"own {k}" if i % 2 else "of all"))
+                load(tmp_path / "of all", device="reference")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=saves, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(os.listdir(tmp_path)) == ["of all", *(f"own {k}" for k in range(4))]
+    for k in range(4):
+        assert (load(tmp_path / f"own {k}", device="reference").parameters["0.V"] == k).all()
+
+
+@posix
+def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_file_and_one_other_at_most(tmp_path):
+    for at in killed(SAVES, tmp_path, times=3):
+        load(at, device="reference")
+
+
+# The checksum
+
+
+def test_a_flipped_bit_anywhere_is_found(saved):
+    """Of the length and the checksum every one, of the rest one in 23."""
+    whole = saved.read_bytes()
+    sum_at = 8 * whole.index(b'"crc32"')
+    for bit in {*range(64), *range(sum_at, sum_at + 8 * 18), *range(0, 8 * len(whole), 23)}:
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        saved.write_bytes(data)
+        with pytest.raises(ModelFileError, match=r"model\.safetensors is"):
+            load(saved, device="reference")
+
+
+def test_the_checksum_is_that_of_the_file_with_zeros_in_its_place(saved):
+    whole = saved.read_bytes()
+    together(saved, *apart(saved))  # computes it by itself
+    with safe_open(saved, "np") as file:
+        said = file.metadata()["crc32"]
+    assert f'"crc32":"{said}"'.encode() in whole
+
+
+def test_a_file_from_before_there_were_checksums_is_read(saved):
+    expected = bits(load(saved, device="reference"))
+    header, config, arrays = apart(saved)
+    header["__metadata__"] = {"format": "rnn_gpu 1"} | {"config": header["__metadata__"]["config"]}
+    together(saved, header, config, arrays)
+    assert bits(load(saved, device="reference")) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"format":"rnn_gpu 2","format":"rnn_gpu 2"}', "[" * 100_000, '{"a":' * 100_000, "9" * 5000, '"\\ud800"', "\x00", "[]", "{}", "nan"],
+    ids=["two of one name", "deep lists", "deep dicts", "a long number", "half a character", "a null byte", "a list", "a dict", "a word"],
+)
+@pytest.mark.parametrize("place", ["header", "configuration"])
+def test_strange_json_is_damage(place, text, saved):
+    header, _, arrays = apart(saved)
+    if place == "header":
+        saved.write_bytes(len(text).to_bytes(8, "little") + text.encode() + arrays)
+    else:
+        header["__metadata__"]["config"] = text
+        together(saved, header, None, arrays)
+    refused(saved)
+
+
+def refused(path):
+    with pytest.raises(ModelFileError) as caught:
+        load(path, device="reference")
+    assert caught.type is ModelFileError and os.fspath(path) in str(caught.value) and len(str(caught.value)) < 1000
+
+
+HEADERS = {
+    "a dtype that there is not": {"dtype": "F8"},
+    "a dtype that cannot be hashed": {"dtype": ["F32"]},
+    "negative sizes": {"shape": [-4, -4]},
+    "sizes that are no integers": {"shape": [4.0, 4.0]},
+    "sizes that are truth values": {"shape": [True, 16]},
+    "sizes beyond all memory": {"shape": [10**12, 10**12]},
+    "no shape": {"shape": None},
+    "bytes of another": {"data_offsets": [0, 64]},
+    "bytes backwards": {"data_offsets": [128, 64]},
+    "bytes beyond the file": {"data_offsets": [48, 10**15]},
+    "no bytes": {"data_offsets": []},
+}
+
+
+@pytest.mark.parametrize("change", HEADERS.values(), ids=HEADERS)
+def test_arrays_that_do_not_fill_the_file_are_damage(change, saved):
+    header, config, arrays = apart(saved)
+    header["0.W"] |= change
+    together(saved, header, config, arrays)
+    refused(saved)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**6, 0], ids=str)
+def test_a_header_longer_than_the_file_is_damage(length, saved):
+    saved.write_bytes(length.to_bytes(8, "little") + saved.read_bytes()[8:])
+    refused(saved)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_does_not_keep_load_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", "/dev/null"):
+        with pytest.raises(ModelFileError, match=f"{path} is no regular file"):
+            load(path, device="reference")
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "a" * 5000], ids=["a null byte", "half a character", "too long"])
+def test_a_path_that_cannot_be_is_no_model(path):
+    with pytest.raises(ModelFileError) as caught:
+        load(path, device="reference")
+    assert caught.type is ModelFileError
+
+
+@pytest.mark.parametrize("path", [None, 3, True, 1.5, ["model"]], ids=str)
+def test_what_is_no_path_is_refused(path):
+    for call in (lambda: load(path, device="reference"), lambda: NETWORKS["LSTM"](**REFERENCE).save(path)):
+        with pytest.raises(rnn_gpu.ArgumentError, match=r"^path is .*, expected a path"):
+            call()
+
+
+# Layers around arrays that are there
+
+
+def test_a_damaged_model_is_refused_or_what_it_says_is_read(path):
+    damaged_models(ALL["Embedding"](**REFERENCE), path, times=100)
+
+
+@pytest.fixture
+def nothing_is_drawn(monkeypatch):
+    for name in ("recurrent", "dense", "embedding"):
+        monkeypatch.setattr(f"rnn_gpu.parameters.{name}", fail(AssertionError("initial values were drawn")))
+
+
+ALL = {**NETWORKS, "Embedding": lambda **o: Network([Embedding(3, 3, **o), Bidirectional(GRU(3, 2, **o)), Dense(4, 2, **o)])}
+
+
+@pytest.mark.parametrize("build", ALL.values(), ids=ALL)
+def test_load_copy_and_fit_draw_no_initial_values(build, path, request):
+    network = scramble(build(**REFERENCE))
+    network.save(path)
+    x, y = [np.zeros((2, 3), "float32")], [np.zeros((2, network.output_size), "float32")]
+    request.getfixturevalue("nothing_is_drawn")
+    again, copy = load(path, device="reference"), network.copy()
+    assert bits(again) == bits(copy) == bits(network)
+    assert network.copy(dtype="float64").dtype == "float64"
+    again.fit(x, y if network.steps == "every" else [y[0][0]], epochs=1, progress=False)
+    for mine, theirs in zip(network.parameters.values(), copy.parameters.values(), strict=True):
+        assert not np.shares_memory(mine, theirs)
+
+
+def test_a_small_file_of_a_large_network_is_refused_at_once(saved):
+    """1,088 bytes that claimed n = 4000 took 73 seconds, and its memory."""
+    header, config, arrays = apart(saved)
+    config["layers"] = [{"layer": "LSTM", "input_size": 4000, "hidden_size": 4000}]
+    for name in ("1.V", "1.b"):
+        del header[name]
+    together(saved, header, config, arrays[: sum(4 * math.prod(one["shape"]) for name, one in header.items() if name[0] == "0")])
+    tracemalloc.start()
+    with pytest.raises(ModelFileError, match=r"U has shape \(4, 3\), expected \(16000, 4000\)"):
+        load(saved, device="reference")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_loading_takes_the_memory_of_the_file_once(path):
+    network = Network([Dense(600, 600, **REFERENCE)])  # small ones are put side by side
+    network.save(path)
+    tracemalloc.start()
+    load(path, device="reference")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * path.stat().st_size

@@ -1,5 +1,6 @@
 """What every layer is: parameters and gradients by name, on a device."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -35,17 +36,22 @@ class Layer(Remembering, Weights):
     passes = 0
     recurrent: tuple = ()  # itself, the two of a bidirectional one, or none
 
+    _given: dict[str, np.ndarray] | None = None  # parameters that are there: see `of`
+
     def __init__(
         self,
         device: str,
         dtype: npt.DTypeLike,
-        values: dict[str, np.ndarray],
+        shapes: dict[str, tuple[int, ...]],
+        draw: Callable[[], dict[str, np.ndarray]],
         precision: str = "fp32",
     ):
+        """shapes of the parameters by name; draw() gives initial values where none are given."""
         self.dtype = arguments.dtype_name(dtype)
         self.precision = arguments.choice("precision", precision, PRECISIONS)
         self._device = resolve(device, self.dtype, self.precision)
-        self._hold(values)
+        given, self._given = self._given, None
+        self._hold(draw() if given is None else parameters.fitting(given, shapes, self.dtype))
 
     def __getstate__(self):
         """Parameters as NumPy's arrays, and the device by its name: on another machine it may be missing (DeviceError)."""
@@ -65,6 +71,17 @@ class Layer(Remembering, Weights):
         else:
             self._bits = tuple(a.reshape(-1).view(np.uint32) for a in θ.values())
         self.parameters = parameters.Parameters(θ)
+
+    @classmethod
+    def of(cls, values: dict[str, np.ndarray], /, *sizes, **options):
+        """The layer that sizes and options describe, on parameters that are there: none are drawn.
+
+        Contiguous arrays of the device are not copied. Raises ArgumentError if names, shapes or dtypes are not the layer's.
+        """
+        layer = cls.__new__(cls)
+        layer._given = values
+        layer.__init__(*sizes, **options)
+        return layer
 
     @property
     def device(self) -> str:
@@ -91,10 +108,8 @@ class Layer(Remembering, Weights):
         options = self.config() | {"device": self.device, "dtype": self.dtype}
         changes = {"device": device, "dtype": dtype, "precision": precision}
         options |= {name: value for name, value in changes.items() if value is not None and name in options}
-        other = type(self)(**options)
-        for name, value in self.parameters.items():
-            other.parameters.write(name, other._device.array(self._device.numpy(value), other.dtype))
-        return other
+        number, as_dtype = self._device.numpy, arguments.dtype_name(options["dtype"])
+        return type(self).of({name: np.array(number(a), as_dtype) for name, a in self.parameters.items()}, **options)
 
     @property
     def _parts(self) -> tuple["Layer", ...]:

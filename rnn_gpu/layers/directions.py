@@ -62,19 +62,20 @@ class Bidirectional(Stateful):
         return [layer.tape for layer in self.recurrent]
 
     def _as_torch(self, θ):
-        parts = [layer._as_torch(own) for layer, own in zip(self.recurrent, self._apart(θ), strict=True)]
+        parts = [layer._as_torch(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)]
         return parts[0] | {f"{name}_reverse": a for name, a in parts[1].items()}
 
     def _of_torch(self, state_dict):
-        return self._joined(layer._of_torch(own) for layer, own in zip(self.recurrent, self._apart(state_dict), strict=True))
+        return self._joined(layer._of_torch(own) for layer, own in zip(self.recurrent, self.apart(state_dict), strict=True))
 
     def _as_keras(self, θ):
-        return [a for layer, own in zip(self.recurrent, self._apart(θ), strict=True) for a in layer._as_keras(own)]
+        return [a for layer, own in zip(self.recurrent, self.apart(θ), strict=True) for a in layer._as_keras(own)]
 
     def _of_keras(self, weights):
         return self._joined([layer._of_keras(weights) for layer in self.recurrent])
 
-    def _apart(self, named):
+    @staticmethod
+    def apart(named):
         """The names of each direction, without _reverse."""
         reverse = {name.removesuffix("_reverse"): a for name, a in named.items() if name.endswith("_reverse")}
         return {name: a for name, a in named.items() if not name.endswith("_reverse")}, reverse

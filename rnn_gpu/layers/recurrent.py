@@ -1,6 +1,7 @@
 """A recurrent layer of any cell, forward and back through time; and the built-in kinds."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,7 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..weights import TORCH, by_gates, known, recurrent_of_keras
-from .base import Layer
-from .noise import PART, Noise, key, noise
+from .noise import PART, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
 from .steps import zeros
@@ -108,8 +108,6 @@ class Recurrent(Stateful):
     by each `backward`.
     """
 
-    _noise = Noise()  # of layers around parameters that are there
-
     def __init__(
         self,
         cell: Cell | str,
@@ -141,16 +139,9 @@ class Recurrent(Stateful):
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
         if self.draws:
             key(self.seed)
-        super().__init__(device, dtype, parameters.recurrent(cell, self.input_size, self.hidden_size, seed, init), precision)
-
-    @classmethod
-    def around(cls, cell: Cell, values: dict, device: str, reverse=False):
-        """A layer on parameters that are there: contiguous arrays of the device are not copied."""
-        layer = cls.__new__(cls)
-        layer.cell, layer.reverse, layer.input_size = cell, reverse, values["U"].shape[1]
-        layer.hidden_size = layer.output_size = values["W"].shape[1]
-        Layer.__init__(layer, device, values["U"].dtype, values)
-        return layer
+        its = cell, self.input_size, self.hidden_size
+        draw = partial(parameters.recurrent, *its, self.seed, init)
+        super().__init__(device, dtype, parameters.recurrent_shapes(*its), draw, precision)
 
     @property
     def recurrent(self):

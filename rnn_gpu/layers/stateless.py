@@ -1,5 +1,6 @@
 """Layers that know no time."""
 
+from functools import partial
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -99,7 +100,9 @@ class Dense(Stateless):
         self.input_size = arguments.size("input_size", input_size)
         self.output_size = arguments.size("output_size", output_size)
         self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
-        super().__init__(device, dtype, parameters.dense(self.input_size, self.output_size, seed, init), precision)
+        shapes = {"V": (self.output_size, self.input_size), "b": (self.output_size,)}
+        draw = partial(parameters.dense, self.input_size, self.output_size, self.seed, init)
+        super().__init__(device, dtype, shapes, draw, precision)
 
     def config(self):
         return {name: getattr(self, name) for name in ("input_size", "output_size", "activation", "seed", "init", "precision")}
@@ -160,7 +163,8 @@ class Embedding(Dense):
         self.activation = derivatives.activation("identity")
         self.input_size, self.output_size = arguments.size("symbols", symbols), arguments.size("size", size)
         self.seed = arguments.seed("seed", seed)
-        Layer.__init__(self, device, dtype, parameters.embedding(self.input_size, self.output_size, seed), precision)
+        draw = partial(parameters.embedding, self.input_size, self.output_size, self.seed)
+        Layer.__init__(self, device, dtype, {"V": (self.output_size, self.input_size)}, draw, precision)
 
     def __call__(self, x: ArrayLike, *, training: bool = False) -> Any:
         """x (T, B) or (B,) integers, or one-hot (…, symbols) -> (…, size).  What `backward` returns is with respect to the one-hot."""
@@ -214,7 +218,7 @@ class Dropout(Stateless):
         self.rate = arguments.number("rate", rate, 0, 1, open_high=True)
         self.variational = arguments.flag("variational", variational)
         self.seed = key(arguments.seed("seed", seed))
-        super().__init__(device, dtype, {})
+        super().__init__(device, dtype, {}, dict)
 
     def config(self):
         return {"rate": self.rate, "variational": self.variational, "seed": self.seed}
