@@ -24,8 +24,10 @@ from .kernels.cells import CELLS
 from .kernels.cells.elman import elman
 from .kernels.cells.gru import gru
 from .kernels.cells.lstm import lstm
+from .kernels.once import once
 from .layers.stateful import clip_of
 from .layers.steps import Steps, steps_of
+from .parameters import recurrent_shapes
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -64,6 +66,13 @@ class Call(NamedTuple):
     left: Left
 
 
+@once
+def layer_like(cell: Cell, m: int, n: int, device: str, dtype: str, reverse: bool) -> layers.Recurrent:
+    """A layer of ours, to be put on parameters of torch's; its own are memory that is never touched."""
+    zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
+    return layers.Recurrent.of(zeros, cell, m, n, device=device, dtype=dtype, reverse=reverse)
+
+
 def forward(call, x, s0, U, W, b, c):
     """x (T, B, m), s0 (S, B, n) and parameters, tensors -> ((layer, tape), y (T, B, n), s (S, B, n))."""
     with on_the_stream_of(x):
@@ -71,8 +80,7 @@ def forward(call, x, s0, U, W, b, c):
         values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
-        sizes = values["U"].shape[1], values["W"].shape[1]
-        layer = layers.Recurrent.of(values, call.cell, *sizes, device=call.device, dtype=dtype, reverse=call.reverse)
+        layer = layer_like(call.cell, values["U"].shape[1], values["W"].shape[1], call.device, dtype, call.reverse).on(values)
         y, (s,), tape = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps)
         return (layer, tape), *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
 

@@ -320,6 +320,6 @@ def test_the_plan_knows_of_noise(kind, noise, monkeypatch):
     x = [np.random.default_rng(i).normal(size=(500, 8)).astype("float32") for i in range(4)]
     samples = training.Samples(net, x, [np.zeros(500, int)] * 4)
     training.forward_backward(net, samples.batch(range(4)))
-    memory.forget(net)
+    net._keep(None)
     measured = peak(lambda: training.forward_backward(net, samples.batch(range(4))))
     assert net.plan(500, 4).bytes == pytest.approx(measured, rel=0.1)

@@ -51,7 +51,10 @@ class Layer(Remembering, Weights):
         self.precision = arguments.choice("precision", precision, PRECISIONS)
         self._device = resolve(device, self.dtype, self.precision)
         given, self._given = self._given, None
-        self._hold(draw() if given is None else parameters.fitting(given, shapes, self.dtype))
+        if given is None:
+            self._hold(*side_by_side(self._device, draw(), self.dtype))
+        else:
+            self._hold(parameters.fitting(given, shapes, self.dtype))
 
     def __getstate__(self):
         """Parameters as NumPy's arrays, and the device by its name: on another machine it may be missing (DeviceError)."""
@@ -61,16 +64,13 @@ class Layer(Remembering, Weights):
         device, values = state.pop("device"), state.pop("parameters")
         self.__dict__ |= state
         self._device = resolve(device, self.dtype, self.precision)
-        self._hold(values)
+        self._hold(*side_by_side(self._device, values, self.dtype))
 
-    def _hold(self, values: dict[str, np.ndarray]):
+    def _hold(self, values: dict[str, np.ndarray], whole=None):
+        """Have these parameters, which are all of them parts of `whole` where there is one."""
         θ = {name: self._device.array(value, self.dtype) for name, value in values.items()}
-        if 0 < sum(a.size for a in θ.values()) < FEW:
-            whole, θ = side_by_side(self._device, θ, self.dtype)
-            self._bits = (whole.view(np.uint32),)
-        else:
-            self._bits = tuple(a.reshape(-1).view(np.uint32) for a in θ.values())
         self.parameters = parameters.Parameters(θ)
+        self._bits = tuple(a.reshape(-1).view(np.uint32) for a in (θ.values() if whole is None else (whole,)))
 
     @classmethod
     def of(cls, values: dict[str, np.ndarray], /, *sizes, **options):
@@ -82,6 +82,13 @@ class Layer(Remembering, Weights):
         layer._given = values
         layer.__init__(*sizes, **options)
         return layer
+
+    def on(self, values: dict[str, np.ndarray]) -> Self:
+        """The same layer on other parameters of the same shapes: contiguous arrays of the device are not copied."""
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__
+        other._hold(values)
+        return other
 
     @property
     def device(self) -> str:
@@ -130,15 +137,17 @@ class Layer(Remembering, Weights):
         return arguments.as_kind_of(x, self._device.copy(a) if ours and own is a else own)
 
 
-def side_by_side(device, arrays: dict, dtype) -> tuple[Any, dict]:
-    """(an array (·,) of the device, the same arrays as parts of it): what is asked of all of them is then one call."""
+def side_by_side(device, arrays: dict, dtype) -> tuple[dict, Any]:
+    """(arrays of few numbers as parts of one array of the device, that one): what is asked of all of them is then one call."""
     sizes = [-(-a.size // LINE) * LINE for a in arrays.values()]
+    if sum(sizes) > FEW:
+        return arrays, None
     whole = device.empty((sum(sizes) + LINE,), dtype)
     whole[...] = 0
     at = -whole.ctypes.data % 64 // whole.itemsize if isinstance(whole, np.ndarray) else 0  # CuPy's begin a line
     parts = {}
     for size, (name, a) in zip(sizes, arrays.items(), strict=True):
         parts[name] = whole[at : at + a.size].reshape(a.shape)
-        parts[name][...] = a
+        parts[name][...] = device.array(a, dtype)
         at += size
-    return whole, parts
+    return parts, whole

@@ -40,7 +40,7 @@ class Bidirectional(Stateful):
         self.input_size, self.output_size = forward.input_size, forward.output_size + reverse.output_size
         self._hold({})
 
-    def _hold(self, values):
+    def _hold(self, values, whole=None):
         """The arrays of its two layers, whatever the values."""
         self.parameters = parameters.Parameters(self._joined(layer.parameters for layer in self.recurrent))
         self._bits = sum((layer._bits for layer in self.recurrent), ())
