@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import Activation
+from . import Activation, Operator
 
 
 def identity(z):
@@ -91,7 +91,17 @@ def dhard_sigmoid(y):
     return np.where((y > 0.0) & (y < 1.0), 1.0 / 6.0, 0.0)
 
 
-ACTIVATIONS = {
-    name: Activation(name, globals()[name], globals()["d" + name])
-    for name in ["identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softsign", "softplus", "hard_sigmoid"]
+ACTIVATIONS = {  # each with what ONNX calls it, None where it does not have it
+    name: Activation(name, globals()[name], globals()["d" + name], onnx)
+    for name, onnx in {
+        "identity": Operator("Identity"),
+        "sigmoid": Operator("Sigmoid"),
+        "tanh": Operator("Tanh"),
+        "relu": Operator("Relu"),
+        "leaky_relu": Operator("LeakyRelu", attributes=(("alpha", 0.01),)),
+        "elu": Operator("Elu", attributes=(("alpha", 1.0),)),
+        "softsign": Operator("Softsign"),
+        "softplus": Operator("Softplus"),
+        "hard_sigmoid": Operator("HardSigmoid", attributes=(("alpha", 1 / 6), ("beta", 0.5))),
+    }.items()
 }

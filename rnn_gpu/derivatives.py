@@ -43,7 +43,8 @@ def cell(name: str, *, gates: int, states: int, kept: int, step: Callable, back:
     step  (p, q, s)             -> (s_next, kept)   tuples of G, G, S numbers -> tuples of S, K numbers
     back  (ds, kept, s, s_next) -> (dp, dq, ds)     tuples of S, K, S, S -> G, G, S; ds without what passes through W
     apart says that dp and dq differ (p and q enter apart); the layer then has a recurrent bias c too.
-    initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts.
+    initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts; keras and onnx what the same
+    cell is elsewhere: see rnn_gpu.kernels.Cell.
     Raises DerivativeError where `back` is not the slope of `step`.
     """
     made = Cell(name, gates, states, kept, step, back, apart, **initial)
@@ -74,6 +75,9 @@ def check_cell(cell: Cell):
         )
     G, S, rng, N = cell.gates, cell.states, np.random.default_rng(0), 64
     refuse_unknown(f"cell {cell.name!r}", cell.step, cell.back)
+    for what, order in (("keras", cell.keras), ("onnx.gates", cell.onnx and cell.onnx.gates)):
+        if order is not None and sorted(order) != list(range(G)):
+            raise ArgumentError(f"cell {cell.name!r}: {what} is {order}, expected the numbers 0 … {G - 1}, each once")
     step, back = formula(cell.step), formula(cell.back)
     inputs = rng.normal(size=(2 * G + S, N))
     weights = rng.normal(size=(S, N))

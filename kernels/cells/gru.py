@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import Cell
+from .. import Cell, Operator
 from ..activations import dsigmoid, dtanh, gate
 
 
@@ -26,6 +26,16 @@ def back(ds, kept, s, s_next):
     return (δ_r, δ_z, δ_n), (δ_r, δ_z, δ_n * r), (dh * z,)
 
 
-gru = Cell("gru", gates=3, states=1, kept=4, step=step, back=back, apart=True)
+gru = Cell(
+    "gru",
+    gates=3,
+    states=1,
+    kept=4,
+    step=step,
+    back=back,
+    apart=True,
+    keras=(1, 0, 2),  # z r h, with reset_after=True
+    onnx=Operator("GRU", gates=(1, 0, 2), attributes=(("linear_before_reset", 1),)),  # z r h
+)
 
 CELLS = (gru,)

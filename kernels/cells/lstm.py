@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .. import Cell
+from .. import Cell, Operator
 from ..activations import dsigmoid, dtanh, gate
 
 
@@ -29,6 +29,16 @@ def back(ds, kept, s, s_next):
     return δ, δ, (0.0 * dh, dc * f)
 
 
-lstm = Cell("lstm", gates=4, states=2, kept=4, step=step, back=back, initial_bias=(0.0, 1.0, 0.0, 0.0))
+lstm = Cell(
+    "lstm",
+    gates=4,
+    states=2,
+    kept=4,
+    step=step,
+    back=back,
+    initial_bias=(0.0, 1.0, 0.0, 0.0),
+    keras=(0, 1, 2, 3),  # i f c o
+    onnx=Operator("LSTM", gates=(0, 3, 1, 2)),  # i o f c
+)
 
 CELLS = (lstm,)
