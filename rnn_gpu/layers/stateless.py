@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import arguments, derivatives, parameters
 from ..kernels import UNCLIPPED, Activation
-from ..weights import dense_of_keras, known
+from ..weights import dense_of_keras, known, next_of
 from .base import Layer
 from .noise import drop_mask, key, struck
 
@@ -95,10 +95,10 @@ class Dense(Stateless):
         return {"V": state_dict["weight"], "b": state_dict.get("bias", np.zeros(self.output_size, self.dtype))}
 
     def _as_keras(self, θ):
-        return [θ["V"].T, θ["b"]]
+        return [("kernel", θ["V"].T), ("bias", θ["b"])]
 
     def _of_keras(self, weights):
-        return dense_of_keras(weights, bias=True)
+        return dense_of_keras(*next_of(weights, 2))
 
 
 class Embedding(Dense):
@@ -137,10 +137,11 @@ class Embedding(Dense):
         return {"V": state_dict["weight"].T}
 
     def _as_keras(self, θ):
-        return [θ["V"].T]
+        return [("embeddings", θ["V"].T)]
 
     def _of_keras(self, weights):
-        return dense_of_keras(weights, bias=False)
+        (V,) = next_of(weights, 1)
+        return {"V": V.T}
 
 
 class Dropout(Stateless):
