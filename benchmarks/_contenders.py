@@ -18,7 +18,7 @@ from benchmarks._machine import CPU, HOST, NOT_HERE, REHEARSAL, first_line
 from benchmarks._timing import ROUNDS, by_events, by_the_host, nothing, repeats_for, settle, summary, synchronise
 from benchmarks.report import said
 from rnn_gpu.kernels import Cell
-from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, sigmoid, softsign
+from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, gate, softsign
 from rnn_gpu.layers.steps import Steps, zeros
 
 PASSES = ("forward", "backward", "step")
@@ -50,7 +50,7 @@ def own_lstm(name: str, f: Callable, df: Callable) -> Cell:
     """An LSTM as a user writes it, with f for tanh."""
 
     def step(p, q, s):
-        i, r, g, o = sigmoid(p[0] + q[0]), sigmoid(p[1] + q[1]), f(p[2] + q[2]), sigmoid(p[3] + q[3])
+        i, r, g, o = gate(p[0] + q[0]), gate(p[1] + q[1]), f(p[2] + q[2]), gate(p[3] + q[3])
         c = r * s[1] + i * g
         return (o * f(c), c), (i, r, g, o)
 

@@ -9,12 +9,21 @@ from math import inf
 from typing import NamedTuple
 
 
+class Operator(NamedTuple):
+    """What ONNX calls the same: the operator, its gates by the numbers of ours, and its attributes as pairs (name, value)."""
+
+    name: str
+    gates: tuple[int, ...] = ()
+    attributes: tuple[tuple[str, object], ...] = ()
+
+
 class Activation(NamedTuple):
     """y = f(z), and dy/dz as a function of y alone, so that z need not be kept."""
 
     name: str
     f: Callable  # z -> y
     df: Callable  # y -> f'(z)
+    onnx: Operator | None = None  # None: ONNX has no such function
 
 
 class Cell(NamedTuple):
@@ -27,7 +36,7 @@ class Cell(NamedTuple):
     """
 
     name: str
-    gates: int  # G: rows of U, W and b come in G blocks of n
+    gates: int  # G: rows of U, W and b come in G blocks of n, in torch's order where torch has the cell
     states: int  # S: what is carried through time; state 0 is what W multiplies
     kept: int  # K: activations kept for the way back
     step: Callable  # (p, q, s)             -> (s_next, kept)    tuples of G + D, G, S -> S, K numbers
@@ -37,6 +46,8 @@ class Cell(NamedTuple):
     initial_recurrent: str = "orthogonal"  # W of each gate at the start: "orthogonal" or "identity"
     drawn: int = 0  # D: numbers a step that come in with p, behind those of the gates, and have no δ: masks
     output: int = 0  # the state that is the output y
+    keras: tuple[int, ...] | None = None  # Keras's gates in its order, by the numbers of ours; None: Keras has no such cell
+    onnx: Operator | None = None  # None: ONNX has no such cell
 
 
 class Clip(NamedTuple):

@@ -35,7 +35,7 @@ def binary_cross_entropy(o, t, log_sum):
 
 
 def dbinary_cross_entropy(o, t, log_sum):
-    return sigmoid(o) - t
+    return (1.0 - t) * sigmoid(o) - t * sigmoid(-o)  # σ(o) − t, whose digits are gone where σ(o) rounds to t = 1
 
 
 def softmax_cross_entropy(o, t, log_sum):

@@ -6,7 +6,7 @@ import numpy as np
 
 from . import arguments
 from .errors import ArgumentError, DerivativeError
-from .kernels import Activation, Cell, binding
+from .kernels import Activation, Cell, Operator, binding
 from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula
 from .kernels.once import once_as_it_reads
@@ -62,18 +62,21 @@ def cell(
     apart: bool = False,
     initial_bias: tuple[float, ...] = (),
     initial_recurrent: str = "orthogonal",
+    keras: tuple[int, ...] | None = None,
+    onnx: Operator | None = None,
 ) -> Cell:
     """A recurrent cell of your own, for `Recurrent(cell, …)`.
 
     step  (p, q, s)             -> (s_next, kept)   tuples of G, G, S numbers -> tuples of S, K numbers
     back  (ds, kept, s, s_next) -> (dp, dq, ds)     tuples of S, K, S, S -> G, G, S; ds without what passes through W
     apart says that dp and dq differ (p and q enter apart); the layer then has a recurrent bias c too.
-    initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts.
+    initial_bias=(…G numbers…) and initial_recurrent="orthogonal" | "identity" say how a layer starts; keras and onnx what the same
+    cell is elsewhere: see rnn_gpu.kernels.Cell.
     What step and back refer to is compiled in, and kernels keep memory: see `activation`.
     Raises DerivativeError where `back` is not the slope of `step`.
     """
     apart = arguments.flag("apart", apart)
-    made = Cell(name, gates, states, kept, step, back, apart, initial_bias, initial_recurrent)
+    made = Cell(name, gates, states, kept, step, back, apart, initial_bias, initial_recurrent, keras=keras, onnx=onnx)
     check_cell(made)
     return made
 
@@ -101,6 +104,9 @@ def check_cell(cell: Cell):
         )
     G, S, rng, N = cell.gates, cell.states, np.random.default_rng(0), 64
     refuse_unknown(f"cell {cell.name!r}", cell.step, cell.back)
+    for what, order in (("keras", cell.keras), ("onnx.gates", cell.onnx and cell.onnx.gates)):
+        if order is not None and sorted(order) != list(range(G)):
+            raise ArgumentError(f"cell {cell.name!r}: {what} is {order}, expected the numbers 0 … {G - 1}, each once")
     step, back = formula(cell.step), formula(cell.back)
     inputs = rng.normal(size=(2 * G + S, N))
     weights = rng.normal(size=(S, N))

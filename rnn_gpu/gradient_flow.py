@@ -12,9 +12,8 @@ import numpy as np
 from . import finite, outline, plots
 from .errors import ArgumentError, NonFiniteError
 from .kernels import LIVE
-from .kernels.activations import ACTIVATIONS
 from .kernels.devices.reference import formula, unpack
-from .layers import RNN, Recurrent
+from .layers import Recurrent
 from .layers.steps import zeros
 from .training import Made, Samples
 
@@ -35,7 +34,8 @@ class LayerFlow(NamedTuple):
     horizon: int | None  # the first L at which the median of `delta` is outside 1e-3 … 1e3; None where it never is
     saturated: float  # share of units × steps × samples at which ‖∂s_{t+1}/∂net_t‖ < 0.05; for an Elman layer |f′(net_t)|
     dead: float  # share of units at which it is 0 at every step of every sample
-    lyapunov: float  # the largest exponent, a step
+    lyapunov: float  # the largest exponent, a step, of the samples through which a vector comes back; −inf where it is none
+    silent: float  # share of samples through which none comes back: it is exactly 0 after some step
     heat: np.ndarray  # (T, n), mean |δ| over samples and gates
     verdict: str  # "vanishing", "healthy", "exploding"
     remedy: str
@@ -53,11 +53,31 @@ class LayerFlow(NamedTuple):
             f"{self.name}: {self.verdict}\n"
             f"  ‖δ_k‖/‖δ_T‖  {curve} steps back (median over samples)\n"
             f"  horizon      {horizon}\n"
-            f"  bound        {bound} (loose: the measured curve is the truth)\n"
-            f"  Lyapunov     {self.lyapunov:+.3g} a step, the largest exponent\n"
+            f"  bound        {bound}, {self.looseness}\n"
+            f"  Lyapunov     {self.lyapunov:+.3g} a step, the largest exponent{self.beside_the_verdict}\n"
             f"  units        {self.saturated:.0%} saturated, {self.dead:.0%} dead\n"
             f"  remedy       {self.remedy}{self.code and ': ' + self.code}"
         )
+
+    @property
+    def looseness(self) -> str:
+        """How far the bound is above the median of `state`, at the last step back where something is left of that."""
+        L = int(np.flatnonzero(self.state[:, 1])[-1]) if self.state[:, 1].any() else 0
+        if not L:
+            return "and nothing comes back"
+        with np.errstate(over="ignore"):
+            ratio = self.bound[L] / self.state[L, 1]
+        return f"{ratio:.3g} times what is measured after {L} steps"
+
+    @property
+    def beside_the_verdict(self) -> str:
+        """What is to be said where exponent and verdict differ in sign, and of samples that the exponent leaves out."""
+        words = ""
+        if self.verdict == "exploding" and self.lyapunov < 0:
+            words = "; the verdict is of the curve: it grows at first, in the long run it would shrink"
+        if self.verdict == "vanishing" and self.lyapunov > 0:
+            words = "; the verdict is of the curve's median, and the exponent of a vector that still comes back"
+        return words + (f"; in {self.silent:.0%} of the samples nothing comes back" if self.silent else "")
 
 
 class Report(NamedTuple):
@@ -127,9 +147,11 @@ def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
     T, B = live.shape
     steps = [np.flatnonzero(live[:, b]) for b in range(B)]
     others, entering = np.random.default_rng(0).normal(size=(B, arriving.shape[2])), np.zeros_like(arriving)
+    known: list[bool] = []  # does the loss reach the last step of this sample
     for b, own in enumerate(steps):
         last = arriving[T - 1 - own[-1] if layer.reverse else own[-1], b]
-        entering[own[-1], b] = last if last.any() else others[b]
+        known.append(bool(last.any()))
+        entering[own[-1], b] = last if known[b] else others[b]
     entering = layer._in_turn(layer._device.array(entering, layer.dtype))
     seen = layer._back(way, entering, [nothing(layer, way)], taped=True).tape
     tape = type(seen)(*(number(a).astype(float) for a in seen))
@@ -146,7 +168,9 @@ def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
     verdict = "healthy" if horizon is None else "vanishing" if delta[horizon, 1] < LOW else "exploding"
     abs_δ = np.abs(tape.delta).mean(2)  # (T, B, n)
     heat = [np.mean([abs_δ[own[L], b] for b, own in enumerate(back) if len(own) > L], 0) for L in range(len(delta))]
-    remedy, code = remedy_for(layer, verdict, bias)
+    exponent, silent = lyapunov(layer, way, steps)
+    entered = [δ[own[-1], b] for b, own in enumerate(steps) if known[b] and δ[own[-1], b]]
+    remedy, code = remedy_for(layer, verdict, bias, too_large(layer, β_W, β_A), fit_threshold(entered, B))
     return LayerFlow(
         name=f"layer {i} ({type(layer).__name__}{', reverse' if layer.reverse else ''}, {layer.cell.name}, {layer.hidden_size} units)",
         delta=delta,
@@ -158,7 +182,8 @@ def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
         horizon=horizon,
         saturated=float((heard < DEAF).mean()),
         dead=float((heard == 0).all(0).mean()),
-        lyapunov=lyapunov(layer, way, steps),
+        lyapunov=exponent,
+        silent=silent,
         heat=np.array(heat),
         verdict=verdict,
         remedy=remedy,
@@ -191,11 +216,12 @@ def local_norms(cell, tape):
     return [np.linalg.norm(matrix, 2, (-2, -1)) if S > 1 else np.sqrt((matrix**2).sum((-2, -1))) for matrix in matrices]
 
 
-def lyapunov(layer: Recurrent, tape, steps, seed=0) -> float:
+def lyapunov(layer: Recurrent, tape, steps, seed=0) -> tuple[float, float]:
     """The largest Lyapunov exponent by Benettin's method: how ln‖v‖ grows a step, for a random v that is kept at length 1.
 
     v is carried back by the kernel that carries dE/ds: the product of Jacobians and its transpose have the same singular values.
-    The first quarter of the steps of each sample lets v find its direction. Mean over samples.
+    The first quarter of the steps of each sample lets v find its direction. Mean over the samples through which v comes back, −inf
+    where it is none, and the share of the others: where all units of a ReLU layer rest, v is 0 from there on, and its logarithm −inf.
     """
     d = layer._device
     S, _, B, n = tape.s.shape
@@ -208,23 +234,39 @@ def lyapunov(layer: Recurrent, tape, steps, seed=0) -> float:
         norm = (v.astype(np.float64) ** 2).sum((0, 2)) ** 0.5
         growth[t] = np.log(d.numpy(norm))
         v /= np.where(norm > 0, norm, 1).astype(layer.dtype)[:, None]
-    return float(np.mean([growth[own[: len(own) - len(own) // 4], b].mean() for b, own in enumerate(steps)]))
+    rates = np.array([growth[own[: len(own) - len(own) // 4], b].mean() for b, own in enumerate(steps)])
+    alive = rates != -np.inf
+    return float(rates[alive].mean()) if alive.any() else -np.inf, float((~alive).mean())
 
 
-def remedy_for(layer: Recurrent, verdict: str, bias: str) -> tuple[str, str]:
-    """(what to do, the line of code), from the tutorial's list: initial weights, ReLU, a gated cell; for explosion a threshold."""
+def too_large(layer: Recurrent, β_W: float, β_A: float) -> float:
+    """By how much W is larger than one whose bound is 1 (Elman), or than the G orthogonal matrices that it starts as."""
+    G = layer.cell.gates
+    return β_W * β_A if G == 1 else β_W / G**0.5  # of G, one above the other, ‖W‖₂ is √G
+
+
+def fit_threshold(norms, samples: int, batch=32) -> float:
+    """The median ‖δ_T‖ of a sample of fit's batches, from those of one batch of all samples, whose mean loss divides by more."""
+    return float(np.median(norms)) * samples / min(batch, samples) if norms else 1.0
+
+
+def remedy_for(layer: Recurrent, verdict: str, bias: str, excess: float, threshold: float) -> tuple[str, str]:
+    """(what to do, the line of code): of the tutorial's list (initial weights, ReLU, gates, a threshold) what trained best.
+
+    `python -m benchmarks remedies` tries them; docs/vanishing.md has what came out.
+    excess     see too_large
+    threshold  of ‖δ‖ of a step, where W cannot be blamed or must stay
+    """
     m, n, cell = layer.input_size, layer.hidden_size, layer.cell.name
     if verdict == "healthy":
         return "none needed", ""
     if verdict == "exploding":
-        return "cut the gradient at a threshold", "network.fit(x, y, clip_norm=1.0)"
-    if layer.init != "default":
-        kind = f"{type(layer).__name__}({m}, {n}" if type(layer) is not Recurrent else f"Recurrent({cell!r}, {m}, {n}"
-        activation = f", activation={layer.activation.name!r}" if isinstance(layer, RNN) and layer.activation.name in ACTIVATIONS else ""
-        return "1. initial weights that keep units out of saturation", f"rnn_gpu.{kind}{activation})"
+        bound = f"clip_step_norm={threshold:.2g}"
+        if excess <= 1:
+            return "bound δ of every step by what enters at the last one", f"network.fit(x, y, {bound})"
+        what = f"1. initial weights, W that much smaller (where it has learnt and must stay, {bound} in fit)"
+        return what, f'network.parameters["{bias.replace(".b", ".W")}"][...] /= {excess:.3g}'
     if cell in ("lstm", "gru"):
         gate = {"lstm": "forget", "gru": "update"}[cell]
-        return f"a larger bias of the {gate} gate keeps more of the state", f'network.parameters["{bias}"][{n}:{2 * n}] = 3'
-    if cell.startswith("elman_") and cell != "elman_relu":
-        return "2. ReLU in place of a function that saturates, W starting as the identity", f'rnn_gpu.RNN({m}, {n}, activation="relu")'
-    return "3. a cell with gates", f"rnn_gpu.LSTM({m}, {n})"
+        return f"a larger bias of the {gate} gate keeps more of the state", f'network.parameters["{bias}"][{n}:{2 * n}] += 1'
+    return "3. a cell with gates", f"rnn_gpu.GRU({m}, {n})"

@@ -203,7 +203,8 @@ class Network(Remembering, Weights):
         return {f"{i}.{name}": a for i, (layer, own) in enumerate(parts) for name, a in layer._of_torch(own).items()}
 
     def _as_keras(self, θ):
-        return [a for layer, own in zip(self.layers, self._by_layer(θ), strict=True) for a in layer._as_keras(own)]
+        parts = zip(self.layers, self._by_layer(θ), strict=True)
+        return [(f"{what} of layer {i}", a) for i, (layer, own) in enumerate(parts) for what, a in layer._as_keras(own)]
 
     def _of_keras(self, weights):
         return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer._of_keras(weights).items()}

@@ -1,6 +1,6 @@
 """A network as an ONNX graph, for ONNX Runtime and what else reads it: T and B are free, states go in and come out.
 
-ONNX's own RNN, LSTM and GRU operators; gate orders are theirs: i o f c, and z r h with linear_before_reset (ours).
+ONNX's own RNN, LSTM and GRU operators, as cells and activations name them, with their orders of gates (see kernels.Operator).
 """
 
 import itertools
@@ -10,39 +10,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .errors import UnsupportedError
+from .kernels import Activation, Cell, Operator
 from .kernels.activations import ACTIVATIONS
-from .kernels.cells.elman import elman
-from .kernels.cells.gru import gru
-from .kernels.cells.lstm import lstm
+from .kernels.cells import CELLS
 from .layers import Bidirectional, Dense, Dropout, Embedding, Recurrent
 from .network import Network
 from .weights import by_gates
 
 OPSET = 17
-ACTIVATION = {  # name: ONNX's operator, and its attributes alpha and beta
-    "identity": ("Identity",),
-    "sigmoid": ("Sigmoid",),
-    "tanh": ("Tanh",),
-    "relu": ("Relu",),
-    "leaky_relu": ("LeakyRelu", 0.01),
-    "elu": ("Elu", 1.0),
-    "softsign": ("Softsign",),
-    "softplus": ("Softplus",),
-    "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
-}
-
-
-def elman_options(activation) -> dict:
-    """Attributes of the RNN operator for one of our activations."""
-    name, *constants = ("Affine", 1.0, 0.0) if activation.name == "identity" else ACTIVATION[activation.name]
-    given = zip(("activation_alpha", "activation_beta"), constants, strict=False)
-    return {"activations": [name]} | {attribute: [value] for attribute, value in given}
-
-
-OPERATORS = {  # cell: ONNX's operator, its gates by the numbers of ours, its attributes
-    lstm: ("LSTM", (0, 3, 1, 2), {}),
-    gru: ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
-} | {elman(activation): ("RNN", (0,), elman_options(activation)) for activation in ACTIVATIONS.values()}
+WITHIN_RNN = ("Affine", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign", "Tanh")  # and no other
 
 
 class Graph:
@@ -79,7 +55,7 @@ def export(network: Network, path):
              recurrent layer i `state_i` (B, n), or `state_i_0`, `state_i_1` (h and c of an LSTM)
     outputs  y (T, B, k), every step whatever network.steps says, or (B, k); then `last_i`, as the states
 
-    Raises UnsupportedError for a cell or an activation of your own, which ONNX's operators do not have, and for zoneout.
+    Raises UnsupportedError for a cell or an activation that names no operator of ONNX's, and for zoneout.
     """
     graph, time = Graph(network.dtype), ["T"] if network.recurrent else []
     symbols = isinstance(network.layers[0], Embedding)
@@ -112,12 +88,18 @@ def own(layer):
 
 def dense(graph, layer, x):
     θ, activation = own(layer), layer.activation
-    if activation != ACTIVATIONS.get(activation.name):
-        raise UnsupportedError(f"activation is {activation.name!r}, of your own: ONNX has {', '.join(ACTIVATION)}")
-    operator, *constants = ACTIVATION[activation.name]
+    operator = operator_of("activation", activation, ACTIVATIONS)
     x = graph.node("MatMul", x, graph.constant(θ["V"].T))
     x = graph.node("Add", x, graph.constant(θ["b"])) if "b" in θ else x
-    return graph.node(operator, x, **dict(zip(("alpha", "beta"), constants, strict=False)))
+    return graph.node(operator.name, x, **dict(operator.attributes))
+
+
+def operator_of(what, formula: Cell | Activation, ours) -> Operator:
+    """ONNX's operator for a cell or an activation."""
+    if formula.onnx is None:
+        have = ", ".join(name for name, one in ours.items() if one.onnx)
+        raise UnsupportedError(f"{what} is {formula.name!r}, which ONNX does not have: it has {have}")
+    return formula.onnx
 
 
 def recurrent(graph, layer, i, x, last):
@@ -125,16 +107,18 @@ def recurrent(graph, layer, i, x, last):
     θ, cell, n = own(layer), layer.cell, layer.hidden_size
     if layer._noise.zoneout:
         raise UnsupportedError(f"zoneout is {layer.zoneout!r}: outside training it mixes states, which ONNX's operators do not")
-    if cell not in OPERATORS:
-        raise UnsupportedError(f"cell is {cell.name!r}, of your own: ONNX has {', '.join(one.name for one in OPERATORS)}")
-    operator, order, options = OPERATORS[cell]
-    θ = {name: by_gates(a, order) for name, a in θ.items()}
+    operator = operator_of("cell", cell, CELLS)
+    options = dict(operator.attributes)
+    for name in options.get("activations", ()):
+        if name not in WITHIN_RNN:
+            raise UnsupportedError(f"cell is {cell.name!r}, but ONNX has no {name} in its {operator.name}: {', '.join(WITHIN_RNN)}")
+    θ = {name: by_gates(a, operator.gates) for name, a in θ.items()}
     biases = np.concatenate([θ["b"], θ.get("c", np.zeros_like(θ["b"]))])
     names = [f"{i}_{k}" for k in range(cell.states)] if cell.states > 1 else [f"{i}"]
     axis = graph.constant(np.array([0]))
     states = [graph.node("Unsqueeze", graph.input(f"state_{name}", "B", n), axis) for name in names]
     weights = [graph.constant(a[None]) for a in (θ["U"], θ["W"], biases)]
     direction = "reverse" if layer.reverse else "forward"
-    y, *s = graph.node(operator, x, *weights, "", *states, outputs=1 + len(states), hidden_size=n, direction=direction, **options)
+    y, *s = graph.node(operator.name, x, *weights, "", *states, outputs=1 + len(states), hidden_size=n, direction=direction, **options)
     last += [(f"last_{name}", graph.node("Squeeze", value, axis), n) for name, value in zip(names, s, strict=True)]
     return graph.node("Squeeze", y, graph.constant(np.array([1])))

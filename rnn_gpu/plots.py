@@ -53,7 +53,7 @@ def flow_picture(report, path=None):
         left.fill_between(back[:-1], low, high, alpha=0.25)
         left.semilogy(back, np.clip(flow.state[:, 1], FLOOR, CEILING), ":", label="‖dE/ds_k‖ / ‖dE/ds_T‖ measured")
         inside = np.where((flow.bound > bottom) & (flow.bound < top), flow.bound, np.nan)
-        left.semilogy(back, inside, "--", label="bound: loose; the measured curve is the truth")
+        left.semilogy(back, inside, "--", label=f"bound: {flow.looseness}")
         left.set_ylim(bottom, top)
         if flow.horizon is not None:
             left.axvline(-flow.horizon, color="grey", label=f"horizon: {flow.horizon} steps")

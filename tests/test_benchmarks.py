@@ -442,3 +442,23 @@ def test_the_page_says_what_was_measured(monkeypatch):
     results = strict(BENCHMARKS / "results" / "cpu" / "vanishing.json")["results"]
     page = (CHECKOUT / "docs" / "vanishing.md").read_text(encoding="utf-8")
     assert vanishing.table({task: results[task] for task in vanishing.TASKS}) in page
+
+
+def test_the_page_says_which_remedy_trained_best(monkeypatch):
+    monkeypatch.syspath_prepend(CHECKOUT)
+    from benchmarks import remedies
+
+    results = strict(BENCHMARKS / "results" / "cpu" / "remedies.json")["results"]
+    assert list(results) == list(remedies.STARTS)
+    assert remedies.table(results) in (CHECKOUT / "docs" / "vanishing.md").read_text(encoding="utf-8")
+    for row in results.values():
+        if row["verdict"] == "exploding":  # as gradient_flow says
+            assert min(row["loss"], key=lambda remedy: remedies.best(row["loss"][remedy])).startswith("W / ")
+
+
+def test_every_remedy_can_be_tried_quickly():
+    name = "speakers: tanh, W × 4"
+    done = run(sys.executable, "-m", "benchmarks", "remedies", "--quick", "--device", "reference", "--start", name)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith(f"| {name} | exploding, horizon ") and said.count(";") == 4 and "inf" not in said

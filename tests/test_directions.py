@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import rnn_gpu
+from conftest import close
 from door import named, parameters_of, refuses, results, same, table, way_back
 from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Network, load, stack, training
 
@@ -41,6 +42,48 @@ def test_bidirectional_is_two_layers_side_by_side(kind, device):
         for end in ("last", "first"):
             expected |= {name.replace(end, f"{end}[{i}]", 1): a for name, a in alone.items() if name.startswith(end)}
     same({name: got[name] for name in expected}, expected)
+
+
+def reversed_by_hand(layer, x, dy, s0, cut):
+    """What a layer gives for one sample (T, 1, ·), whose pieces of steps each begin with s0, by calls of the same layer forward."""
+    y, dx, grads = np.zeros((T, 1, N)), np.zeros_like(x), {}
+    for piece in cut:
+        back = [*reversed(piece)]
+        found = results(layer, x[back], dy[back], s0)
+        y[back], dx[back] = found["y"], found["dx"]
+        grads = {name: grads.get(name, 0) + a for name, a in found.items() if name.startswith("d") and name != "dx"}
+    return y, dx, grads
+
+
+PIECES = {  # of T = 5 steps: what is said at the call, and the pieces of each sample, in the order in which a reverse layer takes them
+    "lengths": ({"lengths": LENGTHS}, [[range(3)], [range(5)], [range(1)]]),
+    "resets": (
+        {"resets": np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [0, 0, 0], [0, 1, 0]], bool)},
+        [[range(2, 5), range(2)], [range(4, 5), range(1, 4), range(1)], [range(2, 5), range(1, 2), range(1)]],
+    ),
+    "both": (
+        {"lengths": LENGTHS, "resets": np.array([[0, 0, 0], [0, 1, 1], [1, 0, 0], [1, 0, 0], [0, 1, 0]], bool)},
+        [[range(2, 3), range(2)], [range(4, 5), range(1, 4), range(1)], [range(1)]],
+    ),
+}
+
+
+@pytest.mark.parametrize(("said", "pieces"), PIECES.values(), ids=PIECES)
+def test_a_reverse_layer_goes_from_the_last_step_of_each_piece_to_its_first(kind, said, pieces):
+    """The first step that it takes of a sample is the last of its length; a sequence that begins at step t has the steps from t on,
+    and the one before it begins, in reverse, with step t − 1.
+    """
+    layer, turned = (kind(M, N, device="reference", dtype="float64", reverse=reverse) for reverse in (False, True))
+    x, dy, s0 = draw(T, B, M), draw(T, B, N), state(layer)
+    got, total = results(turned, x, dy, s0, **said), {}
+    for b, cut in enumerate(pieces):
+        begin = tuple(part[b : b + 1] for part in s0) if isinstance(s0, tuple) else s0[b : b + 1]
+        y, dx, grads = reversed_by_hand(layer, x[:, b : b + 1], dy[:, b : b + 1], begin, cut)
+        close(got["y"][:, b : b + 1], y)
+        close(got["dx"][:, b : b + 1], dx)
+        total = {name: total.get(name, 0) + a for name, a in grads.items()}
+    for name, a in total.items():
+        close(got[name], a)
 
 
 def test_gradients_of_a_bidirectional_network_are_slopes(device):

@@ -175,8 +175,8 @@ def test_a_network_hands_out_its_parameters_read_only():
         ("missing", lambda d: d.pop("weight_hh_l0"), ArgumentError, "state_dict has .*expected .*weight_hh_l0"),
         ("unknown", lambda d: d.update(weight_ih_l1=draw(2, 2)), ArgumentError, "state_dict has .*weight_ih_l1"),
         ("one bias", lambda d: d.pop("bias_hh_l0"), ArgumentError, "state_dict has .*expected .*bias_hh_l0"),
-        ("shape", lambda d: d.update(weight_hh_l0=draw(2, 2)), ShapeError, r"state_dict gives W the shape \(2, 2\), expected \(6, 6\)"),
-        ("dtype", lambda d: d.update(weight_hh_l0=draw(N, N, dtype="float64")), DtypeError, "state_dict gives W as float64"),
+        ("shape", lambda d: d.update(weight_hh_l0=draw(2, 2)), ShapeError, r"weight_hh_l0 has shape \(2, 2\), expected \(6, 6\)"),
+        ("dtype", lambda d: d.update(weight_hh_l0=draw(N, N, dtype="float64")), DtypeError, "weight_hh_l0 is float64"),
     ),
 )
 def test_torchs_parameters_are_refused(change, error, message):

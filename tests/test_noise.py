@@ -8,7 +8,7 @@ import pytest
 import rnn_gpu
 from conftest import RTOL, close
 from door import parameters_of, refuses, results, same, table
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Network, Recurrent, UnsupportedError, memory, training
+from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Network, Recurrent, UnsupportedError, training
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import LIVE, RESET, Clip
 from rnn_gpu.kernels.cells import CELLS

@@ -1,16 +1,20 @@
 """An exported network gives, in ONNX Runtime, what it gives here: for any T and B, states in and out. Skipped without them."""
 
+from shutil import copytree, ignore_patterns
+
 import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")
-onnxruntime = pytest.importorskip("onnxruntime")
+
+from test_house import FOLDERS, KERNELS, LEAKY, python  # noqa: E402
 
 import rnn_gpu  # noqa: E402
 from conftest import close  # noqa: E402
 from door import refuses  # noqa: E402
 from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Network, Recurrent, UnsupportedError  # noqa: E402
+from rnn_gpu.kernels import Activation, Operator  # noqa: E402
 from rnn_gpu.kernels.activations import ACTIVATIONS  # noqa: E402
 from rnn_gpu.onnx import export  # noqa: E402
 from test_bptt import leaky_back, leaky_step  # noqa: E402
@@ -34,6 +38,7 @@ def scrambled(network):
 
 
 def run(path, **inputs):
+    onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return dict(zip((output.name for output in session.get_outputs()), session.run(None, inputs), strict=True))
 
@@ -91,9 +96,56 @@ def test_what_onnx_does_not_have_is_refused(tmp_path):
     leaky = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
     own = rnn_gpu.activation(np.arctan, lambda y: np.cos(y) ** 2, name="tanh")  # a name of ours, another function
     for layer, message in (
-        (Recurrent(leaky, M, N, **ON), "cell is 'leaky', of your own: ONNX has lstm, gru, elman_identity"),
-        (RNN(M, N, own, **ON), "cell is 'elman_tanh', of your own"),
-        (Dense(M, N, own, **ON), "activation is 'tanh', of your own"),
+        (Recurrent(leaky, M, N, **ON), "cell is 'leaky', which ONNX does not have: it has elman_identity, .*, gru, lstm"),
+        (RNN(M, N, own, **ON), "cell is 'elman_tanh', which ONNX does not have"),
+        (Dense(M, N, own, **ON), "activation is 'tanh', which ONNX does not have: it has identity, sigmoid, "),
     ):
         refuses(UnsupportedError, f"^{message}", lambda layer=layer: export(Network([layer]), tmp_path / "no"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_that_onnx_has_by_itself_but_not_within_its_rnn(tmp_path):
+    own = Activation("own", np.arctan, lambda y: np.cos(y) ** 2, onnx=Operator("Atan"))
+    export(Network([Dense(M, N, own, **ON)]), tmp_path / "rows.onnx")
+    message = "^cell is 'elman_own', but ONNX has no Atan in its RNN: Affine, Elu"
+    refuses(UnsupportedError, message, lambda: export(Network([RNN(M, N, own, **ON)]), tmp_path / "no"))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.onnx"]
+
+
+ARCTAN = """
+
+def arctan(z):
+    return np.arctan(z)
+
+
+def darctan(y):
+    return np.cos(y) ** 2
+
+
+ACTIVATIONS["arctan"] = Activation("arctan", arctan, darctan)
+"""
+
+USE = """
+import rnn_gpu, rnn_gpu.onnx
+on = {"device": "reference"}
+print(rnn_gpu.__file__)
+for layer in (rnn_gpu.Recurrent("leaky", 3, 4, **on), rnn_gpu.Recurrent("elman_arctan", 3, 4, **on), rnn_gpu.Dense(3, 4, "arctan", **on)):
+    for out in (lambda: rnn_gpu.onnx.export(rnn_gpu.Network([layer]), "no"), layer.to_keras):
+        try:
+            print(len(out()))
+        except rnn_gpu.RnnGpuError as error:
+            print(type(error).__name__)
+"""
+
+
+def test_a_new_cell_and_activation_are_refused_where_they_are_not_had_and_nothing_else_is_touched(tmp_path):
+    """A copy of the library with one more cell and one more activation. Keras's SimpleRNN and Dense take any function."""
+    ignore = ignore_patterns("__pycache__", "kernels")
+    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
+    copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
+    (tmp_path / "rnn_gpu" / "kernels" / "cells" / "leaky.py").write_text(LEAKY, encoding="utf-8")
+    activations = tmp_path / "rnn_gpu" / "kernels" / "activations.py"
+    activations.write_text(activations.read_text(encoding="utf-8") + ARCTAN, encoding="utf-8")
+    path, *found = python(USE, PYTHONPATH=str(tmp_path))
+    assert path == str(tmp_path / "rnn_gpu" / "__init__.py")
+    assert found == ["UnsupportedError", "ArgumentError", "UnsupportedError", "3", "UnsupportedError", "2"]

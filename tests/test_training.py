@@ -5,7 +5,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
-from rnn_gpu import optimizers, training
+from rnn_gpu import optimizers, parameters, training
 
 
 def network(device="cpu", dtype="float32", kind=rnn_gpu.RNN, m=3, n=5, k=2, loss="squared_error", steps="last", **options):
@@ -156,6 +156,20 @@ def test_fit_learns_on_every_device(device):
     assert len(history["step_loss"]) == 36 and len(history["loss"]) == 12
 
 
+@pytest.mark.parametrize("truncate", [None, (2, 3)])
+@pytest.mark.parametrize("steps", ["every", "last"])
+def test_the_history_of_an_uneven_last_batch_is_what_evaluate_says(steps, truncate):
+    """At a learning rate of zero: every step that the loss counts weighs the same, whichever batch or segment it is in."""
+    x, rng = sequences(7, dtype="float64"), np.random.default_rng(4)
+    net = network(dtype="float64", kind=rnn_gpu.LSTM, k=4, loss="softmax_cross_entropy", steps=steps)
+    y = [rng.integers(0, 4, len(a)) for a in x] if steps == "every" else rng.integers(0, 4, 7)
+    assert len({len(a) for a in x}) > 3
+    options = {"epochs": 2, "batch_size": 3, "optimizer": "sgd", "learning_rate": 0.0, "progress": False}
+    history, expected = net.fit(x, y, truncate=truncate, validation=(x, y), **options), net.evaluate(x, y)
+    for name, value in expected.items():
+        assert history[name] + history[f"validation_{name}"] == pytest.approx([value] * 4, rel=1e-12)
+
+
 def test_training_is_bitwise_repeatable_and_the_seed_matters():
     def train(seed):
         net = network(kind=rnn_gpu.LSTM)
@@ -230,6 +244,20 @@ def test_clip_value_bounds_each_number_and_clip_norm_all_together():
     assert np.sqrt(sum((g**2).sum() for g in both.values())) == pytest.approx(0.1, rel=1e-3)
 
 
+@pytest.mark.parametrize("clip", [{"clip_norm": 2.0}, {"clip_value": 0.5}, {"clip_value": 1e10, "clip_norm": 2.0}])
+def test_gradients_whose_squares_overflow_are_clipped_not_refused(clip, device):
+    """1e20 is a number of float32, 1e40 is not."""
+    net = rnn_gpu.Network([rnn_gpu.Dense(3, 2, device=device)], loss="softmax_cross_entropy")
+    before, x = weights(net), np.full((1, 3), 1e20, "float32")
+    history = net.fit(x, [0], epochs=1, optimizer="sgd", learning_rate=1.0, progress=False, **clip)
+    moved = {name: before[name] - a for name, a in weights(net).items()}
+    assert 1e19 < history["gradient_norm"][0] < 1e21
+    if "clip_norm" in clip:
+        assert np.sqrt(sum((a**2).sum() for a in moved.values())) == pytest.approx(2, rel=1e-5)
+    else:
+        assert np.abs(moved["0.V"]) == pytest.approx(0.5, rel=1e-5)
+
+
 def test_validation_and_on_epoch():
     seen = []
     net, x = network(k=2, loss="softmax_cross_entropy"), sequences(8)
@@ -300,6 +328,15 @@ def test_default_initialisation():
     assert (b.reshape(4, 20) == [[0], [1], [0], [0]]).all()
     assert (rnn_gpu.RNN(3, 4, "relu", device="cpu").parameters["W"] == np.eye(4)).all()
     assert (rnn_gpu.LSTM(30, 20, device="cpu", dtype="float64", seed=4).parameters["W"] != W).any()
+
+
+def test_orthogonal_matrices_are_drawn_uniformly():
+    """Haar: all entries have the mean 0, a determinant is 1 as often as −1. QR alone has signs of its own."""
+    rng, count, n = np.random.default_rng(0), 600, 4
+    drawn = np.stack([parameters.orthogonal(rng, n) for _ in range(count)])
+    assert np.abs(drawn.mean(0)).max() < 5 * (count * n) ** -0.5  # five standard deviations of the mean of an entry
+    assert abs(np.linalg.det(drawn).mean()) < 5 * count**-0.5
+    assert drawn @ drawn.swapaxes(1, 2) == pytest.approx(np.broadcast_to(np.eye(n), drawn.shape), abs=1e-12)
 
 
 def test_torch_initialisation():

@@ -1,6 +1,7 @@
 """Weights of torch and Keras, in and out: a network gives what theirs gives. Keras's formulas are written here a second time."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from rnn_gpu import (
     Recurrent,
     ShapeError,
 )
+from rnn_gpu.kernels.cells.lstm import lstm
 from test_bptt import leaky_back, leaky_step
 
 ON = {"device": "reference", "dtype": "float64"}
@@ -133,6 +135,80 @@ def test_a_network_is_keras_sequential():
     close(got.swapaxes(0, 1), keras.ops.convert_to_numpy(alone(between)), "float32")
 
 
+# Each array under its own name and shape, before anything is made of it
+
+
+BIASES = {"one number": np.full(1, 5.0), "a scalar": np.float64(5), "zero axes": np.array(5.0), "too many axes": np.zeros((1, 1))}
+
+
+@pytest.mark.parametrize("wrong", BIASES.values(), ids=BIASES)
+@pytest.mark.parametrize("name", ["1.bias_ih_l0", "1.bias_hh_l0_reverse", "2.bias_hh_l0", "3.bias_ih_l0", "4.bias"])
+def test_a_bias_of_torchs_is_not_stretched(name, wrong):
+    """Of an LSTM's and an RNN's two the sum is taken: NumPy would make one number as long as the other."""
+    net = network()
+    before, state_dict = parameters_of(net), net.to_torch()
+    shape = state_dict[name].shape
+    got = re.escape(str(wrong.shape))
+    refuses(
+        ShapeError,
+        rf"^{re.escape(name)} has shape {got}, expected {re.escape(str(shape))}$",
+        lambda: net.load_torch(state_dict | {name: wrong}),
+    )
+    same(parameters_of(net), before)
+
+
+@pytest.mark.parametrize("wrong", BIASES.values(), ids=BIASES)
+@pytest.mark.parametrize("i", [2, 8, 11, 13])
+def test_a_bias_of_kerass_is_not_stretched_nor_passed_over(i, wrong):
+    net = network()
+    before, weights = parameters_of(net), net.to_keras()
+    refuses(ShapeError, rf"^weights\[{i}\], the bias of layer \d, has shape ", lambda: net.load_keras(changed(weights, i, wrong)))
+    same(parameters_of(net), before)
+
+
+def test_which_bias_kerass_list_lacks_is_told_by_its_shapes_or_asked():
+    """Of two units a GRU's bias is as large as the kernel of the next, (2, 6)."""
+    net, other = (scrambled(Network([GRU(M, 2, **ON), Dense(2, 6, **ON)])) for _ in range(2))
+    weights, expected = net.to_keras(), parameters_of(net)
+    other.load_keras(weights[:2] + weights[3:])
+    same(parameters_of(other), expected | {name: 0 * expected[name] for name in ("0.b", "0.c")})
+    two = Network([GRU(M, 2, **ON), GRU(2, 2, **ON)])
+    refuses(ArgumentError, "^weights lacks a bias, and its shapes do not tell which", lambda: two.load_keras(two.to_keras()[:5]))
+
+
+@pytest.mark.parametrize("optimizer", [rnn_gpu.optimizers.SGD(0.01, momentum=0.9), rnn_gpu.optimizers.RMSprop(), rnn_gpu.optimizers.Adam()])
+def test_the_sum_of_torchs_two_biases_moves_twice_as_far_as_our_one(optimizer):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    layer, module = LSTM(M, N, **ON), torch.nn.LSTM(M, N).double()
+    layer.load_torch(module.state_dict())
+    layer(X)
+    layer.backward(np.ones((T, B, N)))
+    module(torch.from_numpy(X))[0].sum().backward()
+    theirs = {name: a.detach().numpy() for name, a in module.named_parameters()}
+    gradients = {f"{name} of torch": a.grad.numpy() for name, a in module.named_parameters()}
+    θ = layer.parameters | {f"{name} of torch": a for name, a in theirs.items()}
+    before = {name: a.copy() for name, a in θ.items()}
+    for _ in range(3):
+        optimizer.step(layer._device, θ, {name: g.copy() for name, g in (layer.grads | gradients).items()})
+    moved = {name: a - before[name] for name, a in θ.items()}
+    close(moved["weight_hh_l0 of torch"], moved["W"])
+    close(moved["bias_ih_l0 of torch"] + moved["bias_hh_l0 of torch"], 2 * moved["b"])
+
+
+def test_gates_of_any_order_go_to_keras_and_back():
+    """An order that is not its own inverse: Keras's first block is our third."""
+    layer = Recurrent(lstm._replace(name="turned", keras=(2, 0, 1, 3)), M, N, **ON)
+    before, weights = parameters_of(layer), layer.to_keras()
+    same(np.split(weights[0], 4, axis=1)[0], before["U"].reshape(4, N, M)[2].T)
+    layer.load_keras(weights)
+    same(parameters_of(layer), before)
+    for wrong in ((0, 1, 2), (0, 0, 1, 2), (1, 2, 3, 4)):
+        cell = lstm._replace(name="wrong", keras=wrong)
+        refuses(
+            ArgumentError, r"^cell 'wrong': keras is .*, expected the numbers 0 … 3, each once", lambda cell=cell: Recurrent(cell, M, N)
+        )
+
+
 def test_a_network_is_torchs_module_list():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     net = network()
@@ -155,6 +231,10 @@ def without(d, name):
     return {key: a for key, a in d.items() if key != name}
 
 
+def changed(arrays, i, a):
+    return [*arrays[:i], a, *arrays[i + 1 :]]
+
+
 LEAKY = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
 
 
@@ -165,27 +245,44 @@ LEAKY = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=l
         ("missing", lambda n: n.load_torch(without(n.to_torch(), "4.weight")), ArgumentError, "state_dict has bias, expected weight, bias"),
         ("nothing", lambda n: n.load_torch({}), ArgumentError, "state_dict has nothing, expected weight_ih_l0"),
         ("Dropout", lambda n: n.load_torch(n.to_torch() | {"0.weight": X}), ArgumentError, "state_dict has weight, expected "),
+        ("shape", lambda n: n.load_torch(n.to_torch() | {"4.weight": X[0]}), ShapeError, r"4.weight has shape \(3, 4\), expected \(2, 3\)"),
         (
-            "shape",
-            lambda n: n.load_torch(n.to_torch() | {"4.weight": X[0]}),
-            ShapeError,
-            r"state_dict gives 4.V the shape \(3, 4\), expected",
+            "dtype",
+            lambda n: n.load_torch({k: a.astype("float32") for k, a in n.to_torch().items()}),
+            DtypeError,
+            "1.weight_ih_l0 is float32",
         ),
-        ("dtype", lambda n: n.load_torch({k: a.astype("float32") for k, a in n.to_torch().items()}), DtypeError, "state_dict gives 1.U as"),
         ("too many", lambda n: n.load_keras([*n.to_keras(), X]), ArgumentError, r"weights has 1 arrays too many.*\(5, 3, 4\)"),
-        ("too few", lambda n: n.load_keras(n.to_keras()[:9]), ArgumentError, "weights has 2 arrays too few"),
-        ("Keras's shape", lambda n: n.load_keras([np.ones((5, 28)), *n.to_keras()[1:]]), ShapeError, r"weights gives 1.U .*\(28, 5\)"),
+        (
+            "too few",
+            lambda n: n.load_keras(n.to_keras()[:9]),
+            ArgumentError,
+            "weights has 9 arrays, expected 14: the kernel of layer 3 is missing",
+        ),
+        (
+            "Keras's kernel",
+            lambda n: n.load_keras([np.ones((5, 28)), *n.to_keras()[1:]]),
+            ShapeError,
+            r"weights\[0\], the kernel of layer 1, has shape \(5, 28\), expected \(4, 28\)",
+        ),
+        (
+            "Keras's bias",
+            lambda n: n.load_keras(changed(n.to_keras(), 11, np.ones(7))),
+            ShapeError,
+            r"weights\[11\], the bias of layer 3, has shape \(7,\), expected \(3,\)",
+        ),
+        (
+            "Keras's other bias, where one is missing",
+            lambda n: n.load_keras([*changed(n.to_keras(), 5, np.ones(20))[:13]]),
+            ShapeError,
+            r"weights\[5\], the bias of the reverse direction of layer 1, has shape \(20,\), expected \(28,\)",
+        ),
+        ("Keras's dtype", lambda n: n.load_keras(changed(n.to_keras(), 4, X.astype("f"))), DtypeError, r"weights\[4\] is float32"),
         (
             "reset before",
             lambda n: n.layers[2].load_keras([*n.layers[2].to_keras()[:2], np.zeros(15)]),
             ArgumentError,
-            "weights has one bias, of a GRU with reset_after=False",
-        ),
-        (
-            "blocks",
-            lambda n: n.layers[2].load_keras([np.zeros((14, 16)), np.zeros((5, 15))]),
-            ShapeError,
-            r"weights has matrices of \(14, 16\)",
+            r"weights\[2\] is one bias, of a GRU with reset_after=False",
         ),
         ("cell", lambda n: Recurrent(LEAKY, 3, 2, **ON).to_keras(), ArgumentError, "cell is 'leaky', which Keras does not have"),
     ),

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from .. import Cell
-from ..activations import dsigmoid, dtanh, sigmoid
+from .. import Cell, Operator
+from ..activations import dsigmoid, dtanh, gate
 
 
 def step(p, q, s):
     p_r, p_z, p_n = p
     q_r, q_z, q_n = q
     (h,) = s
-    r = sigmoid(p_r + q_r)
-    z = sigmoid(p_z + q_z)
+    r = gate(p_r + q_r)
+    z = gate(p_z + q_z)
     n = np.tanh(p_n + r * q_n)
     return (n + z * (h - n),), (r, z, n, q_n)  # n + z(h − n) = (1 − z) n + z h
 
@@ -26,6 +26,16 @@ def back(ds, kept, s, s_next):
     return (δ_r, δ_z, δ_n), (δ_r, δ_z, δ_n * r), (dh * z,)
 
 
-gru = Cell("gru", gates=3, states=1, kept=4, step=step, back=back, apart=True)
+gru = Cell(
+    "gru",
+    gates=3,
+    states=1,
+    kept=4,
+    step=step,
+    back=back,
+    apart=True,
+    keras=(1, 0, 2),  # z r h, with reset_after=True
+    onnx=Operator("GRU", gates=(1, 0, 2), attributes=(("linear_before_reset", 1),)),  # z r h
+)
 
 CELLS = (gru,)

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from .. import Cell
-from ..activations import dsigmoid, dtanh, sigmoid
+from .. import Cell, Operator
+from ..activations import dsigmoid, dtanh, gate
 
 
 def step(p, q, s):
     p_i, p_f, p_g, p_o = p
     q_i, q_f, q_g, q_o = q
     h, c = s
-    i = sigmoid(p_i + q_i)
-    f = sigmoid(p_f + q_f)
+    i = gate(p_i + q_i)
+    f = gate(p_f + q_f)
     g = np.tanh(p_g + q_g)
-    o = sigmoid(p_o + q_o)
+    o = gate(p_o + q_o)
     c = f * c + i * g
     return (o * np.tanh(c), c), (i, f, g, o)
 
@@ -29,6 +29,16 @@ def back(ds, kept, s, s_next):
     return δ, δ, (0.0 * dh, dc * f)
 
 
-lstm = Cell("lstm", gates=4, states=2, kept=4, step=step, back=back, initial_bias=(0.0, 1.0, 0.0, 0.0))
+lstm = Cell(
+    "lstm",
+    gates=4,
+    states=2,
+    kept=4,
+    step=step,
+    back=back,
+    initial_bias=(0.0, 1.0, 0.0, 0.0),
+    keras=(0, 1, 2, 3),  # i f c o
+    onnx=Operator("LSTM", gates=(0, 3, 1, 2)),  # i o f c
+)
 
 CELLS = (lstm,)

@@ -69,7 +69,8 @@ class Bidirectional(Stateful):
         return self._joined(layer._of_torch(own) for layer, own in zip(self.recurrent, self.apart(state_dict), strict=True))
 
     def _as_keras(self, θ):
-        return [a for layer, own in zip(self.recurrent, self.apart(θ), strict=True) for a in layer._as_keras(own)]
+        forward, reverse = (layer._as_keras(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True))
+        return forward + [(f"{what} of the reverse direction", a) for what, a in reverse]
 
     def _of_keras(self, weights):
         return self._joined([layer._of_keras(weights) for layer in self.recurrent])

@@ -15,7 +15,7 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
-from ..weights import TORCH, by_gates, known, recurrent_of_keras
+from ..weights import TORCH, by_gates, known, next_of, recurrent_of_keras
 from .noise import PART, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
@@ -294,15 +294,16 @@ class Recurrent(Stateful):
 
     def _as_keras(self, θ):
         θ = {name: by_gates(a, self._gates_of_keras()) for name, a in θ.items()}
-        return [θ["U"].T, θ["W"].T, np.stack([θ["b"], θ["c"]]) if self.cell.apart else θ["b"]]
+        bias = np.stack([θ["b"], θ["c"]]) if self.cell.apart else θ["b"]
+        return [("kernel", θ["U"].T), ("recurrent kernel", θ["W"].T), ("bias", bias)]
 
     def _of_keras(self, weights):
-        return recurrent_of_keras(weights, self._gates_of_keras(), self.cell.apart)
+        return recurrent_of_keras(next_of(weights, 3), self._gates_of_keras(), self.cell.apart)
 
     def _gates_of_keras(self):
-        if self.cell not in (lstm, gru) and not isinstance(self, RNN) and self.cell.name not in CELLS:
+        if self.cell.keras is None:
             raise ArgumentError(f"cell is {self.cell.name!r}, which Keras does not have")
-        return (1, 0, 2) if self.cell is gru else tuple(range(self.cell.gates))
+        return self.cell.keras
 
 
 class RNN(Recurrent):

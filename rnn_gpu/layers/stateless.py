@@ -13,7 +13,7 @@ from ..derivatives import ActivationLike
 from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
 from ..kernels.once import once
-from ..weights import dense_of_keras, known
+from ..weights import dense_of_keras, known, next_of
 from .base import Layer
 from .noise import drop_mask, key, struck
 from .passes import INFERENCE, Back, Last, next_pass
@@ -138,10 +138,10 @@ class Dense(Stateless):
         return {"V": state_dict["weight"], "b": state_dict.get("bias", np.zeros(self.output_size, self.dtype))}
 
     def _as_keras(self, θ):
-        return [θ["V"].T, θ["b"]]
+        return [("kernel", θ["V"].T), ("bias", θ["b"])]
 
     def _of_keras(self, weights):
-        return dense_of_keras(weights, bias=True)
+        return dense_of_keras(*next_of(weights, 2))
 
 
 class Embedding(Dense):
@@ -190,10 +190,11 @@ class Embedding(Dense):
         return {"V": state_dict["weight"].T}
 
     def _as_keras(self, θ):
-        return [θ["V"].T]
+        return [("embeddings", θ["V"].T)]
 
     def _of_keras(self, weights):
-        return dense_of_keras(weights, bias=False)
+        (V,) = next_of(weights, 1)
+        return {"V": V.T}
 
 
 class Dropout(Stateless):
