@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 
 from .. import arguments, derivatives, parameters
+from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
 from ..weights import dense_of_keras, known
 from .base import Layer
@@ -74,13 +75,22 @@ class Dense(Stateless):
         y = d.empty(net.shape, self.dtype)
         d.elementwise(self.activation.f, (y,), (net,))
         if keep:
-            self._x, self._tape, self._like = x, y, x
+            self._x, self._tape, self._like, self._δ = x, y, x, None
         return y, []
+
+    @property
+    def delta(self):
+        """δ = dE/dnet of the last backward, shaped as y (式3 and 式4 of the BP chapter, but for their sign)."""
+        self._recall()
+        if self._δ is None:
+            raise OrderError("delta is known after backward: call it after the layer went forward")
+        return self._to_kind_of(self._like, self._δ.reshape(*np.shape(self._like)[:-1], self.output_size))
 
     def _backward(self, dy, ds, taped=False, clip=UNCLIPPED, more=False):
         d, y = self._device, self._recall()
         δ = d.empty(y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (y, dy))
+        self._δ = δ
         δ = δ[:, :, None]  # (T, B, G = 1, n)
         later = self.grads if more else {}
         dx, dV, db = d.project_back(δ, self._x, self.parameters["V"], later.get("V"), later.get("b"), bias="b" in self.parameters)
