@@ -275,13 +275,32 @@ def missing() -> str:
     return f"not found: {', '.join(lacking)}. {advice}."
 
 
-def report(task) -> list[dict]:
-    """One line for each kernel of a task (cc, dtype, options); "error" says why a kernel did not compile."""
-    cc, dtype, options = task
+def chosen(cc: tuple[int, int], dtype: str, options) -> list[Job]:
+    """The kernels of a compute capability and type that the options ask for."""
     number = NUMBERS[dtype]
-    chosen = itertools.chain(jobs(number, CARDS.get(cc, H200)), guilty_kernels(number) if options.guilty and dtype == "float32" else ())
+    guilty = guilty_kernels(number) if options.guilty and dtype == "float32" else ()
     few = options.quick and min(options.cc) < cc < max(options.cc)
-    return [line(job, cc, dtype, options) for job in chosen if wanted(job, options) and (not few or matters(job, dtype))]
+    every = itertools.chain(jobs(number, CARDS.get(cc, H200)), guilty)
+    return [job for job in every if wanted(job, options) and (not few or matters(job, dtype))]
+
+
+class Task(NamedTuple):
+    """A kernel that another process finds again, since a Job cannot be sent there."""
+
+    cc: tuple[int, int]
+    dtype: str
+    place: int  # among the chosen
+
+
+found: dict[tuple, list[Job]] = {}  # by (cc, dtype), in a process that compiles
+
+
+def report(task: Task, options) -> dict:
+    """The line of a kernel; "error" says why it did not compile."""
+    cc, dtype, place = task
+    if (cc, dtype) not in found:
+        found[cc, dtype] = chosen(cc, dtype, options)
+    return line(found[cc, dtype][place], cc, dtype, options)
 
 
 def matters(job: Job, dtype: str) -> bool:
@@ -321,15 +340,18 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
     }
 
 
-def measure(options) -> list[dict]:
-    """The lines of every task, each compute capability and type in a process of its own."""
-    tasks = [(cc, dtype, options) for dtype in options.dtype for cc in sorted(options.cc, reverse=True)]
-    if len(tasks) == 1:
-        return report(tasks[0])
-    workers = min(len(tasks), os.cpu_count() or 1)
+def tasks(options) -> list[list[Task]]:
+    """A list of kernels for each compute capability."""
+    capabilities = sorted(options.cc, reverse=True)
+    return [[Task(cc, dtype, k) for dtype in options.dtype for k in range(len(chosen(cc, dtype, options)))] for cc in capabilities]
+
+
+def measure(options) -> Iterator[dict]:
+    """The line of every kernel, as they come: all cores share the kernels of a compute capability, then those of the next."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        return list(itertools.chain.from_iterable(pool.map(report, tasks)))
+    for kernels in filter(None, tasks(options)):
+        with ProcessPoolExecutor(min(len(kernels), os.cpu_count() or 1), mp_context=context) as pool:
+            yield from pool.map(report, kernels, itertools.repeat(options))
 
 
 def table(lines: list[dict]) -> str:
@@ -364,7 +386,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--dtype", choices=list(NUMBERS), nargs="+", default=list(NUMBERS))
     parser.add_argument("--cell", choices=list(CELLS), nargs="+", default=[], help="only kernels of these cells")
     parser.add_argument("--match", default="", help="only kernels whose name has this regular expression in it")
-    parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument("--json", action="store_true", help="print how many kernels there are, then one a line as they come, as JSON")
     parser.add_argument(
         "--quick", action="store_true", help="count instructions for float32 and the newest cc only; few kernels for a cc between others"
     )
@@ -378,8 +400,15 @@ def main(arguments=None) -> int:
         return MISSING
     if options.dump:
         Path(options.dump).mkdir(parents=True, exist_ok=True)
-    lines = measure(options)
-    print(json.dumps(lines) if options.json else table(lines))
+    lines = []
+    if options.json:
+        print(json.dumps({"planned": sum(map(len, tasks(options)))}), flush=True)
+    for one in measure(options):
+        lines.append(one)
+        if options.json:
+            print(json.dumps(one), flush=True)
+    if not options.json:
+        print(table(lines))
     return int(any(one["error"] for one in lines))
 
 

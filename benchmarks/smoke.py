@@ -18,7 +18,7 @@ import rnn_gpu
 from benchmarks import _machine
 from benchmarks._machine import REHEARSAL, first_line
 
-NEEDED = ("numpy", "numba", "numba-cuda", "safetensors", "tqdm", "typer", "cupy", "pytest")
+NEEDED = ("numpy", "numba", "numba-cuda", "tqdm", "typer", "cupy", "pytest")
 PEERS = ("torch", "jax", "triton", "matplotlib", "cuda-bindings", "cuda-core", "pytest-xdist", "nvidia-nvvm", "nvidia-cudnn-cu13")
 MODULES = {"numba-cuda": "numba_cuda", "cuda-bindings": "cuda.bindings", "cuda-core": "cuda.core", "pytest-xdist": "xdist"}
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}  # relative to the largest number of an array, or to 1

@@ -151,7 +151,7 @@ def gradflow(
 @app.command()
 def info():
     """Versions, devices, and what device="auto" means on this machine."""
-    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "safetensors", "matplotlib"):
+    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "matplotlib"):
         try:
             print(f"{package:14}{version(package)}")
         except PackageNotFoundError:

@@ -272,7 +272,7 @@ def test_info_tells_versions_and_devices(run):
     status, out, _ = run("info")
     assert status == 0
     told = {words[0]: " ".join(words[1:]) for words in map(str.split, out.splitlines())}
-    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "safetensors", "matplotlib"):
+    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "matplotlib"):
         assert told[package] == version(package)
     assert told["python"] == f"{platform.python_version()} on {platform.machine()}"
     assert told["auto"] == rnn_gpu.device("auto").name

@@ -18,7 +18,7 @@ def blocks(path):
 
 def test_the_checks_print_what_the_page_says(capsys):
     names, found = {}, blocks(BPTT)
-    assert len(found) >= 12
+    assert len(found) >= 17
     for code, printed in found:
         exec(compile(code, str(BPTT), "exec"), names)
         assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == printed.splitlines(), code
@@ -31,7 +31,31 @@ def test_the_translation_has_the_same_checks():
 @pytest.mark.parametrize("page", [BPTT, CHINESE], ids=lambda page: page.name)
 def test_the_lines_that_are_quoted_stand_in_their_files(page):
     quoted = re.findall(r"`([\w/]+\.py)`[:：] ?`([^`]+)`", page.read_text(encoding="utf-8"))
-    assert len(quoted) == 9
+    assert len(quoted) == 14
     for path, line in quoted:
         lines = [there.strip().partition("  #")[0] for there in (CHECKOUT / path).read_text(encoding="utf-8").splitlines()]
         assert line in lines, f"{path}: {line}"
+
+
+@pytest.mark.parametrize("page", [BPTT, CHINESE], ids=lambda page: page.name)
+def test_every_formula_of_the_tutorial_has_a_section(page):
+    """The README says that they are derived one by one."""
+    heads = re.findall(r"^## .*", page.read_text(encoding="utf-8"), re.M)
+    with_time = "".join(head for head in heads if "BP" not in head)
+    without = "".join(head for head in heads if "BP" in head)
+    assert re.findall(r"式\d", without) == ["式3", "式4", "式5"]
+    assert re.findall(r"式\d", with_time) == ["式1", "式2", "式3", "式4", "式5", "式6", "式7"]
+
+
+def test_an_explosion_is_named_and_cured():
+    """It prints a real NonFiniteError, what does not cure it, and what does."""
+    (printed,) = (printed for code, printed in blocks(BPTT) if "except rnn_gpu.NonFiniteError" in code)
+    *failed, cured = printed.splitlines()
+    assert re.match(r"NonFiniteError: update \d+: layer \d+ .* time step \d+, sample \d+, .*unit \d+", failed[0])
+    assert failed[-1].endswith("not learned")
+    assert cured.endswith(", learned")
+
+
+@pytest.mark.parametrize("page", [BPTT, CHINESE], ids=lambda page: page.name)
+def test_the_slip_of_the_tutorial_is_named(page):
+    assert "(35)" in page.read_text(encoding="utf-8")

@@ -2,14 +2,18 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from types import ModuleType
+from typing import NamedTuple
+from zipfile import ZipFile
 
 import pytest
 
@@ -250,10 +254,10 @@ def test_a_cell_is_one_file(tmp_path):
     assert python(USE, PYTHONPATH=str(tmp_path)) == [str(tmp_path / "rnn_gpu" / "__init__.py"), "True"]
 
 
-# The wheel
+# The wheel, and the source distribution
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def project():
     path = CHECKOUT / "pyproject.toml"
     if not path.exists():
@@ -287,3 +291,87 @@ def test_what_is_imported_is_declared(project):
     }
     imported = {one.split(".")[0] for name in MODULES for one in imports(name)} - {"rnn_gpu", "llvmlite"} - sys.stdlib_module_names
     assert imported <= declared  # llvmlite is Numba's, which says which one it needs
+
+
+def requirements(project):
+    """name -> its versions, of all that a user installs; what of the extras is only for a GPU or a linter has its own reasons."""
+    extras = project["project"]["optional-dependencies"]
+    lines = [*project["project"]["dependencies"], *(line for name in ("torch", "onnx", "plot", "test") for line in extras[name])]
+    return dict(re.match(r"([\w-]+)(.*)", line).groups() for line in lines)
+
+
+def test_every_dependency_has_a_lowest_version(project):
+    """.ci/lowest installs it, and tests."""
+    assert {name: versions for name, versions in requirements(project).items() if not versions.startswith(">=")} == {}
+
+
+def test_a_package_whose_private_names_are_used_has_an_upper_bound(project):
+    private = {"numba": ("numba.core", "numba.misc", "numba.np", "llvmlite"), "numba-cuda": ("numba.cuda.simulator", "numba.cuda.cudadrv")}
+    imported = {one for name in MODULES for one in imports(name)}
+    for package, inner in private.items():
+        assert [one for one in imported if one.startswith(inner)], package
+        assert ",<" in requirements(project)[package], package
+
+
+class Built(NamedTuple):
+    wheel: Path
+    sdist: Path
+    before: set[str]  # files of the checkout in which they were built
+    after: set[str]
+
+
+@pytest.fixture(scope="module")
+def built(project, tmp_path_factory):
+    """A wheel and a source distribution, built in a copy of the checkout where an older build left a module that is no more."""
+    pytest.importorskip("setuptools", minversion=project["build-system"]["requires"][0].partition(">=")[2])
+    checkout, out = tmp_path_factory.mktemp("build") / "checkout", tmp_path_factory.mktemp("built")
+    left = ("__pycache__", "*.egg-info", "build", "dist", "runs", ".git", ".venv", ".*_cache", ".hypothesis")
+    copytree(CHECKOUT, checkout, ignore=ignore_patterns(*left))
+    stale = checkout / "build" / "lib" / "rnn_gpu" / "stale.py"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    before = files(checkout)
+    for what in ("wheel", "sdist"):
+        text = f"from setuptools import build_meta; build_meta.build_{what}({str(out)!r})"
+        options = {"cwd": checkout, "capture_output": True, "encoding": "utf-8", "timeout": 600}
+        run = subprocess.run([sys.executable, "-c", text], check=False, **options)
+        assert run.returncode == 0, run.stderr
+    return Built(*out.glob("*.whl"), *out.glob("*.tar.gz"), before, files(checkout))
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_build_leaves_nothing_in_the_checkout(built):
+    assert built.after == built.before
+
+
+def test_what_an_older_build_left_does_not_come_into_the_wheel(built):
+    with ZipFile(built.wheel) as wheel:
+        modules = {name for name in wheel.namelist() if name.endswith(".py")}
+    here = {name for name in built.before if re.match(r"(rnn_gpu|kernels)/.*py$", name)}
+    assert modules == {re.sub("^kernels/", "rnn_gpu/kernels/", name) for name in here}
+
+
+def test_the_wheel_says_that_it_is_typed(built):
+    with ZipFile(built.wheel) as wheel:
+        assert "rnn_gpu/py.typed" in wheel.namelist()
+
+
+def test_the_description_has_no_link_to_a_file(built):
+    """On a page of a package index there is no folder beside it."""
+    with ZipFile(built.wheel) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+        description = wheel.read(name).decode()
+    links = re.findall(r"\]\(([^)]*)", description)
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    assert "`docs/bptt.md` derives them" in description
+
+
+def test_the_source_distribution_has_what_its_tests_read(built):
+    with tarfile.open(built.sdist) as sdist:
+        there = {name.partition("/")[2] for name in sdist.getnames()}
+    folders = (".ci", "benchmarks", "docs", "examples", "kernels", "rnn_gpu", "tests")
+    needed = {name for name in built.before if name.partition("/")[0] in folders}
+    assert {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md"} | needed <= there

@@ -1,14 +1,20 @@
 """What the simulator cannot see: the types, registers and memory of every CUDA kernel, compiled without a GPU.
 
-The simulator may be on in this process, so `benchmarks/sass.py` compiles in another. Without NVIDIA's compiler the tests are skipped;
-RNN_GPU_REQUIRE_PTX=1 makes them fail instead.
+The simulator may be on in this process, so `benchmarks/sass.py` compiles in others. Without NVIDIA's compiler the tests are skipped;
+RNN_GPU_REQUIRE_PTX=1 makes them fail instead. However slow a machine is, it has its time as long as kernels come: where none comes for
+PATIENCE, one test fails and says how far it got, and what needs all kernels is skipped.
 """
 
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -20,31 +26,77 @@ SASS = Path(__file__).parents[1] / "benchmarks" / "sass.py"
 MISSING = 3  # its exit status where the compiler is not installed
 CHOSEN = ("elman_tanh", "gru", "lstm")
 REGISTERS = 65_536  # of a multiprocessor; a thread can name 255
+PATIENCE = 1800.0  # seconds without one more kernel; each takes one or two where nothing else runs
 
 
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    """One dict for each kernel × dtype × compute capability."""
+class Run(NamedTuple):
+    lines: list[dict]  # one for each kernel × dtype × compute capability that was compiled
+    unfinished: str  # why there are not more of them; "" where they are all there
+    status: int | None  # with which the process ended by itself
+
+
+def compiled(command, patience: float, cwd: Path) -> Run:
+    """Run what prints {"planned": number} and then the line of a kernel at a time, for as long as lines come."""
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    complaints, arrived = cwd / "stderr", queue.Queue()
+    with complaints.open("w") as stderr:
+        options = {"env": environment, "cwd": cwd, "encoding": "utf-8", "start_new_session": True}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, **options)
+
+    def listen():
+        with process.stdout:
+            for text in process.stdout:
+                arrived.put(text)
+        arrived.put(None)
+
+    threading.Thread(target=listen, daemon=True).start()
+    said, status = [], None
+    try:
+        while (text := arrived.get(timeout=patience)) is not None:
+            said.append(json.loads(text))
+        status = process.wait(patience)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        pass
+    finally:
+        if status is None:
+            os.killpg(process.pid, signal.SIGKILL)  # it, and what it started
+            process.wait()
+    planned, lines = said[0]["planned"] if said else 0, said[1:]
+    if status is None:
+        why = f"slow machine, or a compiler that hangs: none in the last {patience:g} s"
+    else:
+        why = f"the process ended with status {status}: {complaints.read_text(encoding='utf-8').strip()}"
+    whole = planned and len(lines) == planned
+    return Run(lines, "" if whole else f"{len(lines)} of {planned} kernels done; {why}", status)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
     command = [sys.executable, "-P", SASS, "--json", "--quick", "--guilty"]  # -P: rnn_gpu as installed, wherever that is
-    elsewhere = tmp_path_factory.mktemp("sass")
-    run = subprocess.run(command, check=False, env=environment, cwd=elsewhere, capture_output=True, encoding="utf-8", timeout=900)
-    if run.returncode == MISSING:
-        (pytest.fail if os.environ.get("RNN_GPU_REQUIRE_PTX") == "1" else pytest.skip)(run.stderr.strip())
-    assert run.stdout, run.stderr
-    return json.loads(run.stdout)
+    run = compiled(command, PATIENCE, tmp_path_factory.mktemp("sass"))
+    if run.status == MISSING:
+        (pytest.fail if os.environ.get("RNN_GPU_REQUIRE_PTX") == "1" else pytest.skip)(run.unfinished)
+    return run
 
 
 @pytest.fixture(scope="module")
-def kernels(lines):
+def kernels(run):
     """The kernels of the library that compiled."""
-    return [one for one in lines if not one["error"] and not is_guilty(one)]
+    return [one for one in run.lines if not one["error"] and not is_guilty(one)]
 
 
 @pytest.fixture(scope="module")
-def guilty(lines):
+def every_kernel(run, kernels):
+    """The same, for a test that needs all of them: where some are missing, only the first test below is to fail."""
+    if run.unfinished:
+        pytest.skip(run.unfinished)
+    return kernels
+
+
+@pytest.fixture(scope="module")
+def guilty(run, every_kernel):
     """name -> the lines of a kernel that is bad on purpose."""
-    found = [one for one in lines if is_guilty(one)]
+    found = [one for one in run.lines if is_guilty(one)]
     return {name: [one for one in found if one["kernel"] == name] for name in {one["kernel"] for one in found}}
 
 
@@ -66,8 +118,15 @@ def memory_of(line):
     return {name: amount for name, amount in found.items() if amount}
 
 
-def test_every_kernel_compiles_for_every_type_and_capability(lines):
-    assert [f"{who(one)}: {one['error']}" for one in lines if one["error"]] == []
+def test_the_compiler_is_given_its_time_and_does_all(run):
+    assert not run.unfinished
+
+
+def test_what_the_compiler_takes_compiles(run):
+    assert [f"{who(one)}: {one['error']}" for one in run.lines if one["error"]] == []
+
+
+def test_every_kernel_is_there_for_every_type_and_capability(every_kernel):
     ways = ("forward", "backward")
     recurrent = {f"plain.{way}[{cell}]" for way in ways for cell in CELLS} | {"plain.matvec"}
     block = {f"block.{way}[{cell} n=33 B=64]" for way in ways for cell in CELLS}
@@ -80,12 +139,12 @@ def test_every_kernel_compiles_for_every_type_and_capability(lines):
         for cc in ([7, 5], [9, 0]):
             most = block | clipping | noisy if dtype == "float32" and cc == [9, 0] else {"block.forward[lstm n=64 B=64]"}
             expected = recurrent | pointwise | most
-            assert expected <= {one["kernel"] for one in lines if one["dtype"] == dtype and one["cc"] == cc}
+            assert expected <= {one["kernel"] for one in every_kernel if one["dtype"] == dtype and one["cc"] == cc}
 
 
-def test_ampere_is_between(kernels):
+def test_ampere_is_between(every_kernel):
     """What an A100 gets of the listed cells: its own plans, PTX of its own."""
-    between = {one["kernel"] for one in kernels if one["cc"] == [8, 0]}
+    between = {one["kernel"] for one in every_kernel if one["cc"] == [8, 0]}
     for cell in CHOSEN:
         for way in ("forward", "backward"):
             assert {f"plain.{way}[{cell}]", f"gemm.{way}[{cell}]", f"block.{way}[{cell} n=64 B=64]"} <= between
@@ -108,8 +167,8 @@ def test_a_block_finds_enough_registers(kernels):
     assert {name: count for name, count in needed.items() if not 0 < count <= REGISTERS} == {}
 
 
-def test_the_block_schedule_reads_shared_memory_16_bytes_at_a_time(kernels):
-    looked_at = [one for one in kernels if one["kernel"].startswith("block") and one["instructions"]]
+def test_the_block_schedule_reads_shared_memory_16_bytes_at_a_time(every_kernel):
+    looked_at = [one for one in every_kernel if one["kernel"].startswith("block") and one["instructions"]]
     assert len(looked_at) >= 2 * len(CELLS)
     assert {who(one) for one in looked_at if one["loads_of_16_bytes"] != one["counts"].get("LDS", 0)} == set()
 
@@ -127,3 +186,37 @@ def test_memory_outside_the_registers_is_noticed(guilty, kind):
     assert len(found) == 2
     assert all(memory_of(one).get("stack") for one in found)
     assert all(memory_of(one).get("STL") and memory_of(one).get("LDL") for one in found if one["cc"] == [9, 0])
+
+
+# The compiler's time
+
+
+def test_a_slow_compiler_has_its_time(tmp_path):
+    """More in all than the patience, but never so long without a kernel."""
+    run = compiled(["sh", "-c", "echo '{\"planned\": 5}'; for k in 1 2 3 4 5; do sleep 0.7; echo '{}'; done"], 3.0, tmp_path)
+    assert run == ([{}] * 5, "", 0)
+
+
+def test_a_compiler_that_hangs_is_stopped_and_told_how_far_it_got(tmp_path):
+    run = compiled(["sh", "-c", "sleep 600 & echo $! >pid; echo '{\"planned\": 3}'; echo '{}'; wait"], 1.0, tmp_path)
+    assert run.lines == [{}]
+    assert run.unfinished == "1 of 3 kernels done; slow machine, or a compiler that hangs: none in the last 1 s"
+    assert not alive(int((tmp_path / "pid").read_text()))  # nor what it started
+
+
+def test_a_compiler_that_breaks_is_not_taken_for_a_slow_one(tmp_path):
+    run = compiled(["sh", "-c", "echo '{\"planned\": 3}'; echo '{}'; echo no memory >&2; exit 7"], 60.0, tmp_path)
+    assert run == ([{}], "1 of 3 kernels done; the process ended with status 7: no memory", 7)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process that was killed a moment ago still runs: not one that nobody has asked for its status yet."""
+    for _ in range(100):
+        stat = Path(f"/proc/{pid}/stat")
+        try:
+            if stat.read_text().rpartition(")")[2].split()[0] == "Z":
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        time.sleep(0.1)
+    return True
