@@ -2,6 +2,8 @@
 
 import inspect
 
+import numpy as np
+
 from . import arguments
 from .errors import ArgumentError
 from .kernels import updates
@@ -28,6 +30,10 @@ class Optimizer:
     def scalars(self) -> tuple[float, ...]:
         """What the formula takes after the arrays, at step `steps`."""
         return self.learning_rate, self.weight_decay
+
+    def largest(self, dtype: str) -> float:
+        """The largest number of a gradient that can be taken: beyond it a square that is kept overflows, and the next is NaN."""
+        return float(np.finfo(dtype).max) ** 0.5 if self.squares else np.inf
 
     def step(self, device, parameters: dict, grads: dict):
         """Update every parameter in place by its gradient of the same name."""

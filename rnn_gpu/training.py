@@ -357,6 +357,9 @@ def train_step(
     if clip_norm and (now := global_norm(grads)) > clip_norm:
         for g in grads.values():
             g *= g.dtype.type(clip_norm / now)
+    if norm > (limit := optimizer.largest(network.dtype)) and any(float(abs(g).max()) > limit for g in grads.values()):
+        squares = f"{type(optimizer).__name__} keeps squares of gradients, which overflow beyond {limit:.3g} in {network.dtype}"
+        raise NonFiniteError(f"update {step}: {squares}; the norm is {norm:.3g}. clip_norm bounds it. No weight has changed.")
     optimizer.step(network._device, network.parameters, grads)
     return made, norm
 

@@ -258,6 +258,19 @@ def test_gradients_whose_squares_overflow_are_clipped_not_refused(clip, device):
         assert np.abs(moved["0.V"]) == pytest.approx(0.5, rel=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "adamw"])
+def test_gradients_whose_squares_are_kept_stop_where_those_overflow(optimizer, device):
+    """An infinite mean of squares would hold a weight for ever, and be NaN after the next update."""
+    net = rnn_gpu.Network([rnn_gpu.Dense(3, 2, device=device)], loss="softmax_cross_entropy")
+    before, x = weights(net), np.full((1, 3), 1e20, "float32")
+    keeps = r"keeps squares of gradients, which overflow beyond 1\.84e\+19 in float32; the norm is .*No weight has changed"
+    with pytest.raises(rnn_gpu.NonFiniteError, match=f"(?i)^update 0: {optimizer} {keeps}"):
+        net.fit(x, [0], epochs=3, optimizer=optimizer, progress=False)
+    assert all(np.array_equal(a, before[name]) for name, a in weights(net).items())
+    net.fit(x, [0], epochs=3, optimizer=optimizer, clip_norm=1.0, progress=False)
+    assert all(np.isfinite(a).all() for a in weights(net).values())
+
+
 def test_validation_and_on_epoch():
     seen = []
     net, x = network(k=2, loss="softmax_cross_entropy"), sequences(8)
