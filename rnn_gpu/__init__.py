@@ -28,6 +28,7 @@ from .errors import (
     UnsupportedError,
 )
 from .gradcheck import gradcheck
+from .keeping import release
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
 from .network import Network, load
 from .stream import Stream
@@ -63,5 +64,6 @@ __all__ = [
     "gradcheck",
     "load",
     "optimizers",
+    "release",
     "stack",
 ]

@@ -32,7 +32,7 @@ def activation(
     called: where it has changed since, all kernels are made anew. A layer that is there does not see a change before that; and of
     objects whose contents cannot be told, an array say, none is seen: write new functions then.
     The kernels of a new pair keep some 20 MB (5 where they are found on disk) as long as the process lives, of which
-    `kernels.once.forget` gives about half back.
+    `rnn_gpu.release(kernels=True)` gives about half back.
     Raises DerivativeError, with the worst point, where df(f(z)) is not the slope of f on −6 … 6.
     """
     if df is None and isinstance(f, str):

@@ -50,7 +50,7 @@ kernels.devices.cuda
 kernels.devices.cuda.tf32
 errors outline
 arguments device io
-derivatives losses optimizers parameters weights
+derivatives keeping losses optimizers parameters weights
 layers.passes
 layers.base layers.noise layers.steps
 layers.stateful layers.stateless

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from processes import ended, forked, run
 
+import rnn_gpu
+from rnn_gpu.kernels import once
 from rnn_gpu.kernels.devices.cpu import memory
 
 SIZE = memory.LASTING
@@ -122,3 +124,21 @@ def test_what_is_kept_follows_the_machine(monkeypatch):
     assert memory.IDLE == memory.bound(memory.limits()) <= memory.MOST
     assert memory.bound([8e9, 1 << 30]) == (1 << 30) // 8
     assert memory.bound([]) == memory.bound([1 << 50]) == memory.MOST
+
+
+def test_the_door_lets_go_of_memory_and_of_what_was_made_of_formulas(idle):
+    layer, x = rnn_gpu.RNN(3, 5, (np.arctan, darctan), device="cpu"), np.ones((7, 2, 3), "float32")
+    y, _ = layer(x)
+    keep(SIZE)
+    made = next(cache for cache in once.caches if cache.cache_info().currsize)
+    assert rnn_gpu.release() == 4 * SIZE + memory.LINE and not memory.idle
+    assert made.cache_info().currsize
+    assert rnn_gpu.release(kernels=True) == 0
+    assert not made.cache_info().currsize
+    assert np.array_equal(layer(x)[0], y)
+    with pytest.raises(rnn_gpu.ArgumentError, match=r"^kernels is 'yes', expected True or False"):
+        rnn_gpu.release(kernels="yes")
+
+
+def darctan(y):
+    return np.cos(y) ** 2

@@ -6,7 +6,7 @@ from ...binding import define, elementwise_source
 from ...once import caches, once
 from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit
-from .memory import copy, empty  # noqa: F401
+from .memory import copy, empty, release  # noqa: F401
 from .products import chunk, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
