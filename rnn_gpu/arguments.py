@@ -87,6 +87,8 @@ def as_array(name: str, x, dtype) -> Any:
     Nested lists of floats become arrays of `dtype`, of integers of int64. What has labels of its own
     is taken by position.
     """
+    if type(x) is np.ndarray:
+        return x
     if isinstance(x, np.ma.MaskedArray):
         raise ArgumentError(f"{name} is a masked array, expected a plain one: its mask would be ignored")
     if isinstance(x, np.ndarray):
@@ -196,6 +198,8 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, b
     `axes` names them in messages.
     """
     a = as_array(name, x, dtype)
+    if a.shape == shape and a.dtype == dtype and 0 not in shape:
+        return a
     if a.dtype.kind in "iu" and not is_array(x):  # a list has no dtype that could have been meant
         a = a.astype(dtype)
     if a.dtype != dtype:

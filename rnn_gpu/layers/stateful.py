@@ -88,7 +88,7 @@ class Stateful(Layer):
                 arguments.finite("dy", self._turn(dy))
         back = self._back(last.tape, dy, self._check_states("dstate", dstate, B), tape, clip)
         self._keep(last.returned(back))
-        dx = self._device.array(self._turn(back.dx), self.dtype)
+        dx = self._device.array(self._turn(back.dx), self.dtype) if self.batch_first else back.dx
         return self._to_kind_of(last.like, dx, ours=False), self._as_states(last.like, back.ds)
 
     def _turn(self, a):
