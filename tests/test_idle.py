@@ -5,9 +5,9 @@ import threading
 
 import numpy as np
 import pytest
-from processes import ended, forked, run
 
 import rnn_gpu
+from processes import ended, forked, run
 from rnn_gpu.kernels import once
 from rnn_gpu.kernels.devices.cpu import memory
 

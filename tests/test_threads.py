@@ -7,8 +7,8 @@ import os
 import threading
 
 import pytest
-from processes import adding, call, run
 
+from processes import adding, call, run
 from rnn_gpu.kernels.devices.cpu import threads
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="no timers and no fork here")

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import test_threads as small
+
 from processes import run
 
 pytestmark = [pytest.mark.stress, small.posix]
