@@ -129,7 +129,7 @@ class Network(Remembering, Weights):
         way = memory.way(self, *a.shape[:2], memory_budget, steps)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         s0, weights = self._states("state", state, a.shape[1]), self._fingerprint()
-        self._keep(None)  # its memory may be used again
+        self._begin()
         y, s, tape = way._forward(a, s0, steps, next_pass(self.layers, training))
         self._keep(Last(x, steps, tape, weights, None if way is self else way, thread=get_ident()))
         return self._leave(x, steps.only_live(y)), as_states(self.recurrent, x, s)

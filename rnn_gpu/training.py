@@ -387,7 +387,7 @@ def forward_backward(network, batch: Batch, states=None, taped=False, segment=No
     B = batch.x.shape[1]
     states = states or network._states("state", None, B)
     way = memory.Segments(network, segment) if segment else network
-    network._keep(None)  # its memory may be used again
+    network._begin()
     o, _, tape = way._forward(batch.x, states, batch.steps, next_pass(network.layers, training=True))
     E, do = network.objective(network._device, o, batch.target, batch.weight)
     back = way._back(tape, do, network._states("dstate", None, B), taped, clip)

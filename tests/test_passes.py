@@ -1,5 +1,6 @@
 """A pass belongs to the thread that made it and to the weights that it saw; its parts are never mixed with those of another."""
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -66,6 +67,15 @@ def test_a_thread_that_only_looks_sees_the_gradients_of_the_one_that_computes(bu
     same({name: np.array(g) for name, g in model.grads.items()}, {name: expected[name] for name in model.grads})
 
 
+@pytest.fixture
+def in_a_hurry():
+    """Threads take turns every few steps of the interpreter."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 def at_once(model, threads: int, calls: int) -> tuple[int, int]:
     """(right gradients, OrderErrors) of so many calls in each of so many threads; anything else is raised."""
     twin = model.copy()
@@ -94,7 +104,7 @@ def at_once(model, threads: int, calls: int) -> tuple[int, int]:
 
 @BUILDS
 @pytest.mark.parametrize(("threads", "calls"), [(3, 40), pytest.param(4, 300, marks=pytest.mark.stress)])
-def test_threads_that_share_a_model_get_right_gradients_or_an_error(threads, calls, build):
+def test_threads_that_share_a_model_get_right_gradients_or_an_error(threads, calls, build, in_a_hurry):
     right, refused = at_once(build(), threads, calls)
     print(f"{right} right, {refused} refused")
     assert right + refused == threads * calls

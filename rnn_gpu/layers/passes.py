@@ -83,6 +83,10 @@ class Remembering:
             self._threads |= {last.thread}
         self._last = last
 
+    def _begin(self):
+        """Let go of the last pass, whose memory may be used again: this thread makes the next."""
+        self._keep(Last(None, None, None, thread=get_ident()))
+
     def _recall(self) -> Last:
         """The last pass, for its way back.  Raises OrderError if there is none, or not of this thread, or not of these weights."""
         last, name = self._last, type(self).__name__

@@ -50,7 +50,7 @@ class Stateful(Layer):
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
-        self._keep(None)  # its memory may be used again
+        self._begin()
         y, s, tape = self._forward(a, s0, steps, next_pass((self,), training))
         self._keep(Last(x, steps, tape, weights, thread=get_ident()))
         return self._to_kind_of(x, self._turn(y)), self._as_states(x, s)
