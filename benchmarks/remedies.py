@@ -36,7 +36,7 @@ class Task(NamedTuple):
 
     def network(self, layer, **options):
         readout = rnn_gpu.Dense(layer.hidden_size, self.k, seed=layer.seed, **options)
-        return rnn_gpu.Network([layer, readout], self.loss, "last")
+        return rnn_gpu.Network([layer, readout], loss=self.loss, steps="last")
 
 
 def speakers(quick):

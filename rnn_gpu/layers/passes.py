@@ -1,6 +1,6 @@
 """Passes forward and back as values, and what keeps the last one for the users' door."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from threading import get_ident
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ class Remembering:
     _device: Any
     _bits: tuple  # all parameters, as arrays (·,) of uint32
     _last: Last | None = None
-    _threads: frozenset[int] = frozenset()  # that went forward
+    _threads: Set[int] = frozenset()  # that went forward
 
     def __getstate__(self) -> dict:
         """For copies and other processes: without what the last pass remembers, which stays with its thread."""
@@ -80,7 +80,7 @@ class Remembering:
     def _keep(self, last: Last | None):
         """Remember a pass, or none; what is made of layers has each of them remember its part."""
         if last is not None and last.thread not in self._threads:
-            self._threads |= {last.thread}
+            self.__dict__.setdefault("_threads", set()).add(last.thread)  # no other thread comes between
         self._last = last
 
     def _begin(self):
