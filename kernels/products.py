@@ -17,15 +17,11 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
                    dM and db are overwritten; the first is None unless `below`, the last unless `bias`
     """
 
-    def rows_of(B):
-        """Rows of a chunk; where there is no sample, those of one."""
-        samples = B or 1
-        return chunk(samples) * samples
-
     def project(x, U, b, gates: int):
         """U x_t + b for every step and sample.  x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n)."""
         T, B, m = x.shape
-        return multiply(x.reshape(T * B, m), U, b, rows_of(B)).reshape(T, B, gates, len(U) // gates)
+        rows = chunk(B) * B if B else 1
+        return multiply(x.reshape(T * B, m), U, b, rows).reshape(T, B, gates, len(U) // gates)
 
     def project_back(dnet, a, U, dU=None, db=None, below=True, bias=True):
         """The way back through U a_t + b, of every step and sample.  Returns (what goes to the layer below, ∇U, ∇b).
@@ -36,7 +32,8 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
         """
         (T, B, G, n), m = dnet.shape, U.shape[1]
         δ, a = dnet.reshape(T * B, G * n), a.reshape(T * B, m)
-        da, dU, db = multiply_back(δ, a, U, rows_of(B), dU, db, below, bias)
+        rows = chunk(B) * B if B else 1
+        da, dU, db = multiply_back(δ, a, U, rows, dU, db, below, bias)
         return None if da is None else da.reshape(T, B, m), dU, db
 
     return project, project_back

@@ -209,8 +209,8 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, b
         raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
     if 0 in a.shape and any(size == 0 and axis != batch for axis, size in enumerate(a.shape)):
         raise ShapeError(f"{name} has shape {a.shape}, {axes}: an axis is empty")
-    for axis, (got, expected) in enumerate(zip(a.shape, shape, strict=True)):
-        if expected is not None and got != expected:
+    for axis, expected in enumerate(shape):
+        if expected is not None and a.shape[axis] != expected:
             raise ShapeError(f"{name} has shape {a.shape}, expected {expected} on axis {axis} of {axes}")
     return a
 

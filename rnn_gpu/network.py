@@ -74,7 +74,7 @@ class Network(Remembering, Weights):
         return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.parameters.items()})
 
     @property
-    def grads(self) -> Mapping[str, Any]:
+    def grads(self) -> Mapping[str, np.ndarray]:
         return MappingProxyType(super().grads)
 
     def __repr__(self):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from os import PathLike
 from threading import get_ident
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -20,7 +20,7 @@ from .layers.passes import Back, Last, next_pass
 from .layers.stateful import clip_of
 from .layers.steps import Steps, enter
 
-Given, Result = ParamSpec("Given"), TypeVar("Result")
+Train = TypeVar("Train", bound=Callable)
 
 
 class Batch(NamedTuple):
@@ -107,22 +107,21 @@ def host(a):
     return a.get() if hasattr(a, "get") and hasattr(a, "__cuda_array_interface__") else a
 
 
-def alone(train: Callable[Given, Result]) -> Callable[Given, Result]:
+def alone(train: Train) -> Train:
     """train(network, …), which no other thread, and no function that it calls, may call for the same network meanwhile."""
 
     @wraps(train)
-    def train_alone(*given: Given.args, **options: Given.kwargs) -> Result:
-        network: Any = given[0]
+    def train_alone(network, *given, **options):
         mine = object()
         try:
             if network.__dict__.setdefault("_trainer", mine) is not mine:  # one step: no other thread comes between
                 raise OrderError("fit: this network is in fit already, here or in another thread; train a copy()")
-            return train(*given, **options)
+            return train(network, *given, **options)
         finally:
             if network.__dict__.get("_trainer") is mine:
                 del network._trainer
 
-    return train_alone
+    return cast(Train, train_alone)
 
 
 @alone

@@ -5,6 +5,8 @@ from threading import get_ident
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import OrderError
 
 
@@ -85,7 +87,7 @@ class Remembering:
 
     def _begin(self):
         """Let go of the last pass, whose memory may be used again: this thread makes the next."""
-        self._keep(Last(None, None, None, thread=get_ident()))
+        self._keep(Last(None, None, None, (), None, None, get_ident()))
 
     def _recall(self) -> Last:
         """The last pass, for its way back.  Raises OrderError if there is none, or not of this thread, or not of these weights."""
@@ -106,7 +108,7 @@ class Remembering:
         return last and last.back
 
     @property
-    def grads(self) -> Mapping[str, Any]:
+    def grads(self) -> Mapping[str, np.ndarray]:
         """dE/dθ by the parameter's name, from the last backward; empty before."""
         back = self._found("grads")
         return {} if back is None else back.grads

@@ -93,7 +93,10 @@ def new(shape, dtype):
 def empty(shape, dtype):
     """An array of undefined values; a large one at the beginning of a cache line: a vector across two takes two loads."""
     if math.prod(shape) < LASTING:
-        return new(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except MemoryError:
+            return new(shape, dtype)
     return at_a_line(np.asarray(borrow(bytes_for(shape, dtype))), shape, dtype)
 
 
