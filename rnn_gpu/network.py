@@ -148,6 +148,8 @@ class Network(Remembering, Weights):
         dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with dE/d(initial state) of each
         recurrent layer. What dy holds where no step happens is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
         clip_step_value and clip_step_norm bound δ of every step of every recurrent layer (see Recurrent), `clipped_steps` is how often.
+        What layers were called for in between is no matter. Raises OrderError where this thread has not called the network, another
+        thread has since, or a parameter was written since.
         """
         last = self._recall()
         tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)

@@ -40,6 +40,9 @@ class Bidirectional(Stateful):
         self.input_size, self.output_size = forward.input_size, forward.output_size + reverse.output_size
         self._hold({})
 
+    def __getstate__(self):
+        return super().__getstate__() | {"parameters": {}}  # its layers have them
+
     def _hold(self, values, whole=None):
         """The arrays of its two layers, whatever the values."""
         self.parameters = parameters.Parameters(self._joined(layer.parameters for layer in self.recurrent))

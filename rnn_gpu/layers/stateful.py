@@ -73,6 +73,8 @@ class Stateful(Layer):
                 over all gates and units. `clipped_steps` then is how many steps (each sample's count) were beyond. What goes
                 back past W, as along an LSTM's c, is not clipped
         dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
+
+        Raises OrderError where this thread has made no call, another thread has since, or a parameter was written since.
         """
         last = self._recall()
         tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)

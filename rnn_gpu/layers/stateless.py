@@ -36,7 +36,7 @@ class Stateless(Layer):
         return self._to_kind_of(x, y.reshape(*np.shape(x)[:-1], y.shape[-1]))
 
     def backward(self, dy: ArrayLike) -> Any:
-        """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads`."""
+        """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads` and `delta`.  Raises OrderError as that of a recurrent layer."""
         last = self._recall()
         shape = np.shape(last.like)
         dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)", len(shape) - 2)
