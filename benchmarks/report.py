@@ -3,7 +3,8 @@
     python -m benchmarks report [FOLDER]
 
 FOLDER is one machine's, benchmarks/results/KIND (without it: every machine's). Writes report.md and pictures there and prints the
-short part; --readme also puts what the files of the CPU tell into README.md. What no file tells is "not measured yet".
+short part; --pages also puts what the files of the CPU tell into docs/measured.md, and five numbers of it into README.md. What no
+file tells is "not measured yet".
 """
 
 import argparse
@@ -20,8 +21,8 @@ RESULTS = Path(__file__).parent / "results"
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
 FILES = ("smoke", "tests", "micro", *TABLES)
 CPU_FILES = ("cpu", "cpu_own", "sequence_length", "train")
-README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- measured on the CPU -->\n", "<!-- end -->\n"  # in README.md, around what --readme writes
+README, MEASURED = (Path(__file__).parents[1] / name for name in ("README.md", "docs/measured.md"))
+BEGIN, END = "<!-- measured on the CPU -->\n", "<!-- end -->\n"  # around what --pages writes
 UNMEASURED = "not measured yet"
 FLAT = 1.1  # the longest sequence's time a step over the shortest's that is not short
 SHORT = 1024  # steps: below, a launch and the products count
@@ -179,20 +180,36 @@ def details(rows: list[dict], unit: str = "us_per_step") -> str:
     return markdown(heads, lines) if lines else UNMEASURED
 
 
-def lengths(rows: list[dict]) -> str:
-    """Time and memory a step against T, ours and torch's, and whether time is flat."""
-    networks, lines = {}, []
+def by_length(rows: list[dict]):
+    """((cell, n, B, ours or torch), rows by T) of every network."""
+    networks = {}
     for row in rows:
         for who in ("ours", "torch"):
             if who in row.get("passes", {}).get("step", {}):
                 case = row["case"]
                 networks.setdefault((case["cell"], case["n"], case["B"], who), {})[case["T"]] = row
-    for (cell, n, B, who), of_length in sorted(networks.items()):
+    return sorted(networks.items())
+
+
+def growth(of_length: dict, who: str) -> float | None:
+    """Time a step at the longest T over that at T = SHORT; None where there are not both."""
+    long = [of_length[T]["passes"]["step"][who]["us_per_step"] for T in sorted(of_length) if T >= SHORT]
+    return long[-1] / long[0] if len(long) > 1 else None
+
+
+def growths(rows: list[dict], who: str) -> list[tuple]:
+    found = ((network, growth(of_length, who)) for network, of_length in by_length(rows) if network[-1] == who)
+    return [(network, one) for network, one in found if one is not None]
+
+
+def lengths(rows: list[dict]) -> str:
+    """Time and memory a step against T, ours and torch's, and whether time is flat."""
+    lines = []
+    for (cell, n, B, who), of_length in by_length(rows):
         ordered = sorted(of_length)
         times = {T: of_length[T]["passes"]["step"][who]["us_per_step"] for T in ordered}
         memory = [of_length[T].get("memory_per_step", {}).get(who) for T in ordered]
-        long = [T for T in ordered if T >= SHORT]
-        flat = times[long[-1]] / times[long[0]] if len(long) > 1 else None
+        flat = growth(of_length, who)
         verdict = f"{flat:.2f}{' (flat)' if flat <= FLAT else ''}" if flat else ""
         cells = [", ".join(f"{T:,}: {times[T]:.3f}" for T in ordered), ", ".join(number(one, 0) for one in memory), verdict]
         lines.append([f"{cell} n={n} B={B}, {who}", *cells])
@@ -296,11 +313,34 @@ def jobs(found: dict) -> str:
     return markdown(heads, lines) if lines else UNMEASURED
 
 
+def results(tables: dict, name: str):
+    return tables.get(name, {}).get("results", [])
+
+
+def five_numbers(tables: dict) -> str:
+    """What README.md says of the CPU."""
+    lines = []
+    for threads in (1, 2):
+        rows = [row for row in results(tables, "cpu") if row["case"]["threads"] == threads]
+        ratios = [ratio for ratio, _ in ratios_of(rows, "step", "torch")]
+        found = f"{geometric_mean(ratios):.2f} (geometric mean of {len(ratios)} cases, least {min(ratios):.2f})" if ratios else UNMEASURED
+        lines.append(f"a training step, torch's time over ours, {counted(threads, 'thread')}: {found}")
+    own = [ratio for ratio, _ in ratios_of(results(tables, "cpu_own"), "step", "own")]
+    lines.append(f"a user's own activation or cell, time over the built-in one: {f'{max(own):.2f} at most' if own else UNMEASURED}")
+    seconds = {who: it["process_seconds"] for who, it in (results(tables, "train") or {}).items()}
+    both = f"{seconds['ours']:.2f} s, in torch {seconds['torch']:.2f} s" if {"ours", "torch"} <= set(seconds) else UNMEASURED
+    lines.append(f"the whole of `rnn-gpu train`, its kernels on disk: {both}")
+    flat = {who: [one for _, one in growths(results(tables, "sequence_length"), who)] for who in ("ours", "torch")}
+    most = f"{max(flat['ours']):.2f} at most, torch's {max(flat['torch']):.2f}" if all(flat.values()) else UNMEASURED
+    lines.append(f"time a step at the longest T over that at T = {SHORT:,}: {most}")
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def cpu_part(tables: dict) -> str:
-    """What was measured on the CPU, as README.md has it."""
+    """What was measured on the CPU, as docs/measured.md has it."""
 
     def rows(name):
-        return tables.get(name, {}).get("results", [])
+        return results(tables, name)
 
     def told(head, name, text):
         return f"{head}:\n\n{text}" if name in tables else f"{head}: {UNMEASURED}."
@@ -313,7 +353,7 @@ def cpu_part(tables: dict) -> str:
             *([f"On the CPU: {circumstances(here)}."] if here else []),
             told(f"Speed on the CPU, time of torch's layers over ours{more}", "cpu", by_cell(rows("cpu"))),
             told("Goals for a training step", "cpu", goals(rows("cpu"), rows("cpu_own"))),
-            told("The job of `rnn-gpu train`, and the same written in torch", "train", jobs(tables.get("train", {}).get("results", {}))),
+            told("The job of `rnn-gpu train`, and the same written in torch", "train", jobs(rows("train") or {})),
             told("Time and memory a step against T on the CPU, one thread", "sequence_length", lengths(rows("sequence_length"))),
         ]
     )
@@ -346,13 +386,13 @@ def heat(rows: list[dict], path: Path) -> bool:
     return True
 
 
-def write_readme(text: str):
-    """Put the text between the marks of README.md."""
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+def write_page(page: Path, text: str):
+    """Put the text between the marks of a page."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        sys.exit(f"{README} has no place for it: {BEGIN.strip()} … {END.strip()}")
-    README.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
+        sys.exit(f"{page} has no place for it: {BEGIN.strip()} … {END.strip()}")
+    page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def state_of(name: str, data: dict | None) -> str:
@@ -464,14 +504,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--rehearse", action="store_true", help="the folder of a rehearsal")
-    parser.add_argument("--readme", action="store_true", help="write what was measured on the CPU into README.md")
+    parser.add_argument("--pages", action="store_true", help="write what was measured on the CPU into docs/measured.md and README.md")
     chosen = parser.parse_args()
     root = Path(os.environ.get("RNN_GPU_RESULTS") or RESULTS)
     folders = [chosen.folder] if chosen.folder else sorted(path for path in root.glob("*") if load(path)) or [root]
     for folder in folders:
         print(report(folder))
-    if chosen.readme:
-        write_readme(cpu_part(load(RESULTS / "cpu")))
+    if chosen.pages:
+        found = load(RESULTS / "cpu")
+        write_page(MEASURED, cpu_part(found))
+        write_page(README, five_numbers(found))
     sys.exit(0)
 
 

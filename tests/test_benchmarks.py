@@ -415,9 +415,11 @@ def test_the_map_of_the_cpu_is_drawn(report, tmp_path):
     assert (tmp_path / "cpu.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_readme_says_of_the_cpu_what_the_files_say(report):
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert text.partition(report.BEGIN)[2].partition(report.END)[0].strip() == report.cpu_part(report.load(BENCHMARKS / "results" / "cpu"))
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+def test_the_pages_say_of_the_cpu_what_the_files_say(page, report):
+    text, found = (CHECKOUT / page).read_text(encoding="utf-8"), report.load(BENCHMARKS / "results" / "cpu")
+    told = report.five_numbers(found) if page == "README.md" else report.cpu_part(found)
+    assert text.partition(report.BEGIN)[2].partition(report.END)[0].strip() == told
 
 
 # The page on vanishing gradients
