@@ -68,9 +68,9 @@ class Call(NamedTuple):
 
 @once
 def layer_like(cell: Cell, m: int, n: int, device: str, dtype: str, reverse: bool) -> layers.Recurrent:
-    """A layer of ours, to be put on parameters of torch's; its own are memory that is never touched."""
+    """A layer of ours without parameters, to be put on those of torch's."""
     zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
-    return layers.Recurrent.of(zeros, cell, m, n, device=device, dtype=dtype, reverse=reverse)
+    return layers.Recurrent.of(zeros, cell, m, n, device=device, dtype=dtype, reverse=reverse).on({})
 
 
 def forward(call, x, s0, U, W, b, c):
