@@ -55,6 +55,9 @@ class Last(NamedTuple):
         return [Last(input_of(tape), self.steps, tape, back=back, thread=self.thread) for tape, back in zip(tapes, backs, strict=True)]
 
 
+BEGUN: dict[int, Last] = {}  # by thread: a pass that is under way
+
+
 def input_of(tape):
     """x, as the layer had it that left this tape; None of no tape."""
     return getattr(tape, "x", None) if tape is None or hasattr(tape, "x") else input_of(tape[0])
@@ -77,7 +80,8 @@ class Remembering:
         return {name: value for name, value in self.__dict__.items() if name not in here}
 
     def _fingerprint(self) -> tuple:
-        return tuple(map(self._device.fingerprint, self._bits))
+        print_of = self._device.fingerprint
+        return tuple([print_of(bits) for bits in self._bits])
 
     def _keep(self, last: Last | None):
         """Remember a pass, or none; what is made of layers has each of them remember its part."""
@@ -87,7 +91,8 @@ class Remembering:
 
     def _begin(self):
         """Let go of the last pass, whose memory may be used again: this thread makes the next."""
-        self._keep(Last(None, None, None, (), None, None, get_ident()))
+        thread = get_ident()
+        self._keep(BEGUN.get(thread) or BEGUN.setdefault(thread, Last(None, None, None, thread=thread)))
 
     def _recall(self) -> Last:
         """The last pass, for its way back.  Raises OrderError if there is none, or not of this thread, or not of these weights."""

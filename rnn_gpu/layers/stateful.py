@@ -46,7 +46,7 @@ class Stateful(Layer):
         training  True draws the masks of recurrent dropout and zoneout
         y        (T, B, n), the output of every step; state as above, after the last step of each sample
         """
-        training = arguments.flag("training", training)
+        training = training is not False and arguments.flag("training", training)
         a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
         a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
@@ -77,7 +77,7 @@ class Stateful(Layer):
         Raises OrderError where this thread has made no call, another thread has since, or a parameter was written since.
         """
         last = self._recall()
-        tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
+        tape, clip = tape is not False and arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
         T, B = last.steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
