@@ -52,7 +52,7 @@ class Stateful(Layer):
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
         self._begin()
         y, s, tape = self._forward(a, s0, steps, next_pass((self,), training))
-        self._keep(Last(x, steps, tape, weights, None, None, get_ident()))
+        self._keep(Last(x, steps, tape, weights, thread=get_ident()))
         return self._to_kind_of(x, self._turn(y)), self._as_states(x, s)
 
     def backward(
