@@ -2,12 +2,21 @@
 
 A kernel is some ten pieces within each other. Numba makes of each piece an optimized program of its own before it is inlined in
 the next, which is a third of the time that compiling takes. A piece that is only ever a part of kernels needs none.
+
+Neither Numba nor LLVM can be stopped while they compile: after a Ctrl-C there the process crashes, or takes a function for one
+that is still being compiled. Python's signals are the main thread's affair, so it only waits, and another thread compiles.
 """
+
+import sys
+from concurrent.futures import Future
+from threading import Thread, current_thread, main_thread
 
 from numba import njit
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import Compiler, CompilerBase, DefaultPassBuilder
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import LoweringPass, register_pass
+from numba.core.registry import CPUDispatcher
 from numba.core.typed_passes import NativeLowering
 
 
@@ -53,7 +62,39 @@ class ByPieces(CompilerBase):
         return [passes]
 
 
+def undisturbed(action, *arguments):
+    """action(*arguments), to its end whatever comes meanwhile: a KeyboardInterrupt ends the wait for it, not the action.
+
+    It is done here where no signal comes, where the lock of compilers is held already, and where no thread can be started any more.
+    """
+    if current_thread() is not main_thread() or global_compiler_lock.is_locked() or sys.is_finalizing():
+        return action(*arguments)
+    done = Future()
+
+    def act():
+        try:
+            done.set_result(action(*arguments))
+        except BaseException as error:
+            done.set_exception(error)
+
+    try:
+        Thread(target=act, name="rnn_gpu-compiler").start()
+    except RuntimeError:
+        return action(*arguments)
+    return done.result()
+
+
+class Kernel(CPUDispatcher):
+    """A function that Python calls: compiled, or read from disk, by a thread that no signal stops."""
+
+    def compile(self, sig):
+        return undisturbed(super().compile, sig)
+
+
+def jit(f):
+    return Kernel(f, targetoptions={**options, "nopython": True}, pipeline_class=Compiler)
+
+
 options = {"error_model": "numpy", "nogil": True}
-jit = njit(**options)
 inlined = njit(**options, forceinline=True)
 within = njit(**options, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=ByPieces)
