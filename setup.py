@@ -1,4 +1,6 @@
-"""What pyproject.toml cannot say of a build: where it works, and how the README reads on a page that has no folders beside it."""
+"""What pyproject.toml cannot say of a build: where it works, and how the README reads on a page
+that has no folders beside it.
+"""
 
 import re
 from pathlib import Path
@@ -16,7 +18,8 @@ def named(link: re.Match) -> str:
     return f"`{file}`" if words == file else f"{words} (`{file}`)"
 
 
-with TemporaryDirectory() as folder:  # not build/: what once lay there would go into every later wheel
+# not build/: what once lay there would go into every later wheel
+with TemporaryDirectory() as folder:
     setup(
         long_description=LINK.sub(named, README),
         long_description_content_type="text/markdown",

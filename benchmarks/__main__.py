@@ -4,7 +4,9 @@ import runpy
 import sys
 from pathlib import Path
 
-NAMES = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem != "record")
+NAMES = sorted(
+    path.stem for path in Path(__file__).parent.glob("[!_]*.py") if path.stem != "record"
+)
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:

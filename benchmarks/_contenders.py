@@ -1,7 +1,9 @@
-"""Who is measured, on a GPU or the CPU: our layers, torch's (eager, under a CUDA graph, TF32 or not), JAX's scan; same numbers.
+"""Who is measured, on a GPU or the CPU: our layers, torch's (eager, under a CUDA graph, TF32 or
+not), JAX's scan; same numbers.
 
-A contender is made for a problem and offers forward(), backward() (after a forward) and step() (both), outcome() (their results
-by our names, as the device's arrays), and begin(), which sets what is global before it is timed.
+A contender is made for a problem and offers forward(), backward() (after a forward) and step()
+(both), outcome() (their results by our names, as the device's arrays), and begin(), which sets what
+is global before it is timed.
 """
 
 import gc
@@ -15,7 +17,16 @@ import numpy as np
 
 import rnn_gpu
 from benchmarks._machine import CPU, HOST, NOT_HERE, REHEARSAL, first_line
-from benchmarks._timing import ROUNDS, by_events, by_the_host, nothing, repeats_for, settle, summary, synchronise
+from benchmarks._timing import (
+    ROUNDS,
+    by_events,
+    by_the_host,
+    nothing,
+    repeats_for,
+    settle,
+    summary,
+    synchronise,
+)
 from benchmarks.report import said
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, gate, softsign
@@ -80,7 +91,9 @@ KINDS = {
 
 
 class Problem:
-    """One case's layers and numbers: x (T, B, m), dy (T, B, n); random, and the same for every contender."""
+    """One case's layers and numbers: x (T, B, m), dy (T, B, n); random, and the same for every
+    contender.
+    """
 
     def __init__(self, case: Case):
         free()
@@ -89,9 +102,13 @@ class Problem:
         self.case = case
         options = {"device": device.name, "dtype": case.dtype, "init": "torch"}
         sizes = pairwise([case.m] + [case.n] * case.layers)
-        self.layers = [KINDS[case.cell].ours(m, n, seed=k, **options) for k, (m, n) in enumerate(sizes)]
+        self.layers = [
+            KINDS[case.cell].ours(m, n, seed=k, **options) for k, (m, n) in enumerate(sizes)
+        ]
         self.cell = self.layers[0].cell
-        noise = np.random.default_rng(0).standard_normal(NOISE if not REHEARSAL else 1 << 10, case.dtype)
+        noise = np.random.default_rng(0).standard_normal(
+            NOISE if not REHEARSAL else 1 << 10, case.dtype
+        )
         self.x = device.array(np.resize(noise, (case.T, case.B, case.m)), case.dtype)
         self.dy = device.array(np.resize(noise[::-1], (case.T, case.B, case.n)), case.dtype)
         self.steps = Steps(device.array(np.ones((case.T, case.B)), np.uint8), None)
@@ -99,7 +116,11 @@ class Problem:
     @cached_property
     def state_dict(self) -> dict[str, np.ndarray]:
         """The parameters under torch's names."""
-        return {name.replace("_l0", f"_l{k}"): value for k, layer in enumerate(self.layers) for name, value in layer.to_torch().items()}
+        return {
+            name.replace("_l0", f"_l{k}"): value
+            for k, layer in enumerate(self.layers)
+            for name, value in layer.to_torch().items()
+        }
 
     def schedules(self) -> dict:
         """What the library's table chooses for this case on a GPU."""
@@ -126,7 +147,14 @@ def schedule(cell, direction: str, case) -> dict:
 
     it = choose(cell, direction, case.n, case.B, np.dtype(case.dtype).itemsize)
     plan = it.plan._asdict() if it.plan else None
-    return {"schedule": it.schedule, "plan": plan, "blocks": it.blocks, "threads": it.threads, "shared": it.shared, "why": it.why}
+    return {
+        "schedule": it.schedule,
+        "plan": plan,
+        "blocks": it.blocks,
+        "threads": it.threads,
+        "shared": it.shared,
+        "why": it.why,
+    }
 
 
 class Contender:
@@ -148,12 +176,16 @@ class Contender:
 
 
 class Ours(Contender):
-    """Our layers by their inner path, the device's arrays in and out; `public` by the calls that a user makes, with the same arrays."""
+    """Our layers by their inner path, the device's arrays in and out; `public` by the calls that a
+    user makes, with the same arrays.
+    """
 
     def __init__(self, problem: Problem, public: bool = CPU):
         self.problem, self.public = problem, public
         B, n = problem.case.B, problem.case.n
-        self.zero = [zeros(layer._device, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers]
+        self.zero = [
+            zeros(layer._device, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers
+        ]
 
     def forward(self):
         a = self.problem.x
@@ -180,7 +212,9 @@ class Ours(Contender):
 
     def outcome(self):
         self.step()
-        grads = {f"d{name}{k}": grad for k, own in enumerate(self.grads) for name, grad in own.items()}
+        grads = {
+            f"d{name}{k}": grad for k, own in enumerate(self.grads) for name, grad in own.items()
+        }
         return {"y": self.y, "dx": self.dx} | grads
 
 
@@ -201,7 +235,10 @@ class Judge(Contender):
         for k, layer in reversed(list(enumerate(layers))):
             back, _ = layer.backward(back)
             grads |= {f"d{name}{k}": grad for name, grad in layer.grads.items()}
-        return {name: d.array(a, self.problem.case.dtype) for name, a in ({"y": y, "dx": back} | grads).items()}
+        return {
+            name: d.array(a, self.problem.case.dtype)
+            for name, a in ({"y": y, "dx": back} | grads).items()
+        }
 
 
 OUR_NAMES = {"weight_ih": "dU", "weight_hh": "dW", "bias_ih": "db", "bias_hh": "dc"}
@@ -222,22 +259,31 @@ class Torch(Contender):
         self.torch, self.precision, self.threads = torch, precision, problem.case.threads
         self.x = torch.from_dlpack(problem.x).requires_grad_()
         self.dy = torch.from_dlpack(problem.dy)
-        weights = {name: torch.tensor(value, device=self.x.device) for name, value in problem.state_dict.items()}
+        weights = {
+            name: torch.tensor(value, device=self.x.device)
+            for name, value in problem.state_dict.items()
+        }
         self.names, parameters = self.build(problem, weights)
         self.inputs = [self.x, *parameters]
         if graph:
             self.capture()
 
     def build(self, problem, weights):
-        """Make self.run, x -> y; return our names of the gradients, and the parameters, in one order."""
+        """Make self.run, x -> y; return our names of the gradients, and the parameters, in one
+        order.
+        """
         case = problem.case
         make = getattr(self.torch.nn, KINDS[case.cell].torch)
         dtype = getattr(self.torch, case.dtype)
-        self.module = make(case.m, case.n, num_layers=case.layers, device=self.x.device, dtype=dtype)
+        self.module = make(
+            case.m, case.n, num_layers=case.layers, device=self.x.device, dtype=dtype
+        )
         self.module.load_state_dict(weights)
         self.run = lambda x: self.module(x)[0]
         names, parameters = zip(*self.module.named_parameters(), strict=True)
-        return ["dx"] + [OUR_NAMES[name.rpartition("_l")[0]] + name.rpartition("_l")[2] for name in names], parameters
+        return ["dx"] + [
+            OUR_NAMES[name.rpartition("_l")[0]] + name.rpartition("_l")[2] for name in names
+        ], parameters
 
     def begin(self):
         backends = self.torch.backends
@@ -260,7 +306,9 @@ class Torch(Contender):
         self.step()
         grads = zip(self.names, self.grads, strict=True)
         from_dlpack = arrays().from_dlpack
-        return {"y": from_dlpack(self.y.detach())} | {name: from_dlpack(grad.detach().contiguous()) for name, grad in grads}
+        return {"y": from_dlpack(self.y.detach())} | {
+            name: from_dlpack(grad.detach().contiguous()) for name, grad in grads
+        }
 
     def capture(self):
         """Replace forward, backward and step by replays of what they do now."""
@@ -283,7 +331,9 @@ class Torch(Contender):
 
 
 class TorchCalled(Torch):
-    """A torch layer by the calls that a user makes: gradients are set to None, then `backward` leaves them in `grad`."""
+    """A torch layer by the calls that a user makes: gradients are set to None, then `backward`
+    leaves them in `grad`.
+    """
 
     def backward(self):
         for one in self.inputs:
@@ -293,14 +343,18 @@ class TorchCalled(Torch):
 
 
 class TorchInPieces(Torch):
-    """What a user of torch can do beyond 65,535 steps: pieces of PIECE steps that hand the state on, and its gradient back."""
+    """What a user of torch can do beyond 65,535 steps: pieces of PIECE steps that hand the state
+    on, and its gradient back.
+    """
 
     def forward(self):
         self.pieces, state = [], None
         for x in self.x.detach().split(PIECE if not REHEARSAL else 2):
             x.requires_grad_()
             entered = () if state is None else tuple(s.detach().requires_grad_() for s in state)
-            y, state = self.module(x, None if state is None else entered if len(entered) > 1 else entered[0])
+            y, state = self.module(
+                x, None if state is None else entered if len(entered) > 1 else entered[0]
+            )
             state = state if isinstance(state, tuple) else (state,)
             self.pieces.append((x, entered, y, state))
         self.y = self.torch.cat([y for _, _, y, _ in self.pieces])
@@ -318,9 +372,11 @@ class TorchInPieces(Torch):
 
 
 class TorchLoop(Torch):
-    """The best a user of torch can write for a cell that no library has: one product for all inputs, then a loop over time.
+    """The best a user of torch can write for a cell that no library has: one product for all
+    inputs, then a loop over time.
 
-    how  "eager"; "script", the whole loop by torch.jit.script; "compiled", a step of it by torch.compile
+    how  "eager"; "script", the whole loop by torch.jit.script; "compiled", a step of it by
+         torch.compile
     """
 
     def __init__(self, problem: Problem, how: str = "eager", **options):
@@ -335,13 +391,17 @@ class TorchLoop(Torch):
         loop = _loops.made(problem.case.cell, self.how)
         names = [name for name in weights if not name.startswith("bias_hh")]
         parameters = [weights[name].requires_grad_() for name in names]
-        U, W, b = (parameters[names.index(f"{name}_l0")] for name in ("weight_ih", "weight_hh", "bias_ih"))
+        U, W, b = (
+            parameters[names.index(f"{name}_l0")] for name in ("weight_ih", "weight_hh", "bias_ih")
+        )
         self.run = lambda x: loop(x, U, W, b)
         return ["dx"] + [OUR_NAMES[name.removesuffix("_l0")] + "0" for name in names], parameters
 
 
 class Jax(Contender):
-    """jax.lax.scan under jit, written as the paper has it; the input side one product for all steps."""
+    """jax.lax.scan under jit, written as the paper has it; the input side one product for all
+    steps.
+    """
 
     clock = staticmethod(by_the_host)
 
@@ -352,7 +412,9 @@ class Jax(Contender):
         self.named = "highest" if precision == "ieee" else "tensorfloat32"
         run = partial(scan(jax), problem.case.cell)
         layer = problem.layers[0]
-        self.θ = {name: jax.numpy.asarray(device.numpy(value)) for name, value in layer.parameters.items()}
+        self.θ = {
+            name: jax.numpy.asarray(device.numpy(value)) for name, value in layer.parameters.items()
+        }
         self.x, self.dy = (jax.numpy.asarray(device.numpy(a)) for a in (problem.x, problem.dy))
         self.forward_way = jax.jit(lambda θ, x: jax.vjp(run, θ, x))
         self.way_back = jax.jit(lambda pull, dy: pull(dy))
@@ -427,7 +489,9 @@ ENTRIES = {
     "torch": Entry(TorchCalled if CPU else Torch),
     "torch, CUDA graph": Entry(partial(Torch, graph=True)),
     "torch, TF32": Entry(partial(Torch, precision="tf32"), "tf32"),
-    "torch, CUDA graph, TF32": Entry(partial(Torch, precision="tf32", graph=True), "tf32", ("step",)),
+    "torch, CUDA graph, TF32": Entry(
+        partial(Torch, precision="tf32", graph=True), "tf32", ("step",)
+    ),
     "torch, in pieces": Entry(TorchInPieces),
     "torch, loop": Entry(TorchLoop),
     "torch, loop, script": Entry(partial(TorchLoop, how="script")),
@@ -438,11 +502,14 @@ ENTRIES = {
     "JAX scan, TF32": Entry(partial(Jax, precision="tf32"), "tf32"),
 }
 JUDGE = "our reference" if CPU else "our CPU"
-JUDGES = ("torch", "torch, in pieces", "torch, loop")  # the first that is there tells what is right; else our Judge
+# the first that is there tells what is right; else our Judge
+JUDGES = ("torch", "torch, in pieces", "torch, loop")
 
 
 def prepared(problem: Problem, names) -> tuple[dict, dict, dict]:
-    """(contenders by name, errors by name, why others are not measured), every outcome compared with the judge's."""
+    """(contenders by name, errors by name, why others are not measured), every outcome compared
+    with the judge's.
+    """
     ready, outcomes, absent = {}, {}, {}
     for name in names:
         try:
@@ -451,7 +518,11 @@ def prepared(problem: Problem, names) -> tuple[dict, dict, dict]:
             outcomes[name] = contender.outcome()
             ready[name] = contender
         except Exception as error:
-            absent[name] = NOT_HERE if isinstance(error, (ImportError, NotImplementedError)) else first_line(error)
+            absent[name] = (
+                NOT_HERE
+                if isinstance(error, (ImportError, NotImplementedError))
+                else first_line(error)
+            )
             synchronise()  # where the GPU itself is lost, this raises
     judge = next((name for name in JUDGES if name in outcomes), None)
     right = outcomes[judge] if judge else Judge(problem).outcome()
@@ -466,17 +537,25 @@ def prepared(problem: Problem, names) -> tuple[dict, dict, dict]:
 
 def compare(outcome: dict, right: dict) -> dict[str, float]:
     """The largest difference of each array, relative to the largest number of the right one."""
-    worst = {name: (float(abs(outcome[name] - a).max()), float(abs(a).max())) for name, a in right.items() if name in outcome}
+    worst = {
+        name: (float(abs(outcome[name] - a).max()), float(abs(a).max()))
+        for name, a in right.items()
+        if name in outcome
+    }
     return {name: difference / (scale or 1.0) for name, (difference, scale) in worst.items()}
 
 
 def measure(problem: Problem, names, passes=PASSES, also: Callable = lambda ready: {}) -> dict:
-    """One row of a table: what was right, how long each pass of each contender takes, and what `also` tells of them."""
+    """One row of a table: what was right, how long each pass of each contender takes, and what
+    `also` tells of them.
+    """
     ready, errors, absent = prepared(problem, names)
     row = {"schedules": problem.schedules(), **problem.expected()}
     row |= {"errors": errors, "not_measured": absent, "passes": {}}
     for what in passes:
-        taking_part = {name: contender for name, contender in ready.items() if what in ENTRIES[name].passes}
+        taking_part = {
+            name: contender for name, contender in ready.items() if what in ENTRIES[name].passes
+        }
         row["passes"][what] = with_ratios(times_of(taking_part, what, problem.case.T))
     fastest = row["passes"].get("forward", {}).get("ours")
     if fastest and row.get("floor_us_per_step"):
@@ -485,13 +564,19 @@ def measure(problem: Problem, names, passes=PASSES, also: Callable = lambda read
 
 
 def line(row: dict) -> str:
-    """A row as it is printed while the table grows: microseconds a step, and how many times longer the others take."""
+    """A row as it is printed while the table grows: microseconds a step, and how many times longer
+    the others take.
+    """
     case, parts = row["case"], []
     for what, found in row["passes"].items():
         ours = f"{found['ours']['us_per_step']:.3f}" if "ours" in found else "none"
-        ratios = [f"{short(name)} {one['ratio']:.2f}" for name, one in found.items() if "ratio" in one]
+        ratios = [
+            f"{short(name)} {one['ratio']:.2f}" for name, one in found.items() if "ratio" in one
+        ]
         parts.append(f"{what} {ours} ({', '.join(ratios)})")
-    parts += [f"{short(name)}: {why}" for name, why in row["not_measured"].items() if why != NOT_HERE]
+    parts += [
+        f"{short(name)}: {why}" for name, why in row["not_measured"].items() if why != NOT_HERE
+    ]
     schedules = "/".join(one["schedule"] for one in row["schedules"].values())
     return f"{said(case)}{' ' * bool(schedules)}{schedules}: {'; '.join(parts)}"
 
@@ -526,7 +611,9 @@ def with_ratios(found: dict) -> dict:
 
 
 def kernels_of(contender: Contender, most: int = 8) -> list[dict] | str:
-    """The kernels that one training step runs on the GPU: they tell which of cuDNN's algorithms it was."""
+    """The kernels that one training step runs on the GPU: they tell which of cuDNN's algorithms it
+    was.
+    """
     if REHEARSAL:
         return NOT_HERE
     try:
@@ -541,7 +628,10 @@ def kernels_of(contender: Contender, most: int = 8) -> list[dict] | str:
             synchronise()
         found = [one for one in record.key_averages() if one.device_type == DeviceType.CUDA]
         found.sort(key=lambda one: -one.self_device_time_total)
-        return [{"kernel": one.key[:160], "count": one.count, "us": one.self_device_time_total} for one in found[:most]]
+        return [
+            {"kernel": one.key[:160], "count": one.count, "us": one.self_device_time_total}
+            for one in found[:most]
+        ]
     except Exception as error:
         return first_line(error)
 

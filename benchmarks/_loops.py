@@ -45,12 +45,15 @@ LOOPS = {"softsign_elman": (elman, elman_loop), "softsign_lstm": (lstm, lstm_loo
 
 @cache
 def made(cell: str, how: str):
-    """(x, U, W, b) -> y, the loop of a cell: "eager", "script" (all of it by torch.jit) or "compiled" (each step by torch.compile)."""
+    """(x, U, W, b) -> y, the loop of a cell: "eager", "script" (all of it by torch.jit) or
+    "compiled" (each step by torch.compile).
+    """
     step, loop = LOOPS[cell]
     if how == "script":
         return torch.jit.script(loop)
     if how == "compiled":
-        torch._dynamo.config.recompile_limit = 64  # a step is compiled anew for each shape, and falls back to eager beyond the limit
+        # a step is compiled anew for each shape, and falls back to eager beyond the limit
+        torch._dynamo.config.recompile_limit = 64
         names = loop.__globals__ | {step.__name__: torch.compile(step, dynamic=False)}
         return type(loop)(loop.__code__, names, loop.__name__)
     return loop

@@ -1,7 +1,9 @@
-"""Where a measurement runs and where its file goes: a GPU, the CPU (`--cpu`), or the rehearsal on a machine without a GPU.
+"""Where a measurement runs and where its file goes: a GPU, the CPU (`--cpu`), or the rehearsal on a
+machine without a GPU.
 
-Imported before numba: `--rehearse` turns the CUDA simulator on. There every size is tiny, CuPy's part is NumPy's and cuDNN's is
-torch's on the CPU; what a rehearsal writes is marked so and never lands among the results.
+Imported before numba: `--rehearse` turns the CUDA simulator on. There every size is tiny, CuPy's
+part is NumPy's and cuDNN's is torch's on the CPU; what a rehearsal writes is marked so and never
+lands among the results.
 """
 
 import json
@@ -19,12 +21,18 @@ CPU = "--cpu" in sys.argv or Path(sys.argv[0]).stem == "cpu"  # python -m benchm
 HOST = CPU or REHEARSAL  # what is called is done when it returns
 if REHEARSAL:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take three quarters of the GPU's memory
+# JAX would take three quarters of the GPU's memory
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from benchmarks import record  # noqa: E402
 
 NOT_HERE = "not on this machine"
-QUERY = {"gpu": "name", "driver": "driver_version", "sm_clock_max": "clocks.max.sm", "memory": "memory.total"}
+QUERY = {
+    "gpu": "name",
+    "driver": "driver_version",
+    "sm_clock_max": "clocks.max.sm",
+    "memory": "memory.total",
+}
 
 
 def why_no_card() -> str:
@@ -32,13 +40,18 @@ def why_no_card() -> str:
     from rnn_gpu.device import simulated, why_no_cuda
 
     if simulated() and not REHEARSAL:
-        return "the CUDA simulator is on (NUMBA_ENABLE_CUDASIM), and it has no speed worth measuring"
+        return (
+            "the CUDA simulator is on (NUMBA_ENABLE_CUDASIM), and it has no speed worth measuring"
+        )
     return why_no_cuda()
 
 
 def require_card():
     if not CPU and (reason := why_no_card()):
-        sys.exit(f"nothing can be measured here: {reason}. --rehearse runs the same code in the simulator.")
+        sys.exit(
+            f"nothing can be measured here: {reason}. --rehearse runs the same code in the "
+            "simulator."
+        )
 
 
 @cache
@@ -50,7 +63,11 @@ def gpu() -> dict:
     except (OSError, subprocess.SubprocessError):
         return {}
     first = run.stdout.strip().splitlines()[:1]
-    return dict(zip(QUERY, (part.strip() for part in first[0].split(",")), strict=False)) if first else {}
+    return (
+        dict(zip(QUERY, (part.strip() for part in first[0].split(",")), strict=False))
+        if first
+        else {}
+    )
 
 
 @cache
@@ -60,7 +77,11 @@ def machine() -> dict:
         facts = record.machine()
     except FileNotFoundError:  # no git
         facts = {"processor": record.processor(), "commit": ""}
-    facts |= {"threads": os.cpu_count(), "commit": facts["commit"] or os.environ.get("RNN_GPU_COMMIT", "")}  # a bare tree knows none
+    # a bare tree knows none
+    facts |= {
+        "threads": os.cpu_count(),
+        "commit": facts["commit"] or os.environ.get("RNN_GPU_COMMIT", ""),
+    }
     return facts if HOST else facts | gpu()
 
 
@@ -82,14 +103,21 @@ def place() -> str:
 @cache
 def folder() -> Path:
     """Where result files go: RNN_GPU_RESULTS or benchmarks/results, then the kind of machine."""
-    root = os.environ.get("RNN_GPU_RESULTS") or (tempfile.mkdtemp(prefix="rehearsal-") if REHEARSAL else record.RESULTS)
+    root = os.environ.get("RNN_GPU_RESULTS") or (
+        tempfile.mkdtemp(prefix="rehearsal-") if REHEARSAL else record.RESULTS
+    )
     if REHEARSAL and Path(root).resolve().is_relative_to(record.RESULTS.resolve()):
-        sys.exit(f"a rehearsal measures nothing, so it does not write into {record.RESULTS}: set RNN_GPU_RESULTS to another folder")
+        sys.exit(
+            f"a rehearsal measures nothing, so it does not write into {record.RESULTS}: set "
+            "RNN_GPU_RESULTS to another folder"
+        )
     return Path(root) / place()
 
 
 def aside():
-    """Let result files go to a temporary folder (if RNN_GPU_RESULTS names none): what is measured is a part of a table."""
+    """Let result files go to a temporary folder (if RNN_GPU_RESULTS names none): what is measured
+    is a part of a table.
+    """
     os.environ.setdefault("RNN_GPU_RESULTS", tempfile.mkdtemp(prefix="part-"))
 
 
@@ -99,7 +127,10 @@ def write(name: str, results, **more) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     body = {"name": name, "rehearsal": REHEARSAL, "machine": machine(), **more, "results": results}
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(plain(body), indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    unfinished.write_text(
+        json.dumps(plain(body), indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )
     unfinished.replace(path)
     return path
 

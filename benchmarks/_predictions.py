@@ -1,6 +1,8 @@
-"""What to expect before measuring: the floors of the field notes, the schedules' own arithmetic, what is published of cuDNN.
+"""What to expect before measuring: the floors of the field notes, the schedules' own arithmetic,
+what is published of cuDNN.
 
-python -m benchmarks._predictions [--write]      the first table of NOTES.md, and into it while it has no outcome
+python -m benchmarks._predictions [--write]      the first table of NOTES.md, and into it while it
+has no outcome
 """
 
 import sys
@@ -14,8 +16,15 @@ from rnn_gpu.kernels.devices.cuda.schedules import H200, cycles, decide
 
 CLOCK = 1980.0  # cycles a microsecond, of an H200
 CELL_NAMES = {"elman": "elman_tanh", "gru": "gru", "lstm": "lstm"}
-FLOORS = {("elman", 128, None): 0.27, ("lstm", 256, 8): 0.61, ("lstm", 256, 32): 0.97, ("lstm", 256, 64): 1.39, ("lstm", 1024, 1): 1.35}
-SMALL_FLOOR = 0.16  # of n ≤ 64; the notes say 0.16–0.30, and a fraction of the lower end cannot flatter
+FLOORS = {
+    ("elman", 128, None): 0.27,
+    ("lstm", 256, 8): 0.61,
+    ("lstm", 256, 32): 0.97,
+    ("lstm", 256, 64): 1.39,
+    ("lstm", 1024, 1): 1.35,
+}
+# of n ≤ 64; the notes say 0.16–0.30, and a fraction of the lower end cannot flatter
+SMALL_FLOOR = 0.16
 MARKS = {"block": "", "plain": " p", "gemm": " g"}
 
 
@@ -25,7 +34,9 @@ class Range(NamedTuple):
 
 
 def floor(case) -> float | None:
-    """Microseconds a step that the way forward cannot beat in float32 (an estimate), where the notes give it."""
+    """Microseconds a step that the way forward cannot beat in float32 (an estimate), where the
+    notes give it.
+    """
     if case.dtype != "float32" or case.layers > 1:
         return None
     known = FLOORS.get((case.cell, case.n, case.B)) or FLOORS.get((case.cell, case.n, None))
@@ -48,7 +59,11 @@ def cudnn(cell: str, direction: str, n: int) -> tuple[str, Range]:
     """Which algorithm of cuDNN, and its published microseconds a step."""
     if direction == "forward":
         small = n <= (384 if cell == "elman" else 192)
-        return ("persistent", Range(0.36, 1.65) if cell == "elman" else Range(0.6, 5.6)) if small else ("standard", Range(7, 13))
+        return (
+            ("persistent", Range(0.36, 1.65) if cell == "elman" else Range(0.6, 5.6))
+            if small
+            else ("standard", Range(7, 13))
+        )
     small = n <= (256 if cell == "elman" else 128)
     return ("persistent", Range(1, 9)) if small else ("standard", Range(9, 14))
 
@@ -56,12 +71,25 @@ def cudnn(cell: str, direction: str, n: int) -> tuple[str, Range]:
 def expected(case) -> dict:
     """floor() and ours() of a case, as a table's row has them."""
     both = {way: ours(case.cell, way, case.n, case.B) for way in ("forward", "backward")}
-    return {"floor_us_per_step": floor(case), "predicted_us_per_step": {way: it[1] for way, it in both.items() if it}}
+    return {
+        "floor_us_per_step": floor(case),
+        "predicted_us_per_step": {way: it[1] for way, it in both.items() if it},
+    }
 
 
 def table(sizes, batches) -> str:
-    """Markdown: a line a cell, size and direction; microseconds a step for each batch, and torch's time over ours to expect."""
-    heads = ["cell", "n", "direction", *(f"B={B}" for B in batches), "cuDNN", "torch over ours", "outcome"]
+    """Markdown: a line a cell, size and direction; microseconds a step for each batch, and torch's
+    time over ours to expect.
+    """
+    heads = [
+        "cell",
+        "n",
+        "direction",
+        *(f"B={B}" for B in batches),
+        "cuDNN",
+        "torch over ours",
+        "outcome",
+    ]
     lines = [heads, ["---"] * len(heads)]
     for cell in CELL_NAMES:
         for n in sizes:
@@ -72,12 +100,23 @@ def table(sizes, batches) -> str:
                 low, high = published.low / max(times), published.high / min(times)
                 shown = [f"{time:.2f}{MARKS[schedule]}" for schedule, time in found]
                 cudnns = f"{algorithm}, {published.low:g}–{published.high:g}"
-                lines.append([cell, n, direction, *shown, cudnns, f"{low:.2g}–{high:.2g}, middle {(low * high) ** 0.5:.2g}", ""])
+                lines.append(
+                    [
+                        cell,
+                        n,
+                        direction,
+                        *shown,
+                        cudnns,
+                        f"{low:.2g}–{high:.2g}, middle {(low * high) ** 0.5:.2g}",
+                        "",
+                    ]
+                )
     return "\n".join("| " + " | ".join(map(str, line)).rstrip() + " |" for line in lines)
 
 
 def main():
-    made, notes = table((16, 32, 64, 128, 160, 192, 256, 384, 512, 768, 1024), (1, 128, 256)), Path(__file__).with_name("NOTES.md")
+    made = table((16, 32, 64, 128, 160, 192, 256, 384, 512, 768, 1024), (1, 128, 256))
+    notes = Path(__file__).with_name("NOTES.md")
     print(made)
     if "--write" in sys.argv:
         before, head, rest = notes.read_text(encoding="utf-8").partition(made.partition("\n")[0])

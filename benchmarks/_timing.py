@@ -1,4 +1,6 @@
-"""What every table shares: the clock, samples and their quartiles, a budget of seconds, the loop over cases."""
+"""What every table shares: the clock, samples and their quartiles, a budget of seconds, the loop
+over cases.
+"""
 
 import argparse
 import os
@@ -15,18 +17,28 @@ WARM_UP = 2 if REHEARSAL else 4
 REPEATS = 2 if REHEARSAL else 20
 MORE = 2 if REHEARSAL else 60  # repeats of what is quick
 LEAST = 5 if CPU and not REHEARSAL else 1  # repeats of what is slow
-ROUNDS = 5 if CPU else 2  # in which contenders take turns; a neighbour distorts the CPU's for a while
+# in which contenders take turns; a neighbour distorts the CPU's for a while
+ROUNDS = 5 if CPU else 2
 LONG, ENOUGH = 0.05, 0.6  # seconds: a call longer than the one is repeated for the other
-SETTLING = 0.02 if CPU and not REHEARSAL else 0.0  # seconds: threads of the contender before still look for work so long
-DEAD = 75  # exit status: an error has made the GPU unusable for this process, and it could not start itself anew
+# seconds: threads of the contender before still look for work so long
+SETTLING = 0.02 if CPU and not REHEARSAL else 0.0
+# exit status: an error has made the GPU unusable for this process, and it could not start itself
+# anew
+DEAD = 75
 HOW = (
-    "Medians and quartiles of the host's clock around each public call; contenders in turn, in five rounds, each begun with 20 ms of "
-    "calls that are not timed (threads of the one before still look for work), as many threads each as the case says. 'step' is "
-    "forward and backward. A ratio is theirs over ours. What is wrong beyond its tolerance has an error and no speed."
+    "Medians and quartiles of the host's clock around each public call; contenders in turn, in "
+    "five rounds, each begun with 20 ms of "
+    "calls that are not timed (threads of the one before still look for work), as many threads "
+    "each as the case says. 'step' is "
+    "forward and backward. A ratio is theirs over ours. What is wrong beyond its tolerance has an "
+    "error and no speed."
     if CPU
-    else "Medians and quartiles of calls enqueued one after another on the default stream, each between two CUDA events (JAX: the host's "
-    "clock until the result is there); contenders in turn, in two rounds, after a warm-up. A backward pass is timed alone, its forward "
-    "pass runs before it untimed. A ratio is theirs over ours. What is wrong beyond its tolerance has an error and no speed."
+    else "Medians and quartiles of calls enqueued one after another on the default stream, each "
+    "between two CUDA events (JAX: the host's "
+    "clock until the result is there); contenders in turn, in two rounds, after a warm-up. A "
+    "backward pass is timed alone, its forward "
+    "pass runs before it untimed. A ratio is theirs over ours. What is wrong beyond its tolerance "
+    "has an error and no speed."
 )
 
 
@@ -43,7 +55,9 @@ def synchronise():
 
 
 def by_events(work, before, repeats: int) -> list[float]:
-    """Microseconds of each call, by events on the GPU's default stream; by the host's clock without one."""
+    """Microseconds of each call, by events on the GPU's default stream; by the host's clock without
+    one.
+    """
     if HOST:
         return by_the_host(work, before, repeats)
     import cupy
@@ -72,7 +86,9 @@ def by_the_host(work, before, repeats: int, done=synchronise) -> list[float]:
 
 
 def of_the_host(work, repeats: int) -> list[float]:
-    """Microseconds that the host spends in each call; it does not wait for the GPU, but for a full queue now and then."""
+    """Microseconds that the host spends in each call; it does not wait for the GPU, but for a full
+    queue now and then.
+    """
     times = []
     for k in range(repeats):
         if k % 20 == 0:
@@ -112,7 +128,13 @@ def how_often(seconds: float) -> int:
 
 def summary(times: list[float]) -> dict:
     first, median, third = np.percentile(times, [25, 50, 75])
-    return {"median_us": median, "q1_us": first, "q3_us": third, "min_us": min(times), "repeats": len(times)}
+    return {
+        "median_us": median,
+        "q1_us": first,
+        "q3_us": third,
+        "min_us": min(times),
+        "repeats": len(times),
+    }
 
 
 class Budget:
@@ -131,18 +153,30 @@ def options(text: str, add=lambda parser: None, seconds: float = 480, quick: flo
     parser = argparse.ArgumentParser(description=text.partition("\n")[0])
     add(parser)
     parser.add_argument("--quick", action="store_true", help=f"stop after {quick:g} seconds")
-    parser.add_argument("--seconds", type=float, default=None, help=f"stop after so many ({seconds:g})")
-    parser.add_argument("--rehearse", action="store_true", help="tiny sizes in the simulator: does everything but measure")
-    parser.add_argument("--resume", action="store_true", help="keep the cases that the file has from this machine and commit; go on")
+    parser.add_argument(
+        "--seconds", type=float, default=None, help=f"stop after so many ({seconds:g})"
+    )
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="tiny sizes in the simulator: does everything but measure",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the cases that the file has from this machine and commit; go on",
+    )
     chosen = parser.parse_args()
     chosen.seconds = chosen.seconds or (quick if chosen.quick else seconds)
     return chosen
 
 
 def run_table(name: str, chosen, cases: list[tuple], measure, line, head: str, **more):
-    """Measure case after case (best first) until the time is over, writing NAME.json, and `more` in it, after each.
+    """Measure case after case (best first) until the time is over, writing NAME.json, and `more` in
+    it, after each.
 
-    chosen by `options`; measure(case) -> a dict; line(dict) -> what is printed of it, under `head`. A case is a NamedTuple.
+    chosen by `options`; measure(case) -> a dict; line(dict) -> what is printed of it, under `head`.
+    A case is a NamedTuple.
     """
     _machine.require_card()
     budget, rows = Budget(chosen.seconds), resumed(name) if chosen.resume else []
@@ -161,29 +195,56 @@ def run_table(name: str, chosen, cases: list[tuple], measure, line, head: str, *
         print(rows[-1].get("error") or line(rows[-1]), flush=True)
         start_anew_if_dead(name, budget)
     path = save(name, rows, waiting, more)
-    print(f"{name}: {len(rows)} cases, {len(waiting)} not reached in {chosen.seconds:g} s -> {path}", flush=True)
+    print(
+        f"{name}: {len(rows)} cases, {len(waiting)} not reached in {chosen.seconds:g} s -> {path}",
+        flush=True,
+    )
 
 
 def save(name, rows, waiting, more):
-    return _machine.write(name, rows, how=HOW, **more, complete=not waiting, not_reached=[case._asdict() for case in waiting])
+    return _machine.write(
+        name,
+        rows,
+        how=HOW,
+        **more,
+        complete=not waiting,
+        not_reached=[case._asdict() for case in waiting],
+    )
 
 
 def resumed(name: str) -> list[dict]:
-    """The rows that an earlier run on this machine, of this commit and these libraries, has left."""
+    """The rows that an earlier run on this machine, of this commit and these libraries, has
+    left.
+    """
     old = _machine.read(name) or {}
     same = {"date": None}
-    if old.get("rehearsal") != REHEARSAL or old.get("machine", {}) | same != _machine.plain(_machine.machine()) | same:
+    if (
+        old.get("rehearsal") != REHEARSAL
+        or old.get("machine", {}) | same != _machine.plain(_machine.machine()) | same
+    ):
         return []
     return old["results"]
 
 
 def start_anew_if_dead(name: str, budget: Budget):
-    """A kernel that wrote where it must not leaves every later call of its process failing: go on in a new one."""
+    """A kernel that wrote where it must not leaves every later call of its process failing: go on
+    in a new one.
+    """
     try:
         synchronise()
     except Exception as error:
-        print(f"the GPU is lost to this process ({_machine.first_line(error)}): starting anew", flush=True)
+        print(
+            f"the GPU is lost to this process ({_machine.first_line(error)}): starting anew",
+            flush=True,
+        )
         if budget.left < 10:
             sys.exit(DEAD)
-        again = ["-m", f"benchmarks.{name}", "--resume", "--seconds", f"{budget.left:.0f}", *["--rehearse"] * REHEARSAL]
+        again = [
+            "-m",
+            f"benchmarks.{name}",
+            "--resume",
+            "--seconds",
+            f"{budget.left:.0f}",
+            *["--rehearse"] * REHEARSAL,
+        ]
         os.execv(sys.executable, [sys.executable, *again])

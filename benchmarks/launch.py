@@ -5,13 +5,24 @@ python -m benchmarks launch [--quick] [--seconds 30] [--resume] [--rehearse]
 
 from benchmarks._contenders import Case, Problem, line, prepared, with_ratios
 from benchmarks._machine import REHEARSAL
-from benchmarks._timing import WARM_UP, by_the_host, nothing, of_the_host, options, run_table, summary
+from benchmarks._timing import (
+    WARM_UP,
+    by_the_host,
+    nothing,
+    of_the_host,
+    options,
+    run_table,
+    summary,
+)
 
 NETWORKS, LENGTHS, REPEATS = (("lstm", 64, 32), ("elman", 32, 1), ("gru", 32, 8)), (1, 8, 32), 60
 if REHEARSAL:
     NETWORKS, LENGTHS, REPEATS = (("lstm", 4, 2),), (1, 3), 2
 NAMES = ("ours", "ours, public call", "torch", "torch, CUDA graph")
-CLOCKS = {"until it returns": of_the_host, "until it is done": lambda work, repeats: by_the_host(work, nothing, repeats)}
+CLOCKS = {
+    "until it returns": of_the_host,
+    "until it is done": lambda work, repeats: by_the_host(work, nothing, repeats),
+}
 
 
 def cases() -> list[Case]:
@@ -45,4 +56,11 @@ def shown(row: dict) -> str:
 
 
 if __name__ == "__main__":
-    run_table("launch", options(__doc__), cases(), measured, shown, "microseconds a call of ours, and the others' time over ours")
+    run_table(
+        "launch",
+        options(__doc__),
+        cases(),
+        measured,
+        shown,
+        "microseconds a call of ours, and the others' time over ours",
+    )

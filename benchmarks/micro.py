@@ -2,7 +2,8 @@
 
     python -m benchmarks micro [--seconds 60] [--rehearse]
 
-Each measurement is a generator of rows, tried by itself; those that might upset the GPU come last. Microseconds.
+Each measurement is a generator of rows, tried by itself; those that might upset the GPU come last.
+Microseconds.
 """
 
 import argparse
@@ -16,7 +17,15 @@ import numpy as np
 
 from benchmarks import _machine
 from benchmarks._machine import NOT_HERE, REHEARSAL, first_line
-from benchmarks._timing import Budget, by_events, nothing, of_the_host, repeats_for, summary, synchronise
+from benchmarks._timing import (
+    Budget,
+    by_events,
+    nothing,
+    of_the_host,
+    repeats_for,
+    summary,
+    synchronise,
+)
 from rnn_gpu.kernels.binding import define
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cuda as device
@@ -26,7 +35,8 @@ from rnn_gpu.kernels.devices.cuda.block import Plan
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED, cuda, launch
 from rnn_gpu.kernels.devices.cuda.schedules import card, cycles, fitted
 
-PATIENCE = 1 << 22  # looks at a counter before a block gives up: a barrier that is never complete ends too
+# looks at a counter before a block gives up: a barrier that is never complete ends too
+PATIENCE = 1 << 22
 BARRIERS = 3 if REHEARSAL else 2000  # in one launch
 
 if SIMULATED:
@@ -46,31 +56,44 @@ else:
     LETTERS = {types.uint32: "r", types.float32: "f", types.uint64: "l"}
 
     def assembly(text: str, returns, *arguments):
-        """An intrinsic of some numbers (`arguments`, their types) that is one piece of PTX; $0 is the result where there is one."""
+        """An intrinsic of some numbers (`arguments`, their types) that is one piece of PTX; $0 is
+        the result where there is one.
+        """
         results = [] if returns is None else [f"={LETTERS[returns]}"]
         constraints = results + [LETTERS[one] for one in arguments] + ["~{memory}"]
 
         def codegen(context, builder, signature, values):
             result = ir.VoidType() if returns is None else context.get_value_type(returns)
             form = ir.FunctionType(result, [one.type for one in values])
-            called = builder.call(ir.InlineAsm(form, text, ",".join(constraints), side_effect=True), values)
+            called = builder.call(
+                ir.InlineAsm(form, text, ",".join(constraints), side_effect=True), values
+            )
             return context.get_dummy_value() if returns is None else called
 
         names = ", ".join(f"a{k}" for k in range(len(arguments)))
         signature = (types.void if returns is None else returns)(*arguments)
         return intrinsic(
-            define("typing", f"def typing(context, {names}):\n    return signature, codegen\n", signature=signature, codegen=codegen)
+            define(
+                "typing",
+                f"def typing(context, {names}):\n    return signature, codegen\n",
+                signature=signature,
+                codegen=codegen,
+            )
         )
 
     def address(space: int | None, size):
-        """The intrinsic (a, i) -> the address of a[i]: generic where `space` is None, else within that space."""
+        """The intrinsic (a, i) -> the address of a[i]: generic where `space` is None, else within
+        that space.
+        """
 
         def typing(context, a, i):
             def codegen(context, builder, signature, values):
                 array = context.make_array(signature.args[0])(context, builder, values[0])
                 pointer = builder.gep(array.data, [values[1]])
                 if space is not None:
-                    pointer = builder.addrspacecast(pointer, ir.PointerType(pointer.type.pointee, space))
+                    pointer = builder.addrspacecast(
+                        pointer, ir.PointerType(pointer.type.pointee, space)
+                    )
                 return builder.ptrtoint(pointer, context.get_value_type(size))
 
             return size(a, types.intp), codegen
@@ -78,12 +101,16 @@ else:
         return intrinsic(typing)
 
     global_address, shared_address = address(None, types.uint64), address(3, types.uint32)
-    red_release = assembly("red.release.gpu.global.add.u32 [$0], $1;", None, types.uint64, types.uint32)
+    red_release = assembly(
+        "red.release.gpu.global.add.u32 [$0], $1;", None, types.uint64, types.uint32
+    )
     ld_acquire = assembly("ld.acquire.gpu.global.u32 $0, [$1];", types.uint32, types.uint64)
     cluster_arrive = assembly("barrier.cluster.arrive.release.aligned;", None)
     cluster_wait = assembly("barrier.cluster.wait.acquire.aligned;", None)
     cluster_rank = assembly("mov.u32 $0, %cluster_ctarank;", types.uint32)
-    remote = assembly("mapa.shared::cluster.u32 $0, $1, $2;", types.uint32, types.uint32, types.uint32)
+    remote = assembly(
+        "mapa.shared::cluster.u32 $0, $1, $2;", types.uint32, types.uint32, types.uint32
+    )
     store_remote = assembly("st.shared::cluster.f32 [$0], $1;", None, types.uint32, types.float32)
 
     @cuda.jit(device=True, forceinline=True)
@@ -95,7 +122,9 @@ else:
         return ld_acquire(global_address(counter, i))
 
     def in_clusters_of(size: int):
-        """The intrinsic () that, called in a kernel, makes its blocks come in clusters of `size`."""
+        """The intrinsic () that, called in a kernel, makes its blocks come in clusters of
+        `size`.
+        """
 
         def typing(context):
             def codegen(context, builder, signature, values):
@@ -103,7 +132,9 @@ else:
                 notes = function.module.add_named_metadata("nvvm.annotations")
                 for axis, count in (("x", size), ("y", 1), ("z", 1)):
                     count = ir.Constant(ir.IntType(32), count)
-                    notes.add(function.module.add_metadata([function, f"cluster_dim_{axis}", count]))
+                    notes.add(
+                        function.module.add_metadata([function, f"cluster_dim_{axis}", count])
+                    )
                 return context.get_dummy_value()
 
             return types.void(), codegen
@@ -154,7 +185,9 @@ def timed(work, per: int = 1) -> dict:
 
 
 def grid_barrier() -> Iterator[dict]:
-    """A barrier over P blocks by one counter (red.release, ld.acquire); no more blocks than multiprocessors."""
+    """A barrier over P blocks by one counter (red.release, ld.acquire); no more blocks than
+    multiprocessors.
+    """
     for P in (2, 3) if REHEARSAL else (2, 4, 8, 16, 32, 64, 132):
         P = P if REHEARSAL else min(P, card().multiprocessors)
         counter, given_up = device.array([0], np.uint32), device.array([0], np.uint32)
@@ -165,7 +198,10 @@ def grid_barrier() -> Iterator[dict]:
 
         row = {"blocks": P} | timed(work, BARRIERS)
         if int(given_up[0]) or int(counter[0]) != P * BARRIERS:
-            row = {"blocks": P, "error": f"the barrier did not hold: {int(counter[0])} arrivals of {P * BARRIERS}"}
+            row = {
+                "blocks": P,
+                "error": f"the barrier did not hold: {int(counter[0])} arrivals of {P * BARRIERS}",
+            }
         yield row
 
 
@@ -173,15 +209,26 @@ def block_barrier() -> Iterator[dict]:
     """Two syncthreads, a load and a store of shared memory."""
     for threads in (4, 8) if REHEARSAL else (128, 256, 512, 768, 1024):
         out = device.empty(threads, np.float32)
-        row = timed(lambda threads=threads, out=out: launch(meet_in_block, 1, threads, BARRIERS, out), BARRIERS)
+        row = timed(
+            lambda threads=threads, out=out: launch(meet_in_block, 1, threads, BARRIERS, out),
+            BARRIERS,
+        )
         right = (np.arange(threads) + BARRIERS) % threads
-        yield {"threads": threads} | (row if (device.numpy(out) == right).all() else {"error": "a barrier did not hold"})
+        yield {"threads": threads} | (
+            row if (device.numpy(out) == right).all() else {"error": "a barrier did not hold"}
+        )
 
 
 def weights_in_registers_or_shared() -> Iterator[dict]:
-    """The block schedule's way forward with all weights in registers that go there, and with none: a sample a block."""
+    """The block schedule's way forward with all weights in registers that go there, and with none:
+    a sample a block.
+    """
     T, B = (3, 2) if REHEARSAL else (1024, 132)
-    sizes = (("elman_tanh", 5),) if REHEARSAL else (("elman_tanh", 64), ("lstm", 64), ("elman_tanh", 128), ("gru", 128))
+    sizes = (
+        (("elman_tanh", 5),)
+        if REHEARSAL
+        else (("elman_tanh", 64), ("lstm", 64), ("elman_tanh", 128), ("gru", 128))
+    )
     for (name, n), lanes in itertools.product(sizes, (2,) if REHEARSAL else (1, 2, 4, 8)):
         cell = CELLS[name]
         full = fitted(cell, "forward", n, lanes, 1, 4, card()) if n * lanes <= 1024 else None
@@ -191,7 +238,11 @@ def weights_in_registers_or_shared() -> Iterator[dict]:
             if plan.shared * 4 > card().shared:
                 yield head | {"error": "W does not fit shared memory"}
                 continue
-            yield head | {"estimated_us": cycles(plan, B, 4, card()) / 1980} | forward_of(cell, plan, T, B)
+            yield (
+                head
+                | {"estimated_us": cycles(plan, B, 4, card()) / 1980}
+                | forward_of(cell, plan, T, B)
+            )
 
 
 def forward_of(cell, plan: Plan, T: int, B: int) -> dict:
@@ -205,27 +256,54 @@ def forward_of(cell, plan: Plan, T: int, B: int) -> dict:
         np.zeros((T, B, cell.kept, n)),
     ]
     p, W, c, s, kept = (device.array(a, np.float32) for a in host)
-    flags, kernel = device.array(np.ones((T, B)), np.uint8), block.forward_kernel(cell, np.float32, plan)
+    flags = device.array(np.ones((T, B)), np.uint8)
+    kernel = block.forward_kernel(cell, np.float32, plan)
 
     def work():
-        launch(kernel, -(-B // plan.rows), plan.threads, p, W, c, s, kept, flags, shared=plan.shared * 4)
+        launch(
+            kernel,
+            -(-B // plan.rows),
+            plan.threads,
+            p,
+            W,
+            c,
+            s,
+            kept,
+            flags,
+            shared=plan.shared * 4,
+        )
 
     row = timed(work, T)
     right = host[3][:, : few + 1].copy()
-    reference.forward(cell, host[0][:few], host[1], host[2], right, host[4][:few].copy(), np.ones((few, B), np.uint8))
+    reference.forward(
+        cell,
+        host[0][:few],
+        host[1],
+        host[2],
+        right,
+        host[4][:few].copy(),
+        np.ones((few, B), np.uint8),
+    )
     error = float(np.abs(device.numpy(s)[:, : few + 1] - right).max())
     return row if error < 1e-4 else {"error": f"wrong by {error:.1e}"}
 
 
 def launches() -> Iterator[dict]:
-    """What the host pays for one launch of an empty kernel: Numba's way, the library's, and cuda.core's."""
+    """What the host pays for one launch of an empty kernel: Numba's way, the library's, and
+    cuda.core's.
+    """
     for count in (4, 16):
         names = ", ".join(f"a{k}" for k in range(count))
         kernel = cuda.jit(define("nothing", f"def nothing({names}):\n    return\n"))
         given = [device.array(np.zeros((2, 3)), np.float32) for _ in range(count)]
         repeats = 2 if REHEARSAL else 200
         launch(kernel, 1, 4 if SIMULATED else 32, *given)
-        yield row_of("rnn_gpu's launch, CuPy's arrays", count, lambda k=kernel, g=given: launch(k, 1, 4 if SIMULATED else 32, *g), repeats)
+        yield row_of(
+            "rnn_gpu's launch, CuPy's arrays",
+            count,
+            lambda k=kernel, g=given: launch(k, 1, 4 if SIMULATED else 32, *g),
+            repeats,
+        )
         if SIMULATED:
             yield {"how": "Numba, cuda.core", "arrays": count, "error": NOT_HERE}
             continue
@@ -234,8 +312,18 @@ def launches() -> Iterator[dict]:
             configured = kernel[1, 32]
         own = [cuda.as_cuda_array(a, sync=False) for a in given]
         yield row_of("Numba, its own arrays", count, lambda c=configured, o=own: c(*o), repeats)
-        yield tried("cuda.core, numbers prepared", count, lambda k=kernel, g=given: by_cuda_core(k, g, anew=False), repeats)
-        yield tried("cuda.core, CuPy's arrays", count, lambda k=kernel, g=given: by_cuda_core(k, g, anew=True), repeats)
+        yield tried(
+            "cuda.core, numbers prepared",
+            count,
+            lambda k=kernel, g=given: by_cuda_core(k, g, anew=False),
+            repeats,
+        )
+        yield tried(
+            "cuda.core, CuPy's arrays",
+            count,
+            lambda k=kernel, g=given: by_cuda_core(k, g, anew=True),
+            repeats,
+        )
 
 
 def row_of(how: str, count: int, work, repeats: int) -> dict:
@@ -253,12 +341,16 @@ def tried(how: str, count: int, make, repeats: int) -> dict:
 
 
 def flat(arrays) -> list[int]:
-    """What Numba's kernels take of C-contiguous arrays: of each 0, 0, size, itemsize, pointer, shape…, strides…."""
+    """What Numba's kernels take of C-contiguous arrays: of each 0, 0, size, itemsize, pointer,
+    shape…, strides….
+    """
     return [x for a in arrays for x in (0, 0, a.size, a.itemsize, a.data.ptr, *a.shape, *a.strides)]
 
 
 def by_cuda_core(kernel, given, anew: bool):
-    """A launch past Numba, of the kernel that it has compiled; the numbers of the arrays found `anew` each time, or once."""
+    """A launch past Numba, of the kernel that it has compiled; the numbers of the arrays found
+    `anew` each time, or once.
+    """
     from cuda.core import LaunchConfig, Stream
     from cuda.core import launch as start
 
@@ -269,7 +361,9 @@ def by_cuda_core(kernel, given, anew: bool):
 
 
 def clusters() -> Iterator[dict]:
-    """A step over a thread-block cluster: its barrier alone, and after each block has pushed 128 numbers to all the others."""
+    """A step over a thread-block cluster: its barrier alone, and after each block has pushed 128
+    numbers to all the others.
+    """
     for push, size in itertools.product((False, True), (2, 4, 8, 16)):
         head = {"blocks": size, "push": push}
         if SIMULATED:
@@ -279,16 +373,25 @@ def clusters() -> Iterator[dict]:
             kernel, out = cluster_kernel(size, push), device.empty(size * 128, np.float32)
             if size > 8:
                 allow_large_clusters(kernel)
-            row = timed(lambda kernel=kernel, out=out, size=size: launch(kernel, size, 128, BARRIERS, out), BARRIERS)
+            row = timed(
+                lambda kernel=kernel, out=out, size=size: launch(kernel, size, 128, BARRIERS, out),
+                BARRIERS,
+            )
             right = np.repeat((np.arange(size) + BARRIERS * push) % size, 128)
-            yield head | (row if (device.numpy(out) == right).all() else {"error": "not the numbers that were pushed"})
+            yield head | (
+                row
+                if (device.numpy(out) == right).all()
+                else {"error": "not the numbers that were pushed"}
+            )
         except Exception as error:
             yield head | {"error": first_line(error)}
             synchronise()  # where the GPU is lost this raises, and nothing more is measured
 
 
 def cluster_kernel(size: int, push: bool):
-    """`times` steps in which 128 numbers of every block reach all blocks, and go on from the next one's.  out (size · 128,)."""
+    """`times` steps in which 128 numbers of every block reach all blocks, and go on from the next
+    one's.  out (size · 128,).
+    """
     together, N, BOTH = in_clusters_of(size), size * 128, 2 * size * 128
 
     @cuda.jit
@@ -331,8 +434,13 @@ MEASUREMENTS = (grid_barrier, block_barrier, launches, weights_in_registers_or_s
 
 def shown(row: dict) -> str:
     """A row without its quartiles."""
-    kept = {key: value for key, value in row.items() if not key.endswith("_us") or key == "estimated_us"}
-    return ", ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in kept.items())
+    kept = {
+        key: value for key, value in row.items() if not key.endswith("_us") or key == "estimated_us"
+    }
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in kept.items()
+    )
 
 
 def main():
@@ -355,12 +463,19 @@ def main():
             traceback.print_exc()
             errors[name] = first_line(error)
         if budget.left <= 0:
-            not_reached = [one.__name__ for one in MEASUREMENTS[MEASUREMENTS.index(measurement) + 1 :]]
-        path = _machine.write("micro", results, errors=errors, not_reached=not_reached, complete=not not_reached)
+            not_reached = [
+                one.__name__ for one in MEASUREMENTS[MEASUREMENTS.index(measurement) + 1 :]
+            ]
+        path = _machine.write(
+            "micro", results, errors=errors, not_reached=not_reached, complete=not not_reached
+        )
         if not_reached:
             break
     count = sum(map(len, results.values()))
-    print(f"micro: {count} rows, {len(errors)} measurements failed, not reached: {', '.join(not_reached) or 'nothing'} -> {path}")
+    print(
+        f"micro: {count} rows, {len(errors)} measurements failed, not reached: "
+        f"{', '.join(not_reached) or 'nothing'} -> {path}"
+    )
 
 
 if __name__ == "__main__":

@@ -22,15 +22,29 @@ PACKAGES = (
 )
 
 
-VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the kernel's name for it: what people call it; the widest first
+# the kernel's name for it: what people call it; the widest first
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def processor() -> str:
-    """Its name, and the widest vectors it has, where the system tells: one name may stand for both."""
+    """Its name, and the widest vectors it has, where the system tells: one name may stand for
+    both.
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        facts = {name.strip(): text.strip() for name, colon, text in (line.partition(":") for line in lines) if colon}
-        widest = next((f" with {words}" for flag, words in VECTORS.items() if flag in facts.get("flags", "").split()), "")
+        facts = {
+            name.strip(): text.strip()
+            for name, colon, text in (line.partition(":") for line in lines)
+            if colon
+        }
+        widest = next(
+            (
+                f" with {words}"
+                for flag, words in VECTORS.items()
+                if flag in facts.get("flags", "").split()
+            ),
+            "",
+        )
         return facts["model name"] + widest
     except (OSError, KeyError):
         return platform.processor() or platform.machine()
@@ -45,7 +59,12 @@ def machine() -> dict:
         except PackageNotFoundError:
             continue
     try:
-        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent).stdout
+        git = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            cwd=RESULTS.parent,
+        ).stdout
     except OSError:  # no git
         git = ""
     return {

@@ -25,5 +25,10 @@ def measured(case: Case) -> dict:
 
 if __name__ == "__main__":
     run_table(
-        "reference_points", options(__doc__), list(POINTS), measured, line, "microseconds a step of ours, and the others' time over ours"
+        "reference_points",
+        options(__doc__),
+        list(POINTS),
+        measured,
+        line,
+        "microseconds a step of ours, and the others' time over ours",
     )

@@ -1,9 +1,11 @@
-"""Which remedy trains best: what gradient_flow may recommend to a network whose gradient explodes or vanishes, each tried.
+"""Which remedy trains best: what gradient_flow may recommend to a network whose gradient explodes
+or vanishes, each tried.
 
     python -m benchmarks remedies [--quick] [--start "tanh, W × 4" …] [--device cpu]
 
-n = 64, Adam at 1e-3 and 3e-3, two seeds: the loss of the last ten updates, the median of the seeds, at the better learning rate.
-Speakers by their vowels: 150 updates from batches of 27. The adding problem, 50 steps: 400 updates from batches of 64.
+n = 64, Adam at 1e-3 and 3e-3, two seeds: the loss of the last ten updates, the median of the seeds,
+at the better learning rate. Speakers by their vowels: 150 updates from batches of 27. The adding
+problem, 50 steps: 400 updates from batches of 64.
 """
 
 import argparse
@@ -42,7 +44,15 @@ class Task(NamedTuple):
 def speakers(quick):
     train, _ = rnn_gpu.datasets.vowels(standardise=True)
     count = 12 if quick else len(train.x)
-    return Task(train.x[:count], train.y[:count], 12, 9, "softmax_cross_entropy", 6 if quick else 27, 2 if quick else 15)
+    return Task(
+        train.x[:count],
+        train.y[:count],
+        12,
+        9,
+        "softmax_cross_entropy",
+        6 if quick else 27,
+        2 if quick else 15,
+    )
 
 
 def sums(quick):
@@ -77,18 +87,27 @@ def plain(kind, *arguments, **more) -> Callable:
 
 
 def clipped(start: Callable) -> dict:
-    """The ways to bound a gradient; "δ" stands for ‖δ‖ of the last step, the median over samples, before training."""
+    """The ways to bound a gradient; "δ" stands for ‖δ‖ of the last step, the median over samples,
+    before training.
+    """
     bounds = ({"clip_norm": 1.0}, {"clip_step_norm": 1.0}, {"clip_step_norm": "δ"})
-    return {", ".join(f"{name}={value}" for name, value in bound.items()): (start, bound) for bound in bounds}
+    return {
+        ", ".join(f"{name}={value}" for name, value in bound.items()): (start, bound)
+        for bound in bounds
+    }
 
 
 def explodes(task, kind, scale: float, *arguments) -> tuple:
     start = times(scale, kind, *arguments)
-    return task, {"as it is": (start, {})} | clipped(start) | {f"W / {scale}": (plain(kind, *arguments), {})}
+    return task, {"as it is": (start, {})} | clipped(start) | {
+        f"W / {scale}": (plain(kind, *arguments), {})
+    }
 
 
 def vanishes(task, start, **others) -> tuple:
-    return task, {"as it is": (start, {})} | {name.replace("_", " "): (layer, {}) for name, layer in others.items()}
+    return task, {"as it is": (start, {})} | {
+        name.replace("_", " "): (layer, {}) for name, layer in others.items()
+    }
 
 
 RNN, LSTM, GRU = rnn_gpu.RNN, rnn_gpu.LSTM, rnn_gpu.GRU
@@ -100,21 +119,35 @@ STARTS = {  # name: (task, {remedy: (layer, options of fit)})
     "speakers: LSTM, W × 8": explodes(speakers, LSTM, 8),
     "adding: tanh, W × 3": explodes(sums, RNN, 3),
     "adding: ReLU, W × 1.2": explodes(sums, RNN, 1.2, "relu"),
-    "speakers: tanh, the tutorial's start": vanishes(speakers, plain(RNN, init="tutorial"), **CELLS),
+    "speakers: tanh, the tutorial's start": vanishes(
+        speakers, plain(RNN, init="tutorial"), **CELLS
+    ),
     "adding: tanh, torch's start": vanishes(sums, plain(RNN, init="torch"), **CELLS),
     "adding: sigmoid": vanishes(sums, plain(RNN, "sigmoid"), ReLU=RELU, LSTM=LSTM, GRU=GRU),
-    "adding: ReLU, W × 0.5": vanishes(sums, times(0.5, RNN, "relu"), default_start=RELU, LSTM=LSTM, GRU=GRU),
-    "adding: LSTM, forget bias 0": vanishes(sums, gated(LSTM, 0), forget_bias_1=LSTM, forget_bias_3=gated(LSTM, 3)),
+    "adding: ReLU, W × 0.5": vanishes(
+        sums, times(0.5, RNN, "relu"), default_start=RELU, LSTM=LSTM, GRU=GRU
+    ),
+    "adding: LSTM, forget bias 0": vanishes(
+        sums, gated(LSTM, 0), forget_bias_1=LSTM, forget_bias_3=gated(LSTM, 3)
+    ),
     "adding: GRU": vanishes(sums, GRU, update_bias_1=gated(GRU, 1), update_bias_3=gated(GRU, 3)),
 }
 
 
 def trial(task: Task, build, bound: dict, rate: float, seed: int, device: str) -> float:
-    """The loss of the last ten updates, infinite where training stopped at a number that is not finite."""
+    """The loss of the last ten updates, infinite where training stopped at a number that is not
+    finite.
+    """
     network = task.network(build(task.m, N, seed=seed, device=device), device=device)
     if "δ" in bound.values():
         bound = {name: last_delta(network, task) for name in bound}
-    given = {"epochs": task.epochs, "batch_size": task.batch, "learning_rate": rate, "seed": seed, "progress": False}
+    given = {
+        "epochs": task.epochs,
+        "batch_size": task.batch,
+        "learning_rate": rate,
+        "seed": seed,
+        "progress": False,
+    }
     try:
         return float(np.mean(network.fit(task.x, task.y, **given, **bound)["step_loss"][-10:]))
     except rnn_gpu.NonFiniteError:
@@ -134,10 +167,18 @@ def tried(name: str, device: str, quick: bool) -> dict:
     network = task.network(remedies["as it is"][0](task.m, N, device=device), device=device)
     (flow,) = network.gradient_flow(task.x[: task.batch], task.y[: task.batch]).layers
     rows = {
-        remedy: {str(rate): float(np.median([trial(task, *how, rate, seed, device) for seed in SEEDS])) for rate in RATES}
+        remedy: {
+            str(rate): float(np.median([trial(task, *how, rate, seed, device) for seed in SEEDS]))
+            for rate in RATES
+        }
         for remedy, how in remedies.items()
     }
-    return {"verdict": flow.verdict, "horizon": flow.horizon, "steps": len(flow.delta), "loss": rows}
+    return {
+        "verdict": flow.verdict,
+        "horizon": flow.horizon,
+        "steps": len(flow.delta),
+        "loss": rows,
+    }
 
 
 def best(losses: dict) -> float:
@@ -145,10 +186,16 @@ def best(losses: dict) -> float:
 
 
 def table(results: dict) -> str:
-    lines = ["| start | before training | loss after training, by remedy; the best is bold |", "| --- | --- | --- |"]
+    lines = [
+        "| start | before training | loss after training, by remedy; the best is bold |",
+        "| --- | --- | --- |",
+    ]
     for name, row in results.items():
         least = min(map(best, row["loss"].values()))
-        said = [f"{remedy} {'**' * (best(a) == least)}{best(a):.3g}{'**' * (best(a) == least)}" for remedy, a in row["loss"].items()]
+        said = [
+            f"{remedy} {'**' * (best(a) == least)}{best(a):.3g}{'**' * (best(a) == least)}"
+            for remedy, a in row["loss"].items()
+        ]
         steps = f"> {row['steps']}" if row["horizon"] is None else row["horizon"]
         lines.append(f"| {name} | {row['verdict']}, horizon {steps} | {'; '.join(said)} |")
     return "\n".join(lines)
@@ -167,7 +214,11 @@ def main():
         print(table({name: row}).splitlines()[-1], flush=True)
         if path.exists() and not chosen.quick:
             results = json.loads(path.read_text())["results"]
-        results = {start: (results | {name: row})[start] for start in STARTS if start in results | {name: row}}
+        results = {
+            start: (results | {name: row})[start]
+            for start in STARTS
+            if start in results | {name: row}
+        }
         if not chosen.quick:
             record.write(NAME, PLACE, results)
     print(table(results))

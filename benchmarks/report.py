@@ -1,10 +1,11 @@
-"""Result files as tables and a plot: per regime the geometric mean, the least and the largest ratio; every case that is lost.
+"""Result files as tables and a plot: per regime the geometric mean, the least and the largest
+ratio; every case that is lost.
 
     python -m benchmarks report [FOLDER]
 
-FOLDER is one machine's, benchmarks/results/KIND (without it: every machine's). Writes report.md and pictures there and prints the
-short part; --pages also puts what the files of the CPU tell into docs/measured.md, and five numbers of it into README.md. What no
-file tells is "not measured yet".
+FOLDER is one machine's, benchmarks/results/KIND (without it: every machine's). Writes report.md and
+pictures there and prints the short part; --pages also puts what the files of the CPU tell into
+docs/measured.md, and five numbers of it into README.md. What no file tells is "not measured yet".
 """
 
 import argparse
@@ -35,8 +36,16 @@ class Regime(NamedTuple):
 
 
 REGIMES = (  # a case belongs to the first that has it
-    Regime("n ≤ 64, B ≤ 16", lambda case: case["n"] <= 64 and case["B"] <= 16, {"forward": 1.0, "backward": 1.5}),
-    Regime("n ≤ 128, B ≥ 32", lambda case: case["n"] <= 128 and case["B"] >= 32, {"forward": 2.0, "backward": 3.0}),
+    Regime(
+        "n ≤ 64, B ≤ 16",
+        lambda case: case["n"] <= 64 and case["B"] <= 16,
+        {"forward": 1.0, "backward": 1.5},
+    ),
+    Regime(
+        "n ≤ 128, B ≥ 32",
+        lambda case: case["n"] <= 128 and case["B"] >= 32,
+        {"forward": 2.0, "backward": 3.0},
+    ),
     Regime("n 65–128, B < 32", lambda case: case["n"] <= 128, {}),
     Regime(
         "Elman, n 129–224, B ≥ 64",
@@ -50,7 +59,9 @@ CUSTOM_GOAL = 20.0  # over the best that a user of torch can write
 
 
 class Goal(NamedTuple):
-    """On the CPU: the least ratio over torch of a training step in these cases, with any number of threads."""
+    """On the CPU: the least ratio over torch of a training step in these cases, with any number of
+    threads.
+    """
 
     name: str
     has: Callable  # case -> bool
@@ -59,9 +70,21 @@ class Goal(NamedTuple):
 
 GOALS = (
     Goal("every case", lambda case: True, 1.0),
-    Goal("LSTM, n ≤ 64, B = 1", lambda case: case["cell"] == "lstm" and case["n"] <= 64 and case["B"] == 1, 2.0),
-    Goal("LSTM, n ≤ 64, B > 1", lambda case: case["cell"] == "lstm" and case["n"] <= 64 and case["B"] > 1, 1.2),
-    Goal("Elman and GRU, n ≤ 64, B = 1", lambda case: case["cell"] != "lstm" and case["n"] <= 64 and case["B"] == 1, 20.0),
+    Goal(
+        "LSTM, n ≤ 64, B = 1",
+        lambda case: case["cell"] == "lstm" and case["n"] <= 64 and case["B"] == 1,
+        2.0,
+    ),
+    Goal(
+        "LSTM, n ≤ 64, B > 1",
+        lambda case: case["cell"] == "lstm" and case["n"] <= 64 and case["B"] > 1,
+        1.2,
+    ),
+    Goal(
+        "Elman and GRU, n ≤ 64, B = 1",
+        lambda case: case["cell"] != "lstm" and case["n"] <= 64 and case["B"] == 1,
+        20.0,
+    ),
     Goal("Elman and GRU, every case", lambda case: case["cell"] != "lstm", 1.25),
 )
 MEAN_GOAL = 3.0  # the geometric mean of every case
@@ -86,7 +109,10 @@ def geometric_mean(ratios: list[float]) -> float:
 def said(case: dict) -> str:
     layers = f", {case['layers']} layers" if case.get("layers", 1) > 1 else ""
     threads = f", {counted(case['threads'], 'thread')}" if case.get("threads") else ""
-    return f"{case['cell']} n={case['n']} B={case['B']} T={case['T']} {case.get('dtype', 'float32')}{layers}{threads}"
+    return (
+        f"{case['cell']} n={case['n']} B={case['B']} T={case['T']} "
+        f"{case.get('dtype', 'float32')}{layers}{threads}"
+    )
 
 
 def counted(count: int, what: str) -> str:
@@ -97,15 +123,25 @@ def regime_of(case: dict, regimes=REGIMES) -> Regime:
     return next(regime for regime in regimes if regime.has(case))
 
 
-def ratios_of(rows: list[dict], what: str, peer: str, of: str = "ratio") -> list[tuple[float, dict]]:
+def ratios_of(
+    rows: list[dict], what: str, peer: str, of: str = "ratio"
+) -> list[tuple[float, dict]]:
     """(ratio, case) of every row where this pass of this peer was measured, and ours too."""
-    found = [(row.get("passes", {}).get(what, {}).get(peer, {}).get(of), row["case"]) for row in rows]
+    found = [
+        (row.get("passes", {}).get(what, {}).get(peer, {}).get(of), row["case"]) for row in rows
+    ]
     return [(ratio, case) for ratio, case in found if ratio]
 
 
 def peers_of(rows: list[dict]) -> list[str]:
     """Every peer with a ratio, in the order in which they appear."""
-    names = {name: None for row in rows for found in row.get("passes", {}).values() for name, one in found.items() if "ratio" in one}
+    names = {
+        name: None
+        for row in rows
+        for found in row.get("passes", {}).values()
+        for name, one in found.items()
+        if "ratio" in one
+    }
     return list(names)
 
 
@@ -119,7 +155,9 @@ def number(value, digits: int = 2) -> str:
 
 
 def by_regime(rows: list[dict], peers=None, regimes=REGIMES) -> str:
-    """Regime × pass × peer: how many cases, geometric mean, least and largest, each with its case."""
+    """Regime × pass × peer: how many cases, geometric mean, least and largest, each with its
+    case.
+    """
     lines = []
     for regime in regimes:
         members = [row for row in rows if regime_of(row["case"], regimes) is regime]
@@ -128,13 +166,25 @@ def by_regime(rows: list[dict], peers=None, regimes=REGIMES) -> str:
                 found = ratios_of(members, what, peer)
                 if not found:
                     continue
-                (low, lost), (high, won) = min(found, key=lambda one: one[0]), max(found, key=lambda one: one[0])
+                low, lost = min(found, key=lambda one: one[0])
+                high, won = max(found, key=lambda one: one[0])
                 mean = geometric_mean([ratio for ratio, _ in found])
                 goal = regime.goals.get(what) if peer == "torch" else None
-                verdict = "" if goal is None else f"≥ {goal:g}: {'met' if mean >= goal else 'missed'}"
+                verdict = (
+                    "" if goal is None else f"≥ {goal:g}: {'met' if mean >= goal else 'missed'}"
+                )
                 ends = [f"{low:.2f} ({said(lost)})", f"{high:.2f} ({said(won)})"]
                 lines.append([regime.name, what, peer, len(found), f"{mean:.2f}", *ends, verdict])
-    heads = ["regime", "pass", "over", "cases", "geometric mean", "least", "largest", "goal for the mean"]
+    heads = [
+        "regime",
+        "pass",
+        "over",
+        "cases",
+        "geometric mean",
+        "least",
+        "largest",
+        "goal for the mean",
+    ]
     if not any(regime.goals for regime in regimes):
         heads, lines = heads[:-1], [line[:-1] for line in lines]
     return markdown(heads, lines) if lines else UNMEASURED
@@ -147,7 +197,11 @@ def lost_cases(tables: dict) -> str:
         rows = tables.get(name, {}).get("results", [])
         for row in rows:
             for what, found in row.get("passes", {}).items():
-                below = [f"{peer} {one['ratio']:.2f}" for peer, one in found.items() if one.get("ratio", 1.0) < 1.0]
+                below = [
+                    f"{peer} {one['ratio']:.2f}"
+                    for peer, one in found.items()
+                    if one.get("ratio", 1.0) < 1.0
+                ]
                 if below:
                     lines.append(f"- {name}, {said(row['case'])}, {what}: {', '.join(below)}")
     return "\n".join(lines) or "none"
@@ -158,13 +212,22 @@ def failures(tables: dict) -> str:
     lines = []
     for name in (*TABLES, "cpu", "cpu_own"):
         for row in tables.get(name, {}).get("results", []):
-            reasons = {"": row["error"]} if "error" in row else {k: v for k, v in row["not_measured"].items() if v != "not on this machine"}
-            lines += [f"- {name}, {said(row['case'])}{', ' * bool(who)}{who}: {why}" for who, why in reasons.items()]
+            reasons = (
+                {"": row["error"]}
+                if "error" in row
+                else {k: v for k, v in row["not_measured"].items() if v != "not on this machine"}
+            )
+            lines += [
+                f"- {name}, {said(row['case'])}{', ' * bool(who)}{who}: {why}"
+                for who, why in reasons.items()
+            ]
     return "\n".join(lines) or "none"
 
 
 def details(rows: list[dict], unit: str = "us_per_step") -> str:
-    """Every case: ours in microseconds (a step, or a call), the ratios, the fraction of the floor, the schedules."""
+    """Every case: ours in microseconds (a step, or a call), the ratios, the fraction of the floor,
+    the schedules.
+    """
     peers, lines = peers_of(rows), []
     for row in rows:
         for what, found in row.get("passes", {}).items():
@@ -175,8 +238,28 @@ def details(rows: list[dict], unit: str = "us_per_step") -> str:
             schedule = "/".join(one["schedule"] for one in row["schedules"].values())
             predicted = (row.get("predicted_us_per_step") or {}).get(what)
             time = number(ours.get(unit), 3)
-            lines.append([said(row["case"]), what, schedule, time, spread, number(predicted, 3), number(ours.get("of_floor")), *ratios])
-    heads = ["case", "pass", "schedule", "ours, µs", "quartiles of a call, µs", "predicted", "of floor", *(f"× {peer}" for peer in peers)]
+            lines.append(
+                [
+                    said(row["case"]),
+                    what,
+                    schedule,
+                    time,
+                    spread,
+                    number(predicted, 3),
+                    number(ours.get("of_floor")),
+                    *ratios,
+                ]
+            )
+    heads = [
+        "case",
+        "pass",
+        "schedule",
+        "ours, µs",
+        "quartiles of a call, µs",
+        "predicted",
+        "of floor",
+        *(f"× {peer}" for peer in peers),
+    ]
     return markdown(heads, lines) if lines else UNMEASURED
 
 
@@ -193,12 +276,18 @@ def by_length(rows: list[dict]):
 
 def growth(of_length: dict, who: str) -> float | None:
     """Time a step at the longest T over that at T = SHORT; None where there are not both."""
-    long = [of_length[T]["passes"]["step"][who]["us_per_step"] for T in sorted(of_length) if T >= SHORT]
+    long = [
+        of_length[T]["passes"]["step"][who]["us_per_step"] for T in sorted(of_length) if T >= SHORT
+    ]
     return long[-1] / long[0] if len(long) > 1 else None
 
 
 def growths(rows: list[dict], who: str) -> list[tuple]:
-    found = ((network, growth(of_length, who)) for network, of_length in by_length(rows) if network[-1] == who)
+    found = (
+        (network, growth(of_length, who))
+        for network, of_length in by_length(rows)
+        if network[-1] == who
+    )
     return [(network, one) for network, one in found if one is not None]
 
 
@@ -211,14 +300,25 @@ def lengths(rows: list[dict]) -> str:
         memory = [of_length[T].get("memory_per_step", {}).get(who) for T in ordered]
         flat = growth(of_length, who)
         verdict = f"{flat:.2f}{' (flat)' if flat <= FLAT else ''}" if flat else ""
-        cells = [", ".join(f"{T:,}: {times[T]:.3f}" for T in ordered), ", ".join(number(one, 0) for one in memory), verdict]
+        cells = [
+            ", ".join(f"{T:,}: {times[T]:.3f}" for T in ordered),
+            ", ".join(number(one, 0) for one in memory),
+            verdict,
+        ]
         lines.append([f"{cell} n={n} B={B}, {who}", *cells])
-    heads = ["network", "T: µs a step of a training step", "bytes a step", f"longest over T = {SHORT:,}"]
+    heads = [
+        "network",
+        "T: µs a step of a training step",
+        "bytes a step",
+        f"longest over T = {SHORT:,}",
+    ]
     return markdown(heads, lines) if lines else UNMEASURED
 
 
 def plot(rows: list[dict], path: Path) -> bool:
-    """Microseconds and bytes a step against T, all logarithmic; False where matplotlib is not there, or nothing to draw."""
+    """Microseconds and bytes a step against T, all logarithmic; False where matplotlib is not
+    there, or nothing to draw.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -230,17 +330,27 @@ def plot(rows: list[dict], path: Path) -> bool:
         for name, one in row.get("passes", {}).get("step", {}).items():
             if name in styles:
                 point = case["T"], one["us_per_step"], row.get("memory_per_step", {}).get(name)
-                curves.setdefault((f"{case['cell']} n={case['n']} B={case['B']}", name), []).append(point)
+                curves.setdefault((f"{case['cell']} n={case['n']} B={case['B']}", name), []).append(
+                    point
+                )
     if not curves:
         return False
     figure = Figure(figsize=(13, 5), layout="constrained")
     time, memory = figure.subplots(1, 2)
-    colours = {network: f"C{k}" for k, network in enumerate(dict.fromkeys(network for network, _ in curves))}
+    colours = {
+        network: f"C{k}"
+        for k, network in enumerate(dict.fromkeys(network for network, _ in curves))
+    }
     for (network, name), points in curves.items():
         T, us, size = zip(*sorted(points), strict=True)
         style = {"color": colours[network], "label": f"{network}, {name}", "markersize": 4}
         time.loglog(T, us, styles[name], **style)
-        memory.loglog(T, [math.nan if isinstance(one, (str, type(None))) else one for one in size], styles[name], **style)
+        memory.loglog(
+            T,
+            [math.nan if isinstance(one, (str, type(None))) else one for one in size],
+            styles[name],
+            **style,
+        )
     for axes, unit in ((time, "µs"), (memory, "bytes")):
         axes.set(xlabel="T, steps", ylabel=f"{unit} a step, forward and backward")
         axes.grid(which="both", alpha=0.3)
@@ -258,7 +368,11 @@ def verdict(found: list[tuple[float, dict]], least: float) -> str:
         return UNMEASURED
     low, case = min(found, key=lambda one: one[0])
     below = sum(ratio < least for ratio, _ in found)
-    how = f"missed by {1 - low / least:.0%}, {below} of {len(found)} cases below" if below else "reached"
+    how = (
+        f"missed by {1 - low / least:.0%}, {below} of {len(found)} cases below"
+        if below
+        else "reached"
+    )
     return f"{how}; least {low:.2f} ({said(case)})"
 
 
@@ -266,25 +380,54 @@ def goals(rows: list[dict], own: list[dict]) -> str:
     """Each goal of the CPU, reached or not, and by how far."""
     lines = []
     for threads in sorted({row["case"]["threads"] for row in rows}):
-        found = ratios_of([row for row in rows if row["case"]["threads"] == threads], "step", "torch")
+        found = ratios_of(
+            [row for row in rows if row["case"]["threads"] == threads], "step", "torch"
+        )
         head = f"- {counted(threads, 'thread')}, "
         for goal in GOALS:
-            lines.append(f"{head}{goal.name}, ≥ {goal.least:g}: {verdict([one for one in found if goal.has(one[1])], goal.least)}")
+            lines.append(
+                f"{head}{goal.name}, ≥ {goal.least:g}: "
+                f"{verdict([one for one in found if goal.has(one[1])], goal.least)}"
+            )
         if found:
-            minima = ratios_of([row for row in rows if row["case"]["threads"] == threads], "step", "torch", "ratio_of_minima")
-            mean, of_minima = (geometric_mean([ratio for ratio, _ in each]) for each in (found, minima))
+            minima = ratios_of(
+                [row for row in rows if row["case"]["threads"] == threads],
+                "step",
+                "torch",
+                "ratio_of_minima",
+            )
+            mean, of_minima = (
+                geometric_mean([ratio for ratio, _ in each]) for each in (found, minima)
+            )
             how = "reached" if mean >= MEAN_GOAL else f"missed by {1 - mean / MEAN_GOAL:.0%}"
-            lines.append(f"{head}geometric mean, ≥ {MEAN_GOAL:g}: {how}; {mean:.2f} ({of_minima:.2f} by the fastest repeats)")
-    for cell, what in (("elman", "a user's activation over tanh"), ("lstm", "a user's LSTM over the built-in one")):
+            lines.append(
+                f"{head}geometric mean, ≥ {MEAN_GOAL:g}: {how}; {mean:.2f} ({of_minima:.2f} by "
+                "the fastest repeats)"
+            )
+    for cell, what in (
+        ("elman", "a user's activation over tanh"),
+        ("lstm", "a user's LSTM over the built-in one"),
+    ):
         found = ratios_of([row for row in own if row["case"]["cell"] == cell], "step", "own")
         most, case = max(found, key=lambda one: one[0], default=(None, None))
-        how = UNMEASURED if most is None else "reached" if most <= OWN_GOAL else f"missed by {most / OWN_GOAL - 1:.0%}"
-        lines.append(f"- {what}, time ≤ {OWN_GOAL:g}: {how}{f'; most {most:.2f} ({said(case)})' if most else ''}")
+        how = (
+            UNMEASURED
+            if most is None
+            else "reached"
+            if most <= OWN_GOAL
+            else f"missed by {most / OWN_GOAL - 1:.0%}"
+        )
+        lines.append(
+            f"- {what}, time ≤ {OWN_GOAL:g}: "
+            f"{how}{f'; most {most:.2f} ({said(case)})' if most else ''}"
+        )
     return "\n".join(lines)
 
 
 def below_goals(rows: list[dict]) -> str:
-    """Every case whose training step stays below a goal, and how far it is from the machine's limit."""
+    """Every case whose training step stays below a goal, and how far it is from the machine's
+    limit.
+    """
     lines = []
     for row in rows:
         least = max(goal.least for goal in GOALS if goal.has(row["case"]))
@@ -292,7 +435,8 @@ def below_goals(rows: list[dict]) -> str:
             if ratio < least:
                 ours = row["passes"]["step"]["ours"]
                 lines.append(
-                    f"- {said(case)}: {ratio:.2f} for ≥ {least:g}; {ours['gflop_per_s']:.1f} GFLOP/s, {ours['of_peak']:.0%} of the peak"
+                    f"- {said(case)}: {ratio:.2f} for ≥ {least:g}; {ours['gflop_per_s']:.1f} "
+                    f"GFLOP/s, {ours['of_peak']:.0%} of the peak"
                 )
     return "\n".join(lines) or "none"
 
@@ -302,14 +446,30 @@ def by_cell(rows: list[dict]) -> str:
         return lambda case: (case["cell"], case["threads"]) == (cell, threads)
 
     kinds = dict.fromkeys((row["case"]["cell"], row["case"]["threads"]) for row in rows)
-    return by_regime(rows, regimes=[Regime(f"{cell}, {counted(k, 'thread')}", has(cell, k), {}) for cell, k in sorted(kinds)])
+    return by_regime(
+        rows,
+        regimes=[
+            Regime(f"{cell}, {counted(k, 'thread')}", has(cell, k), {}) for cell, k in sorted(kinds)
+        ],
+    )
 
 
 def jobs(found: dict) -> str:
-    """The training job as each does it: medians of seconds, the least training loss, and the accuracy on held-out samples."""
+    """The training job as each does it: medians of seconds, the least training loss, and the
+    accuracy on held-out samples.
+    """
     heads = ["", "whole process, s", "epochs, s", "compiling, s", "training loss", "test accuracy"]
-    digits = {"process_seconds": 2, "epoch_seconds": 2, "compile_seconds": 2, "loss": 4, "accuracy": 4}
-    lines = [[who, *(number(it.get(key), many) for key, many in digits.items())] for who, it in found.items()]
+    digits = {
+        "process_seconds": 2,
+        "epoch_seconds": 2,
+        "compile_seconds": 2,
+        "loss": 4,
+        "accuracy": 4,
+    }
+    lines = [
+        [who, *(number(it.get(key), many) for key, many in digits.items())]
+        for who, it in found.items()
+    ]
     return markdown(heads, lines) if lines else UNMEASURED
 
 
@@ -323,15 +483,36 @@ def five_numbers(tables: dict) -> str:
     for threads in (1, 2):
         rows = [row for row in results(tables, "cpu") if row["case"]["threads"] == threads]
         ratios = [ratio for ratio, _ in ratios_of(rows, "step", "torch")]
-        found = f"{geometric_mean(ratios):.2f} (geometric mean of {len(ratios)} cases, least {min(ratios):.2f})" if ratios else UNMEASURED
-        lines.append(f"a training step, torch's time over ours, {counted(threads, 'thread')}: {found}")
+        found = (
+            f"{geometric_mean(ratios):.2f} (geometric mean of {len(ratios)} cases, least "
+            f"{min(ratios):.2f})"
+            if ratios
+            else UNMEASURED
+        )
+        lines.append(
+            f"a training step, torch's time over ours, {counted(threads, 'thread')}: {found}"
+        )
     own = [ratio for ratio, _ in ratios_of(results(tables, "cpu_own"), "step", "own")]
-    lines.append(f"a user's own activation or cell, time over the built-in one: {f'{max(own):.2f} at most' if own else UNMEASURED}")
+    lines.append(
+        "a user's own activation or cell, time over the built-in one: "
+        f"{f'{max(own):.2f} at most' if own else UNMEASURED}"
+    )
     seconds = {who: it["process_seconds"] for who, it in (results(tables, "train") or {}).items()}
-    both = f"{seconds['ours']:.2f} s, in torch {seconds['torch']:.2f} s" if {"ours", "torch"} <= set(seconds) else UNMEASURED
+    both = (
+        f"{seconds['ours']:.2f} s, in torch {seconds['torch']:.2f} s"
+        if {"ours", "torch"} <= set(seconds)
+        else UNMEASURED
+    )
     lines.append(f"the whole of `rnn-gpu train`, its kernels on disk: {both}")
-    flat = {who: [one for _, one in growths(results(tables, "sequence_length"), who)] for who in ("ours", "torch")}
-    most = f"{max(flat['ours']):.2f} at most, torch's {max(flat['torch']):.2f}" if all(flat.values()) else UNMEASURED
+    flat = {
+        who: [one for _, one in growths(results(tables, "sequence_length"), who)]
+        for who in ("ours", "torch")
+    }
+    most = (
+        f"{max(flat['ours']):.2f} at most, torch's {max(flat['torch']):.2f}"
+        if all(flat.values())
+        else UNMEASURED
+    )
     lines.append(f"time a step at the longest T over that at T = {SHORT:,}: {most}")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -345,22 +526,38 @@ def cpu_part(tables: dict) -> str:
     def told(head, name, text):
         return f"{head}:\n\n{text}" if name in tables else f"{head}: {UNMEASURED}."
 
-    left_out = len(tables.get("cpu", {}).get("left_out", [])) + len(tables.get("cpu", {}).get("not_reached", []))
+    left_out = len(tables.get("cpu", {}).get("left_out", [])) + len(
+        tables.get("cpu", {}).get("not_reached", [])
+    )
     more = f" ({counted(left_out, 'case')} left out)" if left_out else ""
     here = {name: tables[name] for name in CPU_FILES if name in tables}
     return "\n\n".join(
         [
             *([f"On the CPU: {circumstances(here)}."] if here else []),
-            told(f"Speed on the CPU, time of torch's layers over ours{more}", "cpu", by_cell(rows("cpu"))),
+            told(
+                f"Speed on the CPU, time of torch's layers over ours{more}",
+                "cpu",
+                by_cell(rows("cpu")),
+            ),
             told("Goals for a training step", "cpu", goals(rows("cpu"), rows("cpu_own"))),
-            told("The job of `rnn-gpu train`, and the same written in torch", "train", jobs(rows("train") or {})),
-            told("Time and memory a step against T on the CPU, one thread", "sequence_length", lengths(rows("sequence_length"))),
+            told(
+                "The job of `rnn-gpu train`, and the same written in torch",
+                "train",
+                jobs(rows("train") or {}),
+            ),
+            told(
+                "Time and memory a step against T on the CPU, one thread",
+                "sequence_length",
+                lengths(rows("sequence_length")),
+            ),
         ]
     )
 
 
 def heat(rows: list[dict], path: Path) -> bool:
-    """The ratio over torch of every case as a map; False where matplotlib is not there, or nothing to draw."""
+    """The ratio over torch of every case as a map; False where matplotlib is not there, or nothing
+    to draw.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -368,14 +565,35 @@ def heat(rows: list[dict], path: Path) -> bool:
     values = {}
     for what in ("inference", "step"):
         for ratio, case in ratios_of(rows, what, "torch"):
-            values[case["cell"], f"{what}, {counted(case['threads'], 'thread')}", case["n"], (case["T"], case["B"])] = ratio
+            values[
+                case["cell"],
+                f"{what}, {counted(case['threads'], 'thread')}",
+                case["n"],
+                (case["T"], case["B"]),
+            ] = ratio
     if not values:
         return False
     cells, kinds, sizes, loads = (sorted({key[k] for key in values}) for k in range(4))
-    figure = Figure(figsize=(1.5 + len(kinds) * (1 + 0.55 * len(loads)), 1 + len(cells) * (1 + 0.4 * len(sizes))), layout="constrained")
-    for axes, (cell, kind) in zip(figure.subplots(len(cells), len(kinds), squeeze=False).flat, product(cells, kinds), strict=True):
+    figure = Figure(
+        figsize=(
+            1.5 + len(kinds) * (1 + 0.55 * len(loads)),
+            1 + len(cells) * (1 + 0.4 * len(sizes)),
+        ),
+        layout="constrained",
+    )
+    for axes, (cell, kind) in zip(
+        figure.subplots(len(cells), len(kinds), squeeze=False).flat,
+        product(cells, kinds),
+        strict=True,
+    ):
         grid = [[values.get((cell, kind, n, load), math.nan) for load in loads] for n in sizes]
-        axes.imshow([[math.log2(one) for one in line] for line in grid], cmap="RdYlGn", vmin=-2, vmax=2, aspect="auto")
+        axes.imshow(
+            [[math.log2(one) for one in line] for line in grid],
+            cmap="RdYlGn",
+            vmin=-2,
+            vmax=2,
+            aspect="auto",
+        )
         axes.set_title(f"{cell}, {kind}", fontsize=8)
         axes.set_xticks(range(len(loads)), [f"T={T}\nB={B}" for T, B in loads], fontsize=6)
         axes.set_yticks(range(len(sizes)), [f"n={n}" for n in sizes], fontsize=6)
@@ -401,7 +619,10 @@ def state_of(name: str, data: dict | None) -> str:
         return UNMEASURED
     if name == "tests":
         it = data["results"]
-        return f"{it['passed']} passed, {it['failed']} failed, {it['error']} errors, {it['skipped']} skipped"
+        return (
+            f"{it['passed']} passed, {it['failed']} failed, {it['error']} errors, {it['skipped']} "
+            "skipped"
+        )
     if name == "smoke":
         wrong = [one["name"] for one in data["results"] if not one["ok"]]
         return f"{len(data['results']) - len(wrong)} right; not right: {', '.join(wrong) or 'none'}"
@@ -414,21 +635,35 @@ def circumstances(tables: dict) -> str:
     machines = [data["machine"] for data in tables.values()]
     keys = ("gpu", "driver", "processor", "threads", "python", "date", "commit")
     known = [key for key in keys if any(key in one for one in machines)]
-    facts = [f"{key} {' / '.join(dict.fromkeys(str(one[key]) for one in machines if key in one))}" for key in known]
-    return ", ".join(facts + [f"{package} {version}" for package, version in machines[0].get("versions", {}).items()])
+    facts = [
+        f"{key} {' / '.join(dict.fromkeys(str(one[key]) for one in machines if key in one))}"
+        for key in known
+    ]
+    return ", ".join(
+        facts
+        + [f"{package} {version}" for package, version in machines[0].get("versions", {}).items()]
+    )
 
 
 def short(folder: Path, tables: dict) -> str:
     """What is printed."""
     if not tables:
-        return f"Speed on {'the CPU' if is_cpu(folder, tables) else 'a GPU'} ({folder.name}): {UNMEASURED}."
+        return (
+            f"Speed on {'the CPU' if is_cpu(folder, tables) else 'a GPU'} ({folder.name}): "
+            f"{UNMEASURED}."
+        )
     parts = [f"## {folder.name}"]
     if any(data.get("rehearsal") for data in tables.values()):
         parts.append("REHEARSAL in the simulator: no number below is a speed.")
     on_cpu = is_cpu(folder, tables)
     if not on_cpu:
         parts.append(circumstances(tables))
-    parts.append("\n".join(f"- {name}: {state_of(name, tables.get(name))}" for name in (CPU_FILES if on_cpu else FILES)))
+    parts.append(
+        "\n".join(
+            f"- {name}: {state_of(name, tables.get(name))}"
+            for name in (CPU_FILES if on_cpu else FILES)
+        )
+    )
     if on_cpu:
         return "\n\n".join([*parts, cpu_part(tables), f"Cases below 1.0:\n\n{lost_cases(tables)}"])
     steps = tables.get("steps", {}).get("results", [])
@@ -449,20 +684,36 @@ def full(folder: Path, tables: dict, plotted: bool) -> str:
         sections = {
             "Below a goal": below_goals(rows("cpu")),
             "Wrong, failed or out of reach": failures(tables),
-            "Left out": "\n".join(f"- {said(case)}" for case in tables.get("cpu", {}).get("left_out", [])) or "none",
+            "Left out": "\n".join(
+                f"- {said(case)}" for case in tables.get("cpu", {}).get("left_out", [])
+            )
+            or "none",
             "cpu": picture + details(rows("cpu")),
             "cpu_own": details(rows("cpu_own")),
             "sequence_length": details(rows("sequence_length")),
         }
         return sectioned(short(folder, tables), sections)
     custom = [
-        (min(one["ratio"] for name, one in row["passes"]["step"].items() if "ratio" in one), row["case"])
+        (
+            min(one["ratio"] for name, one in row["passes"]["step"].items() if "ratio" in one),
+            row["case"],
+        )
         for row in rows("custom")
         if any("ratio" in one for one in row.get("passes", {}).get("step", {}).values())
     ]
-    best = "\n".join(f"- {said(case)}: {ratio:.1f} over the best, goal {CUSTOM_GOAL:g}" for ratio, case in custom) or UNMEASURED
+    best = (
+        "\n".join(
+            f"- {said(case)}: {ratio:.1f} over the best, goal {CUSTOM_GOAL:g}"
+            for ratio, case in custom
+        )
+        or UNMEASURED
+    )
     micro = tables.get("micro", {}).get("results", {})
-    listed = [f"- {name}: {json.dumps(row, ensure_ascii=False)}" for name, found in micro.items() for row in found]
+    listed = [
+        f"- {name}: {json.dumps(row, ensure_ascii=False)}"
+        for name, found in micro.items()
+        for row in found
+    ]
     kernels = [
         f"- {said(row['case'])}, {who}: {json.dumps(found, ensure_ascii=False)}"
         for row in rows("steps")
@@ -474,7 +725,8 @@ def full(folder: Path, tables: dict, plotted: bool) -> str:
         "Wrong, failed or out of reach": failures(tables),
         "steps": details(rows("steps")),
         "kernels that ran": "\n".join(kernels) or UNMEASURED,
-        "sequence_length": ("![](sequence_length.png)\n\n" if plotted else "") + lengths(rows("sequence_length")),
+        "sequence_length": ("![](sequence_length.png)\n\n" if plotted else "")
+        + lengths(rows("sequence_length")),
         "sequence_length, all": details(rows("sequence_length")),
         "custom, a training step": best,
         "custom": details(rows("custom")),
@@ -486,14 +738,18 @@ def full(folder: Path, tables: dict, plotted: bool) -> str:
 
 
 def sectioned(first: str, sections: dict[str, str]) -> str:
-    return "\n\n".join([first, *(f"### {head}\n\n{text}" for head, text in sections.items())]) + "\n"
+    return (
+        "\n\n".join([first, *(f"### {head}\n\n{text}" for head, text in sections.items())]) + "\n"
+    )
 
 
 def report(folder: Path) -> str:
     """Write FOLDER/report.md and the plot where there is anything to report; the short part."""
     tables = load(folder)
     if tables:
-        plotted = plot(tables.get("sequence_length", {}).get("results", []), folder / "sequence_length.png")
+        plotted = plot(
+            tables.get("sequence_length", {}).get("results", []), folder / "sequence_length.png"
+        )
         if is_cpu(folder, tables):
             plotted = heat(tables.get("cpu", {}).get("results", []), folder / "cpu.png")
         (folder / "report.md").write_text(full(folder, tables, plotted), encoding="utf-8")
@@ -504,10 +760,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--rehearse", action="store_true", help="the folder of a rehearsal")
-    parser.add_argument("--pages", action="store_true", help="write what was measured on the CPU into docs/measured.md and README.md")
+    parser.add_argument(
+        "--pages",
+        action="store_true",
+        help="write what was measured on the CPU into docs/measured.md and README.md",
+    )
     chosen = parser.parse_args()
     root = Path(os.environ.get("RNN_GPU_RESULTS") or RESULTS)
-    folders = [chosen.folder] if chosen.folder else sorted(path for path in root.glob("*") if load(path)) or [root]
+    folders = (
+        [chosen.folder]
+        if chosen.folder
+        else sorted(path for path in root.glob("*") if load(path)) or [root]
+    )
     for folder in folders:
         print(report(folder))
     if chosen.pages:

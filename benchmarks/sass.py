@@ -1,9 +1,12 @@
-"""What the CUDA kernels become: registers, memory and instructions of each, compiled on any machine, GPU or not.
+"""What the CUDA kernels become: registers, memory and instructions of each, compiled on any
+machine, GPU or not.
 
-    python -m benchmarks.sass                                    every kernel, float32 and float64, sm_75 and sm_90
+    python -m benchmarks.sass                                    every kernel, float32 and float64,
+    sm_75 and sm_90
     python -m benchmarks.sass --cell lstm --dtype float32 --cc 9.0 --dump FOLDER
 
-numba-cuda compiles as it does for a launch (NVVM, then nvJitLink); nvdisasm and cuobjdump read the result.
+numba-cuda compiles as it does for a launch (NVVM, then nvJitLink); nvdisasm and cuobjdump read the
+result.
 """
 
 import argparse
@@ -34,7 +37,10 @@ from numba.core import config, types
 try:
     from numba import cuda
 except RuntimeError as error:  # where no CUDA library is installed at all
-    print(f"numba.cuda cannot be imported ({str(error).strip()}). pip install 'numba-cuda[cu13]'.", file=sys.stderr)
+    print(
+        f"numba.cuda cannot be imported ({str(error).strip()}). pip install 'numba-cuda[cu13]'.",
+        file=sys.stderr,
+    )
     sys.exit(3)
 
 from rnn_gpu.kernels import updates
@@ -48,8 +54,9 @@ from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
 
-# What is compiled: the arguments of each kernel in order. A whole number is the dimensions of a C-contiguous array of the
-# kernel's type, 0 is one number, a tuple is a tuple; anything else is a Numba type. A new schedule adds its kernels here.
+# What is compiled: the arguments of each kernel in order. A whole number is the dimensions of a
+# C-contiguous array of the kernel's type, 0 is one number, a tuple is a tuple; anything else is a
+# Numba type. A new schedule adds its kernels here.
 FLAGS = types.Array(types.uint8, 2, "C")
 CLIP = {"clip": ()}  # where a kernel does not clip δ
 BOUNDS = {"clip": (0, 0, FLAGS)}  # and where it does
@@ -58,11 +65,17 @@ BACKWARD = {"s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4}
 STEP = {"t": types.int64}
 FORWARD_KERNELS = (  # factory(cell, number)
     (plain.forward_kernel, {"p": 4, "W_T": 2} | FORWARD),
-    (gemm.forward_kernel, {"p": 4, "q": 2, "c": 1, "s": 4, "h": 2, "kept": 4, "flags": FLAGS} | STEP),
+    (
+        gemm.forward_kernel,
+        {"p": 4, "q": 2, "c": 1, "s": 4, "h": 2, "kept": 4, "flags": FLAGS} | STEP,
+    ),
 )
 BACKWARD_KERNELS = (  # factory(cell, number, clips)
     (plain.backward_kernel, {"dy": 3, "W": 2} | BACKWARD | {"rows": 4, "ds": 4, "now": 4} | CLIP),
-    (gemm.backward_kernel, {"dy": 3, "through_W": 2} | BACKWARD | {"ds": 4, "now": 4} | CLIP | STEP),
+    (
+        gemm.backward_kernel,
+        {"dy": 3, "through_W": 2} | BACKWARD | {"ds": 4, "now": 4} | CLIP | STEP,
+    ),
 )
 BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
     "forward": (block.forward_kernel, {"p": 4, "W": 2} | FORWARD),
@@ -85,16 +98,38 @@ OTHER_KERNELS = (  # factory(number)
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 NUMBERS = {"float32": np.float32, "float64": np.float64}
-COUNTED = ("FFMA", "FADD", "FMUL", "MUFU", "DFMA", "DADD", "DMUL", "LDG", "STG", "LDS", "STS", "LDL", "STL", "BAR", "SHFL", "CALL")
+COUNTED = (
+    "FFMA",
+    "FADD",
+    "FMUL",
+    "MUFU",
+    "DFMA",
+    "DADD",
+    "DMUL",
+    "LDG",
+    "STG",
+    "LDS",
+    "STS",
+    "LDL",
+    "STL",
+    "BAR",
+    "SHFL",
+    "CALL",
+)
 MISSING = 3  # exit status: not compiled, because a part of the toolkit is not installed
 
-OPCODE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.MULTILINE)
+OPCODE = re.compile(
+    r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.MULTILINE
+)
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
-FLOAT64 = re.compile(r"D(ADD|FMA|MUL|SETP|MNMX|MMA|SET)\b|.*(\.F64|64H)\b")  # the last two: conversions, and MUFU.RCP64H
+# the last two: conversions, and MUFU.RCP64H
+FLOAT64 = re.compile(r"D(ADD|FMA|MUL|SETP|MNMX|MMA|SET)\b|.*(\.F64|64H)\b")
 
 
 def formulas() -> Iterator[tuple[str, Callable, int, int, int]]:
-    """(name, f, outputs, inputs, scalars) of all that layers, losses and optimizers give to `elementwise`."""
+    """(name, f, outputs, inputs, scalars) of all that layers, losses and optimizers give to
+    `elementwise`.
+    """
     for name, activation in ACTIVATIONS.items():
         yield name, activation.f, 1, 1, 0
         yield f"d{name}", output_formula(activation), 1, 2, 0
@@ -118,29 +153,66 @@ class Job(NamedTuple):
 def jobs(number, card: Card) -> Iterator[Job]:
     """Every kernel of the CUDA device for one type of number.
 
-    For float32 on the H200 also the block schedule of every cell, a cell with noise around it, and what clips δ for the cells whose
-    block sizes are listed.
+    For float32 on the H200 also the block schedule of every cell, a cell with noise around it, and
+    what clips δ for the cells whose block sizes are listed.
     """
     most = card is H200 and number is np.float32
     cells = [*CELLS.values(), *[NOISY] * most]
     for cell, (factory, arguments) in itertools.product(cells, FORWARD_KERNELS):
-        yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, lambda f=factory, c=cell: f(c, number), arguments)
-    for cell, (factory, arguments), clips in itertools.product(cells, BACKWARD_KERNELS, (False, True)):
+        yield Job(
+            f"{title(factory)}[{cell.name}]",
+            cell.name,
+            True,
+            lambda f=factory, c=cell: f(c, number),
+            arguments,
+        )
+    for cell, (factory, arguments), clips in itertools.product(
+        cells, BACKWARD_KERNELS, (False, True)
+    ):
         if not clips or (most and cell.name in BLOCK_SIZES):
-            name, arguments = title(factory) + clipping(clips), arguments | (BOUNDS if clips else CLIP)
-            yield Job(f"{name}[{cell.name}]", cell.name, True, lambda f=factory, c=cell, k=clips: f(c, number, k), arguments)
-    for cell, (direction, (factory, arguments)), clips in itertools.product(cells, BLOCK_KERNELS.items(), (False, True)):
+            name = title(factory) + clipping(clips)
+            arguments = arguments | (BOUNDS if clips else CLIP)
+            yield Job(
+                f"{name}[{cell.name}]",
+                cell.name,
+                True,
+                lambda f=factory, c=cell, k=clips: f(c, number, k),
+                arguments,
+            )
+    for cell, (direction, (factory, arguments)), clips in itertools.product(
+        cells, BLOCK_KERNELS.items(), (False, True)
+    ):
         odd = ((33, 64),) if most else ()
         for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
             it = decide(cell, direction, n, B, number().itemsize, card, clips=clips)
-            if it.schedule == "block" and (not clips or (most and direction == "backward" and cell.name in BLOCK_SIZES)):
-                name, given = f"{title(factory)}{clipping(clips)}[{cell.name} n={n} B={B}]", arguments | (BOUNDS if clips else {})
-                yield Job(name, cell.name, True, lambda f=factory, c=cell, p=it.plan: f(c, number, p), given, it.threads)
+            if it.schedule == "block" and (
+                not clips or (most and direction == "backward" and cell.name in BLOCK_SIZES)
+            ):
+                name = f"{title(factory)}{clipping(clips)}[{cell.name} n={n} B={B}]"
+                given = arguments | (BOUNDS if clips else {})
+                yield Job(
+                    name,
+                    cell.name,
+                    True,
+                    lambda f=factory, c=cell, p=it.plan: f(c, number, p),
+                    given,
+                    it.threads,
+                )
     for factory, arguments in OTHER_KERNELS:
         yield Job(title(factory), "", True, lambda f=factory: f(number), arguments)
     for name, f, *counts in formulas():
-        arguments = {f"{letter}{k}": array for letter, array, n in zip("oxa", (1, 1, 0), counts, strict=True) for k in range(n)}
-        yield Job(f"elementwise[{name}]", "", False, lambda f=f, counts=counts: elementwise_kernel(f, number, *counts), arguments)
+        arguments = {
+            f"{letter}{k}": array
+            for letter, array, n in zip("oxa", (1, 1, 0), counts, strict=True)
+            for k in range(n)
+        }
+        yield Job(
+            f"elementwise[{name}]",
+            "",
+            False,
+            lambda f=f, counts=counts: elementwise_kernel(f, number, *counts),
+            arguments,
+        )
 
 
 def clipping(clips: bool) -> str:
@@ -152,10 +224,14 @@ def title(factory) -> str:
 
 
 def guilty_kernels(number) -> Iterator[Job]:
-    """Kernels that break the claims on purpose: what finds nothing here would find nothing anywhere."""
+    """Kernels that break the claims on purpose: what finds nothing here would find nothing
+    anywhere.
+    """
 
     @cuda.jit
-    def untyped(o0, x0):  # dy f'(y) as it is written, not bound to the kernel's type: 1.0 is a float64
+    def untyped(
+        o0, x0
+    ):  # dy f'(y) as it is written, not bound to the kernel's type: 1.0 is a float64
         i = cuda.grid(1)
         o0[i] = o0[i] * (1.0 - x0[i] * x0[i])
 
@@ -178,14 +254,21 @@ def guilty_kernels(number) -> Iterator[Job]:
             o0[i + k] = a[63 - k]
 
     for kernel in (untyped, local, spilling):
-        yield Job(f"guilty[{kernel.py_func.__name__}]", "", False, lambda k=kernel: k, {"o0": 1, "x0": 1})
+        yield Job(
+            f"guilty[{kernel.py_func.__name__}]", "", False, lambda k=kernel: k, {"o0": 1, "x0": 1}
+        )
 
 
 def signature(kernel, arguments: dict, number) -> tuple:
-    """The Numba types of a kernel's arguments, from a line of the table; ValueError where the table is out of date."""
+    """The Numba types of a kernel's arguments, from a line of the table; ValueError where the table
+    is out of date.
+    """
     names = list(inspect.signature(kernel.py_func).parameters)
     if names != list(arguments):
-        raise ValueError(f"{kernel.py_func.__name__} takes ({', '.join(names)}), but the table says ({', '.join(arguments)})")
+        raise ValueError(
+            f"{kernel.py_func.__name__} takes ({', '.join(names)}), but the table says "
+            f"({', '.join(arguments)})"
+        )
     element = getattr(types, number.__name__)
 
     def numba_type(argument):
@@ -207,10 +290,13 @@ class Compiled(NamedTuple):
     stack: int  # bytes a thread: this is where local arrays and spilled registers are
 
 
-def compile_kernel(kernel, signature: tuple, cc: tuple[int, int], disassemble: bool = True) -> Compiled:
+def compile_kernel(
+    kernel, signature: tuple, cc: tuple[int, int], disassemble: bool = True
+) -> Compiled:
     """Compile a `@cuda.jit` kernel for a compute capability, past every cache.
 
-    One compute capability a process: device functions are compiled once for all kernels that call them.
+    One compute capability a process: device functions are compiled once for all kernels that call
+    them.
     """
     from numba.cuda import dispatcher
 
@@ -220,7 +306,8 @@ def compile_kernel(kernel, signature: tuple, cc: tuple[int, int], disassemble: b
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.cubin")
         path.write_bytes(cubin)
-        usage = USAGE.findall(output(tool("cuobjdump"), "-res-usage", path))  # the kernel, and functions not inlined in it
+        # the kernel, and functions not inlined in it
+        usage = USAGE.findall(output(tool("cuobjdump"), "-res-usage", path))
         sass = output(tool("nvdisasm"), "-c", path) if disassemble else ""
     registers, stack, shared, local = (max(map(int, column)) for column in zip(*usage, strict=True))
     return Compiled(ptx, sass, registers, shared, local, stack)
@@ -231,12 +318,16 @@ pretended: dict[str, tuple[int, int]] = {}
 
 @contextmanager
 def pretended_device(cc: tuple[int, int]):
-    """numba-cuda asks the current device for nothing but its compute capability while it compiles: this one answers."""
+    """numba-cuda asks the current device for nothing but its compute capability while it compiles:
+    this one answers.
+    """
     from numba.cuda import dispatcher
     from numba.cuda.cudadrv import devices
 
     if pretended.setdefault("cc", cc) != cc:
-        raise ValueError(f"this process compiles for {pretended['cc']}; compile for {cc} in another one")
+        raise ValueError(
+            f"this process compiles for {pretended['cc']}; compile for {cc} in another one"
+        )
     device = SimpleNamespace(id=0, compute_capability=cc)
     with (
         patch.object(dispatcher, "get_current_device", lambda: device),
@@ -249,7 +340,11 @@ def pretended_device(cc: tuple[int, int]):
 def tool(name: str) -> str | None:
     """Where nvdisasm or cuobjdump is: in the folder CUDA_TOOLS, in NVIDIA's wheels, or on PATH."""
     nvidia = find_spec("nvidia")
-    wheels = [str(bin) for base in (nvidia.submodule_search_locations if nvidia else ()) for bin in sorted(Path(base).glob("*/bin"))]
+    wheels = [
+        str(bin)
+        for base in (nvidia.submodule_search_locations if nvidia else ())
+        for bin in sorted(Path(base).glob("*/bin"))
+    ]
     places = [os.environ.get("CUDA_TOOLS", ""), *wheels, os.environ.get("PATH", "")]
     return shutil.which(name, path=os.pathsep.join(filter(None, places)))
 
@@ -271,7 +366,10 @@ def missing() -> str:
         lacking.append("nvJitLink")
     if not lacking:
         return ""
-    advice = "pip install 'numba-cuda[cu13]' nvidia-cuda-nvdisasm nvidia-cuda-cuobjdump, or name their folder in CUDA_TOOLS"
+    advice = (
+        "pip install 'numba-cuda[cu13]' nvidia-cuda-nvdisasm nvidia-cuda-cuobjdump, or name their "
+        "folder in CUDA_TOOLS"
+    )
     return f"not found: {', '.join(lacking)}. {advice}."
 
 
@@ -309,13 +407,21 @@ def matters(job: Job, dtype: str) -> bool:
 
 
 def wanted(job: Job, options) -> bool:
-    return (not options.cell or job.cell in options.cell) and re.search(options.match, job.name) is not None
+    return (not options.cell or job.cell in options.cell) and re.search(
+        options.match, job.name
+    ) is not None
 
 
 def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
     number = NUMBERS[dtype]
     disassemble = not options.quick or (dtype == "float32" and cc == max(options.cc))
-    head = {"kernel": job.name, "recurrent": job.recurrent, "threads": job.threads, "dtype": dtype, "cc": cc}
+    head = {
+        "kernel": job.name,
+        "recurrent": job.recurrent,
+        "threads": job.threads,
+        "dtype": dtype,
+        "cc": cc,
+    }
     try:
         kernel = job.make()
         compiled = compile_kernel(kernel, signature(kernel, job.arguments, number), cc, disassemble)
@@ -336,21 +442,33 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
         "float64_sass": sorted({one for one in instructions if FLOAT64.match(one)}),
         "instructions": len(instructions),  # 0 where it was not disassembled
         "counts": Counter(one.partition(".")[0] for one in instructions),
-        "loads_of_16_bytes": sum(one.startswith("LDS") and "128" in one for one in instructions),  # from shared memory
+        # from shared memory
+        "loads_of_16_bytes": sum(one.startswith("LDS") and "128" in one for one in instructions),
     }
 
 
 def tasks(options) -> list[list[Task]]:
     """A list of kernels for each compute capability."""
     capabilities = sorted(options.cc, reverse=True)
-    return [[Task(cc, dtype, k) for dtype in options.dtype for k in range(len(chosen(cc, dtype, options)))] for cc in capabilities]
+    return [
+        [
+            Task(cc, dtype, k)
+            for dtype in options.dtype
+            for k in range(len(chosen(cc, dtype, options)))
+        ]
+        for cc in capabilities
+    ]
 
 
 def measure(options) -> Iterator[dict]:
-    """The line of every kernel, as they come: all cores share the kernels of a compute capability, then those of the next."""
+    """The line of every kernel, as they come: all cores share the kernels of a compute capability,
+    then those of the next.
+    """
     context = multiprocessing.get_context("spawn")
     for kernels in filter(None, tasks(options)):
-        with ProcessPoolExecutor(min(len(kernels), os.cpu_count() or 1), mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            min(len(kernels), os.cpu_count() or 1), mp_context=context
+        ) as pool:
             yield from pool.map(report, kernels, itertools.repeat(options))
 
 
@@ -366,12 +484,16 @@ def table(lines: list[dict]) -> str:
         counts = [one["counts"].get(name, 0) or "" for name in COUNTED]
         memory = [one[key] for key in ("registers", "shared", "local", "stack", "instructions")]
         rows.append([*start, *memory, *counts, one["float64_ptx"] or ""])
-    widths = [max(len(str(row[k])) for row in rows if len(row) == len(heads)) for k in range(len(heads))]
+    widths = [
+        max(len(str(row[k])) for row in rows if len(row) == len(heads)) for k in range(len(heads))
+    ]
     widths[0] = max(len(row[0]) for row in rows)
 
     def text(row):
         cells = zip(map(str, row), widths, strict=False)  # an error's row is shorter
-        return " ".join(one.ljust(width) if k < 2 else one.rjust(width) for k, (one, width) in enumerate(cells))
+        return " ".join(
+            one.ljust(width) if k < 2 else one.rjust(width) for k, (one, width) in enumerate(cells)
+        )
 
     return "\n".join(map(text, rows))
 
@@ -381,17 +503,39 @@ def main(arguments=None) -> int:
         major, minor = text.split(".")
         return int(major), int(minor)
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sass", description=__doc__.partition("\n")[0])
-    parser.add_argument("--cc", type=capability, nargs="+", default=list(CAPABILITIES), help="compute capabilities, such as 9.0")
-    parser.add_argument("--dtype", choices=list(NUMBERS), nargs="+", default=list(NUMBERS))
-    parser.add_argument("--cell", choices=list(CELLS), nargs="+", default=[], help="only kernels of these cells")
-    parser.add_argument("--match", default="", help="only kernels whose name has this regular expression in it")
-    parser.add_argument("--json", action="store_true", help="print how many kernels there are, then one a line as they come, as JSON")
-    parser.add_argument(
-        "--quick", action="store_true", help="count instructions for float32 and the newest cc only; few kernels for a cc between others"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sass", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--guilty", action="store_true", help="also float32 kernels that are bad on purpose")
-    parser.add_argument("--dump", default="", metavar="FOLDER", help="write each kernel's PTX and SASS there")
+    parser.add_argument(
+        "--cc",
+        type=capability,
+        nargs="+",
+        default=list(CAPABILITIES),
+        help="compute capabilities, such as 9.0",
+    )
+    parser.add_argument("--dtype", choices=list(NUMBERS), nargs="+", default=list(NUMBERS))
+    parser.add_argument(
+        "--cell", choices=list(CELLS), nargs="+", default=[], help="only kernels of these cells"
+    )
+    parser.add_argument(
+        "--match", default="", help="only kernels whose name has this regular expression in it"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print how many kernels there are, then one a line as they come, as JSON",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="count instructions for float32 and the newest cc only; few kernels for other cc",
+    )
+    parser.add_argument(
+        "--guilty", action="store_true", help="also float32 kernels that are bad on purpose"
+    )
+    parser.add_argument(
+        "--dump", default="", metavar="FOLDER", help="write each kernel's PTX and SASS there"
+    )
     options = parser.parse_args(arguments)
     if config.ENABLE_CUDASIM:
         parser.error("NUMBA_ENABLE_CUDASIM is set, and the simulator compiles nothing: unset it")

@@ -1,4 +1,5 @@
-"""Time and memory a step against the length of the sequence: ours should be flat, cuDNN stops at 65,535 steps.
+"""Time and memory a step against the length of the sequence: ours should be flat, cuDNN stops at
+65,535 steps.
 
 python -m benchmarks sequence_length [--cpu] [--quick] [--seconds 120] [--resume] [--rehearse]
 """
@@ -17,9 +18,11 @@ from benchmarks._machine import CPU, REHEARSAL
 from benchmarks._timing import options, run_table
 from benchmarks.report import said
 
-NETWORKS = (("elman", 20, 16), ("lstm", 32, 1), ("elman", 20, 1), ("gru", 32, 1), ("lstm", 256, 8))  # cell, n, B
+# cell, n, B
+NETWORKS = (("elman", 20, 16), ("lstm", 32, 1), ("elman", 20, 1), ("gru", 32, 1), ("lstm", 256, 8))
 LENGTHS = (1024, 131_072, 128, 16_384, 65_536, 4096, 512)
-CUDNN_STOPS, GRAPHS_STOP = 65_535, 4096  # steps: beyond, a graph of cuDNN's kernels takes longer to build than it saves
+# steps: beyond, a graph of cuDNN's kernels takes longer to build than it saves
+CUDNN_STOPS, GRAPHS_STOP = 65_535, 4096
 QUICK = 1, (128, 4096)  # networks and lengths on the CPU, where each takes two processes
 TELLS = 1 << 20  # bytes: less is a matter of pages
 ARRAYS = 40  # of (T, B, n), what a training step of an LSTM has at most on the CPU
@@ -30,53 +33,98 @@ if REHEARSAL:
 
 def cases(quick: bool = False) -> list[Case]:
     most, lengths = QUICK if CPU and quick else (len(NETWORKS), LENGTHS)
-    return [Case(cell, n, B, T, m=n, threads=int(CPU)) for T in lengths for cell, n, B in NETWORKS[:most]]
+    return [
+        Case(cell, n, B, T, m=n, threads=int(CPU))
+        for T in lengths
+        for cell, n, B in NETWORKS[:most]
+    ]
 
 
 def fits(case: Case) -> bool:
     """Has the CPU twice the memory that a training step may take?"""
-    return not CPU or 2 * 4 * ARRAYS * case.T * case.B * case.n < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return not CPU or 2 * 4 * ARRAYS * case.T * case.B * case.n < os.sysconf(
+        "SC_PAGE_SIZE"
+    ) * os.sysconf("SC_PHYS_PAGES")
 
 
 def measured(case: Case) -> dict:
     if CPU:
-        return measure(Problem(case), ("ours", "torch"), ("step",), also=lambda ready: memory_on_the_cpu(ready, case))
+        return measure(
+            Problem(case),
+            ("ours", "torch"),
+            ("step",),
+            also=lambda ready: memory_on_the_cpu(ready, case),
+        )
     names = ["ours", "torch"]
-    names += ["torch, CUDA graph"] * (case.T <= GRAPHS_STOP) + ["torch, in pieces"] * (case.T > CUDNN_STOPS)
-    return measure(Problem(case), names, ("step", "forward"), also=lambda ready: memory(ready, case.T))
+    names += ["torch, CUDA graph"] * (case.T <= GRAPHS_STOP) + ["torch, in pieces"] * (
+        case.T > CUDNN_STOPS
+    )
+    return measure(
+        Problem(case), names, ("step", "forward"), also=lambda ready: memory(ready, case.T)
+    )
 
 
 def memory(ready: dict, T: int) -> dict:
     """Bytes a step of a training step. (A graph's memory is its own, and taken before.)"""
-    found = {name: memory_of(contender, name) for name, contender in ready.items() if "graph" not in name}
-    return {"memory_per_step": {name: amount if isinstance(amount, str) else amount / T for name, amount in found.items()}}
+    found = {
+        name: memory_of(contender, name) for name, contender in ready.items() if "graph" not in name
+    }
+    return {
+        "memory_per_step": {
+            name: amount if isinstance(amount, str) else amount / T
+            for name, amount in found.items()
+        }
+    }
 
 
 def memory_on_the_cpu(ready: dict, case: Case) -> dict:
     """The same on the CPU."""
     found = {name: grown(name, case._replace(T=0))[case.T] for name in ready}
-    return {"memory_per_step": {name: size / case.T if size >= TELLS else "too little to tell" for name, size in found.items()}}
+    return {
+        "memory_per_step": {
+            name: size / case.T if size >= TELLS else "too little to tell"
+            for name, size in found.items()
+        }
+    }
 
 
 @cache
 def grown(name: str, network: Case) -> dict[int, int]:
-    """Bytes by T, from a fresh process that does nothing else and goes from the shortest to the longest."""
-    lengths = [case.T for case in cases("--quick" in sys.argv) if case._replace(T=0) == network and fits(case)]
+    """Bytes by T, from a fresh process that does nothing else and goes from the shortest to the
+    longest.
+    """
+    lengths = [
+        case.T
+        for case in cases("--quick" in sys.argv)
+        if case._replace(T=0) == network and fits(case)
+    ]
     text = json.dumps([name, network, sorted(lengths)])
-    command = [sys.executable, "-m", "benchmarks", "sequence_length", "--cpu", "--grow", text, *["--rehearse"] * REHEARSAL]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "sequence_length",
+        "--cpu",
+        "--grow",
+        text,
+        *["--rehearse"] * REHEARSAL,
+    ]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
     return {int(T): size for T, size in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
 def grow(text: str) -> dict[int, int]:
-    """In that process: how much more memory than x and dy one training step holds at its peak, at each T."""
+    """In that process: how much more memory than x and dy one training step holds at its peak, at
+    each T.
+    """
     name, network, lengths = json.loads(text)
     found = {}
     for T in (1, 2, *lengths):  # at first libraries are loaded, and kernels compiled
         problem = Problem(Case(*network)._replace(T=T))
         contender = ENTRIES[name].make(problem)
         contender.begin()
-        ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, and counts when it is taken again
+        # what is free goes back to the system, and counts when it is taken again
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
         before = held("VmRSS")
         contender.step()
@@ -91,7 +139,13 @@ def held(what: str) -> int:
 
 
 def main():
-    chosen = options(__doc__, lambda parser: [parser.add_argument("--cpu", action="store_true"), parser.add_argument("--grow")])
+    chosen = options(
+        __doc__,
+        lambda parser: [
+            parser.add_argument("--cpu", action="store_true"),
+            parser.add_argument("--grow"),
+        ],
+    )
     if chosen.grow:
         print(json.dumps(grow(chosen.grow)))
         return
@@ -102,7 +156,15 @@ def main():
     for case in too_long:
         print(f"left out, it may take more than half of the memory here: {said(case)}")
     head = "microseconds a step of ours, and the others' time over ours"
-    run_table("sequence_length", chosen, [case for case in wanted if fits(case)], measured, line, head, left_out=too_long)
+    run_table(
+        "sequence_length",
+        chosen,
+        [case for case in wanted if fits(case)],
+        measured,
+        line,
+        head,
+        left_out=too_long,
+    )
 
 
 if __name__ == "__main__":

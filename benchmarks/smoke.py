@@ -1,4 +1,5 @@
-"""The first minute on a GPU: which libraries are there, and whether each kind of kernel is right at all. A check a process.
+"""The first minute on a GPU: which libraries are there, and whether each kind of kernel is right at
+all. A check a process.
 
 python -m benchmarks smoke [--seconds 90] [--rehearse]
 """
@@ -19,9 +20,25 @@ from benchmarks import _machine
 from benchmarks._machine import REHEARSAL, first_line
 
 NEEDED = ("numpy", "numba", "numba-cuda", "tqdm", "typer", "cupy", "pytest")
-PEERS = ("torch", "jax", "triton", "matplotlib", "cuda-bindings", "cuda-core", "pytest-xdist", "nvidia-nvvm", "nvidia-cudnn-cu13")
-MODULES = {"numba-cuda": "numba_cuda", "cuda-bindings": "cuda.bindings", "cuda-core": "cuda.core", "pytest-xdist": "xdist"}
-TOLERANCE = {"float32": 1e-4, "float64": 1e-9}  # relative to the largest number of an array, or to 1
+PEERS = (
+    "torch",
+    "jax",
+    "triton",
+    "matplotlib",
+    "cuda-bindings",
+    "cuda-core",
+    "pytest-xdist",
+    "nvidia-nvvm",
+    "nvidia-cudnn-cu13",
+)
+MODULES = {
+    "numba-cuda": "numba_cuda",
+    "cuda-bindings": "cuda.bindings",
+    "cuda-core": "cuda.core",
+    "pytest-xdist": "xdist",
+}
+# relative to the largest number of an array, or to 1
+TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 T, B, M, N = (3, 2, 3, 5) if REHEARSAL else (7, 5, 3, 13)
 CELLS = ("elman", "lstm", "gru")
 NO_CARD = 3  # exit status: there is nothing to measure on
@@ -29,7 +46,9 @@ LARGE = {"lstm": 117, "gru": 128, "elman": 224}  # more than 48 KB of shared mem
 
 
 def found(package: str) -> str:
-    """A package's version; what is known of it where it was not installed as a package; "" where it is missing."""
+    """A package's version; what is known of it where it was not installed as a package; "" where it
+    is missing.
+    """
     name = "cupy-cuda13x" if package == "cupy" else package
     try:
         return version(name)
@@ -53,13 +72,18 @@ def outcome(layer, x, dy, lengths) -> dict:
     dx, dstate = layer.backward(dy)
     parts = {"y": y, "dx": dx, "delta": layer.delta}
     for name, states in (("state", state), ("dstate", dstate)):
-        parts |= {f"{name}{k}": a for k, a in enumerate(states if isinstance(states, tuple) else (states,))}
+        parts |= {
+            f"{name}{k}": a
+            for k, a in enumerate(states if isinstance(states, tuple) else (states,))
+        }
     parts |= {f"d{name}": grad for name, grad in layer.grads.items()}
     return {name: layer._device.numpy(a) for name, a in parts.items()}
 
 
 def same(cell: str, schedule: str, dtype: str, n: int = N, on_the_device: bool = False) -> dict:
-    """One layer on the GPU against the definition, ragged lengths: the largest relative error of each array."""
+    """One layer on the GPU against the definition, ragged lengths: the largest relative error of
+    each array.
+    """
     from rnn_gpu.kernels.devices import cuda
     from rnn_gpu.kernels.devices.cuda.schedules import choose, only
 
@@ -73,7 +97,10 @@ def same(cell: str, schedule: str, dtype: str, n: int = N, on_the_device: bool =
     with only(schedule):
         it = choose(layer.cell, "forward", n, B, np.dtype(dtype).itemsize)
         got = outcome(layer, x, dy, lengths)
-    errors = {name: float(np.abs(got[name] - a).max() / max(1.0, np.abs(a).max())) for name, a in right.items()}
+    errors = {
+        name: float(np.abs(got[name] - a).max() / max(1.0, np.abs(a).max()))
+        for name, a in right.items()
+    }
     ok = all(error <= TOLERANCE[dtype] for error in errors.values())
     return {"ok": ok, "ran": it.schedule, "shared": it.shared, "errors": errors}
 
@@ -86,7 +113,16 @@ def trained() -> dict:
     def losses(device):
         layers = [rnn_gpu.LSTM(M, N, device=device), rnn_gpu.Dense(N, 3, device=device)]
         network = rnn_gpu.Network(layers, loss="softmax_cross_entropy", steps="last")
-        history = network.fit(x, y, epochs=3, batch_size=2, learning_rate=1e-2, clip_norm=1.0, shuffle=False, progress=False)
+        history = network.fit(
+            x,
+            y,
+            epochs=3,
+            batch_size=2,
+            learning_rate=1e-2,
+            clip_norm=1.0,
+            shuffle=False,
+            progress=False,
+        )
         return np.array(history["loss"])
 
     got, right = losses("cuda"), losses("reference")
@@ -110,7 +146,9 @@ def imported(module: str) -> dict:
     elif module == "jax":
         import jax
 
-        ok = float(jax.jit(lambda a: a @ a)(jax.numpy.ones((2, 2))).sum()) == 8.0 and (REHEARSAL or jax.default_backend() == "gpu")
+        ok = float(jax.jit(lambda a: a @ a)(jax.numpy.ones((2, 2))).sum()) == 8.0 and (
+            REHEARSAL or jax.default_backend() == "gpu"
+        )
     else:
         from numba.cuda.cudadrv import driver, nvvm
 
@@ -120,7 +158,9 @@ def imported(module: str) -> dict:
 
 
 def checks() -> dict:
-    """name -> (function, arguments); those of one process share the part of the name before the first blank."""
+    """name -> (function, arguments); those of one process share the part of the name before the
+    first blank.
+    """
     from rnn_gpu.kernels.devices.cuda.schedules import NAMES
 
     found = {}
@@ -129,9 +169,15 @@ def checks() -> dict:
         for schedule in NAMES:
             for dtype in dtypes:
                 found[f"{cell}/{schedule} {dtype}"] = (same, (cell, schedule, dtype))
-        found[f"{cell}/{NAMES[0]} float32, arrays of the device"] = (same, (cell, NAMES[0], "float32", N, True))
+        found[f"{cell}/{NAMES[0]} float32, arrays of the device"] = (
+            same,
+            (cell, NAMES[0], "float32", N, True),
+        )
         if not REHEARSAL:
-            found[f"{cell}/large float32 n={LARGE[cell]}"] = (same, (cell, NAMES[0], "float32", LARGE[cell]))
+            found[f"{cell}/large float32 n={LARGE[cell]}"] = (
+                same,
+                (cell, NAMES[0], "float32", LARGE[cell]),
+            )
     found["training"] = (trained, ())
     rehearsed = ("torch",) if find_spec("torch") else ()
     for module in rehearsed if REHEARSAL else ("cupy", "torch", "jax", "numba.cuda"):
@@ -152,12 +198,17 @@ def run(name: str) -> dict:
 
 
 def run_all(names: list[str], seconds: float) -> list[dict]:
-    """Each group of checks in a process of its own, all at once: what breaks the GPU for one leaves the others alone."""
+    """Each group of checks in a process of its own, all at once: what breaks the GPU for one leaves
+    the others alone.
+    """
     if REHEARSAL:
         return [run(name) for name in names]
     groups = {name.split(" ")[0]: None for name in names}
     command = [sys.executable, "-m", "benchmarks.smoke", "--only"]
-    processes = {group: subprocess.Popen([*command, group], stdout=subprocess.PIPE, text=True) for group in groups}
+    processes = {
+        group: subprocess.Popen([*command, group], stdout=subprocess.PIPE, text=True)
+        for group in groups
+    }
     end, results = time.monotonic() + seconds, {}
     for process in processes.values():
         try:
@@ -169,7 +220,11 @@ def run_all(names: list[str], seconds: float) -> list[dict]:
             if line.startswith("{"):
                 one = json.loads(line)
                 results[one["name"]] = one
-    lost = {"ok": False, "errors": {}, "error": "its process ended, or hung, before this check was through"}
+    lost = {
+        "ok": False,
+        "errors": {},
+        "error": "its process ended, or hung, before this check was through",
+    }
     return [results.get(name) or {"name": name, **lost} for name in names]
 
 
@@ -184,7 +239,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--rehearse", action="store_true")
-    parser.add_argument("--only", default="", metavar="GROUP", help="run one group of checks here, and print JSON")
+    parser.add_argument(
+        "--only", default="", metavar="GROUP", help="run one group of checks here, and print JSON"
+    )
     chosen = parser.parse_args()
     if chosen.only:
         for name in checks():
@@ -193,19 +250,27 @@ def main():
         return
     packages = {package: found(package) for package in (*NEEDED, *PEERS)}
     missing = [package for package in NEEDED if not packages[package]]
-    print("packages: " + ", ".join(f"{package} {it or 'MISSING'}" for package, it in packages.items()))
+    print(
+        "packages: " + ", ".join(f"{package} {it or 'MISSING'}" for package, it in packages.items())
+    )
     reason = _machine.why_no_card()
     if reason and not _machine.gpu():
-        print(f"smoke: nothing can be measured here: {reason}. --rehearse runs the same code in the simulator.", file=sys.stderr)
+        print(
+            f"smoke: nothing can be measured here: {reason}. --rehearse runs the same code in the "
+            "simulator.",
+            file=sys.stderr,
+        )
         sys.exit(NO_CARD)
-    names = [name for name in checks() if not reason or name.startswith("import-")]  # which tell why there is no device
+    # which tell why there is no device
+    names = [name for name in checks() if not reason or name.startswith("import-")]
     results = run_all(names, chosen.seconds)
     for one in results:
         print(shown(one))
     path = _machine.write("smoke", results, packages=packages, missing=missing, why_no_card=reason)
     failed = sum(not one["ok"] for one in results)
     print(
-        f"smoke: {len(results) - failed} right, {failed} not; missing: {', '.join(missing) or 'nothing'}; {reason or 'GPU there'} -> {path}"
+        f"smoke: {len(results) - failed} right, {failed} not; missing: "
+        f"{', '.join(missing) or 'nothing'}; {reason or 'GPU there'} -> {path}"
     )
     sys.exit(NO_CARD if reason else int(failed > 0))
 

@@ -1,4 +1,5 @@
-"""Microseconds a step: cell × n × B × T, ours against cuDNN (eager, under a CUDA graph, TF32) and JAX's scan.
+"""Microseconds a step: cell × n × B × T, ours against cuDNN (eager, under a CUDA graph, TF32) and
+JAX's scan.
 
     python -m benchmarks steps [--quick] [--seconds 300] [--resume] [--rehearse]
 
@@ -29,13 +30,22 @@ LOOKED_INTO = ("ours", "torch", "torch, TF32")  # in the same few cases: the ker
 
 
 def cases() -> list[Case]:
-    return [Case(cell, n, B, T, m=n) for sizes, batches in TIERS for B in batches for n in sizes for cell in CELLS for T in LENGTHS]
+    return [
+        Case(cell, n, B, T, m=n)
+        for sizes, batches in TIERS
+        for B in batches
+        for n in sizes
+        for cell in CELLS
+        for T in LENGTHS
+    ]
 
 
 def measured(case: Case) -> dict:
     names = NAMES + SHORT_NAMES * (case.T < 1024)
     few = case.B == 3 if REHEARSAL else (case.T, case.B) == (128, 32) and case.n in (64, 256)
-    return measure(Problem(case), names + JAX, also=kernels) if few else measure(Problem(case), names)
+    return (
+        measure(Problem(case), names + JAX, also=kernels) if few else measure(Problem(case), names)
+    )
 
 
 def kernels(ready: dict) -> dict:
@@ -43,4 +53,11 @@ def kernels(ready: dict) -> dict:
 
 
 if __name__ == "__main__":
-    run_table("steps", options(__doc__), cases(), measured, line, "microseconds a step of ours, and the others' time over ours")
+    run_table(
+        "steps",
+        options(__doc__),
+        cases(),
+        measured,
+        line,
+        "microseconds a step of ours, and the others' time over ours",
+    )

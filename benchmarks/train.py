@@ -1,8 +1,10 @@
-"""The job of README.md, `rnn-gpu train`, against the same job written in torch: seconds and accuracy, a process each.
+"""The job of README.md, `rnn-gpu train`, against the same job written in torch: seconds and
+accuracy, a process each.
 
     python -m benchmarks train [--quick]
 
-Ours runs first with an empty cache of compiled kernels, then in turn with torch, at its own number of threads and at one.
+Ours runs first with an empty cache of compiled kernels, then in turn with torch, at its own number
+of threads and at one.
 """
 
 import argparse
@@ -27,7 +29,11 @@ def timed(command: list, **environment) -> tuple[float, str]:
     """Seconds of a process, and what it prints."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", *map(str, command)], check=True, env=os.environ | environment, stdout=subprocess.PIPE, encoding="utf-8"
+        [sys.executable, "-m", *map(str, command)],
+        check=True,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
     )
     return time.perf_counter() - start, done.stdout
 
@@ -63,7 +69,10 @@ def main():
             runs.setdefault("ours", []).append(ours(epochs, cache))
             for name, threads in TORCH.items() if find_spec("torch") else ():
                 runs.setdefault(name, []).append(in_torch(epochs, threads))
-    rows = {name: {key: float(np.median([one[key] for one in found])) for key in found[0]} for name, found in runs.items()}
+    rows = {
+        name: {key: float(np.median([one[key] for one in found])) for key in found[0]}
+        for name, found in runs.items()
+    }
     print(jobs(rows))
     if not quick:
         print(record.write("train", "cpu", rows))

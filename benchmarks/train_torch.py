@@ -1,8 +1,10 @@
-"""The job of `rnn-gpu train` written in torch: the same samples in the same order, the same initial weights, Adam.
+"""The job of `rnn-gpu train` written in torch: the same samples in the same order, the same initial
+weights, Adam.
 
 python -m benchmarks train_torch [--cell elman] [--epochs 60] [--seed 0] [--threads 1]
 
-Prints one line of JSON: seconds of the epochs, and the accuracy on held-out samples of the weights with the least training loss.
+Prints one line of JSON: seconds of the epochs, and the accuracy on held-out samples of the weights
+with the least training loss.
 """
 
 import argparse
@@ -29,9 +31,14 @@ class Speakers(torch.nn.Module):
         """The weights that our layers start from, and no second bias where ours have none."""
         recurrent = getattr(rnn_gpu, kind)(12, self.readout.in_features, device="cpu", seed=seed)
         readout = rnn_gpu.Dense(self.readout.in_features, 9, device="cpu", seed=seed).parameters
-        self.recurrent.load_state_dict({name: torch.tensor(value) for name, value in recurrent.to_torch().items()})
-        self.recurrent.bias_hh_l0.requires_grad_("c" in recurrent.parameters)  # two biases learn twice as fast as our one
-        self.readout.load_state_dict({"weight": torch.tensor(readout["V"]), "bias": torch.tensor(readout["b"])})
+        self.recurrent.load_state_dict(
+            {name: torch.tensor(value) for name, value in recurrent.to_torch().items()}
+        )
+        # two biases learn twice as fast as our one
+        self.recurrent.bias_hh_l0.requires_grad_("c" in recurrent.parameters)
+        self.readout.load_state_dict(
+            {"weight": torch.tensor(readout["V"]), "bias": torch.tensor(readout["b"])}
+        )
 
     def forward(self, x):
         lengths = torch.tensor([len(s) for s in x])
@@ -47,7 +54,9 @@ def train(network: Speakers, samples, epochs: int, seed: int, on_epoch=lambda lo
         order, total = rng.permutation(len(samples.x)), 0.0
         for chosen in np.split(order, range(27, len(order), 27)):
             adam.zero_grad()
-            loss = torch.nn.functional.cross_entropy(network([samples.x[i] for i in chosen]), torch.tensor(samples.y[chosen]))
+            loss = torch.nn.functional.cross_entropy(
+                network([samples.x[i] for i in chosen]), torch.tensor(samples.y[chosen])
+            )
             loss.backward()
             adam.step()
             total += len(chosen) * float(loss.detach())

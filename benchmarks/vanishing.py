@@ -1,8 +1,11 @@
-"""Who can bridge a delay: the adding problem and the copy task, with the gradient's horizon before and after training.
+"""Who can bridge a delay: the adding problem and the copy task, with the gradient's horizon before
+and after training.
 
-    python -m benchmarks vanishing [--quick] [--task adding-100 …] [--updates 2500] [--device cpu] [--plot FILE]
+    python -m benchmarks vanishing [--quick] [--task adding-100 …] [--updates 2500] [--device cpu]
+    [--plot FILE]
 
-n = 64, batches of 64 fresh sequences, Adam 2e-3, the gradient cut at a norm of 1; one seed. Rows that are already recorded stay.
+n = 64, batches of 64 fresh sequences, Adam 2e-3, the gradient cut at a norm of 1; one seed. Rows
+that are already recorded stay.
 """
 
 import argparse
@@ -31,7 +34,9 @@ def cells(m, n, **options):
 
 
 def adding(T, count, rng):
-    """Numbers in 0 … 1 with two of them marked, one in each half; the target is their sum (Hochreiter and Schmidhuber 1997)."""
+    """Numbers in 0 … 1 with two of them marked, one in each half; the target is their sum
+    (Hochreiter and Schmidhuber 1997).
+    """
     x = np.zeros((count, T, 2), "float32")
     x[:, :, 0] = rng.uniform(size=(count, T))
     rows, half = np.arange(count), T // 2
@@ -41,7 +46,9 @@ def adding(T, count, rng):
 
 
 def copy(delay, count, rng):
-    """Ten symbols of eight, a delay, a signal, and the ten again (Arjovsky 2016): symbols 1 … 8, 0 is blank, 9 the signal."""
+    """Ten symbols of eight, a delay, a signal, and the ten again (Arjovsky 2016): symbols 1 … 8, 0
+    is blank, 9 the signal.
+    """
     word = rng.integers(1, 9, (count, 10))
     x, y = np.zeros((2, count, 20 + delay), np.int64)
     x[:, :10], x[:, 10 + delay - 1] = word, 9
@@ -56,14 +63,28 @@ class Task:
         self.kind, size = name.split("-")
         self.size = int(size)
         self.m, self.k = (2, 1) if self.kind == "adding" else (10, 10)
-        self.loss, self.steps = ("squared_error", "last") if self.kind == "adding" else ("softmax_cross_entropy", "every")
-        self.error = "mean squared error (chance 0.167)" if self.kind == "adding" else "share of the ten symbols wrong (chance 0.875)"
+        self.loss, self.steps = (
+            ("squared_error", "last")
+            if self.kind == "adding"
+            else ("softmax_cross_entropy", "every")
+        )
+        self.error = (
+            "mean squared error (chance 0.167)"
+            if self.kind == "adding"
+            else "share of the ten symbols wrong (chance 0.875)"
+        )
 
     def draw(self, count, rng):
-        return adding(self.size, count, rng) if self.kind == "adding" else copy(self.size, count, rng)
+        return (
+            adding(self.size, count, rng) if self.kind == "adding" else copy(self.size, count, rng)
+        )
 
     def network(self, layer, **options):
-        return rnn_gpu.Network([layer, rnn_gpu.Dense(layer.hidden_size, self.k, **options)], loss=self.loss, steps=self.steps)
+        return rnn_gpu.Network(
+            [layer, rnn_gpu.Dense(layer.hidden_size, self.k, **options)],
+            loss=self.loss,
+            steps=self.steps,
+        )
 
     def wrong(self, network, x, y) -> float:
         o = network.predict(x)
@@ -94,7 +115,16 @@ def train(task: Task, layer, updates: int, batch: int, **options) -> dict:
         now = min(CHUNK, updates - done)
         x, y = task.draw(now * batch, rng)
         try:
-            history = network.fit(x, y, epochs=1, batch_size=batch, optimizer=adam, clip_norm=1.0, shuffle=False, progress=False)
+            history = network.fit(
+                x,
+                y,
+                epochs=1,
+                batch_size=batch,
+                optimizer=adam,
+                clip_norm=1.0,
+                shuffle=False,
+                progress=False,
+            )
         except rnn_gpu.NonFiniteError as error:
             return row | {"failed": f"after {done} updates or more: {error}"}
         done += now
@@ -107,18 +137,35 @@ def train(task: Task, layer, updates: int, batch: int, **options) -> dict:
 
 
 def table(results) -> str:
-    lines = ["| task | | error | before training | horizon | after training | horizon |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| task | | error | before training | horizon | after training | horizon |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for task, rows in results.items():
         for cell, row in rows.items():
             found = [row["error"] if "error" in row else row["failed"]] + [
-                value for when in ("before", "after") for value in (row.get(when, {}).get("verdict"), steps(task, row.get(when)))
+                value
+                for when in ("before", "after")
+                for value in (row.get(when, {}).get("verdict"), steps(task, row.get(when)))
             ]
-            lines.append("| " + " | ".join([task, cell, *(f"{a:.4f}" if isinstance(a, float) else str(a) for a in found)]) + " |")
+            lines.append(
+                "| "
+                + " | ".join(
+                    [task, cell, *(f"{a:.4f}" if isinstance(a, float) else str(a) for a in found)]
+                )
+                + " |"
+            )
     return "\n".join(lines)
 
 
 def steps(task, flow) -> str:
-    return "" if flow is None else f"> {flow['steps']}" if flow["horizon"] is None else str(flow["horizon"])
+    return (
+        ""
+        if flow is None
+        else f"> {flow['steps']}"
+        if flow["horizon"] is None
+        else str(flow["horizon"])
+    )
 
 
 def plot(results, path):
@@ -126,13 +173,20 @@ def plot(results, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.4 * len(results)), layout="constrained")
-    for (task, rows), (left, right) in zip(results.items(), figure.subplots(len(results), 2, squeeze=False), strict=True):
+    for (task, rows), (left, right) in zip(
+        results.items(), figure.subplots(len(results), 2, squeeze=False), strict=True
+    ):
         for cell, row in rows.items():
             delta = np.maximum(row["delta"], 1e-30)
             left.semilogy(-np.arange(len(delta)), delta, label=cell)
             right.semilogy(CHUNK * np.arange(1, len(row["loss"]) + 1), row["loss"], label=cell)
         left.axhspan(1e-3, 1e3, alpha=0.1)
-        left.set(title=f"{task}: before training", xlabel="time step k, 0 is the last", ylabel="‖δ_k‖ / ‖δ_T‖", ylim=(1e-12, 1e4))
+        left.set(
+            title=f"{task}: before training",
+            xlabel="time step k, 0 is the last",
+            ylabel="‖δ_k‖ / ‖δ_T‖",
+            ylim=(1e-12, 1e4),
+        )
         right.set(title=f"{task}: training", xlabel="updates", ylabel="loss")
         right.legend()
     figure.savefig(path, dpi=80)
@@ -140,7 +194,9 @@ def plot(results, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, a few updates, not recorded")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, a few updates, not recorded"
+    )
     parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--updates", type=int, default=2500)
     parser.add_argument("--device", default="cpu")

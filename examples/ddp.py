@@ -1,7 +1,7 @@
 """Train on several processes, GPUs or machines: `torchrun --nproc-per-node 2 examples/ddp.py`.
 
-Each process has a share of every batch; DistributedDataParallel averages the gradients. With CUDA each process takes the GPU of
-its local rank, without it the processes meet over gloo on the CPU.
+Each process has a share of every batch; DistributedDataParallel averages the gradients. With CUDA
+each process takes the GPU of its local rank, without it the processes meet over gloo on the CPU.
 """
 
 import os
@@ -46,7 +46,8 @@ def main(updates=91, B=32, T=6):
         torch.distributed.all_reduce(total)
         if rank == 0 and update % 30 == 0:
             print(f"update {update}: loss {total.item() / world:.4f}", flush=True)
-    torch.distributed.barrier()  # a process that leaves while another still talks to it aborts that one
+    # a process that leaves while another still talks to it aborts that one
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

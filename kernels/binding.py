@@ -1,7 +1,8 @@
 """How a pure function of numbers becomes a device's own.
 
-A formula is written once, in ordinary Python with NumPy's or math's names. `bind` makes the copy that one device compiles:
-its literals have the kernel's type, `np` and `math` are the device's maths, and the functions it calls are bound likewise.
+A formula is written once, in ordinary Python with NumPy's or math's names. `bind` makes the copy
+that one device compiles: its literals have the kernel's type, `np` and `math` are the device's
+maths, and the functions it calls are bound likewise.
 """
 
 import dis
@@ -13,7 +14,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-SAME_NAME = ["exp", "expm1", "log", "log1p", "log2", "log10", "sqrt", "tanh", "sinh", "cosh", "tan", "sin", "cos", "floor", "ceil", "fabs"]
+SAME_NAME = [
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "sqrt",
+    "tanh",
+    "sinh",
+    "cosh",
+    "tan",
+    "sin",
+    "cos",
+    "floor",
+    "ceil",
+    "fabs",
+]
 NAMES = {name: name for name in SAME_NAME} | {  # NumPy's name: math's name
     "arctan": "atan",
     "arcsin": "asin",
@@ -51,7 +69,9 @@ def square(a):
 
 
 def compiled_maths(number: type, compile: Callable) -> types.ModuleType:
-    """The maths of a compiled device: math's functions under NumPy's names too, constants as `number`s."""
+    """The maths of a compiled device: math's functions under NumPy's names too, constants as
+    `number`s.
+    """
     module = types.ModuleType("maths")
     for of_numpy, of_math in NAMES.items():
         setattr(module, of_numpy, getattr(math, of_math))
@@ -64,24 +84,32 @@ def compiled_maths(number: type, compile: Callable) -> types.ModuleType:
 
 
 def interpreted_maths() -> types.ModuleType:
-    """NumPy under math's names too: for whole arrays and for the simulator, where nothing is compiled."""
+    """NumPy under math's names too: for whole arrays and for the simulator, where nothing is
+    compiled.
+    """
     module = types.ModuleType("maths")
-    vars(module).update({name: value for name, value in vars(np).items() if not name.startswith("_")})
+    vars(module).update(
+        {name: value for name, value in vars(np).items() if not name.startswith("_")}
+    )
     vars(module).update({of_math: getattr(np, of_numpy) for of_numpy, of_math in NAMES.items()})
     vars(module).update({name: getattr(math, name) for name in CONSTANTS})
     return module
 
 
 def check(f: Callable):
-    """Raise ValueError if f cannot be bound for a compiled device: what it uses is not there, or cannot be typed."""
+    """Raise ValueError if f cannot be bound for a compiled device: what it uses is not there, or
+    cannot be typed.
+    """
     bind(f, np.float64, compiled_maths(np.float64, lambda g: g), lambda g: g)
 
 
 def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Callable) -> Callable:
     """Return f as one device compiles it.
 
-    f        a pure function of numbers or tuples of numbers; already jitted functions are taken back to their source
-    number   the type of every literal (np.float32 keeps float64 out of the kernel), or None to leave them
+    f        a pure function of numbers or tuples of numbers; already jitted functions are taken
+             back to their source
+    number   the type of every literal (np.float32 keeps float64 out of the kernel), or None to
+             leave them
     maths    what the names `np` and `math`, and functions imported from them, stand for
     compile  what makes a device function of a plain one
     """
@@ -96,7 +124,10 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
                 done[value] = None
                 done[value] = compile(rebuild(value))
             if done[value] is None:
-                raise ValueError(f"{value.__name__} calls itself: a formula that is compiled into a kernel cannot")
+                raise ValueError(
+                    f"{value.__name__} calls itself: a formula that is compiled into a kernel "
+                    "cannot"
+                )
             return done[value]
         if callable(value) and is_maths(value):
             return getattr(maths, value.__name__, value)
@@ -104,7 +135,10 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
 
     def rebuild(g):
         if g.__code__.co_kwonlyargcount:
-            raise ValueError(f"{g.__name__} has keyword-only arguments: a formula that is compiled into a kernel cannot")
+            raise ValueError(
+                f"{g.__name__} has keyword-only arguments: a formula that is compiled into a "
+                "kernel cannot"
+            )
         code = retyped(g, number).__code__
         loaded = set()
         for each in codes(g.__code__):
@@ -114,10 +148,15 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
                     loaded.add(one.argval)
                     asked = after.argval if after.opname in ("LOAD_ATTR", "LOAD_METHOD") else "pi"
                     if g.__globals__.get(one.argval) in (np, math) and not hasattr(maths, asked):
-                        raise ValueError(f"{g.__name__} uses {one.argval}.{asked}, which kernels do not have: they have {words(maths)}")
+                        raise ValueError(
+                            f"{g.__name__} uses {one.argval}.{asked}, which kernels do not have: "
+                            f"they have {words(maths)}"
+                        )
         names = {name: meaning(g.__globals__[name]) for name in loaded if name in g.__globals__}
         cells = tuple(types.CellType(meaning(cell.cell_contents)) for cell in g.__closure__ or ())
-        bound = types.FunctionType(code, g.__globals__ | names, g.__name__, retype(g.__defaults__, number), cells)
+        bound = types.FunctionType(
+            code, g.__globals__ | names, g.__name__, retype(g.__defaults__, number), cells
+        )
         bound.__module__ = g.__module__
         return bound
 
@@ -155,13 +194,16 @@ def retype(value, number: type | None):
 
 
 def retyped(f: types.FunctionType, number: type | None) -> types.FunctionType:
-    """The copy of f whose literals are `number`s: `1 - y` is float64 to Numba even where y is float32.
+    """The copy of f whose literals are `number`s: `1 - y` is float64 to Numba even where y is
+    float32.
 
     Integers that index (`p[0]`), count (`range(3)`) or are exponents (`y**2`) stay integers.
     """
     if number is None:
         return f
-    return types.FunctionType(retyped_code(f.__code__, number), f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    return types.FunctionType(
+        retyped_code(f.__code__, number), f.__globals__, f.__name__, f.__defaults__, f.__closure__
+    )
 
 
 def retyped_code(code: types.CodeType, number: type) -> types.CodeType:
@@ -171,11 +213,16 @@ def retyped_code(code: types.CodeType, number: type) -> types.CodeType:
     load_constant = dis.opmap["LOAD_CONST"]
     counting = False  # between `range` and its call
     for one, after in zip(instructions, instructions[1:] + instructions[-1:], strict=True):
-        counting = (counting or (one.opname, one.argval) == ("LOAD_GLOBAL", "range")) and not one.opname.startswith("CALL")
+        counting = (
+            counting or (one.opname, one.argval) == ("LOAD_GLOBAL", "range")
+        ) and not one.opname.startswith("CALL")
         whole = one.opname in ("LOAD_CONST", "LOAD_SMALL_INT") and type(one.argval) is int
-        if whole and (counting or after.opname == "BINARY_SUBSCR" or after.argrepr in ("**", "**=", "[]")):
+        if whole and (
+            counting or after.opname == "BINARY_SUBSCR" or after.argrepr in ("**", "**=", "[]")
+        ):
             value = one.argval
-        elif one.opname == "LOAD_SMALL_INT":  # Python 3.14: small integers are not among the constants
+        # Python 3.14: small integers are not among the constants
+        elif one.opname == "LOAD_SMALL_INT":
             value = number(one.argval)
         else:
             continue
@@ -183,13 +230,18 @@ def retyped_code(code: types.CodeType, number: type) -> types.CodeType:
         if index == len(constants):
             constants.append(value)
         if index > 255:
-            raise ValueError(f"{code.co_name} has too many literals to be compiled into a kernel: split it in two functions")
+            raise ValueError(
+                f"{code.co_name} has too many literals to be compiled into a kernel: split it in "
+                "two functions"
+            )
         words[one.offset : one.offset + 2] = bytes((load_constant, index))
     return code.replace(co_consts=tuple(constants), co_code=bytes(words))
 
 
 def define(name: str, text: str, **names) -> Callable:
-    """The function `name` that `text` defines. Kernels know no generator expressions, so what counts gates is spelled out."""
+    """The function `name` that `text` defines. Kernels know no generator expressions, so what
+    counts gates is spelled out.
+    """
     names["__name__"] = __name__  # where Numba looks for it again
     exec(compile(text, f"<rnn_gpu {name}>", "exec"), names)
     return names[name]
@@ -202,7 +254,9 @@ def gather(count: int, arguments: str, element: str, **names) -> Callable:
 
 
 class Access(NamedTuple):
-    """How kernels reach the numbers of one step t, sample b, unit j: tuples from arrays, and back into them."""
+    """How kernels reach the numbers of one step t, sample b, unit j: tuples from arrays, and back
+    into them.
+    """
 
     inputs: Callable  # (p, t, b, j) -> G + D numbers of p (T, B, G + D, n)
     gates: Callable  # (a, t, b, j) -> G numbers of a (T, B, G, n)
@@ -213,31 +267,49 @@ class Access(NamedTuple):
     put_states: Callable
 
 
-def access(cell, compile: Callable, load: Callable | None = None, store: Callable | None = None) -> Access:
+def access(
+    cell, compile: Callable, load: Callable | None = None, store: Callable | None = None
+) -> Access:
     """The accessors of a cell's arrays as one device compiles them.
 
-    With load(a, index, count) and store(a, index, count, value) they take one argument more, `count` after j.
+    With load(a, index, count) and store(a, index, count, value) they take one argument more,
+    `count` after j.
     """
     beside, apart = "(t, b, {k}, j)", "({k}, t, b, j)"
     counts = ((cell.gates, beside), (cell.kept, beside), (cell.states, apart))
     if load is None:
         arguments, get, put = "a, t, b, j", "a[{}]", "a[{}] = values[{{k}}]"
     else:
-        arguments, get, put = "a, t, b, j, count", "load(a, {}, count)", "store(a, {}, count, values[{{k}}])"
-    reads = (gather(count, arguments, get.format(index), load=load) for count, index in ((cell.gates + cell.drawn, beside), *counts))
-    writes = (repeat(count, arguments + ", values", put.format(index), store=store) for count, index in counts)
+        arguments, get = "a, t, b, j, count", "load(a, {}, count)"
+        put = "store(a, {}, count, values[{{k}}])"
+    reads = (
+        gather(count, arguments, get.format(index), load=load)
+        for count, index in ((cell.gates + cell.drawn, beside), *counts)
+    )
+    writes = (
+        repeat(count, arguments + ", values", put.format(index), store=store)
+        for count, index in counts
+    )
     return Access(*map(compile, (*reads, *writes)))
 
 
 def repeat(count: int, arguments: str, statement: str, **names) -> Callable:
-    """(arguments) -> None; does `statement` for k = 0 … count−1, spelled out where it must not be left to a compiler to unroll."""
+    """(arguments) -> None; does `statement` for k = 0 … count−1, spelled out where it must not be
+    left to a compiler to unroll.
+    """
     lines = "".join(f"    {statement.format(k=k)}\n" for k in range(count)) or "    pass\n"
     return define("repeat", f"def repeat({arguments}):\n{lines}", **names)
 
 
 def elementwise_source(outputs: int, inputs: int, scalars: int, loop: str) -> str:
     """The text of kernel(o0, …, x0, …, a0, …): o0[i], … = f(x0[i], …, a0, …) for i in `loop`."""
-    o, x, a = ([f"{letter}{k}" for k in range(count)] for letter, count in (("o", outputs), ("x", inputs), ("a", scalars)))
+    o, x, a = (
+        [f"{letter}{k}" for k in range(count)]
+        for letter, count in (("o", outputs), ("x", inputs), ("a", scalars))
+    )
     targets = ", ".join(f"{name}[i]" for name in o)
     values = ", ".join([f"{name}[i]" for name in x] + a)
-    return f"def kernel({', '.join(o + x + a)}):\n    for i in {loop}:\n        {targets} = f({values})\n"
+    return (
+        f"def kernel({', '.join(o + x + a)}):\n    for i in {loop}:\n        {targets} = "
+        f"f({values})\n"
+    )

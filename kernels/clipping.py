@@ -9,5 +9,7 @@ def bounded(δ, bound):
 
 
 def factor(square):
-    """What δ is multiplied by so that ‖δ‖ is at most the bound, from Σ (δ/bound)²; NaN where that overflows, so that it is seen."""
+    """What δ is multiplied by so that ‖δ‖ is at most the bound, from Σ (δ/bound)²; NaN where that
+    overflows, so that it is seen.
+    """
     return np.where(square > 1.0, 1.0 / np.sqrt(square) + (square - square), 1.0)

@@ -1,6 +1,7 @@
 """What a formula is made of, told in plain things.
 
-They are the same in any run for the same formula, and others where anything has changed that it reads.
+They are the same in any run for the same formula, and others where anything has changed that it
+reads.
 """
 
 import builtins
@@ -16,7 +17,18 @@ from itertools import takewhile
 import numpy as np
 
 LIBRARIES = (builtins, math, cmath, operator, np)  # of a known version: what is theirs is named
-PLAIN = bool, int, float, complex, str, bytes, np.number, np.bool_, types.NoneType, types.EllipsisType
+PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    np.number,
+    np.bool_,
+    types.NoneType,
+    types.EllipsisType,
+)
 COUNTS = ("argcount", "posonlyargcount", "kwonlyargcount")
 CODE = ("code", "exceptiontable", "flags", "names", "varnames", "freevars", "cellvars", *COUNTS)
 
@@ -58,7 +70,9 @@ def formulas(made_of):
 
 
 def name_in_a_library(value) -> str:
-    """What Python, its mathematics or NumPy call a function or a type; "" where it is none of theirs."""
+    """What Python, its mathematics or NumPy call a function or a type; "" where it is none of
+    theirs.
+    """
     name = getattr(value, "__name__", None)
     if not isinstance(name, str):
         return ""

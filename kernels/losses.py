@@ -35,7 +35,8 @@ def binary_cross_entropy(o, t, log_sum):
 
 
 def dbinary_cross_entropy(o, t, log_sum):
-    return (1.0 - t) * sigmoid(o) - t * sigmoid(-o)  # σ(o) − t, whose digits are gone where σ(o) rounds to t = 1
+    # σ(o) − t, whose digits are gone where σ(o) rounds to t = 1
+    return (1.0 - t) * sigmoid(o) - t * sigmoid(-o)
 
 
 def softmax_cross_entropy(o, t, log_sum):
@@ -49,5 +50,9 @@ def dsoftmax_cross_entropy(o, t, log_sum):
 
 LOSSES = {
     name: Loss(name, globals()[name], globals()["d" + name], classes)
-    for name, classes in {"squared_error": "", "binary_cross_entropy": "binary", "softmax_cross_entropy": "exclusive"}.items()
+    for name, classes in {
+        "squared_error": "",
+        "binary_cross_entropy": "binary",
+        "softmax_cross_entropy": "exclusive",
+    }.items()
 }

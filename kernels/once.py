@@ -1,4 +1,5 @@
-"""What is made once for a formula: its check, the cells and kernels that have it; and how it is let go.
+"""What is made once for a formula: its check, the cells and kernels that have it; and how it is let
+go.
 
 A formula is compiled with what it refers to: a global of its own, a constant of a module. When that
 has changed, nothing that was made of the formula is true any more.
@@ -21,8 +22,8 @@ def once(f):
 def forget():
     """Let go of all that was made of formulas.
 
-    Layers go on: what they need is made again, of what their formulas refer to by then.
-    An activation's kernels, forward and back, keep 21 MB on the CPU where they were compiled, 5 where
+    Layers go on: what they need is made again, of what their formulas refer to by then. An
+    activation's kernels, forward and back, keep 21 MB on the CPU where they were compiled, 5 where
     they were found on disk. Of these 9 and 3 stay: machine code, which LLVM has no way to unload.
     """
     for each in caches:
@@ -37,7 +38,9 @@ def told(formula):
 
 @once
 def at_first(formula):
-    """What was told of a formula when it was first seen, and is compiled in whatever comes later."""
+    """What was told of a formula when it was first seen, and is compiled in whatever comes
+    later.
+    """
     return told(formula)
 
 

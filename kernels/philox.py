@@ -1,4 +1,6 @@
-"""Philox-4x32-10 (Salmon et al., SC 2011): a random word is a function of its place. Operators only, so any device's arrays do."""
+"""Philox-4x32-10 (Salmon et al., SC 2011): a random word is a function of its place. Operators
+only, so any device's arrays do.
+"""
 
 import numpy as np
 
@@ -8,7 +10,8 @@ LOW = 0xFFFFFFFF
 def philox(counter, key):
     """Four words of a counter and two of a key -> four words, each uniform in 0 … 2³²−1.
 
-    Words are integers below 2³², Python's or arrays of uint64 that broadcast: the product of two then does not overflow.
+    Words are integers below 2³², Python's or arrays of uint64 that broadcast: the product of two
+    then does not overflow.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -20,7 +23,8 @@ def philox(counter, key):
 
 
 def words(array, T: int, B: int, n: int, seed: int, layer: int, draw: int, first: int = 0):
-    """A word for unit j of sample b at step t, (T, B, n) uint64: word j mod 4 of the counter (⌊j/4⌋, b, t, draw), key (seed, layer).
+    """A word for unit j of sample b at step t, (T, B, n) uint64: word j mod 4 of the counter
+    (⌊j/4⌋, b, t, draw), key (seed, layer).
 
     first  is the number of the first step
     array  makes a device's array of a NumPy one: (a, dtype) -> array

@@ -1,4 +1,5 @@
-"""Updates of one weight θ by its gradient dθ, with learning rate η and weight decay λ. Moments come back beside the weight.
+"""Updates of one weight θ by its gradient dθ, with learning rate η and weight decay λ. Moments come
+back beside the weight.
 
 Corrections of Adam's bias, 1/(1 − βᵗ), enter as c1 and c2: they are the same for every weight.
 """

@@ -8,7 +8,8 @@
 
 from pathlib import Path as _Path
 
-if not (_Path(__file__).parent / "kernels").exists():  # in a checkout `kernels` stands beside this folder, not inside it
+# in a checkout `kernels` stands beside this folder, not inside it
+if not (_Path(__file__).parent / "kernels").exists():
     __path__.append(str(_Path(__file__).parents[1]))
 
 from . import datasets, optimizers

@@ -46,7 +46,10 @@ def seed(name: str, value) -> int:
 def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> float:
     real = isinstance(value, Real) and not isinstance(value, bool)
     if not real or not low <= float(value) <= high or (open_high and value == high):
-        raise ArgumentError(f"{name} is {value!r}, expected a number from {low} to {'below ' if open_high else ''}{high}")
+        raise ArgumentError(
+            f"{name} is {value!r}, expected a number from {low} to "
+            f"{'below ' if open_high else ''}{high}"
+        )
     return float(value)
 
 
@@ -84,30 +87,38 @@ def on_gpu(x) -> bool:
 def as_array(name: str, x, dtype) -> Any:
     """x as NumPy's array, or CuPy's where it is on a GPU: another library's by DLPack, not copied.
 
-    Nested lists of floats become arrays of `dtype`, of integers of int64. What has labels of its own
-    is taken by position.
+    Nested lists of floats become arrays of `dtype`, of integers of int64. What has labels of its
+    own is taken by position.
     """
     if type(x) is np.ndarray:
         return x
     if isinstance(x, np.ma.MaskedArray):
-        raise ArgumentError(f"{name} is a masked array, expected a plain one: its mask would be ignored")
+        raise ArgumentError(
+            f"{name} is a masked array, expected a plain one: its mask would be ignored"
+        )
     if isinstance(x, np.ndarray):
         return x
     if on_gpu(x):
         try:
             return import_module("rnn_gpu.kernels.devices.cuda.launch").arrays().asarray(x)
         except ImportError as error:
-            raise DeviceError(f"{name} is on a GPU, but what takes it there is not installed: {error}") from None
+            raise DeviceError(
+                f"{name} is on a GPU, but what takes it there is not installed: {error}"
+            ) from None
     if hasattr(x, "__dlpack__"):
         try:
             return np.from_dlpack(x)
         except (BufferError, RuntimeError, TypeError) as error:
-            raise ArgumentError(f"{name}, a {type(x).__name__}, cannot be taken by DLPack: {error}") from None
+            raise ArgumentError(
+                f"{name}, a {type(x).__name__}, cannot be taken by DLPack: {error}"
+            ) from None
     if labelled(x):
         return by_position(name, x)
     if isinstance(x, (list, tuple)):
         x = [by_position(f"{name}[{i}]", a) if labelled(a) else a for i, a in enumerate(x)]
-    elif isinstance(x, (str, bytes)) or not (isinstance(x, NUMBERS) or hasattr(x, "__array_interface__")):
+    elif isinstance(x, (str, bytes)) or not (
+        isinstance(x, NUMBERS) or hasattr(x, "__array_interface__")
+    ):
         raise ArgumentError(f"{name} is {came(x)}, expected an array, or lists of numbers")
     try:
         a = np.asarray(x)
@@ -128,28 +139,37 @@ def came_in_parts(x) -> str:
 
 
 def labelled(x) -> bool:
-    """May x[0] be another than the first: has x labels of its own, as those of pandas and xarray?"""
+    """May x[0] be another than the first: has x labels of its own, as those of pandas and
+    xarray?
+    """
     plain = isinstance(x, (np.ndarray, np.generic)) or hasattr(x, "__dlpack__")
     return not plain and hasattr(x, "__array__")
 
 
 def by_position(name: str, x) -> np.ndarray:
-    """What has labels as NumPy's array of numbers, in the order in which they stand; nothing is cast."""
+    """What has labels as NumPy's array of numbers, in the order in which they stand; nothing is
+    cast.
+    """
     a, kind = unlabelled(name, x)
     whole = "int" in kind.lower() or "bool" in kind.lower()
-    if a.dtype.kind not in ("iub" if whole else "fiubc"):  # where one is missing the others become floats
+    # where one is missing the others become floats
+    if a.dtype.kind not in ("iub" if whole else "fiubc"):
         came = f"{name} is a {type(x).__name__} of {kind} (as an array: {a.dtype})"
         raise DtypeError(f"{came}, expected numbers, none missing")
     return a
 
 
 def unlabelled(name: str, x) -> tuple[np.ndarray, str]:
-    """NumPy's array of what has labels, of objects too; and its dtype, which is that of all columns, in words."""
+    """NumPy's array of what has labels, of objects too; and its dtype, which is that of all
+    columns, in words.
+    """
     dtypes = x.dtypes if hasattr(type(x), "columns") else [getattr(x, "dtype", "")]
     kinds = [str(dtype) for dtype in dtypes]
     if len(set(kinds)) > 1:
         columns = (f"{column} is {kind}" for column, kind in zip(x.columns, kinds, strict=True))
-        raise DtypeError(f"{name} has columns of several dtypes, expected one: {', '.join(columns)}")
+        raise DtypeError(
+            f"{name} has columns of several dtypes, expected one: {', '.join(columns)}"
+        )
     if "category" in kinds:
         came = f"{name} is a {type(x).__name__} of categories"
         raise DtypeError(f"{came}, expected numbers: take its codes")
@@ -157,13 +177,19 @@ def unlabelled(name: str, x) -> tuple[np.ndarray, str]:
 
 
 def samples(name: str, x) -> list:
-    """The N samples of a list, an array, what has labels of its own, or anything with len and x[0] … x[N−1]."""
+    """The N samples of a list, an array, what has labels of its own, or anything with len and x[0]
+    … x[N−1].
+    """
     expected = "expected a list of samples, or an array of them"
     if isinstance(x, (Mapping, Set, str, bytes)):
         raise ArgumentError(f"{name} is {came(x)}, {expected}")
     if labelled(x):
         a, _ = unlabelled(name, x)
-        ragged = a.dtype == object and a.ndim == 1 and all(isinstance(one, (list, np.ndarray)) for one in a)
+        ragged = (
+            a.dtype == object
+            and a.ndim == 1
+            and all(isinstance(one, (list, np.ndarray)) for one in a)
+        )
         x = a if ragged else by_position(name, x)
     try:
         N = len(x)
@@ -174,26 +200,40 @@ def samples(name: str, x) -> list:
     try:
         return [x[i] for i in range(N)]
     except (LookupError, TypeError) as error:
-        raise ArgumentError(f"{name} is {came(x)}, {expected}: it has no {name}[i] ({error!r})") from None
+        raise ArgumentError(
+            f"{name} is {came(x)}, {expected}: it has no {name}[i] ({error!r})"
+        ) from None
 
 
 def as_kind_of(x, a):
-    """a, NumPy's or CuPy's, as the kind of array that x is, not copied; lists and numbers get it as it is."""
+    """a, NumPy's or CuPy's, as the kind of array that x is, not copied; lists and numbers get it as
+    it is.
+    """
     if type(x) is type(a) or isinstance(x, np.ndarray) or not hasattr(x, "__dlpack__"):
         return a
-    own = x.__array_namespace__() if hasattr(x, "__array_namespace__") else import_module(type(x).__module__.partition(".")[0])
+    own = (
+        x.__array_namespace__()
+        if hasattr(x, "__array_namespace__")
+        else import_module(type(x).__module__.partition(".")[0])
+    )
     return own.from_dlpack(a)
 
 
 def take(device, name: str, a, dtype):
     """a, NumPy's or CuPy's, as a contiguous array of the device."""
     if device.name != "cuda" and on_gpu(a):
-        raise DeviceError(f"{name} is on a GPU, but device is {device.name!r}: say device='cuda', or copy {name} to the host")
+        raise DeviceError(
+            f"{name} is on a GPU, but device is {device.name!r}: say device='cuda', or copy "
+            f"{name} to the host"
+        )
     return device.array(a, dtype)
 
 
-def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None) -> Any:
-    """x as an array of `dtype` and shape; None in `shape` is any size of at least 1, on axis `batch` of at least 0.
+def floats(
+    name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None
+) -> Any:
+    """x as an array of `dtype` and shape; None in `shape` is any size of at least 1, on axis
+    `batch` of at least 0.
 
     `axes` names them in messages.
     """
@@ -203,20 +243,30 @@ def floats(name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, b
     if a.dtype.kind in "iu" and not is_array(x):  # a list has no dtype that could have been meant
         a = a.astype(dtype)
     if a.dtype != dtype:
-        convert = f", or build with dtype={a.dtype.name!r}" if a.dtype.name in DTYPES and a.dtype.name != dtype else ""
-        raise DtypeError(f"{name} is {a.dtype}, but this was built for {dtype}: convert it{convert}")
+        convert = (
+            f", or build with dtype={a.dtype.name!r}"
+            if a.dtype.name in DTYPES and a.dtype.name != dtype
+            else ""
+        )
+        raise DtypeError(
+            f"{name} is {a.dtype}, but this was built for {dtype}: convert it{convert}"
+        )
     if a.ndim != len(shape):
         raise ShapeError(f"{name} has shape {a.shape}, expected {len(shape)} axes, {axes}")
     if 0 in a.shape and any(size == 0 and axis != batch for axis, size in enumerate(a.shape)):
         raise ShapeError(f"{name} has shape {a.shape}, {axes}: an axis is empty")
     for axis, expected in enumerate(shape):
         if expected is not None and a.shape[axis] != expected:
-            raise ShapeError(f"{name} has shape {a.shape}, expected {expected} on axis {axis} of {axes}")
+            raise ShapeError(
+                f"{name} has shape {a.shape}, expected {expected} on axis {axis} of {axes}"
+            )
     return a
 
 
 def are_symbols(x, a, rank: int) -> bool:
-    """Do integers a, made from x, stand for one-hot vectors? A list of another rank is a list of whole numbers."""
+    """Do integers a, made from x, stand for one-hot vectors? A list of another rank is a list of
+    whole numbers.
+    """
     return a.dtype.kind in "iu" and (is_array(x) or a.ndim == rank)
 
 
@@ -231,14 +281,19 @@ def finite(name: str, a):
 def symbols(name: str, x, classes: int, shape_axes: str, rank: int, batch: int | None = None):
     """Integers in [0, classes), of the given rank; axis `batch` may be empty."""
     if x.ndim != rank:
-        raise ShapeError(f"{name} has shape {x.shape} and integers, expected {rank} axes, {shape_axes}, of symbols 0..{classes - 1}")
+        raise ShapeError(
+            f"{name} has shape {x.shape} and integers, expected {rank} axes, {shape_axes}, of "
+            f"symbols 0..{classes - 1}"
+        )
     if any(size == 0 and axis != batch for axis, size in enumerate(x.shape)):
         raise ShapeError(f"{name} has shape {x.shape}, {shape_axes}: an axis is empty")
     if x.size == 0:
         return x
     low, high = int(x.min()), int(x.max())
     if low < 0 or high >= classes:
-        raise ArgumentError(f"{name} has the symbol {low if low < 0 else high}, expected 0..{classes - 1}")
+        raise ArgumentError(
+            f"{name} has the symbol {low if low < 0 else high}, expected 0..{classes - 1}"
+        )
     return x
 
 
@@ -272,5 +327,7 @@ def check_lengths(lengths, T: int, B: int):
         raise DtypeError(f"lengths is {a.dtype}, expected integers")
     wrong = np.flatnonzero((a < 1) | (a > T))
     if wrong.size:
-        raise ArgumentError(f"lengths[{wrong[0]}] is {a[wrong[0]]}, expected 1..{T}, the number of time steps of x")
+        raise ArgumentError(
+            f"lengths[{wrong[0]}] is {a[wrong[0]]}, expected 1..{T}, the number of time steps of x"
+        )
     return a.astype(np.int64)

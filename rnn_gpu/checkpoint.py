@@ -22,7 +22,8 @@ class Position:
     rng: dict  # the state of the generator that draws the order of this epoch
     epoch: int = 0
     batch: int = 0
-    seen: list = field(default_factory=list)  # (loss, share of right answers, weight) of what is done of this epoch
+    # (loss, share of right answers, weight) of what is done of this epoch
+    seen: list = field(default_factory=list)
     history: dict = field(default_factory=dict)
 
 
@@ -36,9 +37,11 @@ def fingerprint(x, y) -> str:
 
 
 def save(path, network, optimizer, settings: dict, position: Position):
-    """Write parameters, moments, the counts of passes and updates, and the position: whole, or not at all.
+    """Write parameters, moments, the counts of passes and updates, and the position: whole, or not
+    at all.
 
-    Raises NonFiniteError, and leaves the file that is there, if a parameter or a moment is not finite.
+    Raises NonFiniteError, and leaves the file that is there, if a parameter or a moment is not
+    finite.
     """
     number = network._device.numpy
     arrays = {f"parameter {name}": number(a) for name, a in network.parameters.items()}

@@ -1,4 +1,6 @@
-"""The command `rnn-gpu`: train on a data set that ships with the library, and tell what this machine offers."""
+"""The command `rnn-gpu`: train on a data set that ships with the library, and tell what this
+machine offers.
+"""
 
 import json
 import math
@@ -14,7 +16,10 @@ import typer
 from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
 from .device import NAMES, PRECISIONS, module_of, resolve, simulated, why_no_cuda
 
-app = typer.Typer(help="Recurrent networks by back-propagation through time, with kernels in Python.", no_args_is_help=True)
+app = typer.Typer(
+    help="Recurrent networks by back-propagation through time, with kernels in Python.",
+    no_args_is_help=True,
+)
 CELLS = {"elman": RNN, "lstm": LSTM, "gru": GRU}
 Cell = StrEnum("Cell", list(CELLS))
 Data = StrEnum("Data", ["vowels", "python-manual"])
@@ -58,19 +63,33 @@ def new_folder(stem: Path) -> Path:
         except FileExistsError:
             k += 1
         except OSError as error:
-            raise ArgumentError(f"--out is {stem.parent}, where no folder can be made: {error}") from None
+            raise ArgumentError(
+                f"--out is {stem.parent}, where no folder can be made: {error}"
+            ) from None
 
 
 @app.command()
 def train(
     cell: Annotated[Cell, typer.Option(help="The recurrent cell.")] = Cell.elman,
-    data: Annotated[Data, typer.Option(help="Speakers of Japanese vowels, or the characters of Python's manual.")] = Data.vowels,
+    data: Annotated[
+        Data,
+        typer.Option(help="Speakers of Japanese vowels, or the characters of Python's manual."),
+    ] = Data.vowels,
     device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Default: 60 for vowels, 5 for python-manual.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="Units. Default: 64 for vowels, 128 for python-manual.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Default: 60 for vowels, 5 for python-manual.")
+    ] = None,
+    hidden: Annotated[
+        int | None,
+        typer.Option(min=1, help="Units. Default: 64 for vowels, 128 for python-manual."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0.0, help="Of Adam.")] = 3e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the samples.")] = 0,
-    precision: Annotated[Precision, typer.Option(help="Of matrix products; tf32 is for a GPU.")] = Precision.fp32,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the initial weights and the order of the samples.")
+    ] = 0,
+    precision: Annotated[
+        Precision, typer.Option(help="Of matrix products; tf32 is for a GPU.")
+    ] = Precision.fp32,
     out: Annotated[Path, typer.Option(help="Where the folder of this run is made.")] = Path("runs"),
 ):
     """Train a network, print how good it is on held-out data, and keep the model and a picture."""
@@ -78,22 +97,41 @@ def train(
     n, epochs = hidden or it.hidden, epochs or it.epochs
     options = {"device": device.value, "seed": seed, "precision": precision.value}
     embedding = [Embedding(it.features, it.embedded, **options)] if it.embedded else []
-    layers = [*embedding, CELLS[cell](it.embedded or it.features, n, **options), Dense(n, it.outputs, **options)]
+    layers = [
+        *embedding,
+        CELLS[cell](it.embedded or it.features, n, **options),
+        Dense(n, it.outputs, **options),
+    ]
     network = Network(layers, loss="softmax_cross_entropy", steps=it.steps)
     folder = new_folder(out / f"{data}-{cell}-seed{seed}")
     model = folder / "model.safetensors"
-    print(f"{cell}, {n} units, on {data}: {len(it.train.x)} sequences to train on, {len(it.test.x)} held out; device {network.device}")
+    print(
+        f"{cell}, {n} units, on {data}: {len(it.train.x)} sequences to train on, {len(it.test.x)} "
+        f"held out; device {network.device}"
+    )
     kept: dict = {}
 
     def keep_best(network, history):
-        if history["loss"][-1] <= min(history["loss"]):  # of training: the held-out samples choose nothing
+        # of training: the held-out samples choose nothing
+        if history["loss"][-1] <= min(history["loss"]):
             network.save(model)
         kept.update(history)
 
     stopped = False
     try:
-        settings = {"epochs": epochs, "batch_size": it.batch_size, "learning_rate": learning_rate, "seed": seed}
-        network.fit(it.train.x, it.train.y, validation=(it.test.x, it.test.y), on_epoch=keep_best, **settings)
+        settings = {
+            "epochs": epochs,
+            "batch_size": it.batch_size,
+            "learning_rate": learning_rate,
+            "seed": seed,
+        }
+        network.fit(
+            it.train.x,
+            it.train.y,
+            validation=(it.test.x, it.test.y),
+            on_epoch=keep_best,
+            **settings,
+        )
     except KeyboardInterrupt:
         stopped = True
         if not kept:
@@ -116,7 +154,12 @@ def train(
         from .plots import delta_norms, training_picture
 
         norms = delta_norms(best, it.train.x[:64], it.train.y[:64])
-        training_picture(folder / "training.png", f"{cell}, {n} units, {data}: {it.held_out} accuracy {found['accuracy']:.4f}", kept, norms)
+        training_picture(
+            folder / "training.png",
+            f"{cell}, {n} units, {data}: {it.held_out} accuracy {found['accuracy']:.4f}",
+            kept,
+            norms,
+        )
         print(f"picture  {folder / 'training.png'}")
     except ImportError:
         print(NO_PICTURE, file=sys.stderr)
@@ -127,14 +170,24 @@ def train(
 @app.command()
 def gradflow(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", exists=True, dir_okay=False, help="A file that `rnn-gpu train` or Network.save wrote.")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            exists=True,
+            dir_okay=False,
+            help="A file that `rnn-gpu train` or Network.save wrote.",
+        ),
     ],
     data: Annotated[Data, typer.Option(help="What it was trained on.")] = Data.vowels,
     samples: Annotated[int, typer.Option(min=1, help="How many of the training sequences.")] = 64,
     device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
-    out: Annotated[Path | None, typer.Option(help="Where the picture goes. Default: beside the model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the picture goes. Default: beside the model.")
+    ] = None,
 ):
-    """Tell how the gradient of a model fares on its way back through time, what to do about it, and draw it."""
+    """Tell how the gradient of a model fares on its way back through time, what to do about it, and
+    draw it.
+    """
     it = job(data).train
     report = load(model, device=device).gradient_flow(it.x[:samples], it.y[:samples])
     print(report)
@@ -151,14 +204,23 @@ def gradflow(
 @app.command()
 def info():
     """Versions, devices, and what device="auto" means on this machine."""
-    for package in ("rnn_gpu", "numpy", "numba", "numba-cuda", "cupy-cuda13x", "cupy-cuda12x", "matplotlib"):
+    for package in (
+        "rnn_gpu",
+        "numpy",
+        "numba",
+        "numba-cuda",
+        "cupy-cuda13x",
+        "cupy-cuda12x",
+        "matplotlib",
+    ):
         try:
             print(f"{package:14}{version(package)}")
         except PackageNotFoundError:
             print(f"{package:14}not installed")
     print(f"{'python':14}{platform.python_version()} on {platform.machine()}")
     reason = why_no_cuda()
-    print(f"{'cuda':14}{'the simulator (NUMBA_ENABLE_CUDASIM=1)' if simulated() else 'a GPU' if not reason else 'no: ' + reason}")
+    cuda = "the simulator (NUMBA_ENABLE_CUDASIM=1)" if simulated() else "a GPU"
+    print(f"{'cuda':14}{'no: ' + reason if reason else cuda}")
     print(f"{'auto':14}{resolve('auto').name}")
     store = stored().folder()
     kept = store.files()
@@ -170,7 +232,9 @@ def info():
 
 @app.command()
 def clear_kernels():
-    """Remove the compiled kernels that are kept on disk from run to run; they are compiled again when they are needed."""
+    """Remove the compiled kernels that are kept on disk from run to run; they are compiled again
+    when they are needed.
+    """
     removed = stored().clear()
     print(f"{len(removed)} files removed, {in_megabytes(removed)}")
 

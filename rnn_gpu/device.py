@@ -12,15 +12,18 @@ PRECISIONS = ("fp32", "tf32")  # of GEMMs
 def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> ModuleType:
     """Return the device module of "cpu", "cuda", "reference", or of what "auto" stands for here.
 
-    "auto" is "cuda" where Numba sees a real GPU and CuPy can be imported, else "cpu"; it never chooses the CUDA simulator.
-    "cuda" never falls back: DeviceError says what is missing. Nor does precision="tf32", for float32 on "cuda" alone.
+    "auto" is "cuda" where Numba sees a real GPU and CuPy can be imported, else "cpu"; it never
+    chooses the CUDA simulator. "cuda" never falls back: DeviceError says what is missing. Nor does
+    precision="tf32", for float32 on "cuda" alone.
     """
     if device not in NAMES:
         raise DeviceError(f"device is {device!r}, expected one of {', '.join(map(repr, NAMES))}")
     if device == "auto":
         device = "cpu" if simulated() or why_no_cuda() else "cuda"
     if device == "cuda" and (reason := why_no_cuda()):
-        raise DeviceError(f"device='cuda', but {reason}. Say device='cpu', or 'auto' to let rnn_gpu choose.")
+        raise DeviceError(
+            f"device='cuda', but {reason}. Say device='cpu', or 'auto' to let rnn_gpu choose."
+        )
     if precision == "fp32":
         return module_of(device)
     if (device, dtype) != ("cuda", "float32"):
@@ -33,7 +36,9 @@ def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> Mod
 
 
 def module_of(device: str) -> ModuleType:
-    """The module of a device; ArgumentError where it does not understand what the environment says."""
+    """The module of a device; ArgumentError where it does not understand what the environment
+    says.
+    """
     try:
         return import_module(f"rnn_gpu.kernels.devices.{device}")
     except ValueError as error:
@@ -41,10 +46,13 @@ def module_of(device: str) -> ModuleType:
 
 
 def why_no_cuda() -> str:
-    """What keeps device="cuda" from working here; "" where it works, on a GPU or in the simulator."""
+    """What keeps device="cuda" from working here; "" where it works, on a GPU or in the
+    simulator.
+    """
     try:
         return import_module("rnn_gpu.kernels.devices.cuda").missing()
-    except (ImportError, RuntimeError) as error:  # without CUDA's libraries `import numba.cuda` itself raises RuntimeError
+    # without CUDA's libraries `import numba.cuda` itself raises RuntimeError
+    except (ImportError, RuntimeError) as error:
         return f"numba-cuda cannot be imported ({error})"
 
 

@@ -1,4 +1,6 @@
-"""gradcheck: is the gradient the slope of the loss? Central differences in float64, on settings that can fail."""
+"""gradcheck: is the gradient the slope of the loss? Central differences in float64, on settings
+that can fail.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -35,37 +37,54 @@ def gradcheck(
     seed: int = 0,
     allow_blind: bool = False,
 ) -> Check:
-    """Compare the gradients of every parameter, of x and of the initial state with central differences of the loss.
+    """Compare the gradients of every parameter, of x and of the initial state with central
+    differences of the loss.
 
-    model    a Network (its own loss), or a recurrent layer (the loss is ½Σ(y − output)² over all steps)
+    model    a Network (its own loss), or a recurrent layer (the loss is ½Σ(y − output)² over all
+             steps)
     x, y     (T, B, m) and targets (T, B, k); class labels (T, B) where the loss takes them
     state    of each recurrent layer, as a call takes it; None draws one from N(0, ½)
     lengths, mask, resets  as a call takes them, time-major
     samples  coordinates tried in each array, drawn by `seed`; None tries all
     The loss also has a random linear term in the final states, so that their gradient enters.
 
-    Raises GradientError, with the worst coordinate, if a relative error passes `tolerance` (of 1 + the size of the slope).
-    Raises ArgumentError for settings that cannot see a wrong recurrence: T < 3, a zero initial state, the identity as activation
-    of a recurrent layer, a dtype other than float64; allow_blind=True lets the first three pass.
+    Raises GradientError, with the worst coordinate, if a relative error passes `tolerance` (of 1 +
+    the size of the slope). Raises ArgumentError for settings that cannot see a wrong recurrence: T
+    < 3, a zero initial state, the identity as activation of a recurrent layer, a dtype other than
+    float64; allow_blind=True lets the first three pass.
     """
     network = Network([model]) if isinstance(model, Recurrent) else model
     if not isinstance(network, Network) or not network.recurrent:
-        raise ArgumentError(f"model is a {type(model).__name__}, expected a recurrent layer, or a Network that has one")
+        raise ArgumentError(
+            f"model is a {type(model).__name__}, expected a recurrent layer, or a Network that "
+            "has one"
+        )
     if network.dtype != "float64":
-        raise ArgumentError(f"model is {network.dtype}, expected float64: check model.copy(dtype='float64')")
+        raise ArgumentError(
+            f"model is {network.dtype}, expected float64: check model.copy(dtype='float64')"
+        )
     rng = np.random.default_rng(arguments.seed("seed", seed))
     tolerance = arguments.number("tolerance", tolerance, 0)
     allow_blind = arguments.flag("allow_blind", allow_blind)
     if samples is not None:
         arguments.size("samples", samples)
-    x = np.array(arguments.floats("x", x, "float64", (None, None, network.input_size), f"(T, B, m={network.input_size})"))
+    x = np.array(
+        arguments.floats(
+            "x", x, "float64", (None, None, network.input_size), f"(T, B, m={network.input_size})"
+        )
+    )
     T, B, _ = x.shape
     state = draw_state(network, B, rng) if state is None else state
     states = [np.array(network._device.numpy(s)) for s in network._states("state", state, B)]
     if not allow_blind:
         refuse_blind(network, T, states, lengths)
     y = arguments.samples("y", y)
-    target = np.stack([network.objective.target(f"y[{t}]", y[t], B, network.output_size, "float64") for t in range(len(y))])
+    target = np.stack(
+        [
+            network.objective.target(f"y[{t}]", y[t], B, network.output_size, "float64")
+            for t in range(len(y))
+        ]
+    )
     if len(target) != T:
         raise ArgumentError(f"y has {len(target)} time steps, expected {T}")
     lengths = np.full(B, T) if lengths is None else arguments.check_lengths(lengths, T, B)
@@ -81,16 +100,24 @@ def gradcheck(
         called = [tuple(s) if len(s) > 1 else s[0] for s in states]
         o, last = network(d.array(x, "float64"), called, lengths=lengths, mask=mask, resets=resets)
         E, do = network.objective(d, d.array(o, "float64"), target, weight)
-        last = [np.stack([d.numpy(part) for part in (s if isinstance(s, tuple) else (s,))]) for s in last]
+        last = [
+            np.stack([d.numpy(part) for part in (s if isinstance(s, tuple) else (s,))])
+            for s in last
+        ]
         E += sum(float((a * b).sum()) for a, b in zip(pull, last, strict=True))
         if not differentiate:
             return E
         return network.backward(do, [tuple(a) if len(a) > 1 else a[0] for a in pull])
 
     dx, dstates = loss(differentiate=True)
-    claimed = {name: (network.parameters[name], d.numpy(g)) for name, g in network.grads.items()} | {"x": (x, d.numpy(dx))}
+    claimed = {
+        name: (network.parameters[name], d.numpy(g)) for name, g in network.grads.items()
+    } | {"x": (x, d.numpy(dx))}
     for i, (s, ds) in enumerate(zip(states, dstates, strict=True)):
-        claimed[f"state[{i}]"] = s, np.stack([d.numpy(part) for part in (ds if isinstance(ds, tuple) else (ds,))])
+        claimed[f"state[{i}]"] = (
+            s,
+            np.stack([d.numpy(part) for part in (ds if isinstance(ds, tuple) else (ds,))]),
+        )
 
     errors = {}
     for name, (array, gradient) in claimed.items():
@@ -101,13 +128,18 @@ def gradcheck(
             error, slope = difference(loss, array, place, gradient[place])
             if not error <= tolerance:
                 at = tuple(map(int, place))
-                raise GradientError(f"the gradient of {name} is {gradient[place]:.9g} at {at}, but the slope of the loss is {slope:.9g}")
+                raise GradientError(
+                    f"the gradient of {name} is {gradient[place]:.9g} at {at}, but the slope of "
+                    f"the loss is {slope:.9g}"
+                )
             errors[name] = max(errors.get(name, 0.0), error)
     return Check(errors, max(errors.values()))
 
 
 def difference(loss, array, place, claimed) -> tuple[float, float]:
-    """(relative error of the claimed gradient, slope of the loss) at one coordinate; the array is put back."""
+    """(relative error of the claimed gradient, slope of the loss) at one coordinate; the array is
+    put back.
+    """
     was = float(array[place])
     array[place] = was + STEP
     right = loss()
@@ -121,18 +153,32 @@ def difference(loss, array, place, claimed) -> tuple[float, float]:
 def draw_state(network, B, rng):
     states = []
     for layer in network.recurrent:
-        parts = tuple(rng.normal(scale=0.5, size=(B, layer.hidden_size)) for _ in range(layer.cell.states))
+        parts = tuple(
+            rng.normal(scale=0.5, size=(B, layer.hidden_size)) for _ in range(layer.cell.states)
+        )
         states.append(parts if len(parts) > 1 else parts[0])
     return states
 
 
 def refuse_blind(network, T, states, lengths):
     if T < 3:
-        raise ArgumentError(f"x has T = {T} time steps: a wrong recurrence shows from T = 3 on (allow_blind=True checks all the same)")
+        raise ArgumentError(
+            f"x has T = {T} time steps: a wrong recurrence shows from T = 3 on (allow_blind=True "
+            "checks all the same)"
+        )
     if lengths is not None and np.max(lengths) < 3:
-        raise ArgumentError(f"lengths are at most {np.max(lengths)}: a wrong recurrence shows from 3 steps on (or allow_blind=True)")
+        raise ArgumentError(
+            f"lengths are at most {np.max(lengths)}: a wrong recurrence shows from 3 steps on (or "
+            "allow_blind=True)"
+        )
     for i, (layer, s) in enumerate(zip(network.recurrent, states, strict=True)):
         if not s.any(axis=(1, 2)).all():
-            raise ArgumentError(f"state[{i}] is zero: what a gradient of W misses in the first step cannot show (or allow_blind=True)")
+            raise ArgumentError(
+                f"state[{i}] is zero: what a gradient of W misses in the first step cannot show "
+                "(or allow_blind=True)"
+            )
         if layer.cell.name == "elman_identity":
-            raise ArgumentError(f"recurrent layer {i} has the identity as activation: a missing f'(net) cannot show (or allow_blind=True)")
+            raise ArgumentError(
+                f"recurrent layer {i} has the identity as activation: a missing f'(net) cannot "
+                "show (or allow_blind=True)"
+            )

@@ -128,7 +128,9 @@ def without_twins(pairs) -> dict:
 
 
 def laid_out(words: dict, size: int) -> dict[str, np.ndarray]:
-    """New arrays for those of the header, in their order in the file; they must fill its `size` bytes."""
+    """New arrays for those of the header, in their order in the file; they must fill its `size`
+    bytes.
+    """
     arrays, end = {}, 0
     for name, its in sorted(words.items(), key=lambda item: item[1]["data_offsets"]):
         if its["dtype"] not in DTYPES:
@@ -150,7 +152,8 @@ def laid_out(words: dict, size: int) -> dict[str, np.ndarray]:
 
 
 def write(path, arrays: dict[str, np.ndarray], config: dict, format: str = FORMAT):
-    """Write beside the file that path leads to, then rename: readers see the old one or the new one.
+    """Write beside the file that path leads to, then rename: readers see the old one or the new
+    one.
 
     The permissions of a file that was there stay; a link to it stays a link. OSError names path.
     """
@@ -260,8 +263,8 @@ def place_of(name: str, path: str) -> tuple[str, int | None]:
 def beside_it(folder: str) -> tuple[int, str]:
     """A new file, locked: its handle, and its name, the first of ours that no writer has.
 
-    What a killed writer left, nobody has locked: it is removed. So there are never more of them than
-    there were writers at once.
+    What a killed writer left, nobody has locked: it is removed. So there are never more of them
+    than there were writers at once.
     """
     for k in itertools.count():
         name = os.path.join(folder, f".rnn_gpu-{k}")
@@ -316,7 +319,9 @@ def is_at(name: str, file: os.stat_result) -> bool:
 
 
 def keep_names(folder: str):
-    """Let the folder survive a loss of power, too; Windows, where it cannot be opened, sees to that."""
+    """Let the folder survive a loss of power, too; Windows, where it cannot be opened, sees to
+    that.
+    """
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,5 +1,6 @@
-"""BPTT within a budget of memory: the sequence is cut into segments, their first states are kept, and each is computed again on the
-way back (Chen et al. 2016; Gruslys et al. 2016). One more pass forward, for memory that grows with a segment and not with T."""
+"""BPTT within a budget of memory: the sequence is cut into segments, their first states are kept,
+and each is computed again on the way back (Chen et al. 2016; Gruslys et al. 2016). One more pass
+forward, for memory that grows with a segment and not with T."""
 
 import re
 from typing import NamedTuple
@@ -31,20 +32,29 @@ class Plan(NamedTuple):
 
 def budget(memory_budget) -> int:
     """Bytes of 1_000_000 or "512MB"."""
-    if isinstance(memory_budget, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?B)", memory_budget)):
+    if isinstance(memory_budget, str) and (
+        found := re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMG]?B)", memory_budget)
+    ):
         return int(float(found[1]) * UNITS[found[2]])
     if isinstance(memory_budget, str):
-        raise ArgumentError(f"memory_budget is {memory_budget!r}, expected bytes, or words as '512MB' (B, KB, MB, GB)")
+        raise ArgumentError(
+            f"memory_budget is {memory_budget!r}, expected bytes, or words as '512MB' (B, KB, MB, "
+            "GB)"
+        )
     return arguments.size("memory_budget", memory_budget)
 
 
-def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False, inputs: bool = False) -> Plan:
-    """How a pass forward and back on T steps of B samples is cut so that it stays within memory_budget; None cuts nothing.
+def plan(
+    network, T: int, B: int, memory_budget=None, ragged: bool = False, inputs: bool = False
+) -> Plan:
+    """How a pass forward and back on T steps of B samples is cut so that it stays within
+    memory_budget; None cuts nothing.
 
-    ragged says that samples have different lengths: outputs are then copied, to be zero beyond. inputs says that dE/dx of all steps is
-    wanted, as by `backward`, not by `fit`. Segments have whole chunks of steps, with which the device's sums begin anew.
-    Raises ArgumentError if even segments of one chunk need more, or if the network cannot be cut: a layer goes in reverse, where the
-    first segment's result needs the last one.
+    ragged says that samples have different lengths: outputs are then copied, to be zero beyond.
+    inputs says that dE/dx of all steps is wanted, as by `backward`, not by `fit`. Segments have
+    whole chunks of steps, with which the device's sums begin anew. Raises ArgumentError if even
+    segments of one chunk need more, or if the network cannot be cut: a layer goes in reverse, where
+    the first segment's result needs the last one.
     """
     T, B = arguments.size("T", T), arguments.size("B", B)
     ragged, inputs = arguments.flag("ragged", ragged), arguments.flag("inputs", inputs)
@@ -52,7 +62,10 @@ def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False, inpu
     if memory_budget is None or whole.bytes <= (allowed := budget(memory_budget)):
         return whole
     if any(layer.reverse for layer in network.recurrent) or not network.recurrent:
-        raise ArgumentError(f"memory_budget is {memory_budget!r}, which needs segments, but a layer goes in reverse or there is no time")
+        raise ArgumentError(
+            f"memory_budget is {memory_budget!r}, which needs segments, but a layer goes in "
+            "reverse or there is no time"
+        )
     least, chunk = whole.bytes, network._device.chunk(B)
     whole_chunks = -(-T // chunk)
     for count in range(2, whole_chunks + 1):  # of segments; few are rather large
@@ -61,7 +74,10 @@ def plan(network, T: int, B: int, memory_budget=None, ragged: bool = False, inpu
         if bytes <= allowed:
             return Plan(k, bytes, 1.0)
         least = min(least, bytes)
-    raise ArgumentError(f"memory_budget is {memory_budget!r}, but T = {T} steps of {B} samples need at least {least} bytes")
+    raise ArgumentError(
+        f"memory_budget is {memory_budget!r}, but T = {T} steps of {B} samples need at least "
+        f"{least} bytes"
+    )
 
 
 class Needs(NamedTuple):
@@ -76,34 +92,50 @@ class Needs(NamedTuple):
 def needs(layer, k: int, B: int, ragged: bool) -> Needs:
     n, rows = layer.output_size, k * B
     if layer.recurrent:
-        cell, of_word = layer._noise.around(layer.cell, training=True), 8 // np.dtype(layer.dtype).itemsize
-        states, gates, inputs = cell.states * (rows + B) * n, cell.gates * rows * n, (cell.gates + cell.drawn) * rows * n
-        beside = 0 if cell.kept == cell.gates + cell.drawn else inputs  # else what is kept lies where p was
+        cell = layer._noise.around(layer.cell, training=True)
+        of_word = 8 // np.dtype(layer.dtype).itemsize
+        states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
+        inputs = (cell.gates + cell.drawn) * rows * n
+        # else what is kept lies where p was
+        beside = 0 if cell.kept == cell.gates + cell.drawn else inputs
         if cell.drawn:  # p is copied to where the masks come beside it, before there are states
             masks = 2 * of_word * rows * n if layer._noise.zoneout else 0
             beside = max(beside, gates + inputs + masks - states - cell.kept * rows * n)
-        return Needs(states + (cell.kept + ragged) * rows * n, beside, gates, rows * (n + layer.input_size) + cell.apart * gates)
+        return Needs(
+            states + (cell.kept + ragged) * rows * n,
+            beside,
+            gates,
+            rows * (n + layer.input_size) + cell.apart * gates,
+        )
     if isinstance(layer, Dense):
         return Needs(rows * n, rows * n, 0, rows * (2 * n + layer.input_size))
     return Needs(0, 0, 0, 0)
 
 
 def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
-    """Bytes of the batch, of the states between segments of k steps, and of the worst moment of a segment, at work or in the loss."""
+    """Bytes of the batch, of the states between segments of k steps, and of the worst moment of a
+    segment, at work or in the loss.
+    """
     size, out = np.dtype(network.dtype).itemsize, T * B * network.output_size
     parts, width = [], network.input_size
     for layer in network.layers:
         for part in layer.recurrent or (layer,):
             if isinstance(part, Dropout):
                 rows = k * B * width
-                parts.append(Needs(2 * rows, 16 * rows // size, 0, 2 * rows))  # two words of 64 bits
+                # two words of 64 bits
+                parts.append(Needs(2 * rows, 16 * rows // size, 0, 2 * rows))
             else:
                 parts.append(needs(part, k, B, ragged))
         width = layer.output_size or width
     always = T * B * (network.input_size + network.output_size + 2) + (out if k < T else 0)
     always += T * B * network.input_size if inputs and k < T else 0
-    always += sum(a.size for a in network.parameters.values()) * 2  # gradients: of before and of now
-    between = -(-T // k) * sum(layer.cell.states * B * layer.hidden_size for layer in network.recurrent) if k < T else 0
+    # gradients: of before and of now
+    always += sum(a.size for a in network.parameters.values()) * 2
+    between = (
+        -(-T // k) * sum(layer.cell.states * B * layer.hidden_size for layer in network.recurrent)
+        if k < T
+        else 0
+    )
     tapes = sum(part.kept for part in parts)
     forward = max(sum(p.kept for p in parts[: i + 1]) + parts[i].forward for i in range(len(parts)))
     loss = out * (4 + 8 // size) + (tapes if k == T else 0)
@@ -122,10 +154,12 @@ class SegmentsTape(NamedTuple):
 
 
 class Segments:
-    """A network by segments of k steps: its `_forward` keeps only the states before each, its `_back` computes each again.
+    """A network by segments of k steps: its `_forward` keeps only the states before each, its
+    `_back` computes each again.
 
-    Segments are counted from the last step, and have whole chunks of the device (see kernels/products.py): so gradients have the bits of
-    the whole. `inputs` says that dE/dx is wanted.
+    Segments are counted from the last step, and have whole chunks of the device (see
+    kernels/products.py): so gradients have the bits of the whole. `inputs` says that dE/dx is
+    wanted.
     """
 
     def __init__(self, network, k: int, inputs: bool = False):
@@ -135,7 +169,9 @@ class Segments:
         starts, outputs, states = [], [], s0
         for part in reversed(chunks(len(x), self.k)):
             starts.append(states)
-            o, states, _ = self.network._forward(x[part], states, steps.part(part.start, part.stop), pass_, keep=False)
+            o, states, _ = self.network._forward(
+                x[part], states, steps.part(part.start, part.stop), pass_, keep=False
+            )
             outputs.append(o)
             states = [s.copy() for s in states]  # not a view that keeps the segment alive
         return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
@@ -144,7 +180,9 @@ class Segments:
         network, back = self.network, None
         dx = network._device.empty(tape.x.shape, network.dtype) if self.inputs else None
         for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):
-            *_, tapes = network._forward(tape.x[part], s0, tape.steps.part(part.start, part.stop), tape.pass_)
+            *_, tapes = network._forward(
+                tape.x[part], s0, tape.steps.part(part.start, part.stop), tape.pass_
+            )
             back = network._back(tapes, dy[part], ds, taped, clip, back)
             del tapes  # before the next ones are made
             ds = back.ds
@@ -156,9 +194,16 @@ class Segments:
 
 def way(network, T: int, B: int, memory_budget, steps):
     """What goes forward and back within memory_budget: the network, or its Segments."""
-    cut = None if memory_budget is None else plan(network, T, B, memory_budget, steps.dead is not None, inputs=True).cut
+    cut = (
+        None
+        if memory_budget is None
+        else plan(network, T, B, memory_budget, steps.dead is not None, inputs=True).cut
+    )
     if cut and steps.starts is not None:
-        raise ArgumentError("memory_budget needs segments, and resets is given: a segment knows the state before it, not the initial one")
+        raise ArgumentError(
+            "memory_budget needs segments, and resets is given: a segment knows the state before "
+            "it, not the initial one"
+        )
     return Segments(network, cut, inputs=True) if cut else network
 
 
@@ -166,4 +211,7 @@ def first_bad(o, E: float) -> str:
     """Where the first NaN or infinity of the outputs stands; the layers have forgotten more."""
     for t, b, j in np.argwhere(~np.isfinite(np.asarray(o)))[:1]:
         return f"the network gives {o[t, b, j]} at time step {t}, sample {b}, output {j}"
-    return f"the loss is {E}, or a gradient is not finite (without memory_budget its place would be looked for)"
+    return (
+        f"the loss is {E}, or a gradient is not finite (without memory_budget its place would be "
+        "looked for)"
+    )

@@ -16,7 +16,18 @@ from .errors import ArgumentError, ModelFileError, ShapeError
 from .kernels import UNCLIPPED, Activation, Cell
 from .kernels.activations import ACTIVATIONS
 from .kernels.cells import CELLS
-from .layers import GRU, LSTM, RNN, Bidirectional, DeltaTape, Dense, Dropout, Embedding, Layer, Recurrent
+from .layers import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    DeltaTape,
+    Dense,
+    Dropout,
+    Embedding,
+    Layer,
+    Recurrent,
+)
 from .layers.passes import INFERENCE, Back, Last, Remembering, next_pass
 from .layers.stateful import as_states, check_states, clip_of
 from .layers.steps import enter
@@ -27,23 +38,38 @@ from .weights import Weights
 class Network(Remembering, Weights):
     """Layers in a row, with a loss.
 
-    layers  each one's output_size is the next one's input_size; all of one device, dtype and precision
+    layers  each one's output_size is the next one's input_size; all of one device, dtype and
+            precision
     loss    "squared_error", "binary_cross_entropy" or "softmax_cross_entropy" (both from logits)
-    steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each sequence
+    steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each
+            sequence
 
-    parameters, grads: read-only mappings from "LAYER.NAME" ("0.U") to the arrays of the layers; write into the arrays.
+    parameters, grads: read-only mappings from "LAYER.NAME" ("0.U") to the arrays of the layers;
+    write into the arrays.
     """
 
-    def __init__(self, layers: Sequence[Layer], *, loss: str = "squared_error", steps: str = "every"):
-        if not isinstance(layers, (list, tuple)) or not layers or not all(isinstance(layer, Layer) for layer in layers):
+    def __init__(
+        self, layers: Sequence[Layer], *, loss: str = "squared_error", steps: str = "every"
+    ):
+        if (
+            not isinstance(layers, (list, tuple))
+            or not layers
+            or not all(isinstance(layer, Layer) for layer in layers)
+        ):
             raise ArgumentError(f"layers is {layers!r}, expected a list of layers")
         self.layers = list(layers)
         if len({id(layer) for layer in self.layers}) < len(self.layers):
             raise ArgumentError("layers has the same layer twice: make two")
         for what in ("device", "dtype", "precision"):
-            values = {getattr(layer, what) for layer in self.layers if layer.parameters or what != "precision"}
+            values = {
+                getattr(layer, what)
+                for layer in self.layers
+                if layer.parameters or what != "precision"
+            }
             if len(values) > 1:
-                raise ArgumentError(f"layers have different values of {what}: {', '.join(sorted(values))}")
+                raise ArgumentError(
+                    f"layers have different values of {what}: {', '.join(sorted(values))}"
+                )
         input_size = output_size = None
         for i, layer in enumerate(self.layers):
             for one in (layer, *layer.recurrent):
@@ -51,7 +77,10 @@ class Network(Remembering, Weights):
             if layer.input_size is None:  # takes any
                 continue
             if output_size not in (None, layer.input_size):
-                raise ShapeError(f"layer {i} takes {layer.input_size} features, but the one before gives {output_size}")
+                raise ShapeError(
+                    f"layer {i} takes {layer.input_size} features, but the one before gives "
+                    f"{output_size}"
+                )
             input_size, output_size = input_size or layer.input_size, layer.output_size
         if input_size is None or output_size is None:
             raise ArgumentError("layers has no layer with parameters")
@@ -59,7 +88,10 @@ class Network(Remembering, Weights):
         self.output_size: int = output_size
         self.recurrent = [one for layer in self.layers for one in layer.recurrent]
         if any(layer.batch_first for layer in self.recurrent):
-            raise ArgumentError("a layer says batch_first=True: a Network is time-major (T, B, m); leave it to its layers' default")
+            raise ArgumentError(
+                "a layer says batch_first=True: a Network is time-major (T, B, m); leave it to "
+                "its layers' default"
+            )
         self.objective = Objective(loss)
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
@@ -71,14 +103,22 @@ class Network(Remembering, Weights):
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
-        return MappingProxyType({f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer.parameters.items()})
+        return MappingProxyType(
+            {
+                f"{i}.{name}": a
+                for i, layer in enumerate(self.layers)
+                for name, a in layer.parameters.items()
+            }
+        )
 
     @property
     def grads(self) -> Mapping[str, np.ndarray]:
         return MappingProxyType(super().grads)
 
     def __repr__(self):
-        options = ", ".join(f"{name}={getattr(self, name)!r}" for name in ("loss", "steps", "device", "dtype"))
+        options = ", ".join(
+            f"{name}={getattr(self, name)!r}" for name in ("loss", "steps", "device", "dtype")
+        )
         lines, size = [f"Network, {options}: {outline.count(self.parameters)}"], self.input_size
         for i, layer in enumerate(self.layers):
             size = layer.output_size or size
@@ -91,7 +131,9 @@ class Network(Remembering, Weights):
         dtype: npt.DTypeLike | None = None,
         precision: str | None = None,
     ) -> "Network":
-        """The same network with the same parameters, on another device, of another dtype or precision if asked."""
+        """The same network with the same parameters, on another device, of another dtype or
+        precision if asked.
+        """
         layers = [layer.copy(device, dtype, precision) for layer in self.layers]
         return Network(layers, loss=self.loss, steps=self.steps)
 
@@ -108,26 +150,43 @@ class Network(Remembering, Weights):
     ) -> tuple[Any, list]:
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
 
-        x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network without recurrent layers
-        state     a list with the state of each recurrent layer (see Recurrent); None is zero everywhere
+        x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network
+                  without recurrent layers
+        state     a list with the state of each recurrent layer (see Recurrent); None is zero
+                  everywhere
         lengths   (B,) integers in 1..T; y is zero beyond
         training  True switches Dropout, recurrent dropout and zoneout on
-        mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample begins anew (True); see Recurrent
-        memory_budget  bytes, or "512MB": where forward and backward need more, only x and the states between segments are kept, and
-                  `backward` computes each segment again: the same gradient (see `plan`), but no `tape`; and no resets
+        mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample
+                      begins anew (True); see Recurrent
+        memory_budget  bytes, or "512MB": where forward and backward need more, only x and the
+                       states between segments are kept, and
+                  `backward` computes each segment again: the same gradient (see `plan`), but no
+                  `tape`; and no resets
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
         training = arguments.flag("training", training)
         if self.recurrent:
-            a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, mask=mask, resets=resets)
-        elif given := [name for name, a in (("lengths", lengths), ("mask", mask), ("resets", resets)) if a is not None]:
-            raise ArgumentError(f"{given[0]} is given, but this network has no recurrent layer: its x is rows, without time")
+            a, steps = enter(
+                self._device, x, self.input_size, self.dtype, lengths, mask=mask, resets=resets
+            )
+        elif given := [
+            name
+            for name, a in (("lengths", lengths), ("mask", mask), ("resets", resets))
+            if a is not None
+        ]:
+            raise ArgumentError(
+                f"{given[0]} is given, but this network has no recurrent layer: its x is rows, "
+                "without time"
+            )
         else:
             rows = self.layers[0].vectors(x) if isinstance(self.layers[0], Embedding) else x
-            rows = arguments.floats("x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})", batch=0)
+            rows = arguments.floats(
+                "x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})", batch=0
+            )
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
         way = memory.way(self, *a.shape[:2], memory_budget, steps)
-        a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
+        # the caller may write into x before `backward`
+        a = self._device.copy(a) if steps.dead is None else a
         s0, weights = self._states("state", state, a.shape[1]), self._fingerprint()
         self._begin()
         y, s, tape = way._forward(a, s0, steps, next_pass(self.layers, training))
@@ -145,21 +204,30 @@ class Network(Remembering, Weights):
     ) -> tuple[Any, list]:
         """Carry dE/dy back through every layer; set `grads`.  Returns (dx, dstates).
 
-        dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with dE/d(initial state) of each
-        recurrent layer. What dy holds where no step happens is ignored. tape=True leaves a DeltaTape of each recurrent layer in `tapes`.
-        clip_step_value and clip_step_norm bound δ of every step of every recurrent layer (see Recurrent), `clipped_steps` is how often.
-        What layers were called for in between is no matter. Raises OrderError where this thread has not called the network, another
-        thread has since, or a parameter was written since.
+        dy as y; dstate as `state`, None is zero; dx (T, B, m), or (B, m); dstates a list with
+        dE/d(initial state) of each recurrent layer. What dy holds where no step happens is ignored.
+        tape=True leaves a DeltaTape of each recurrent layer in `tapes`. clip_step_value and
+        clip_step_norm bound δ of every step of every recurrent layer (see Recurrent),
+        `clipped_steps` is how often. What layers were called for in between is no matter. Raises
+        OrderError where this thread has not called the network, another thread has since, or a
+        parameter was written since.
         """
         last = self._recall()
         tape, clip = arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
         steps, way = last.steps, last.way or self
         if tape and last.way:
-            raise ArgumentError("tape is True, but the network was called with memory_budget: no more than a segment is there at once")
+            raise ArgumentError(
+                "tape is True, but the network was called with memory_budget: no more than a "
+                "segment is there at once"
+            )
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
-        dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1)
-        dy = steps.only_live(arguments.take(self._device, "dy", dy.reshape(T, B, self.output_size), self.dtype))
+        dy = arguments.floats(
+            "dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1
+        )
+        dy = steps.only_live(
+            arguments.take(self._device, "dy", dy.reshape(T, B, self.output_size), self.dtype)
+        )
         if not self._device.finite(dy):
             arguments.finite("dy", dy if self.recurrent else dy[0])
         back = way._back(last.tape, dy, self._states("dstate", dstate, B), tape, clip)
@@ -168,7 +236,9 @@ class Network(Remembering, Weights):
 
     @property
     def tapes(self) -> list[DeltaTape]:
-        """The DeltaTape of each recurrent layer, from the last backward, which was called with tape=True."""
+        """The DeltaTape of each recurrent layer, from the last backward, which was called with
+        tape=True.
+        """
         return [layer.tape for layer in self.recurrent]
 
     def __setstate__(self, state):
@@ -187,7 +257,9 @@ class Network(Remembering, Weights):
     def _keep(self, last):
         super()._keep(last)
         count = len(self.layers)
-        for layer, part in zip(self.layers, last.parts(count) if last else [None] * count, strict=True):
+        for layer, part in zip(
+            self.layers, last.parts(count) if last else [None] * count, strict=True
+        ):
             layer._keep(part)
 
     def _states(self, name, states, B):
@@ -198,18 +270,34 @@ class Network(Remembering, Weights):
 
     def _as_torch(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)
-        return {f"{i}.{name}": a for i, (layer, own) in enumerate(parts) for name, a in layer._as_torch(own).items()}
+        return {
+            f"{i}.{name}": a
+            for i, (layer, own) in enumerate(parts)
+            for name, a in layer._as_torch(own).items()
+        }
 
     def _of_torch(self, state_dict):
         parts = zip(self.layers, self._by_layer(state_dict), strict=True)
-        return {f"{i}.{name}": a for i, (layer, own) in enumerate(parts) for name, a in layer._of_torch(own).items()}
+        return {
+            f"{i}.{name}": a
+            for i, (layer, own) in enumerate(parts)
+            for name, a in layer._of_torch(own).items()
+        }
 
     def _as_keras(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)
-        return [(f"{what} of layer {i}", a) for i, (layer, own) in enumerate(parts) for what, a in layer._as_keras(own)]
+        return [
+            (f"{what} of layer {i}", a)
+            for i, (layer, own) in enumerate(parts)
+            for what, a in layer._as_keras(own)
+        ]
 
     def _of_keras(self, weights):
-        return {f"{i}.{name}": a for i, layer in enumerate(self.layers) for name, a in layer._of_keras(weights).items()}
+        return {
+            f"{i}.{name}": a
+            for i, layer in enumerate(self.layers)
+            for name, a in layer._of_keras(weights).items()
+        }
 
     def _by_layer(self, named):
         return by_layer("state_dict", named, len(self.layers))
@@ -222,15 +310,28 @@ class Network(Remembering, Weights):
     predict = training.predict
 
     def config(self) -> dict:
-        """What `load` needs to build the network again, in JSON's types; formulas of the user's own by name."""
-        return {"layers": [in_words(layer) for layer in self.layers], "loss": self.loss, "steps": self.steps, "dtype": self.dtype}
+        """What `load` needs to build the network again, in JSON's types; formulas of the user's own
+        by name.
+        """
+        return {
+            "layers": [in_words(layer) for layer in self.layers],
+            "loss": self.loss,
+            "steps": self.steps,
+            "dtype": self.dtype,
+        }
 
     def save(self, path: str | PathLike):
-        """Write parameters and configuration to a safetensors file with a checksum, whole or not at all.
+        """Write parameters and configuration to a safetensors file with a checksum, whole or not at
+        all.
 
-        A file that is there keeps its permissions, a link to it stays a link. OSError names the path if none can be written.
+        A file that is there keeps its permissions, a link to it stays a link. OSError names the
+        path if none can be written.
         """
-        io.write(path, {name: self._device.numpy(a) for name, a in self.parameters.items()}, self.config())
+        io.write(
+            path,
+            {name: self._device.numpy(a) for name, a in self.parameters.items()},
+            self.config(),
+        )
 
     def _forward(self, x, s0, steps, pass_=INFERENCE, keep=True):
         """As a layer's; the tape is that of every layer, empty unless `keep`."""
@@ -258,19 +359,32 @@ def joined(dx, backs) -> Back:
     """The Back of a network from those of its layers, in their order."""
     grads = {f"{i}.{name}": g for i, back in enumerate(backs) for name, g in back.grads.items()}
     clipped = sum(back.clipped_steps for back in backs)
-    return Back(dx, [d for back in backs for d in back.ds], grads, clipped_steps=clipped, parts=tuple(backs))
+    return Back(
+        dx, [d for back in backs for d in back.ds], grads, clipped_steps=clipped, parts=tuple(backs)
+    )
 
 
 def in_words(value):
-    """A layer, or one of its settings, in JSON's types: formulas of ours by their name, those of the user by {"custom": name}."""
+    """A layer, or one of its settings, in JSON's types: formulas of ours by their name, those of
+    the user by {"custom": name}.
+    """
     if isinstance(value, Layer):
-        return {"layer": type(value).__name__} | {key: in_words(setting) for key, setting in value.config().items()}
+        return {"layer": type(value).__name__} | {
+            key: in_words(setting) for key, setting in value.config().items()
+        }
     if isinstance(value, (Cell, Activation)):
-        return value.name if value in {*CELLS.values(), *ACTIVATIONS.values()} else {"custom": value.name}
+        return (
+            value.name
+            if value in {*CELLS.values(), *ACTIVATIONS.values()}
+            else {"custom": value.name}
+        )
     return value
 
 
-KINDS = {kind.__name__: kind for kind in (Recurrent, RNN, LSTM, GRU, Bidirectional, Dense, Embedding, Dropout)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (Recurrent, RNN, LSTM, GRU, Bidirectional, Dense, Embedding, Dropout)
+}
 
 
 def by_layer(what: str, named, count: int) -> list[dict]:
@@ -279,7 +393,10 @@ def by_layer(what: str, named, count: int) -> list[dict]:
     for name, a in named.items():
         place, _, own = name.partition(".")
         if place not in map(str, range(count)):
-            raise ArgumentError(f"{what} has {name}, expected names that begin with a layer's number, 0. … {count - 1}.")
+            raise ArgumentError(
+                f"{what} has {name}, expected names that begin with a layer's number, 0. … "
+                f"{count - 1}."
+            )
         parts[int(place)][own] = a
     return parts
 
@@ -287,18 +404,27 @@ def by_layer(what: str, named, count: int) -> list[dict]:
 def with_precision(words, precision: str):
     """What `config` says, with another precision wherever there is one."""
     if isinstance(words, dict):
-        return {name: precision if name == "precision" else with_precision(value, precision) for name, value in words.items()}
-    return [with_precision(value, precision) for value in words] if isinstance(words, list) else words
+        return {
+            name: precision if name == "precision" else with_precision(value, precision)
+            for name, value in words.items()
+        }
+    return (
+        [with_precision(value, precision) for value in words] if isinstance(words, list) else words
+    )
 
 
 def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
-    """The layer that `in_words` wrote down, on its parameters; own has the user's formulas by (setting, name)."""
+    """The layer that `in_words` wrote down, on its parameters; own has the user's formulas by
+    (setting, name).
+    """
     settings = {**words}
     kind = KINDS[settings.pop("layer")]
     if kind is Bidirectional:
         both = settings.pop("forward"), settings.pop("reverse")
         each = zip(both, Bidirectional.apart(values), strict=True)
-        return Bidirectional(*(build(one, part, own, device, dtype) for one, part in each), **settings)
+        return Bidirectional(
+            *(build(one, part, own, device, dtype) for one, part in each), **settings
+        )
     for key, value in settings.items():
         if isinstance(value, dict):
             settings[key] = own_formula(own, key, value)
@@ -307,7 +433,9 @@ def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
 
 def own_formula(own: dict, key: str, value: dict):
     if (key, value["custom"]) not in own:
-        raise ModelFileError(f"{key} is {value['custom']!r}, a formula of the user's own: hand it over, custom=[…]")
+        raise ModelFileError(
+            f"{key} is {value['custom']!r}, a formula of the user's own: hand it over, custom=[…]"
+        )
     return own[key, value["custom"]]
 
 
@@ -318,25 +446,32 @@ def load(
     custom: Collection[Activation | Cell] = (),
     precision: str | None = None,
 ) -> Network:
-    """Read a network that `Network.save` wrote, of the precision that it had if no other is asked for.
+    """Read a network that `Network.save` wrote, of the precision that it had if no other is asked
+    for.
 
-    custom  the activations and cells of your own that it uses (Activation and Cell objects): a file holds only their names.
-    Raises ModelFileError if the file is damaged, be it by one bit, is not a model of ours, or names a formula that is not known
-    here. A file of before there were checksums is read as it is.
+    custom  the activations and cells of your own that it uses (Activation and Cell objects): a file
+            holds only their names.
+    Raises ModelFileError if the file is damaged, be it by one bit, is not a model of ours, or names
+    a formula that is not known here. A file of before there were checksums is read as it is.
     """
-    if not isinstance(custom, (list, tuple, set)) or not all(type(formula) in (Activation, Cell) for formula in custom):
+    if not isinstance(custom, (list, tuple, set)) or not all(
+        type(formula) in (Activation, Cell) for formula in custom
+    ):
         raise ArgumentError(f"custom is {custom!r}, expected a list of Activation and Cell objects")
     if precision is not None:
         arguments.choice("precision", precision, PRECISIONS)
     own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
     if len(own) < len(set(custom)):
-        raise ArgumentError(f"custom has two formulas of one name: {', '.join(formula.name for formula in custom)}")
+        raise ArgumentError(
+            f"custom has two formulas of one name: {', '.join(formula.name for formula in custom)}"
+        )
     arrays, config, version = io.read(path)
     with io.blaming(path, "is not a model that can be built here"):
         config = with_precision(config, precision) if precision else config
         each = zip(config["layers"], by_layer("it", arrays, len(config["layers"])), strict=True)
         layers = [build(words, values, own, device, config["dtype"]) for words, values in each]
         network = Network(layers, loss=config["loss"], steps=config["steps"])
-        if version > 1 and io.in_json(network.config()) != config:  # before, there were fewer settings
+        # before, there were fewer settings
+        if version > 1 and io.in_json(network.config()) != config:
             raise ValueError(f"it says {config}, which builds {network.config()}")
     return network

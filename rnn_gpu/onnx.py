@@ -1,6 +1,8 @@
-"""A network as an ONNX graph, for ONNX Runtime and what else reads it: T and B are free, states go in and come out.
+"""A network as an ONNX graph, for ONNX Runtime and what else reads it: T and B are free, states go
+in and come out.
 
-ONNX's own RNN, LSTM and GRU operators, as cells and activations name them, with their orders of gates (see kernels.Operator).
+ONNX's own RNN, LSTM and GRU operators, as cells and activations name them, with their orders of
+gates (see kernels.Operator).
 """
 
 import itertools
@@ -18,7 +20,18 @@ from .network import Network
 from .weights import by_gates
 
 OPSET = 17
-WITHIN_RNN = ("Affine", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Sigmoid", "Softplus", "Softsign", "Tanh")  # and no other
+# and no other
+WITHIN_RNN = (
+    "Affine",
+    "Elu",
+    "HardSigmoid",
+    "LeakyRelu",
+    "Relu",
+    "Sigmoid",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+)
 
 
 class Graph:
@@ -51,15 +64,24 @@ class Graph:
 def export(network: Network, path):
     """Write the network, as it computes outside training, to an ONNX file.
 
-    inputs   x (T, B, m), or int64 symbols (T, B) if the first layer is an Embedding, or (B, m) without recurrent layers; then for
+    inputs   x (T, B, m), or int64 symbols (T, B) if the first layer is an Embedding, or (B, m)
+             without recurrent layers; then for
              recurrent layer i `state_i` (B, n), or `state_i_0`, `state_i_1` (h and c of an LSTM)
-    outputs  y (T, B, k), every step whatever network.steps says, or (B, k); then `last_i`, as the states
+    outputs  y (T, B, k), every step whatever network.steps says, or (B, k); then `last_i`, as the
+             states
 
-    Raises UnsupportedError for a cell or an activation that names no operator of ONNX's, and for zoneout.
+    Raises UnsupportedError for a cell or an activation that names no operator of ONNX's, and for
+    zoneout.
     """
     graph, time = Graph(network.dtype), ["T"] if network.recurrent else []
     symbols = isinstance(network.layers[0], Embedding)
-    x = graph.input("x", *time, "B", *([] if symbols else [network.input_size]), number=TensorProto.INT64 if symbols else None)
+    x = graph.input(
+        "x",
+        *time,
+        "B",
+        *([] if symbols else [network.input_size]),
+        number=TensorProto.INT64 if symbols else None,
+    )
     last, count = [], itertools.count()
     for i, layer in enumerate(network.layers):
         if isinstance(layer, Embedding) and i == 0:
@@ -67,16 +89,26 @@ def export(network: Network, path):
         elif isinstance(layer, Dense):
             x = dense(graph, layer, x)
         elif isinstance(layer, Bidirectional):
-            x = graph.node("Concat", *(recurrent(graph, one, next(count), x, last) for one in layer.recurrent), axis=2)
+            x = graph.node(
+                "Concat",
+                *(recurrent(graph, one, next(count), x, last) for one in layer.recurrent),
+                axis=2,
+            )
         elif isinstance(layer, Recurrent):
             x = recurrent(graph, layer, next(count), x, last)
         elif not isinstance(layer, Dropout):
-            raise UnsupportedError(f"layer {i} is a {type(layer).__name__}, which has no ONNX operator")
+            raise UnsupportedError(
+                f"layer {i} is a {type(layer).__name__}, which has no ONNX operator"
+            )
     graph.output(x, "y", *time, "B", network.output_size)
     for name, value, n in last:
         graph.output(value, name, "B", n)
     made = helper.make_graph(graph.nodes, "rnn_gpu", graph.inputs, graph.outputs, graph.constants)
-    options = {"opset_imports": [helper.make_opsetid("", OPSET)], "ir_version": 8, "producer_name": "rnn_gpu"}
+    options = {
+        "opset_imports": [helper.make_opsetid("", OPSET)],
+        "ir_version": 8,
+        "producer_name": "rnn_gpu",
+    }
     model = helper.make_model(made, **options)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
@@ -98,20 +130,30 @@ def operator_of(what, formula: Cell | Activation, ours) -> Operator:
     """ONNX's operator for a cell or an activation."""
     if formula.onnx is None:
         have = ", ".join(name for name, one in ours.items() if one.onnx)
-        raise UnsupportedError(f"{what} is {formula.name!r}, which ONNX does not have: it has {have}")
+        raise UnsupportedError(
+            f"{what} is {formula.name!r}, which ONNX does not have: it has {have}"
+        )
     return formula.onnx
 
 
 def recurrent(graph, layer, i, x, last):
-    """The node of recurrent layer i, one direction; the outputs of every step. Adds (name, value, n) of its last states to `last`."""
+    """The node of recurrent layer i, one direction; the outputs of every step. Adds (name, value,
+    n) of its last states to `last`.
+    """
     θ, cell, n = own(layer), layer.cell, layer.hidden_size
     if layer._noise.zoneout:
-        raise UnsupportedError(f"zoneout is {layer.zoneout!r}: outside training it mixes states, which ONNX's operators do not")
+        raise UnsupportedError(
+            f"zoneout is {layer.zoneout!r}: outside training it mixes states, which ONNX's "
+            "operators do not"
+        )
     operator = operator_of("cell", cell, CELLS)
     options = dict(operator.attributes)
     for name in options.get("activations", ()):
         if name not in WITHIN_RNN:
-            raise UnsupportedError(f"cell is {cell.name!r}, but ONNX has no {name} in its {operator.name}: {', '.join(WITHIN_RNN)}")
+            raise UnsupportedError(
+                f"cell is {cell.name!r}, but ONNX has no {name} in its {operator.name}: "
+                f"{', '.join(WITHIN_RNN)}"
+            )
     θ = {name: by_gates(a, operator.gates) for name, a in θ.items()}
     biases = np.concatenate([θ["b"], θ.get("c", np.zeros_like(θ["b"]))])
     names = [f"{i}_{k}" for k in range(cell.states)] if cell.states > 1 else [f"{i}"]
@@ -119,6 +161,19 @@ def recurrent(graph, layer, i, x, last):
     states = [graph.node("Unsqueeze", graph.input(f"state_{name}", "B", n), axis) for name in names]
     weights = [graph.constant(a[None]) for a in (θ["U"], θ["W"], biases)]
     direction = "reverse" if layer.reverse else "forward"
-    y, *s = graph.node(operator.name, x, *weights, "", *states, outputs=1 + len(states), hidden_size=n, direction=direction, **options)
-    last += [(f"last_{name}", graph.node("Squeeze", value, axis), n) for name, value in zip(names, s, strict=True)]
+    y, *s = graph.node(
+        operator.name,
+        x,
+        *weights,
+        "",
+        *states,
+        outputs=1 + len(states),
+        hidden_size=n,
+        direction=direction,
+        **options,
+    )
+    last += [
+        (f"last_{name}", graph.node("Squeeze", value, axis), n)
+        for name, value in zip(names, s, strict=True)
+    ]
     return graph.node("Squeeze", y, graph.constant(np.array([1])))

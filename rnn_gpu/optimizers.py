@@ -10,7 +10,9 @@ from .kernels import updates
 
 
 class Optimizer:
-    """One step for every parameter, by an elementwise kernel; the moments are kept by the parameter's name."""
+    """One step for every parameter, by an elementwise kernel; the moments are kept by the
+    parameter's name.
+    """
 
     moments = 0
     squares: tuple[int, ...] = ()  # which of the moments are means of squares
@@ -32,26 +34,42 @@ class Optimizer:
         return self.learning_rate, self.weight_decay
 
     def largest(self, dtype: str) -> float:
-        """The largest number of a gradient that can be taken: beyond it a square that is kept overflows, and the next is NaN."""
+        """The largest number of a gradient that can be taken: beyond it a square that is kept
+        overflows, and the next is NaN.
+        """
         return float(np.finfo(dtype).max) ** 0.5 if self.squares else np.inf
 
     def step(self, device, parameters: dict, grads: dict):
         """Update every parameter in place by its gradient of the same name."""
         for name, θ in parameters.items():
             for moment in self.state.get(name, ()):
-                if type(moment) is not type(θ) or moment.shape != θ.shape or moment.dtype != θ.dtype:
-                    came = f"{moment.shape} and {moment.dtype}, but the parameter is {θ.shape} and {θ.dtype}"
-                    raise ArgumentError(f"optimizer has trained another network: its moments of {name} are {came}; make a new one")
+                if (
+                    type(moment) is not type(θ)
+                    or moment.shape != θ.shape
+                    or moment.dtype != θ.dtype
+                ):
+                    came = (
+                        f"{moment.shape} and {moment.dtype}, but the parameter is {θ.shape} and "
+                        f"{θ.dtype}"
+                    )
+                    raise ArgumentError(
+                        f"optimizer has trained another network: its moments of {name} are "
+                        f"{came}; make a new one"
+                    )
         self.steps += 1
         for name, θ in parameters.items():
             if name not in self.state:
                 self.state[name] = tuple(θ * 0 for _ in range(self.moments))
             moments = self.state[name]
-            device.elementwise(self.formula, (θ, *moments), (θ, *moments, grads[name]), self.scalars())
+            device.elementwise(
+                self.formula, (θ, *moments), (θ, *moments, grads[name]), self.scalars()
+            )
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent (式5), with momentum (torch's form) and Nesterov's look-ahead if asked."""
+    """Stochastic gradient descent (式5), with momentum (torch's form) and Nesterov's look-ahead if
+    asked.
+    """
 
     def __init__(
         self,
@@ -67,7 +85,9 @@ class SGD(Optimizer):
         if nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs a momentum above 0")
         self.moments = 1 if self.momentum else 0
-        self.formula = updates.nesterov if nesterov else updates.momentum if self.momentum else updates.sgd
+        self.formula = (
+            updates.nesterov if nesterov else updates.momentum if self.momentum else updates.sgd
+        )
 
     def scalars(self):
         return super().scalars() + ((self.momentum,) if self.momentum else ())
@@ -136,14 +156,18 @@ class AdamW(Adam):
         epsilon: float = 1e-8,
         weight_decay: float = 1e-2,
     ):
-        super().__init__(learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay)
+        super().__init__(
+            learning_rate, beta1=beta1, beta2=beta2, epsilon=epsilon, weight_decay=weight_decay
+        )
 
 
 BY_NAME = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
 
 
 def resolve(optimizer, learning_rate: float | None) -> Optimizer:
-    """An Optimizer as it is, or one made from its name and learning rate (None: the optimizer's own default)."""
+    """An Optimizer as it is, or one made from its name and learning rate (None: the optimizer's own
+    default).
+    """
     if isinstance(optimizer, Optimizer):
         if learning_rate is not None:
             raise ArgumentError("learning_rate is given twice: the optimizer object has one")

@@ -1,4 +1,6 @@
-"""What objects say of themselves at the prompt: the call that makes them again; shapes and counts, no arrays."""
+"""What objects say of themselves at the prompt: the call that makes them again; shapes and counts,
+no arrays.
+"""
 
 import inspect
 from collections.abc import Mapping
@@ -7,7 +9,9 @@ import numpy as np
 
 
 def call(made, values: dict) -> str:
-    """The call that makes an object of these values: what must be given by place, and what is not the default."""
+    """The call that makes an object of these values: what must be given by place, and what is not
+    the default.
+    """
     words = []
     for name, parameter in inspect.signature(type(made)).parameters.items():
         value = getattr(values.get(name), "name", values.get(name))  # a formula by its name
@@ -34,7 +38,9 @@ def fields(self) -> str:
 
 
 def brief(value) -> str:
-    """An array by dtype and shape, a formula by its name, a list of arrays by its first and its length."""
+    """An array by dtype and shape, a formula by its name, a list of arrays by its first and its
+    length.
+    """
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype} {tuple(value.shape)}"
     if isinstance(value, list) and value and hasattr(value[0], "dtype"):

@@ -10,7 +10,9 @@ INITS = ("default", "torch", "tutorial")
 
 
 class Parameters(dict[str, np.ndarray]):
-    """Arrays by name. Assigning to a name writes finite values into the array that is there; shape and dtype stay."""
+    """Arrays by name. Assigning to a name writes finite values into the array that is there; shape
+    and dtype stay.
+    """
 
     def __setitem__(self, name, value):
         if name not in self:
@@ -24,7 +26,9 @@ class Parameters(dict[str, np.ndarray]):
         self.write(name, a.get() if arguments.on_gpu(a) and isinstance(old, np.ndarray) else a)
 
     def write(self, name: str, a):
-        """An array's values into the one that is there, be they finite or not: a file gives back what was saved."""
+        """An array's values into the one that is there, be they finite or not: a file gives back
+        what was saved.
+        """
         old = self[name]
         if a.shape != old.shape:
             raise ShapeError(f"{name} has shape {a.shape}, expected {old.shape}")
@@ -49,7 +53,10 @@ class Parameters(dict[str, np.ndarray]):
 def fitting(values: dict, shapes: dict, dtype: str) -> dict:
     """values, in the order of shapes, whose names and shapes they must have."""
     if set(values) != set(shapes):
-        raise ArgumentError(f"there are the arrays {', '.join(sorted(values)) or 'none'}, expected {', '.join(shapes) or 'none'}")
+        raise ArgumentError(
+            f"there are the arrays {', '.join(sorted(values)) or 'none'}, expected "
+            f"{', '.join(shapes) or 'none'}"
+        )
     for name, shape in shapes.items():
         if values[name].shape != shape:
             raise ShapeError(f"{name} has shape {values[name].shape}, expected {shape}")
@@ -64,31 +71,46 @@ def recurrent_shapes(cell: Cell, m: int, n: int) -> dict[str, tuple[int, ...]]:
 
 
 def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.ndarray]:
-    """U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell takes the two sides apart; float64.
+    """U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell takes the two sides apart;
+    float64.
 
-    "default"  U Glorot uniform, W orthogonal (Saxe 2014) or identity (Le 2015), both gate by gate; biases as the cell says,
+    "default"  U Glorot uniform, W orthogonal (Saxe 2014) or identity (Le 2015), both gate by gate;
+               biases as the cell says,
                an LSTM's forget gate 1 (Jozefowicz 2015).
-    "torch"    everything uniform in ±1/√n, as torch.nn.RNN, LSTM and GRU start; b is the sum of torch's two where c is not.
-    "tutorial" U and W uniform in ±1e-4, biases zero, as the tutorial's code starts: the gradient vanishes at once.
+    "torch"    everything uniform in ±1/√n, as torch.nn.RNN, LSTM and GRU start; b is the sum of
+               torch's two where c is not.
+    "tutorial" U and W uniform in ±1e-4, biases zero, as the tutorial's code starts: the gradient
+    vanishes at once.
     """
     rng = np.random.default_rng(seed)
     G = cell.gates
     if init == "tutorial":
         U, W = (rng.uniform(-1e-4, 1e-4, (G * n, columns)) for columns in (m, n))
-        return {"U": U, "W": W, "b": np.zeros(G * n)} | ({"c": np.zeros(G * n)} if cell.apart else {})
+        return {"U": U, "W": W, "b": np.zeros(G * n)} | (
+            {"c": np.zeros(G * n)} if cell.apart else {}
+        )
     if init == "torch":
         k = n**-0.5
-        θ = {name: rng.uniform(-k, k, shape) for name, shape in {"U": (G * n, m), "W": (G * n, n), "b": G * n, "c": G * n}.items()}
+        θ = {
+            name: rng.uniform(-k, k, shape)
+            for name, shape in {"U": (G * n, m), "W": (G * n, n), "b": G * n, "c": G * n}.items()
+        }
         c = θ.pop("c")
         return θ | {"c": c} if cell.apart else θ | {"b": θ["b"] + c}
     U = np.concatenate([glorot(rng, n, m) for _ in range(G)])
-    W = np.concatenate([np.eye(n) if cell.initial_recurrent == "identity" else orthogonal(rng, n) for _ in range(G)])
+    W = np.concatenate(
+        [
+            np.eye(n) if cell.initial_recurrent == "identity" else orthogonal(rng, n)
+            for _ in range(G)
+        ]
+    )
     b = np.repeat(np.asarray(cell.initial_bias or (0.0,) * G, float), n)
     return {"U": U, "W": W, "b": b} | ({"c": np.zeros(G * n)} if cell.apart else {})
 
 
 def dense(m: int, k: int, seed: int, init: str) -> dict[str, np.ndarray]:
-    """V (k, m) and b (k,); "default" Glorot uniform and zero, "torch" both uniform in ±1/√m as torch.nn.Linear.
+    """V (k, m) and b (k,); "default" Glorot uniform and zero, "torch" both uniform in ±1/√m as
+    torch.nn.Linear.
 
     "tutorial" V uniform in ±0.1, b zero, as the tutorial's fully connected layer.
     """
@@ -96,7 +118,10 @@ def dense(m: int, k: int, seed: int, init: str) -> dict[str, np.ndarray]:
     if init == "tutorial":
         return {"V": rng.uniform(-0.1, 0.1, (k, m)), "b": np.zeros(k)}
     if init == "torch":
-        return {"V": rng.uniform(-(m**-0.5), m**-0.5, (k, m)), "b": rng.uniform(-(m**-0.5), m**-0.5, k)}
+        return {
+            "V": rng.uniform(-(m**-0.5), m**-0.5, (k, m)),
+            "b": rng.uniform(-(m**-0.5), m**-0.5, k),
+        }
     return {"V": glorot(rng, k, m), "b": np.zeros(k)}
 
 
@@ -112,6 +137,8 @@ def glorot(rng, rows: int, columns: int):
 
 
 def orthogonal(rng, n: int):
-    """A random orthogonal matrix, uniform (Haar): QR of a Gaussian one, the signs of R's diagonal moved into Q."""
+    """A random orthogonal matrix, uniform (Haar): QR of a Gaussian one, the signs of R's diagonal
+    moved into Q.
+    """
     q, r = np.linalg.qr(rng.standard_normal((n, n)))
     return q * np.sign(np.diag(r))

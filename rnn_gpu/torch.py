@@ -1,11 +1,13 @@
-"""torch.nn.RNN, LSTM and GRU on our kernels: the same arguments, the same state_dict, autograd; and what torch has not.
+"""torch.nn.RNN, LSTM and GRU on our kernels: the same arguments, the same state_dict, autograd; and
+what torch has not.
 
 >>> import torch, rnn_gpu.torch
 >>> lstm = rnn_gpu.torch.LSTM(3, 5, num_layers=2, bidirectional=True)
 >>> y, (h, c) = lstm(torch.zeros(7, 2, 3))                     # as torch.nn.LSTM
 >>> y.sum().backward()
 
-CPU tensors go to the device "cpu", CUDA tensors to "cuda" on torch's current stream; neither is copied on its way in or out.
+CPU tensors go to the device "cpu", CUDA tensors to "cuda" on torch's current stream; neither is
+copied on its way in or out.
 """
 
 import warnings
@@ -67,26 +69,41 @@ class Call(NamedTuple):
 
 
 @once
-def layer_like(cell: Cell, m: int, n: int, device: str, dtype: str, reverse: bool) -> layers.Recurrent:
+def layer_like(
+    cell: Cell, m: int, n: int, device: str, dtype: str, reverse: bool
+) -> layers.Recurrent:
     """A layer of ours without parameters, to be put on those of torch's."""
     zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
-    return layers.Recurrent.of(zeros, cell, m, n, device=device, dtype=dtype, reverse=reverse).on({})
+    return layers.Recurrent.of(zeros, cell, m, n, device=device, dtype=dtype, reverse=reverse).on(
+        {}
+    )
 
 
 def forward(call, x, s0, U, W, b, c):
-    """x (T, B, m), s0 (S, B, n) and parameters, tensors -> ((layer, tape), y (T, B, n), s (S, B, n))."""
+    """x (T, B, m), s0 (S, B, n) and parameters, tensors -> ((layer, tape), y (T, B, n), s (S, B,
+    n)).
+    """
     with on_the_stream_of(x):
         d = resolve(call.device)
         values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
-        layer = layer_like(call.cell, values["U"].shape[1], values["W"].shape[1], call.device, dtype, call.reverse).on(values)
-        y, (s,), tape = layer._forward(d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps)
-        return (layer, tape), *(torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s))  # the caller may write into y
+        layer = layer_like(
+            call.cell, values["U"].shape[1], values["W"].shape[1], call.device, dtype, call.reverse
+        ).on(values)
+        y, (s,), tape = layer._forward(
+            d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps
+        )
+        # the caller may write into y
+        return (layer, tape), *(
+            torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s)
+        )
 
 
 def backward(went, call, dy, ds):
-    """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors.  Overwrites call.left."""
+    """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors.  Overwrites
+    call.left.
+    """
     with on_the_stream_of(dy):
         layer, tape = went
         d = layer._device
@@ -121,14 +138,20 @@ class Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *gradients):
-        raise UnsupportedError("double backward: the kernels give first derivatives alone; use torch.nn's module for second ones")
+        raise UnsupportedError(
+            "double backward: the kernels give first derivatives alone; use torch.nn's module for "
+            "second ones"
+        )
 
 
 class Stack(torch.nn.Module):
-    """Layers of one `cell`, which a subclass has, with the arguments, parameters and call of torch.nn.LSTM: see there.
+    """Layers of one `cell`, which a subclass has, with the arguments, parameters and call of
+    torch.nn.LSTM: see there.
 
-    dtype is torch.float32 or torch.float64. Numbers of the parameters are those of torch's modules after the same manual_seed.
-    clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back, in every layer and direction: of each
+    dtype is torch.float32 or torch.float64. Numbers of the parameters are those of torch's modules
+    after the same manual_seed.
+    clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back, in every
+                                     layer and direction: of each
             number, then of the norm; None is none. See `backward` of our own layers
     """
 
@@ -152,8 +175,12 @@ class Stack(torch.nn.Module):
     ):
         super().__init__()
         if proj_size:
-            raise UnsupportedError(f"proj_size is {proj_size!r}: these modules have no projection; use torch.nn.LSTM, or a Linear after it")
-        self.input_size, self.hidden_size = arguments.size("input_size", input_size), arguments.size("hidden_size", hidden_size)
+            raise UnsupportedError(
+                f"proj_size is {proj_size!r}: these modules have no projection; use "
+                "torch.nn.LSTM, or a Linear after it"
+            )
+        self.input_size = arguments.size("input_size", input_size)
+        self.hidden_size = arguments.size("hidden_size", hidden_size)
         self.num_layers, self.proj_size = arguments.size("num_layers", num_layers), 0
         self.dropout = arguments.number("dropout", dropout, 0, 1)
         self.bias = arguments.flag("bias", bias)
@@ -170,7 +197,10 @@ class Stack(torch.nn.Module):
             for suffix in self._suffixes(k):
                 shapes = ((rows, columns), (rows, self.hidden_size), (rows,), (rows,))
                 for name, shape in list(zip(NAMES, shapes, strict=True))[: 4 if bias else 2]:
-                    self.register_parameter(name + suffix, torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+                    self.register_parameter(
+                        name + suffix,
+                        torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)),
+                    )
         self.reset_parameters()
 
     @property
@@ -191,12 +221,26 @@ class Stack(torch.nn.Module):
     @property
     def all_weights(self) -> list[list[torch.nn.Parameter]]:
         present = NAMES[: 4 if self.bias else 2]
-        return [[getattr(self, name + suffix) for name in present] for k in range(self.num_layers) for suffix in self._suffixes(k)]
+        return [
+            [getattr(self, name + suffix) for name in present]
+            for k in range(self.num_layers)
+            for suffix in self._suffixes(k)
+        ]
 
     def extra_repr(self):
-        named = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        named = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
         named |= {"clip_step_value": None, "clip_step_norm": None}
-        changed = [f"{name}={getattr(self, name)}" for name, default in named.items() if getattr(self, name) != default]
+        changed = [
+            f"{name}={getattr(self, name)}"
+            for name, default in named.items()
+            if getattr(self, name) != default
+        ]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
     def __getstate__(self):
@@ -204,31 +248,46 @@ class Stack(torch.nn.Module):
 
     @property
     def tapes(self) -> list[layers.DeltaTape]:
-        """The DeltaTape of each layer and direction, of arrays as the device has them, after the backward of a call with tape=True."""
+        """The DeltaTape of each layer and direction, of arrays as the device has them, after the
+        backward of a call with tape=True.
+        """
         tapes = [left.tape for left in self._left if left.taped]
         if None in tapes:
-            raise OrderError("tapes are known after backward: call it on a loss of what the module returned")
+            raise OrderError(
+                "tapes are known after backward: call it on a loss of what the module returned"
+            )
         return tapes
 
     @property
     def clipped_steps(self) -> int:
-        """How often, in the backward of the last call, δ of a step and sample was beyond its bounds, over all layers and directions."""
+        """How often, in the backward of the last call, δ of a step and sample was beyond its
+        bounds, over all layers and directions.
+        """
         return sum(left.clipped_steps for left in self._left)
 
     def forward(self, input, hx=None, mask=None, resets=None, tape=False):
-        """As torch.nn.LSTM; `mask`, `resets` and `tape` are ours.  Returns (output, h_n), or (output, (h_n, c_n)).
+        """As torch.nn.LSTM; `mask`, `resets` and `tape` are ours.  Returns (output, h_n), or
+        (output, (h_n, c_n)).
 
         input  (T, B, m), (B, T, m) if batch_first, (T, m), or a PackedSequence
-        hx     (layers·directions, B, n), or without B for an input without B; of several states a tuple; None is zero
-        mask   booleans shaped as the steps of input, (T, B), (B, T) or (T,): where False the state is carried through and the output
+        hx     (layers·directions, B, n), or without B for an input without B; of several states a
+               tuple; None is zero
+        mask   booleans shaped as the steps of input, (T, B), (B, T) or (T,): where False the state
+               is carried through and the output
                is zero
-        resets booleans likewise: before a step where True the sample begins anew, with its hx, and no gradient goes back past it. A
-               masked step resets too. For the reverse direction it is the step before that begins anew
+        resets booleans likewise: before a step where True the sample begins anew, with its hx, and
+        no gradient goes back past it. A
+               masked step resets too. For the reverse direction it is the step before that begins
+               anew
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
         """
         tape = arguments.flag("tape", tape)
         packed, rows_first = isinstance(input, PackedSequence), self.batch_first
-        x, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes)) if packed else (input, None)
+        x, lengths = (
+            pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
+            if packed
+            else (input, None)
+        )
         batched, rows_first = x.dim() == 3, rows_first and not packed
         self._check(x)
         x = self._like_parameters("input", x)
@@ -242,7 +301,9 @@ class Stack(torch.nn.Module):
             outputs = []
             for suffix in self._suffixes(k):
                 self._left.append(Left(tape))
-                call = Call(self.cell, device_of(x), steps, suffix.endswith("reverse"), clip, self._left[-1])
+                call = Call(
+                    self.cell, device_of(x), steps, suffix.endswith("reverse"), clip, self._left[-1]
+                )
                 y, s = Recurrence.apply(call, x, s0[:, len(last)], *self._weights(suffix))
                 outputs.append(y)
                 last.append(s)
@@ -259,7 +320,9 @@ class Stack(torch.nn.Module):
         return y, h if len(h) > 1 else h[0]
 
     def _weights(self, suffix):
-        """U, W, b and c of a layer and direction; c where the cell takes the two sides apart, else torch's second bias is part of b."""
+        """U, W, b and c of a layer and direction; c where the cell takes the two sides apart, else
+        torch's second bias is part of b.
+        """
         U, W, *biases = (getattr(self, name + suffix) for name in NAMES[: 4 if self.bias else 2])
         b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
         return (U, W, b, c) if self.cell.apart else (U, W, b + c, None)
@@ -268,32 +331,53 @@ class Stack(torch.nn.Module):
         axes = "(B, T, m)" if self.batch_first else "(T, B, m)"
         time = x.shape[1 if self.batch_first and x.dim() == 3 else 0] if x.dim() in (2, 3) else 0
         if time == 0:  # no samples are none to compute, but of no steps there is no last state
-            raise ShapeError(f"input has shape {tuple(x.shape)}, expected {axes} or (T, m), of at least one step")
+            raise ShapeError(
+                f"input has shape {tuple(x.shape)}, expected {axes} or (T, m), of at least one step"
+            )
         if x.shape[-1] != self.input_size:
-            raise ShapeError(f"input has {x.shape[-1]} features, but this module was built for input_size={self.input_size}: {axes}")
+            raise ShapeError(
+                f"input has {x.shape[-1]} features, but this module was built for "
+                f"input_size={self.input_size}: {axes}"
+            )
 
     def _like_parameters(self, name, tensor):
         """The tensor, in float32 if autocast made it less precise."""
         θ = next(self.parameters())
         if θ.dtype not in (torch.float32, torch.float64):
-            raise DtypeError(f"the parameters are {θ.dtype}, expected torch.float32 or float64; for less, use autocast around the module")
+            raise DtypeError(
+                f"the parameters are {θ.dtype}, expected torch.float32 or float64; for less, use "
+                "autocast around the module"
+            )
         if tensor.device != θ.device:
-            raise DeviceError(f"{name} is on {tensor.device}, but the parameters are on {θ.device}: move one")
-        if tensor.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(tensor.device.type):
+            raise DeviceError(
+                f"{name} is on {tensor.device}, but the parameters are on {θ.device}: move one"
+            )
+        if tensor.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(
+            tensor.device.type
+        ):
             tensor = tensor.float()
         if tensor.dtype != θ.dtype:
-            raise DtypeError(f"{name} is {tensor.dtype}, but the parameters are {θ.dtype}: convert one")
+            raise DtypeError(
+                f"{name} is {tensor.dtype}, but the parameters are {θ.dtype}: convert one"
+            )
         return tensor
 
     def _steps(self, x, lengths, rows_first, batched, **given):
-        """The Steps of x (T, B, m).  given: mask and resets as they came, by the axes of the input."""
+        """The Steps of x (T, B, m).  given: mask and resets as they came, by the axes of the
+        input.
+        """
         T, B, _ = x.shape
-        shape, axes = ((T,), "T") if not batched else ((B, T), "B, T") if rows_first else ((T, B), "T, B")
+        shape, axes = (
+            ((T,), "T") if not batched else ((B, T), "B, T") if rows_first else ((T, B), "T, B")
+        )
         live = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths.numpy()
         patterns = []
         for name, values in given.items():
             if lengths is not None and values is not None:
-                raise ArgumentError(f"{name} is given with a PackedSequence, which has lengths of its own: pad it, or leave {name} out")
+                raise ArgumentError(
+                    f"{name} is given with a PackedSequence, which has lengths of its own: pad "
+                    f"it, or leave {name} out"
+                )
             values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
             a = arguments.booleans(name, values, shape, axes, otherwise=name == "mask")
             patterns.append(a.T.reshape(T, B) if rows_first else a.reshape(T, B))
@@ -309,7 +393,9 @@ class Stack(torch.nn.Module):
         if hx is None:
             return x.new_zeros((S, *shape))
         parts = (hx,) if isinstance(hx, torch.Tensor) else hx
-        listed = isinstance(parts, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in parts)
+        listed = isinstance(parts, (tuple, list)) and all(
+            isinstance(part, torch.Tensor) for part in parts
+        )
         if not listed or len(parts) != S:
             expected = "a tensor" if S == 1 else f"a tuple of {S} tensors"
             raise ShapeError(f"hx is {arguments.came_in_parts(hx)}, expected {expected}")
@@ -323,7 +409,9 @@ class Stack(torch.nn.Module):
 
 
 class Recurrent(Stack):
-    """A stack of any cell: a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "gru", "elman_softsign", …"""
+    """A stack of any cell: a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm",
+    "gru", "elman_softsign", …
+    """
 
     def __init__(self, cell: Cell | str, *arguments_of_torch, **options):
         self._cell = cell if isinstance(cell, Cell) else arguments.choice("cell", cell, CELLS)
@@ -336,10 +424,18 @@ class Recurrent(Stack):
 
 
 class RNN(Stack):
-    """torch.nn.RNN, with any activation: nonlinearity is a name, an Activation, or a pair (f, df) with df from the output y."""
+    """torch.nn.RNN, with any activation: nonlinearity is a name, an Activation, or a pair (f, df)
+    with df from the output y.
+    """
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, nonlinearity: str | Activation | tuple = "tanh", *arguments_of_torch, **options
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        nonlinearity: str | Activation | tuple = "tanh",
+        *arguments_of_torch,
+        **options,
     ):
         self.activation = derivatives.activation(nonlinearity)
         self.nonlinearity = self.activation.name

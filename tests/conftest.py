@@ -1,4 +1,6 @@
-"""The tests run compiled CPU code and CUDA kernels in one process: on a GPU where there is one, else in the simulator."""
+"""The tests run compiled CPU code and CUDA kernels in one process: on a GPU where there is one,
+else in the simulator.
+"""
 
 import ctypes
 import os
@@ -8,7 +10,10 @@ import os
 
 def has_gpu() -> bool:
     try:
-        return os.environ.get("RNN_GPU_TEST_CARD") != "0" and ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+        return (
+            os.environ.get("RNN_GPU_TEST_CARD") != "0"
+            and ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+        )
     except OSError:
         return False
 
@@ -16,20 +21,21 @@ def has_gpu() -> bool:
 if not has_gpu():
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # before the first import of numba
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import numpy as np
+import pytest
+from hypothesis import settings
 
 settings.register_profile("the same every time", derandomize=True, database=None, deadline=None)
 settings.load_profile("the same every time")
 
 pytest.register_assert_rewrite("door", "simulation")
 
-from door import DOORS, MODELS  # noqa: E402
-from rnn_gpu.kernels.cells import CELLS  # noqa: E402
+from door import DOORS, MODELS
+from rnn_gpu.kernels.cells import CELLS
 
 DEVICES = ("reference", "cpu", "cuda")
-RTOL = {"float64": 1e-10, "float32": 1e-5}  # of twins and oracles, relative to the largest number of an array
+# of twins and oracles, relative to the largest number of an array
+RTOL = {"float64": 1e-10, "float32": 1e-5}
 
 
 @pytest.fixture(params=DEVICES)

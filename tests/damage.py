@@ -1,4 +1,6 @@
-"""Files taken apart and put together again: with other content and the checksum of it, or with damage that no checksum fits."""
+"""Files taken apart and put together again: with other content and the checksum of it, or with
+damage that no checksum fits.
+"""
 
 import json
 import math
@@ -21,7 +23,9 @@ NO_SUM = b'"crc32":"00000000"'
 
 
 def apart(path):
-    """The header of a safetensors file as a dict, its configuration, and the bytes of its arrays."""
+    """The header of a safetensors file as a dict, its configuration, and the bytes of its
+    arrays.
+    """
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])
@@ -36,7 +40,9 @@ def config_of(header):
 
 
 def together(path, header, config, arrays: bytes):
-    """Write what `apart` gave, with the checksum of it where there is one; config None leaves that of the header."""
+    """Write what `apart` gave, with the checksum of it where there is one; config None leaves that
+    of the header.
+    """
     metadata = header.get("__metadata__")
     if isinstance(metadata, dict):
         metadata |= {} if config is None else {"config": json.dumps(config)}
@@ -49,7 +55,13 @@ def together(path, header, config, arrays: bytes):
 
 def leaves(value, at=()):
     """The place of every value within dicts and lists, and of these themselves."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inside = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for name, one in inside:
         yield (*at, name)
         yield from leaves(one, (*at, name))
@@ -64,7 +76,24 @@ def put(value, at, change):
     return whole
 
 
-OTHERS = [-1, math.nan, math.inf, -math.inf, 10**30, 10**400, 1.5, 0, None, True, "x", "", [], {}, [[[]]], {"custom": "x"}]
+OTHERS = [
+    -1,
+    math.nan,
+    math.inf,
+    -math.inf,
+    10**30,
+    10**400,
+    1.5,
+    0,
+    None,
+    True,
+    "x",
+    "",
+    [],
+    {},
+    [[[]]],
+    {"custom": "x"},
+]
 
 
 def other(value):
@@ -98,7 +127,9 @@ KINDS = (*RAW, "header", "number", "gone", "renamed", "twice", "value", "value",
 
 
 def hurt(rng, whole: bytes, path) -> str:
-    """Write the file `whole` to path with one damage, of a kind and place that rng draws.  Returns the kind."""
+    """Write the file `whole` to path with one damage, of a kind and place that rng draws.  Returns
+    the kind.
+    """
     path.write_bytes(whole)
     kind, data, place = any_of(rng, KINDS), bytearray(whole), int(rng.integers(len(whole)))
     if kind == "flip":
@@ -122,13 +153,17 @@ def hurt(rng, whole: bytes, path) -> str:
         change = any_of(rng, [gone, renamed, twice, *map(other, OTHERS)])
         together(path, put(header, any_of(rng, places), change), None, arrays)
     else:
-        change = {"gone": gone, "renamed": renamed, "twice": twice}.get(kind) or other(any_of(rng, OTHERS))
+        change = {"gone": gone, "renamed": renamed, "twice": twice}.get(kind) or other(
+            any_of(rng, OTHERS)
+        )
         together(path, header, put(config, any_of(rng, list(leaves(config))), change), arrays)
     return kind
 
 
 def accepted(kind, read, *what) -> bool:
-    """Is it read? Else it must be refused with an error of ours, as it must where the checksum is wrong."""
+    """Is it read? Else it must be refused with an error of ours, as it must where the checksum is
+    wrong.
+    """
     try:
         read(*what)
     except (rnn_gpu.ArgumentError, rnn_gpu.ModelFileError):
@@ -138,7 +173,9 @@ def accepted(kind, read, *what) -> bool:
 
 
 def damaged_models(network, path, times: int, seed=0):
-    """Damage a model's file so many times: it is refused, or what it says is what comes out of it.  Counts (kind, accepted)."""
+    """Damage a model's file so many times: it is refused, or what it says is what comes out of it.
+    Counts (kind, accepted).
+    """
     network.save(path)
     rng, whole, counts = np.random.default_rng(seed), path.read_bytes(), Counter()
 
@@ -146,7 +183,10 @@ def damaged_models(network, path, times: int, seed=0):
         again = rnn_gpu.load(path, device="reference")
         _, config, arrays = apart(path)
         assert json.loads(json.dumps(again.config())) == config
-        assert b"".join(again.parameters[name].tobytes() for name in sorted(again.parameters)) == arrays
+        assert (
+            b"".join(again.parameters[name].tobytes() for name in sorted(again.parameters))
+            == arrays
+        )
 
     for _ in range(times):
         kind = hurt(rng, whole, path)
@@ -155,7 +195,8 @@ def damaged_models(network, path, times: int, seed=0):
 
 
 def damaged_checkpoints(whole: bytes, path, make, fit, times: int, seed=0):
-    """Damage a checkpoint so many times: it is refused and nothing changes, or training goes on.  Counts (kind, accepted).
+    """Damage a checkpoint so many times: it is refused and nothing changes, or training goes on.
+    Counts (kind, accepted).
 
     make() -> a network and its optimizer that have trained, fit(network, optimizer, path) resumes
     """
@@ -174,8 +215,15 @@ def damaged_checkpoints(whole: bytes, path, make, fit, times: int, seed=0):
 
 def everything(network, optimizer) -> dict:
     """All of both that training changes, copied."""
-    moments = {f"{name} {k}": a.copy() for name, held in optimizer.state.items() for k, a in enumerate(held)}
-    counts = {"steps": np.array(optimizer.steps), "passes": np.array(rnn_gpu.checkpoint.passes(network))}
+    moments = {
+        f"{name} {k}": a.copy()
+        for name, held in optimizer.state.items()
+        for k, a in enumerate(held)
+    }
+    counts = {
+        "steps": np.array(optimizer.steps),
+        "passes": np.array(rnn_gpu.checkpoint.passes(network)),
+    }
     return parameters_of(network) | moments | counts
 
 
@@ -187,7 +235,8 @@ while True:
     network.save(path)
 """
 CHECKPOINTS = """
-network = rnn_gpu.Network([rnn_gpu.GRU(20, 40, device="reference"), rnn_gpu.Dense(40, 1, device="reference")])
+where = {"device": "reference"}
+network = rnn_gpu.Network([rnn_gpu.GRU(20, 40, **where), rnn_gpu.Dense(40, 1, **where)])
 x, y = [np.ones((2, 20), "float32")] * 4, [np.ones((2, 1), "float32")] * 4
 network.fit(x, y, epochs=10**6, batch_size=1, checkpoint=path, checkpoint_every=1, progress=False,
             resume=path if os.path.exists(path) else None)
@@ -200,7 +249,8 @@ path = sys.argv[1]
 
 
 def killed(program: str, folder, times: int):
-    """Kill a process that runs the program, which writes folder/file again and again, and yield that path, each time.
+    """Kill a process that runs the program, which writes folder/file again and again, and yield
+    that path, each time.
 
     Asserts that nothing lies beside the file but one that was being written.
     """
@@ -208,9 +258,15 @@ def killed(program: str, folder, times: int):
     path, rng, others = folder / "file", np.random.default_rng(0), 0
     for _ in range(times):
         before = path.stat().st_ino if path.exists() else None
-        run = subprocess.Popen([sys.executable, "-c", BEGIN + program, path], env=environment, stderr=subprocess.PIPE)
+        run = subprocess.Popen(
+            [sys.executable, "-c", BEGIN + program, path], env=environment, stderr=subprocess.PIPE
+        )
         end = time.monotonic() + 120
-        while run.poll() is None and time.monotonic() < end and (not path.exists() or path.stat().st_ino == before):
+        while (
+            run.poll() is None
+            and time.monotonic() < end
+            and (not path.exists() or path.stat().st_ino == before)
+        ):
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.05))
         run.kill()

@@ -1,4 +1,6 @@
-"""What the tests of the door share: how a call is refused, all that a model gives, and when two results are the same."""
+"""What the tests of the door share: how a call is refused, all that a model gives, and when two
+results are the same.
+"""
 
 import numpy as np
 import pytest
@@ -47,12 +49,18 @@ MODELS = {
     "Recurrent": lambda: Recurrent("elman_elu", M, N, **REFERENCE),
     "Network": network,
 }
-DOORS = {name: MODELS[name] for name in ("LSTM", "Network")}  # recurrent layers share one way in, a network has its own
-STATELESS = {"Dense": lambda: Dense(M, K, "tanh", **REFERENCE), "Dropout": lambda: Dropout(0.5, **REFERENCE)}
+# recurrent layers share one way in, a network has its own
+DOORS = {name: MODELS[name] for name in ("LSTM", "Network")}
+STATELESS = {
+    "Dense": lambda: Dense(M, K, "tanh", **REFERENCE),
+    "Dropout": lambda: Dropout(0.5, **REFERENCE),
+}
 
 
 def table(*rows):
-    """(name, value, error, message): the value is refused with exactly this error, and the message says this."""
+    """(name, value, error, message): the value is refused with exactly this error, and the message
+    says this.
+    """
     return [pytest.param(*row, id=name) for name, *row in rows]
 
 
@@ -69,7 +77,9 @@ def results(model, x, dy, state=None, dstate=None, lengths=None, mask=None, rese
 
 
 def explained(model, taped=False):
-    """What the way back computed at every step, by name, as NumPy arrays: δ, how many were clipped, and the tape."""
+    """What the way back computed at every step, by name, as NumPy arrays: δ, how many were clipped,
+    and the tape.
+    """
     found = {"clipped_steps": np.array(model.clipped_steps)}
     for i, layer in enumerate(model.recurrent):
         tape = layer.tape._asdict() if taped else {}
@@ -80,13 +90,19 @@ def explained(model, taped=False):
 
 def way_back(model, dy, dstate=None, **back):
     dx, first = model.backward(dy, dstate, **back)
-    return {"dx": dx} | named("first", first) | {f"d{name}": model._device.numpy(a) for name, a in model.grads.items()}
+    return (
+        {"dx": dx}
+        | named("first", first)
+        | {f"d{name}": model._device.numpy(a) for name, a in model.grads.items()}
+    )
 
 
 def named(name, states):
     if not isinstance(states, (list, tuple)):
         return {name: states}
-    return {key: a for i, part in enumerate(states) for key, a in named(f"{name}[{i}]", part).items()}
+    return {
+        key: a for i, part in enumerate(states) for key, a in named(f"{name}[{i}]", part).items()
+    }
 
 
 def parameters_of(model):

@@ -1,4 +1,6 @@
-"""What the tests of threads, signals and forks share: programs of their own, which must end, and a call that shows a wrong number."""
+"""What the tests of threads, signals and forks share: programs of their own, which must end, and a
+call that shows a wrong number.
+"""
 
 import os
 import random
@@ -56,7 +58,9 @@ add_one = adding(1)
 
 
 def call(count=3, kernel=add_one, amount=1):
-    """A call that `count` threads share; AssertionError where a part of it was done twice or not at all."""
+    """A call that `count` threads share; AssertionError where a part of it was done twice or not at
+    all.
+    """
     a = np.arange(100)
     threads.share(kernel, count, a)
     assert (a == np.arange(100) + amount).all(), a
@@ -93,9 +97,12 @@ def interrupt(number, frame):
 
 
 def forked(action, at_once=False) -> int:
-    """Do the action in a forked process, which ends as programs do, now and then at once; returns its id."""
+    """Do the action in a forked process, which ends as programs do, now and then at once; returns
+    its id.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads and fork: that is what is tried
+        # Python 3.12 warns of threads and fork: that is what is tried
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         code = 1
@@ -108,7 +115,9 @@ def forked(action, at_once=False) -> int:
 
 
 def ended(child: int, patience=PATIENCE / 4) -> int:
-    """A forked process's exit status; it is killed, and TimeoutError raised, where it does not end."""
+    """A forked process's exit status; it is killed, and TimeoutError raised, where it does not
+    end.
+    """
     limit = time.monotonic() + patience
     while time.monotonic() < limit:
         found, status = os.waitpid(child, os.WNOHANG)

@@ -1,4 +1,6 @@
-"""What the tests of the simulator share: a launch that cannot hang, and what kernels need to wait for each other."""
+"""What the tests of the simulator share: a launch that cannot hang, and what kernels need to wait
+for each other.
+"""
 
 import math
 import threading
@@ -13,7 +15,9 @@ from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 if SIMULATED:
     from rnn_gpu.kernels.devices.cuda.simulator import as_device_array
 
-simulated = pytest.mark.skipif(not SIMULATED, reason="these kernels are for the simulator: a GPU is being used")
+simulated = pytest.mark.skipif(
+    not SIMULATED, reason="these kernels are for the simulator: a GPU is being used"
+)
 
 PATIENCE = 20.0  # seconds a launch may take; each takes a fraction of one
 
@@ -57,7 +61,9 @@ def hurry():
 
 @cuda.jit(device=True)
 def wait_for_every_block(arrived, turn):
-    """The barrier between blocks of KERNELS.md §3: the first thread of each counts itself in, and spins."""
+    """The barrier between blocks of KERNELS.md §3: the first thread of each counts itself in, and
+    spins.
+    """
     cuda.syncthreads()
     if cuda.threadIdx.x == 0:
         cuda.atomic.add(arrived, 0, 1)

@@ -1,4 +1,6 @@
-"""Activations and losses far from zero: every digit is right where the value is small, on every device, scalars and vectors."""
+"""Activations and losses far from zero: every digit is right where the value is small, on every
+device, scalars and vectors.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.losses import value_and_slope
 
-Z = np.concatenate([np.linspace(-80, 80, 33), [-18.0, -3.0 + 2.0**-20, -1e-6, 0.0, 1e-6]])  # among them the corner of hard_sigmoid
+# among them the corner of hard_sigmoid
+Z = np.concatenate([np.linspace(-80, 80, 33), [-18.0, -3.0 + 2.0**-20, -1e-6, 0.0, 1e-6]])
 EXACT = {  # of numbers with more digits than any dtype of ours
     "identity": lambda z: z,
     "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
@@ -30,7 +33,9 @@ def right(got, exact, dtype):
     """Every number of `got` to the house's tolerance of its own size."""
     assert got.dtype == dtype and np.isfinite(got).all()
     exact = exact.astype(float)
-    assert (abs(got - exact) <= RTOL[dtype] * abs(exact)).all(), got[np.argmax(abs(got - exact) / (abs(exact) + 1e-300))]
+    assert (abs(got - exact) <= RTOL[dtype] * abs(exact)).all(), got[
+        np.argmax(abs(got - exact) / (abs(exact) + 1e-300))
+    ]
 
 
 def test_every_activation_is_looked_at():
@@ -44,7 +49,8 @@ def test_an_activation_is_right_to_the_last_digits_of_small_values(name, device,
     dense = rnn_gpu.Dense(1, 1, name, device=device, dtype=dtype)
     dense.parameters["V"][...] = 1
     right(dense(z[:, None])[:, 0], exact, dtype)
-    layer = rnn_gpu.RNN(1, 2, name, device=device, dtype=dtype)  # whose units are vectors on the CPU
+    # whose units are vectors on the CPU
+    layer = rnn_gpu.RNN(1, 2, name, device=device, dtype=dtype)
     layer.parameters["U"][...], layer.parameters["W"][...] = 1, 0
     y, _ = layer(z[None, :, None])
     right(y[0, :, 0], exact, dtype)

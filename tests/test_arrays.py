@@ -1,4 +1,6 @@
-"""Arrays from anywhere: taken by DLPack without a copy, given back as the caller's kind; what lives elsewhere is refused."""
+"""Arrays from anywhere: taken by DLPack without a copy, given back as the caller's kind; what lives
+elsewhere is refused.
+"""
 
 import sys
 
@@ -6,7 +8,18 @@ import numpy as np
 import pytest
 
 from door import refuses, results, same, table
-from rnn_gpu import GRU, LSTM, ArgumentError, Dense, DeviceError, DtypeError, Network, ShapeError, Stream, arguments
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    ArgumentError,
+    Dense,
+    DeviceError,
+    DtypeError,
+    Network,
+    ShapeError,
+    Stream,
+    arguments,
+)
 
 T, B, M, N = 5, 3, 4, 7
 X = np.random.default_rng(0).normal(size=(T, B, M)).astype("float32")
@@ -34,7 +47,10 @@ def from_dlpack(a):
 
 def libraries():
     yield "foreign", lambda a: Foreign(a)
-    for name, make in (("torch", lambda torch, a: torch.from_numpy(a)), ("jax", lambda jax, a: jax.numpy.asarray(a))):
+    for name, make in (
+        ("torch", lambda torch, a: torch.from_numpy(a)),
+        ("jax", lambda jax, a: jax.numpy.asarray(a)),
+    ):
         yield name, lambda a, name=name, make=make: make(pytest.importorskip(name), a)
 
 
@@ -53,14 +69,19 @@ def test_an_array_is_taken_without_a_copy(make):
 
 
 def test_the_result_is_of_the_callers_kind(make, device):
-    network, state = (
-        Network([LSTM(M, N, device=device), Dense(N, 2, device=device)]),
-        (np.ones((B, N), "float32"), np.zeros((B, N), "float32")),
-    )
+    network = Network([LSTM(M, N, device=device), Dense(N, 2, device=device)])
+    state = (np.ones((B, N), "float32"), np.zeros((B, N), "float32"))
     expected = results(network, X, np.ones((T, B, 2), "float32"), [state], lengths=[5, 1, 3])
     y, ((h, c),) = network(make(X), [tuple(map(make, state))], lengths=make(np.array([5, 1, 3])))
     dx, ((dh, dc),) = network.backward(make(np.ones((T, B, 2), "float32")))
-    for name, a in {"y": y, "last[0][0]": h, "last[0][1]": c, "dx": dx, "first[0][0]": dh, "first[0][1]": dc}.items():
+    for name, a in {
+        "y": y,
+        "last[0][0]": h,
+        "last[0][1]": c,
+        "dx": dx,
+        "first[0][0]": dh,
+        "first[0][1]": dc,
+    }.items():
         assert type(a) is type(make(X))
         same(np.array(plain(a)), expected[name])
 
@@ -70,7 +91,11 @@ def test_layers_and_streams_give_the_callers_kind(make):
     y, _ = layer(make(X))
     dx, _ = layer.backward(y)
     dense = Dense(M, 2, device="cpu")
-    more = [dense(make(X)), dense.backward(make(np.ones((T, B, 2), "float32"))), Stream(Network([layer]))(make(X[0]))]
+    more = [
+        dense(make(X)),
+        dense.backward(make(np.ones((T, B, 2), "float32"))),
+        Stream(Network([layer]))(make(X[0])),
+    ]
     assert {type(a) for a in (y, dx, *more)} == {type(make(X))}
 
 
@@ -91,7 +116,9 @@ def test_sequences_of_another_library_are_learnt_from(make):
 
     def curve(kind):
         network = Network([GRU(M, N, device="cpu"), Dense(N, 2, device="cpu")], steps="last")
-        return network.fit([kind(np.array(a)) for a in x], [kind(a) for a in y], epochs=2, progress=False)["step_loss"]
+        return network.fit(
+            [kind(np.array(a)) for a in x], [kind(a) for a in y], epochs=2, progress=False
+        )["step_loss"]
 
     assert curve(make) == curve(np.array)
 
@@ -103,10 +130,30 @@ ON_GPU = Foreign(X, kind=2)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     table(
-        ("dtype", lambda: LAYER(Foreign(X.astype("float64"))), DtypeError, "x is float64, but this was built for float32"),
-        ("shape", lambda: LAYER(Foreign(X[0])), ShapeError, r"x has shape \(3, 4\), expected 3 axes"),
-        ("state", lambda: LAYER(X, Foreign(X[0])), ShapeError, r"state has shape \(3, 4\), expected 7 on axis 1"),
-        ("complex", lambda: LAYER(Foreign(X.astype("complex64"))), DtypeError, "x is complex64, but this was built for float32"),
+        (
+            "dtype",
+            lambda: LAYER(Foreign(X.astype("float64"))),
+            DtypeError,
+            "x is float64, but this was built for float32",
+        ),
+        (
+            "shape",
+            lambda: LAYER(Foreign(X[0])),
+            ShapeError,
+            r"x has shape \(3, 4\), expected 3 axes",
+        ),
+        (
+            "state",
+            lambda: LAYER(X, Foreign(X[0])),
+            ShapeError,
+            r"state has shape \(3, 4\), expected 7 on axis 1",
+        ),
+        (
+            "complex",
+            lambda: LAYER(Foreign(X.astype("complex64"))),
+            DtypeError,
+            "x is complex64, but this was built for float32",
+        ),
     ),
 )
 def test_an_array_of_another_library_is_checked_as_ours_are(call, error, message):
@@ -114,19 +161,31 @@ def test_an_array_of_another_library_is_checked_as_ours_are(call, error, message
 
 
 def test_an_array_on_a_gpu_is_for_the_gpu(monkeypatch):
-    """Without CuPy it cannot be taken; with it (here: a module that takes it) a layer on the CPU refuses it."""
+    """Without CuPy it cannot be taken; with it (here: a module that takes it) a layer on the CPU
+    refuses it.
+    """
     monkeypatch.setitem(sys.modules, "cupy", None)
     launch = arguments.import_module("rnn_gpu.kernels.devices.cuda.launch")
     monkeypatch.setattr(launch, "SIMULATED", False)
-    refuses(DeviceError, "^x is on a GPU, but what takes it there is not installed", lambda: LAYER(ON_GPU))
+    refuses(
+        DeviceError,
+        "^x is on a GPU, but what takes it there is not installed",
+        lambda: LAYER(ON_GPU),
+    )
 
     class OnGPU(np.ndarray):
         def __dlpack_device__(self):
             return 2, 0
 
     gpu = np.ones_like
-    monkeypatch.setattr(launch, "arrays", lambda: type("module", (), {"asarray": staticmethod(lambda a: X.view(OnGPU))}))
-    refuses(DeviceError, "^x is on a GPU, but device is 'cpu': say device='cuda'", lambda: LAYER(ON_GPU))
+    monkeypatch.setattr(
+        launch,
+        "arrays",
+        lambda: type("module", (), {"asarray": staticmethod(lambda a: X.view(OnGPU))}),
+    )
+    refuses(
+        DeviceError, "^x is on a GPU, but device is 'cpu': say device='cuda'", lambda: LAYER(ON_GPU)
+    )
     y, h = LAYER(X)
     refuses(DeviceError, "^dy is on a GPU", lambda: LAYER.backward(gpu(y).view(OnGPU)))
     refuses(DeviceError, "^state is on a GPU", lambda: LAYER(X, gpu(h).view(OnGPU)))
@@ -134,4 +193,8 @@ def test_an_array_on_a_gpu_is_for_the_gpu(monkeypatch):
 
 def test_a_tensor_with_a_gradient_says_what_to_do():
     torch = pytest.importorskip("torch")
-    refuses(ArgumentError, "^x, a Tensor, cannot be taken by DLPack: .*detach", lambda: LAYER(torch.from_numpy(X).requires_grad_()))
+    refuses(
+        ArgumentError,
+        "^x, a Tensor, cannot be taken by DLPack: .*detach",
+        lambda: LAYER(torch.from_numpy(X).requires_grad_()),
+    )

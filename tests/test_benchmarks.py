@@ -1,4 +1,5 @@
-"""The apparatus that measures: its rehearsal leaves files of the promised shape, and its report says no more than the files do.
+"""The apparatus that measures: its rehearsal leaves files of the promised shape, and its report
+says no more than the files do.
 
 (No test here is named after a device: the apparatus runs the tests of devices itself.)
 """
@@ -18,15 +19,26 @@ BENCHMARKS = CHECKOUT / "benchmarks"
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
 OTHERS = ("smoke", "tests", "micro")
 PEER = {"custom": "torch, loop"}  # elsewhere "torch"
-TORCH = importlib.util.find_spec("torch") is not None  # without it there is no one to be measured against
+# without it there is no one to be measured against
+TORCH = importlib.util.find_spec("torch") is not None
 
-pytestmark = pytest.mark.skipif(not BENCHMARKS.exists(), reason="no benchmarks beside the tests: this is no checkout")
+pytestmark = pytest.mark.skipif(
+    not BENCHMARKS.exists(), reason="no benchmarks beside the tests: this is no checkout"
+)
 
 
 def run(*command, **environment):
     here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     here |= {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, check=False, cwd=CHECKOUT, env=here, capture_output=True, encoding="utf-8", timeout=300)
+    return subprocess.run(
+        command,
+        check=False,
+        cwd=CHECKOUT,
+        env=here,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
 
 
 def strict(path):
@@ -43,9 +55,17 @@ def strict(path):
 def rehearsed(tmp_path_factory):
     """(what it printed, its files by name)"""
     folder = tmp_path_factory.mktemp("rehearsed")
-    done = run("bash", BENCHMARKS / "gpu.sh", "--rehearse", PYTHON=sys.executable, RNN_GPU_RESULTS=str(folder))
+    done = run(
+        "bash",
+        BENCHMARKS / "gpu.sh",
+        "--rehearse",
+        PYTHON=sys.executable,
+        RNN_GPU_RESULTS=str(folder),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, {path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()}
+    return done.stdout, {
+        path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()
+    }
 
 
 def test_every_step_of_the_rehearsal_ends_well(rehearsed):
@@ -80,7 +100,9 @@ def test_a_table_has_every_case_with_errors_times_and_ratios(rehearsed, name):
             ours, peer = found["ours"], PEER.get(name, "torch")
             assert (peer in found) is TORCH is (peer not in row["not_measured"])
             for theirs in (one for other, one in found.items() if other != "ours"):
-                assert math.isclose(theirs["ratio"], theirs["median_us"] / ours["median_us"], rel_tol=1e-4)
+                assert math.isclose(
+                    theirs["ratio"], theirs["median_us"] / ours["median_us"], rel_tol=1e-4
+                )
             assert ours["q1_us"] <= ours["median_us"] <= ours["q3_us"]
 
 
@@ -109,7 +131,10 @@ def test_the_microbenchmarks_give_rows(rehearsed):
     measured = {"grid_barrier", "block_barrier", "launches", "weights_in_registers_or_shared"}
     assert all(any("us" in row for row in body["results"][name]) for name in measured)
     assert not [
-        row for rows in body["results"].values() for row in rows if row.get("error", "not on this machine") != "not on this machine"
+        row
+        for rows in body["results"].values()
+        for row in rows
+        if row.get("error", "not on this machine") != "not on this machine"
     ]
 
 
@@ -127,13 +152,26 @@ def test_the_simulator_is_not_measured():
 
 
 def test_without_a_card_nothing_is_measured(tmp_path):
-    done = run("bash", BENCHMARKS / "gpu.sh", PYTHON=sys.executable, RNN_GPU_RESULTS=str(tmp_path), CUDA_VISIBLE_DEVICES="-1")
+    done = run(
+        "bash",
+        BENCHMARKS / "gpu.sh",
+        PYTHON=sys.executable,
+        RNN_GPU_RESULTS=str(tmp_path),
+        CUDA_VISIBLE_DEVICES="-1",
+    )
     assert done.returncode == 3 and "no GPU" in done.stdout + done.stderr
     assert not list(tmp_path.glob("*/steps.json"))
 
 
 def test_a_rehearsal_does_not_write_among_the_results():
-    done = run(sys.executable, "-m", "benchmarks", "launch", "--rehearse", RNN_GPU_RESULTS=str(BENCHMARKS / "results"))
+    done = run(
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "launch",
+        "--rehearse",
+        RNN_GPU_RESULTS=str(BENCHMARKS / "results"),
+    )
     assert done.returncode != 0 and "RNN_GPU_RESULTS" in done.stderr
     assert not (BENCHMARKS / "results" / "rehearsal").exists()
 
@@ -154,13 +192,18 @@ class Failing(c.Ours):
 
 c.ENTRIES |= {"wrong": c.Entry(Wrong), "failing": c.Entry(Failing)}
 row = c.measure(c.Problem(c.Case("gru", 3, 2, 2, m=3)), ("ours", "wrong", "failing"), ("step",))
-print(sorted(row["passes"]["step"]), row["not_measured"]["wrong"], row["not_measured"]["failing"], row["errors"]["judge"], sep="|")
+missing = row["not_measured"]
+steps, judge = sorted(row["passes"]["step"]), row["errors"]["judge"]
+print(steps, missing["wrong"], missing["failing"], judge, sep="|")
 """
 
 
 def test_what_is_wrong_or_fails_has_an_error_and_no_speed():
     done = run(sys.executable, "-c", WRONG)
-    assert done.stdout.strip() == "['ours']|wrong beyond 0.0003: no speed|RuntimeError: on purpose|our CPU", done.stderr
+    assert (
+        done.stdout.strip()
+        == "['ours']|wrong beyond 0.0003: no speed|RuntimeError: on purpose|our CPU"
+    ), done.stderr
 
 
 # The CPU
@@ -170,23 +213,48 @@ def test_what_is_wrong_or_fails_has_an_error_and_no_speed():
 def on_the_cpu(tmp_path_factory):
     """(what it printed, its files by name)"""
     folder = tmp_path_factory.mktemp("on_the_cpu")
-    done = run(sys.executable, "-m", "benchmarks", "cpu", "--rehearse", "--cells", "lstm", "--threads", "1", RNN_GPU_RESULTS=str(folder))
+    done = run(
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "cpu",
+        "--rehearse",
+        "--cells",
+        "lstm",
+        "--threads",
+        "1",
+        RNN_GPU_RESULTS=str(folder),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, {path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()}
+    return done.stdout, {
+        path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()
+    }
 
 
 def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_cpu):
     body = strict(on_the_cpu[1]["cpu"])
-    assert [(row["case"]["cell"], row["case"]["T"], row["case"]["threads"]) for row in body["results"]] == [("lstm", 3, 1), ("lstm", 4, 1)]
+    assert [
+        (row["case"]["cell"], row["case"]["T"], row["case"]["threads"]) for row in body["results"]
+    ] == [("lstm", 3, 1), ("lstm", 4, 1)]
     for row in body["results"]:
-        assert row["explain"].startswith("cpu: ") and row["errors"]["judge"] == ("torch" if TORCH else "our reference")
-        assert {"y", "dx", "dU0", "dW0", "db0"} <= set(row["errors"]["ours"]) and max(row["errors"]["ours"].values()) < 1e-5
+        assert row["explain"].startswith("cpu: ") and row["errors"]["judge"] == (
+            "torch" if TORCH else "our reference"
+        )
+        assert {"y", "dx", "dU0", "dW0", "db0"} <= set(row["errors"]["ours"]) and max(
+            row["errors"]["ours"].values()
+        ) < 1e-5
         assert set(row["passes"]) == {"inference", "step"}
         for what, found in row["passes"].items():
             assert set(found) == {"ours", "torch"} if TORCH else {"ours"}
             flop = (3 if what == "step" else 1) * 2 * row["case"]["T"] * 2 * 4 * 5 * 10
-            assert math.isclose(found["ours"]["gflop_per_s"], 1e-3 * flop / found["ours"]["median_us"], rel_tol=1e-4)
-            assert math.isclose(found["ours"]["of_peak"], 1e9 * found["ours"]["gflop_per_s"] / body["peak_flop_per_s"]["1"], rel_tol=1e-4)
+            assert math.isclose(
+                found["ours"]["gflop_per_s"], 1e-3 * flop / found["ours"]["median_us"], rel_tol=1e-4
+            )
+            assert math.isclose(
+                found["ours"]["of_peak"],
+                1e9 * found["ours"]["gflop_per_s"] / body["peak_flop_per_s"]["1"],
+                rel_tol=1e-4,
+            )
 
 
 def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
@@ -194,14 +262,26 @@ def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
     assert [row["case"]["cell"] for row in rows] == ["lstm"]
     for row in rows:
         assert row["not_measured"] == {} and set(row["errors"]) == {"ours", "own"}
-        assert all(set(found) == {"ours", "own"} and found["own"]["ratio"] > 0 for found in row["passes"].values())
+        assert all(
+            set(found) == {"ours", "own"} and found["own"]["ratio"] > 0
+            for found in row["passes"].values()
+        )
 
 
 def test_goals_of_the_cpu_are_printed_one_by_one(on_the_cpu):
     printed, files = on_the_cpu
-    for goal in ("every case", "LSTM, n ≤ 64, B = 1", "LSTM, n ≤ 64, B > 1", "Elman and GRU, n ≤ 64, B = 1", "Elman and GRU, every case"):
+    for goal in (
+        "every case",
+        "LSTM, n ≤ 64, B = 1",
+        "LSTM, n ≤ 64, B > 1",
+        "Elman and GRU, n ≤ 64, B = 1",
+        "Elman and GRU, every case",
+    ):
         assert f"\n- 1 thread, {goal}, ≥ " in printed
-    assert "\n- a user's activation over tanh, time ≤ 1.1: " in printed and "\n- a user's LSTM over the built-in one" in printed
+    assert (
+        "\n- a user's activation over tanh, time ≤ 1.1: " in printed
+        and "\n- a user's LSTM over the built-in one" in printed
+    )
     assert "Below a goal" in files["report.md"].read_text(encoding="utf-8")
 
 
@@ -211,15 +291,19 @@ sys.argv.append("--cpu")
 sys.modules["torch"] = None  # importing it fails
 from benchmarks import _contenders as c
 
-row = c.measure(c.Problem(c.Case("elman", 3, 2, 2, m=3, threads=1)), ("ours", "torch"), c.ON_THE_CPU)
-print([sorted(found) for found in row["passes"].values()], row["not_measured"], row["errors"]["judge"])
+case = c.Case("elman", 3, 2, 2, m=3, threads=1)
+row = c.measure(c.Problem(case), ("ours", "torch"), c.ON_THE_CPU)
+found = [sorted(found) for found in row["passes"].values()]
+print(found, row["not_measured"], row["errors"]["judge"])
 assert max(row["errors"]["ours"].values()) < 1e-5
 """
 
 
 def test_without_torch_the_cpu_is_measured_alone_and_judged_by_the_reference():
     done = run(sys.executable, "-c", ALONE)
-    assert done.stdout.strip() == "[['ours'], ['ours']] {'torch': 'not on this machine'} our reference", done.stderr
+    assert (
+        done.stdout.strip() == "[['ours'], ['ours']] {'torch': 'not on this machine'} our reference"
+    ), done.stderr
     assert done.returncode == 0, done.stderr
 
 
@@ -237,25 +321,43 @@ for seconds in (whole, 0.999 * whole, 0):
 
 def test_what_the_time_does_not_allow_is_left_out_longest_first_and_never_of_the_shortest():
     done = run(sys.executable, "-c", PLAN)
-    longest = "{512} Case(cell='lstm', n=512, B=64, T=512, m=512, layers=1, dtype='float32', threads=1)"
+    longest = (
+        "{512} Case(cell='lstm', n=512, B=64, T=512, m=512, layers=1, dtype='float32', threads=1)"
+    )
     assert done.stdout.splitlines() == ["0 set()", f"1 {longest}", f"8 {longest}"], done.stderr
 
 
 def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
-    done = run(sys.executable, "-m", "benchmarks", "sequence_length", "--cpu", "--rehearse", "--quick", RNN_GPU_RESULTS=str(tmp_path))
+    done = run(
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "sequence_length",
+        "--cpu",
+        "--rehearse",
+        "--quick",
+        RNN_GPU_RESULTS=str(tmp_path),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     short, long = strict(tmp_path / "rehearsal" / "sequence_length.json")["results"]
     assert "too little to tell" in short["memory_per_step"].values()
     assert set(long["memory_per_step"]) == ({"ours", "torch"} if TORCH else {"ours"})
     array = 4 * 2 * 5  # bytes a step of (T, B, n)
-    assert all(4 * array < size for size in long["memory_per_step"].values()), long["memory_per_step"]
+    assert all(4 * array < size for size in long["memory_per_step"].values()), long[
+        "memory_per_step"
+    ]
     assert long["memory_per_step"]["ours"] < 40 * array
 
 
 def test_the_training_job_is_the_same_in_torch_and_timed_with_and_without_compiling():
     done = run(sys.executable, "-m", "benchmarks", "train", "--quick")
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.partition("| --- |")[2].splitlines()[1:]]
-    assert [row[0] for row in rows] == ["ours, first run", "ours", "torch", "torch, one thread"][: 4 if TORCH else 2], done.stderr
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in done.stdout.partition("| --- |")[2].splitlines()[1:]
+    ]
+    assert [row[0] for row in rows] == ["ours, first run", "ours", "torch", "torch, one thread"][
+        : 4 if TORCH else 2
+    ], done.stderr
     for who, process, epochs, compiling, loss, accuracy in rows:
         assert float(process) > float(epochs) + float(compiling or 0)
         assert bool(compiling) == who.startswith("ours")
@@ -294,7 +396,10 @@ def test_the_microbenchmarks_have_the_instructions_that_they_are_about():
     assert {"LDG.E.STRONG.GPU", "REDG.E.ADD.STRONG.GPU"} <= set(found["meet"][1])
     assert {"BAR.SYNC.DEFER_BLOCKING", "LDS", "STS"} <= set(found["meet_in_block"][1])
     assert {"UCGABAR_ARV", "UCGABAR_WAIT", "LDS"} <= set(found["pass_on"][1])
-    assert ".reqnctapercluster" in found["pass_on"][0] and "mapa.shared::cluster" in found["pass_on"][0]
+    assert (
+        ".reqnctapercluster" in found["pass_on"][0]
+        and "mapa.shared::cluster" in found["pass_on"][0]
+    )
     assert {name: stack for name, (_, _, stack) in found.items() if stack} == {}
 
 
@@ -322,7 +427,12 @@ def row_of(ratio, cell="lstm", n=64, B=8, T=128, peer="torch"):
 
 def written(folder, **tables):
     for name, rows in tables.items():
-        body = {"name": name, "rehearsal": False, "machine": {"gpu": "A Card", "versions": {}}, "results": rows}
+        body = {
+            "name": name,
+            "rehearsal": False,
+            "machine": {"gpu": "A Card", "versions": {}},
+            "results": rows,
+        }
         (folder / f"{name}.json").write_text(json.dumps(body), encoding="utf-8")
 
 
@@ -332,19 +442,43 @@ def test_an_empty_folder_is_not_measured_yet(report, tmp_path):
 
 
 def test_regimes_have_mean_least_and_largest(report, tmp_path):
-    written(tmp_path, steps=[row_of(1.0, B=1), row_of(4.0, B=16, n=32), row_of(0.5, n=512), row_of(3.0, n=100, B=64, cell="elman")])
+    written(
+        tmp_path,
+        steps=[
+            row_of(1.0, B=1),
+            row_of(4.0, B=16, n=32),
+            row_of(0.5, n=512),
+            row_of(3.0, n=100, B=64, cell="elman"),
+        ],
+    )
     text = report.report(tmp_path)
-    small = next(line for line in text.splitlines() if line.startswith("| n ≤ 64, B ≤ 16 | forward | torch |"))
-    assert "| 2 | 2.00 | 1.00 (lstm n=64 B=1 T=128 float32) | 4.00 (lstm n=32 B=16 T=128 float32) | ≥ 1: met |" in small
+    small = next(
+        line
+        for line in text.splitlines()
+        if line.startswith("| n ≤ 64, B ≤ 16 | forward | torch |")
+    )
+    assert (
+        "| 2 | 2.00 | 1.00 (lstm n=64 B=1 T=128 float32) | 4.00 (lstm n=32 B=16 T=128 float32) | "
+        "≥ 1: met |" in small
+    )
     assert "| n ≤ 128, B ≥ 32 | forward | torch | 1 | 3.00 |" in text
     assert "| n > 256 | forward | torch | 1 | 0.50 |" in text
     assert "- micro: not measured yet" in text
 
 
 def test_every_case_below_one_is_listed(report, tmp_path):
-    written(tmp_path, steps=[row_of(1.0), row_of(0.5, n=512)], custom=[row_of(0.9, cell="softsign_lstm")])
+    written(
+        tmp_path,
+        steps=[row_of(1.0), row_of(0.5, n=512)],
+        custom=[row_of(0.9, cell="softsign_lstm")],
+    )
     report.report(tmp_path)
-    listed = (tmp_path / "report.md").read_text(encoding="utf-8").partition("### Cases below 1.0")[2].partition("###")[0]
+    listed = (
+        (tmp_path / "report.md")
+        .read_text(encoding="utf-8")
+        .partition("### Cases below 1.0")[2]
+        .partition("###")[0]
+    )
     assert "- steps, lstm n=512 B=8 T=128 float32, forward: torch 0.50" in listed
     assert "- custom, softsign_lstm n=64 B=8 T=128 float32, step: torch 0.90" in listed
     assert "n=64 B=8 T=128 float32, forward: torch 1.00" not in listed
@@ -367,13 +501,20 @@ def test_failures_are_told(report, tmp_path):
     wrong = row_of(1.0, n=7) | {"not_measured": {"ours": "wrong beyond 0.0003: no speed"}}
     written(tmp_path, steps=[broken, wrong])
     report.report(tmp_path)
-    told = (tmp_path / "report.md").read_text(encoding="utf-8").partition("### Wrong")[2].partition("###")[0]
+    told = (
+        (tmp_path / "report.md")
+        .read_text(encoding="utf-8")
+        .partition("### Wrong")[2]
+        .partition("###")[0]
+    )
     assert "n=64 B=8 T=128 float32: ValueError: no" in told and "ours: wrong beyond 0.0003" in told
 
 
 def test_predictions_have_an_empty_outcome_until_there_is_a_result():
     notes = (BENCHMARKS / "NOTES.md").read_text(encoding="utf-8")
-    assert "No GPU has run this code yet" in notes or any((BENCHMARKS / "results").glob("*/steps.json"))
+    assert "No GPU has run this code yet" in notes or any(
+        (BENCHMARKS / "results").glob("*/steps.json")
+    )
 
 
 def cpu_row(ratio, cell, n, B, threads=1):
@@ -395,16 +536,25 @@ def test_goals_of_the_cpu_are_reached_or_missed_by_so_much(report, tmp_path):
     written(tmp_path, cpu=rows, cpu_own=[own])
     text = report.report(tmp_path)
     assert "- 1 thread, every case, ≥ 1: reached; least 1.20 (gru n=512 B=64" in text
-    assert "- 1 thread, LSTM, n ≤ 64, B = 1, ≥ 2: missed by 25%, 1 of 1 cases below; least 1.50 (lstm n=64 B=1" in text
+    assert (
+        "- 1 thread, LSTM, n ≤ 64, B = 1, ≥ 2: missed by 25%, 1 of 1 cases below; least 1.50 "
+        "(lstm n=64 B=1" in text
+    )
     assert "- 1 thread, LSTM, n ≤ 64, B > 1, ≥ 1.2: not measured yet" in text
     assert "- 1 thread, Elman and GRU, n ≤ 64, B = 1, ≥ 20: reached; least 24.00" in text
     assert "- 1 thread, Elman and GRU, every case, ≥ 1.25: missed by 4%, 1 of 2 cases below" in text
     assert "- 1 thread, geometric mean, ≥ 3: reached; 3.51" in text
-    assert "- 2 threads, every case, ≥ 1: missed by 10%" in text and "- 2 threads, geometric mean, ≥ 3: missed by 70%" in text
+    assert (
+        "- 2 threads, every case, ≥ 1: missed by 10%" in text
+        and "- 2 threads, geometric mean, ≥ 3: missed by 70%" in text
+    )
     assert "- a user's activation over tanh, time ≤ 1.1: not measured yet" in text
     assert "- a user's LSTM over the built-in one, time ≤ 1.1: missed by 10%; most 1.21" in text
     full = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "- lstm n=64 B=1 T=128 float32, 1 thread: 1.50 for ≥ 2; 50.0 GFLOP/s, 50% of the peak" in full
+    assert (
+        "- lstm n=64 B=1 T=128 float32, 1 thread: 1.50 for ≥ 2; 50.0 GFLOP/s, 50% of the peak"
+        in full
+    )
     assert "- cpu, lstm n=64 B=16 T=128 float32, 2 threads, step: torch 0.90" in text
 
 
@@ -417,7 +567,8 @@ def test_the_map_of_the_cpu_is_drawn(report, tmp_path):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
 def test_the_pages_say_of_the_cpu_what_the_files_say(page, report):
-    text, found = (CHECKOUT / page).read_text(encoding="utf-8"), report.load(BENCHMARKS / "results" / "cpu")
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    found = report.load(BENCHMARKS / "results" / "cpu")
     told = report.five_numbers(found) if page == "README.md" else report.cpu_part(found)
     assert text.partition(report.BEGIN)[2].partition(report.END)[0].strip() == told
 
@@ -426,11 +577,26 @@ def test_the_pages_say_of_the_cpu_what_the_files_say(page, report):
 
 
 def test_the_page_on_vanishing_gradients_has_every_cell_with_its_horizon(tmp_path):
-    done = run(sys.executable, "-m", "benchmarks", "vanishing", "--quick", "--device", "reference", "--plot", tmp_path / "page.png")
+    done = run(
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "vanishing",
+        "--quick",
+        "--device",
+        "reference",
+        "--plot",
+        tmp_path / "page.png",
+    )
     assert done.returncode == 0, done.stderr
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.partition("| --- |")[2].splitlines()[1:]]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in done.stdout.partition("| --- |")[2].splitlines()[1:]
+    ]
     cells = ["Elman tanh, torch's initial weights", "Elman tanh", "Elman ReLU", "LSTM", "GRU"]
-    assert [row[:2] for row in rows] == [[task, cell] for task in ("adding-12", "copy-2") for cell in cells]
+    assert [row[:2] for row in rows] == [
+        [task, cell] for task in ("adding-12", "copy-2") for cell in cells
+    ]
     for _, cell, error, before, horizon, after, _ in rows:
         assert float(error) > 0 and after in ("vanishing", "healthy", "exploding")
         assert (before == "vanishing" and int(horizon) > 1) == (cell == cells[0])
@@ -452,15 +618,33 @@ def test_the_page_says_which_remedy_trained_best(monkeypatch):
 
     results = strict(BENCHMARKS / "results" / "cpu" / "remedies.json")["results"]
     assert list(results) == list(remedies.STARTS)
-    assert remedies.table(results) in (CHECKOUT / "docs" / "vanishing.md").read_text(encoding="utf-8")
+    assert remedies.table(results) in (CHECKOUT / "docs" / "vanishing.md").read_text(
+        encoding="utf-8"
+    )
     for row in results.values():
         if row["verdict"] == "exploding":  # as gradient_flow says
-            assert min(row["loss"], key=lambda remedy: remedies.best(row["loss"][remedy])).startswith("W / ")
+            assert min(
+                row["loss"], key=lambda remedy: remedies.best(row["loss"][remedy])
+            ).startswith("W / ")
 
 
 def test_every_remedy_can_be_tried_quickly():
     name = "speakers: tanh, W × 4"
-    done = run(sys.executable, "-m", "benchmarks", "remedies", "--quick", "--device", "reference", "--start", name)
+    done = run(
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "remedies",
+        "--quick",
+        "--device",
+        "reference",
+        "--start",
+        name,
+    )
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()[-1]
-    assert said.startswith(f"| {name} | exploding, horizon ") and said.count(";") == 4 and "inf" not in said
+    assert (
+        said.startswith(f"| {name} | exploding, horizon ")
+        and said.count(";") == 4
+        and "inf" not in said
+    )

@@ -1,4 +1,6 @@
-"""A formula, bound to a device, has the kernel's type throughout and means what it meant in Python."""
+"""A formula, bound to a device, has the kernel's type throughout and means what it meant in
+Python.
+"""
 
 import inspect
 import math
@@ -12,7 +14,16 @@ from numba import njit, types
 from numpy import exp as e
 
 from conftest import close
-from rnn_gpu.kernels.binding import NAMES, bind, define, elementwise_source, gather, interpreted_maths, repeat, retyped
+from rnn_gpu.kernels.binding import (
+    NAMES,
+    bind,
+    define,
+    elementwise_source,
+    gather,
+    interpreted_maths,
+    repeat,
+    retyped,
+)
 from rnn_gpu.kernels.devices import cpu, reference
 
 NUMBA = {np.float32: types.float32, np.float64: types.float64}
@@ -65,7 +76,8 @@ def test_a_literal_has_the_type_of_the_kernel(number):
     assert value == 0.75
     unbound = njit(f)
     unbound(np.float32(0.5))
-    assert unbound.nopython_signatures[0].return_type == types.float64  # or there were nothing to test
+    # or there were nothing to test
+    assert unbound.nopython_signatures[0].return_type == types.float64
 
 
 @pytest.mark.parametrize(
@@ -128,7 +140,13 @@ def test_integers_that_index_or_are_exponents_stay():
 
 
 def test_one_literal_can_be_both_an_integer_and_a_number():
-    assert types_in(lambda p: (p[2], p(2), p**2, p(2), p[2])) == (int, np.float32, int, np.float32, int)
+    assert types_in(lambda p: (p[2], p(2), p**2, p(2), p[2])) == (
+        int,
+        np.float32,
+        int,
+        np.float32,
+        int,
+    )
     assert types_in(lambda p: (p(1), p[1], p(1.0), p[True])) == (np.float32, int, np.float32, bool)
 
     def index(p, y):
@@ -167,7 +185,9 @@ def many(terms, start="0.0"):
 
 
 def test_literals_past_the_256th_are_retyped():
-    values = retyped(many([f"{k}.5" for k in range(300)] + [f"-{k}" for k in range(1, 300)]), np.float32)(None)
+    values = retyped(
+        many([f"{k}.5" for k in range(300)] + [f"-{k}" for k in range(1, 300)]), np.float32
+    )(None)
     assert {type(value) for value in values} == {np.float32}
     assert values == tuple(k + 0.5 for k in range(300)) + tuple(-k for k in range(1, 300)) + (0,)
 
@@ -183,9 +203,8 @@ def test_an_index_may_be_used_often():
 
 def test_far_jumps_land_where_they_did():
     lines = "".join(f"    if y > {k}: y = y - p[{k % 3}] ** 2 * {k}.5\n" for k in range(60))
-    f = define(
-        "f", f"def f(p, y):\n    while y > 50:\n{lines.replace('    ', '        ')}    return y\n".replace("        if", "        if")
-    )
+    body = lines.replace("    ", "        ")
+    f = define("f", f"def f(p, y):\n    while y > 50:\n{body}    return y\n")
     p = (0.5, 0.25, 0.125)
     assert retyped(f, np.float64)(p, 1000) == f(p, 1000)
 
@@ -231,7 +250,9 @@ def test_closures_are_retyped(number):
     value, type_ = compiled(f, number, 2)
     assert type_ == NUMBA[number]
     close(value, -4.95, number.__name__)
-    assert [type(cell.cell_contents) for cell in f.__closure__ if not callable(cell.cell_contents)] == [tuple, int, float]
+    assert [
+        type(cell.cell_contents) for cell in f.__closure__ if not callable(cell.cell_contents)
+    ] == [tuple, int, float]
 
 
 def test_globals_are_retyped(number):
@@ -316,7 +337,8 @@ def test_a_formula_means_on_every_device_what_it_means_in_python(f, number):
     out = np.full(3, np.nan, number)
     cpu.elementwise(f, [out], [z])
     close(out, expected, number.__name__)
-    if hasattr(cpu.formula(f, number), "nopython_signatures"):  # not where it is math's own function
+    # not where it is math's own function
+    if hasattr(cpu.formula(f, number), "nopython_signatures"):
         assert compiled(f, number, 0.5)[1] == NUMBA[number]
 
 
@@ -377,9 +399,14 @@ def closed():
     return within
 
 
-@pytest.mark.parametrize(("f", "name"), [(forever, "forever"), (even, "even"), (closed(), "within"), (lambda z: forever(z), "forever")])
+@pytest.mark.parametrize(
+    ("f", "name"),
+    [(forever, "forever"), (even, "even"), (closed(), "within"), (lambda z: forever(z), "forever")],
+)
 def test_recursion_is_refused(f, name):
-    with pytest.raises(ValueError, match=f"{name} calls itself: a formula that is compiled into a kernel cannot"):
+    with pytest.raises(
+        ValueError, match=f"{name} calls itself: a formula that is compiled into a kernel cannot"
+    ):
         cpu.formula(f, np.float32)
     with pytest.raises(ValueError, match=f"{name} calls itself"):
         reference.formula(f)
@@ -403,7 +430,11 @@ def named(name):
     """The formula that calls a function by NumPy's and by math's name."""
     arguments = "x, z" if name in OF_TWO else "z"
     return define(
-        "named", f"def named({arguments}):\n    return np.{name}({arguments}), math.{NAMES[name]}({arguments})\n", np=np, math=math
+        "named",
+        f"def named({arguments}):\n    return np.{name}({arguments}), "
+        f"math.{NAMES[name]}({arguments})\n",
+        np=np,
+        math=math,
     )
 
 
@@ -417,7 +448,10 @@ def test_every_name_is_what_it_is_in_numpy(name, dtype):
     z = arguments(name, dtype)
     expected = getattr(np, name)(*z)
     bound = cpu.formula(named(name), np.dtype(dtype).type)
-    for got in (zip(*(bound(*one) for one in zip(*z, strict=True)), strict=True), reference.formula(named(name))(*z)):
+    for got in (
+        zip(*(bound(*one) for one in zip(*z, strict=True)), strict=True),
+        reference.formula(named(name))(*z),
+    ):
         for spelling in got:
             close(spelling, expected, dtype)
 
@@ -455,7 +489,17 @@ def test_choices_pass_nan_and_infinity_on_as_numpy_does(number):
 
 
 def outside(z):
-    return np.log(z), np.sqrt(z), np.log1p(z), np.exp(-z), np.arcsin(z), np.arccosh(z), np.arctanh(z), 1 / z, z / z
+    return (
+        np.log(z),
+        np.sqrt(z),
+        np.log1p(z),
+        np.exp(-z),
+        np.arcsin(z),
+        np.arccosh(z),
+        np.arctanh(z),
+        1 / z,
+        z / z,
+    )
 
 
 def test_outside_their_domain_functions_give_what_numpy_gives(number):
@@ -478,7 +522,9 @@ def test_a_formula_that_says_if_runs_number_by_number_on_the_reference(number):
     rng = np.random.default_rng(0)
     a, b, h = rng.normal(size=(3, 4, 5)).astype(number)
     (x, y), (z,) = reference.formula(f)((a, b), (h,))
-    flat = define("flat", "def flat(a, b, h):\n    (x, y), (z,) = f((a, b), (h,))\n    return x, y, z\n", f=f)
+    flat = define(
+        "flat", "def flat(a, b, h):\n    (x, y), (z,) = f((a, b), (h,))\n    return x, y, z\n", f=f
+    )
     outputs = [np.full_like(a, np.nan) for _ in range(3)]
     cpu.elementwise(flat, outputs, [a, b, h])
     for got, expected in zip((x, y, z), outputs, strict=True):
@@ -517,16 +563,24 @@ def test_repeat_writes_what_gather_reads():
     assert a.tolist() == [[0, 0, 0], [7, 8, 9]]
 
 
-@pytest.mark.parametrize(("outputs", "inputs", "scalars"), [(1, 1, 0), (2, 3, 0), (1, 0, 2), (3, 2, 2)])
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "scalars"), [(1, 1, 0), (2, 3, 0), (1, 0, 2), (3, 2, 2)]
+)
 def test_an_elementwise_kernel_takes_outputs_inputs_scalars(outputs, inputs, scalars):
     def f(*arguments):
         values = tuple(sum(arguments) * (k + 1) for k in range(outputs))
         return values if outputs > 1 else values[0]
 
     kernel = define("kernel", elementwise_source(outputs, inputs, scalars, "range(1, 3)"), f=f)
-    names = [f"{letter}{k}" for letter, count in (("o", outputs), ("x", inputs), ("a", scalars)) for k in range(count)]
+    names = [
+        f"{letter}{k}"
+        for letter, count in (("o", outputs), ("x", inputs), ("a", scalars))
+        for k in range(count)
+    ]
     assert list(inspect.signature(kernel).parameters) == names
-    o, x, a = np.zeros((outputs, 4)), np.arange(4.0 * inputs).reshape(inputs, 4), np.arange(scalars) + 0.5
+    o = np.zeros((outputs, 4))
+    x = np.arange(4.0 * inputs).reshape(inputs, 4)
+    a = np.arange(scalars) + 0.5
     kernel(*o, *x, *a)
     assert (o[:, [0, 3]] == 0).all()  # `range(1, 3)` is all it does
     for k in range(outputs):

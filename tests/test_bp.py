@@ -1,4 +1,6 @@
-"""The tutorial's chapters on BP: a fully connected net of sigmoids, ½Σ(t − y)², one sample a step; 式3, 式4, 式5 number by number."""
+"""The tutorial's chapters on BP: a fully connected net of sigmoids, ½Σ(t − y)², one sample a step;
+式3, 式4, 式5 number by number.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,12 @@ def sigmoid(z):
 def worked():
     """The worked example by its own formulas, one number at a time."""
     rng = np.random.default_rng(1)
-    w = {(j, i): rng.normal() for above, below in ((HIDDEN, INPUTS), (OUTPUTS, HIDDEN)) for j in above for i in (*below, "b")}
+    w = {
+        (j, i): rng.normal()
+        for above, below in ((HIDDEN, INPUTS), (OUTPUTS, HIDDEN))
+        for j in above
+        for i in (*below, "b")
+    }
     x = {1: 0.3, 2: -0.8, 3: 0.5}
     t = {8: 1.0, 9: 0.0}
     a = {j: sigmoid(sum(w[j, i] * x[i] for i in INPUTS) + w[j, "b"]) for j in HIDDEN}
@@ -33,7 +40,9 @@ def build(w, device):
         rnn_gpu.Dense(4, 2, "sigmoid", device=device, dtype="float64"),
     ]
     for layer, above, below in zip(layers, (HIDDEN, OUTPUTS), (INPUTS, HIDDEN), strict=True):
-        layer.parameters["V"] = layer._device.array([[w[j, i] for i in below] for j in above], "float64")
+        layer.parameters["V"] = layer._device.array(
+            [[w[j, i] for i in below] for j in above], "float64"
+        )
         layer.parameters["b"] = layer._device.array([w[j, "b"] for j in above], "float64")
     return rnn_gpu.Network(layers, loss="squared_error")
 
@@ -45,7 +54,15 @@ def test_one_step_of_sgd_is_the_worked_example(worked, device):
     out, _ = network(np.array([[x[i] for i in INPUTS]]))
     assert out[0] == pytest.approx([y[8], y[9]], abs=1e-14)
 
-    network.fit([[x[i] for i in INPUTS]], [[t[8], t[9]]], epochs=1, batch_size=1, optimizer="sgd", learning_rate=η, progress=False)
+    network.fit(
+        [[x[i] for i in INPUTS]],
+        [[t[8], t[9]]],
+        epochs=1,
+        batch_size=1,
+        optimizer="sgd",
+        learning_rate=η,
+        progress=False,
+    )
 
     def new(j, i):
         layer, above, below = (0, HIDDEN, INPUTS) if j in HIDDEN else (1, OUTPUTS, HIDDEN)
@@ -68,17 +85,32 @@ def test_delta_is_minus_the_tutorials_delta(worked, device):
     network = build(w, device)
     out, _ = network(np.array([[x[i] for i in INPUTS]]))
     network.backward(out - np.array([[t[8], t[9]]]))
-    assert -np.asarray(network.layers[1]._device.numpy(network.grads["1.b"])) == pytest.approx([δ[8], δ[9]], abs=1e-14)
-    assert -np.asarray(network.layers[0]._device.numpy(network.grads["0.b"])) == pytest.approx([δ[j] for j in HIDDEN], abs=1e-14)
+    assert -np.asarray(network.layers[1]._device.numpy(network.grads["1.b"])) == pytest.approx(
+        [δ[8], δ[9]], abs=1e-14
+    )
+    assert -np.asarray(network.layers[0]._device.numpy(network.grads["0.b"])) == pytest.approx(
+        [δ[j] for j in HIDDEN], abs=1e-14
+    )
 
 
 def test_per_sample_sgd_visits_samples_in_order():
-    """batch_size=1 and shuffle=False is the tutorial's loop: the second sample sees the weights that the first one left."""
+    """batch_size=1 and shuffle=False is the tutorial's loop: the second sample sees the weights
+    that the first one left.
+    """
     rng = np.random.default_rng(0)
     x, t = rng.normal(size=(4, 3)), rng.random((4, 2))
     network = rnn_gpu.Network([rnn_gpu.Dense(3, 2, "sigmoid", device="cpu", dtype="float64")])
     V, b = (network.parameters[name].copy() for name in ("0.V", "0.b"))
-    network.fit(x, t, epochs=2, batch_size=1, shuffle=False, optimizer="sgd", learning_rate=0.5, progress=False)
+    network.fit(
+        x,
+        t,
+        epochs=2,
+        batch_size=1,
+        shuffle=False,
+        optimizer="sgd",
+        learning_rate=0.5,
+        progress=False,
+    )
     for _ in range(2):
         for xi, ti in zip(x, t, strict=True):
             y = sigmoid(V @ xi + b)

@@ -1,4 +1,6 @@
-"""BPTT as the tutorial derives it: 式3 as a product of Jacobians, 式5, 式6, and 式7's recursion; then finite differences for all."""
+"""BPTT as the tutorial derives it: 式3 as a product of Jacobians, 式5, 式6, and 式7's recursion;
+then finite differences for all.
+"""
 
 import numpy as np
 import pytest
@@ -54,7 +56,9 @@ def test_gradient_is_the_sum_over_steps(device):
 
 
 def test_the_sum_is_the_recursion_of_formula_7(device):
-    """式7: ∂net_t/∂W = (∂W/∂W) s_{t-1} + W diag[f′(net_{t-1})] ∂net_{t-1}/∂W, and ∇W = δ_Tᵀ ∂net_T/∂W."""
+    """式7: ∂net_t/∂W = (∂W/∂W) s_{t-1} + W diag[f′(net_{t-1})] ∂net_{t-1}/∂W, and ∇W = δ_Tᵀ
+    ∂net_T/∂W.
+    """
     W, s, δ, dW = elman(device)
     dnet = np.zeros((N, N, N))  # ∂net_i/∂w_jk
     for t in range(T):
@@ -75,9 +79,19 @@ def blind(cell):
 def test_gradients_are_slopes(cell, device, lengths):
     rng = np.random.default_rng(11)
     network = rnn_gpu.Network(
-        [rnn_gpu.Recurrent(cell, 5, 4, device=device, dtype="float64"), rnn_gpu.Dense(4, 2, "softsign", device=device, dtype="float64")]
+        [
+            rnn_gpu.Recurrent(cell, 5, 4, device=device, dtype="float64"),
+            rnn_gpu.Dense(4, 2, "softsign", device=device, dtype="float64"),
+        ]
     )
-    rnn_gpu.gradcheck(network, rng.normal(size=(7, 3, 5)), rng.normal(size=(7, 3, 2)), lengths=lengths, samples=4, allow_blind=blind(cell))
+    rnn_gpu.gradcheck(
+        network,
+        rng.normal(size=(7, 3, 5)),
+        rng.normal(size=(7, 3, 2)),
+        lengths=lengths,
+        samples=4,
+        allow_blind=blind(cell),
+    )
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "binary_cross_entropy", "softmax_cross_entropy"])
@@ -146,7 +160,9 @@ def test_a_users_cell_on_every_device(device, dtype):
     for t in range(5):
         s = s + 0.25 * (np.tanh(x[t] @ θ["U"].T + s @ θ["W"].T + θ["b"]) - s)
         close(y[t], s, dtype)
-    rnn_gpu.gradcheck(layer.copy(dtype="float64"), x.astype("float64"), rng.normal(size=(5, 2, 4)), samples=6)
+    rnn_gpu.gradcheck(
+        layer.copy(dtype="float64"), x.astype("float64"), rng.normal(size=(5, 2, 4)), samples=6
+    )
 
 
 def test_a_wrong_derivative_is_refused():
@@ -154,13 +170,25 @@ def test_a_wrong_derivative_is_refused():
         rnn_gpu.activation(np.tanh, lambda y: 1 - y)
     with pytest.raises(rnn_gpu.DerivativeError, match=r"dE/ds\[0\]"):
         rnn_gpu.cell(
-            "leaky", gates=1, states=1, kept=1, step=leaky_step, back=lambda d, k, s, s1: (*leaky_back(d, k, s, s1)[:2], (0.5 * d[0],))
+            "leaky",
+            gates=1,
+            states=1,
+            kept=1,
+            step=leaky_step,
+            back=lambda d, k, s, s1: (*leaky_back(d, k, s, s1)[:2], (0.5 * d[0],)),
         )
 
 
 def test_a_formula_that_no_kernel_can_have_is_refused():
-    with pytest.raises(rnn_gpu.ArgumentError, match=r"activation 'clipped': .* uses np.clip, which kernels do not have: they have .*tanh"):
-        rnn_gpu.activation(lambda z: np.clip(z, 0, 1), lambda y: np.where((y > 0) & (y < 1), 1.0, 0.0), name="clipped")
+    with pytest.raises(
+        rnn_gpu.ArgumentError,
+        match=r"activation 'clipped': .* uses np.clip, which kernels do not have: they have .*tanh",
+    ):
+        rnn_gpu.activation(
+            lambda z: np.clip(z, 0, 1),
+            lambda y: np.where((y > 0) & (y < 1), 1.0, 0.0),
+            name="clipped",
+        )
 
 
 def test_a_cell_with_a_wrong_count_is_refused():
@@ -174,7 +202,9 @@ def test_a_cell_with_a_wrong_count_is_refused():
 def wrong(cell: Cell, monkeypatch, **changes):
     """A layer of a cell that is wrong on purpose, past the check at the door."""
     monkeypatch.setattr("rnn_gpu.derivatives.check_cell", lambda cell: None)
-    return rnn_gpu.Recurrent(cell._replace(name="wrong", **changes), 3, 4, device="cpu", dtype="float64")
+    return rnn_gpu.Recurrent(
+        cell._replace(name="wrong", **changes), 3, 4, device="cpu", dtype="float64"
+    )
 
 
 def state_instead_of_slope(ds, kept, s, s_next):
@@ -188,16 +218,26 @@ def no_path_through_c(ds, kept, s, s_next):
     return dp, dq, (dh, 0.0 * dc)
 
 
-@pytest.mark.parametrize(("name", "back"), [("elman_tanh", state_instead_of_slope), ("lstm", no_path_through_c)])
+@pytest.mark.parametrize(
+    ("name", "back"), [("elman_tanh", state_instead_of_slope), ("lstm", no_path_through_c)]
+)
 def test_gradcheck_finds_wrong_formulas(name, back, monkeypatch):
     rng = np.random.default_rng(0)
     with pytest.raises(rnn_gpu.GradientError, match="the slope of the loss is"):
-        rnn_gpu.gradcheck(wrong(CELLS[name], monkeypatch, back=back), rng.normal(size=(4, 2, 3)), rng.normal(size=(4, 2, 4)))
+        rnn_gpu.gradcheck(
+            wrong(CELLS[name], monkeypatch, back=back),
+            rng.normal(size=(4, 2, 3)),
+            rng.normal(size=(4, 2, 4)),
+        )
 
 
 def blind_case(**changes):
     rng = np.random.default_rng(0)
-    case = {"model": rnn_gpu.RNN(3, 4, device="cpu", dtype="float64"), "x": rng.normal(size=(4, 2, 3)), "y": rng.normal(size=(4, 2, 4))}
+    case = {
+        "model": rnn_gpu.RNN(3, 4, device="cpu", dtype="float64"),
+        "x": rng.normal(size=(4, 2, 3)),
+        "y": rng.normal(size=(4, 2, 4)),
+    }
     return case | changes
 
 
@@ -222,7 +262,11 @@ def test_gradcheck_wants_float64():
 
 
 def test_a_kink_is_no_mistake():
-    rnn_gpu.activation(lambda z: np.where(z > 0.3, z - 0.3, 0.0), lambda y: np.where(y > 0, 1.0, 0.0), name="shifted")
+    rnn_gpu.activation(
+        lambda z: np.where(z > 0.3, z - 0.3, 0.0),
+        lambda y: np.where(y > 0, 1.0, 0.0),
+        name="shifted",
+    )
 
 
 def test_built_in_activations_are_slopes():
@@ -232,7 +276,9 @@ def test_built_in_activations_are_slopes():
     for activation in ACTIVATIONS.values():
         check_activation.__wrapped__(activation)
         with pytest.raises(rnn_gpu.DerivativeError):
-            check_activation.__wrapped__(Activation(activation.name, activation.f, lambda y, df=activation.df: df(y) + 1e-3))
+            check_activation.__wrapped__(
+                Activation(activation.name, activation.f, lambda y, df=activation.df: df(y) + 1e-3)
+            )
 
 
 def test_built_in_cells_are_slopes(cell):

@@ -1,4 +1,6 @@
-"""Training goes on from a checkpoint bit for bit; a process killed while it writes one leaves the one before whole."""
+"""Training goes on from a checkpoint bit for bit; a process killed while it writes one leaves the
+one before whole.
+"""
 
 import errno
 import os
@@ -14,7 +16,18 @@ import pytest
 import rnn_gpu
 from damage import CHECKPOINTS, apart, damaged_checkpoints, everything, killed, together
 from door import but, parameters_of, refuses, same, table
-from rnn_gpu import GRU, LSTM, ArgumentError, Dense, Dropout, ModelFileError, Network, NonFiniteError, load, optimizers
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    ArgumentError,
+    Dense,
+    Dropout,
+    ModelFileError,
+    Network,
+    NonFiniteError,
+    load,
+    optimizers,
+)
 
 RNG = np.random.default_rng(0)
 X = [RNG.normal(size=(RNG.integers(3, 6), 3)).astype("float32") for _ in range(11)]
@@ -24,7 +37,14 @@ SETTINGS = {"batch_size": 3, "seed": 4, "progress": False}
 
 def network(device="reference", kind=GRU):
     on = {"device": device}
-    return Network([Dropout(0.2, variational=True, **on), kind(3, 5, **on), Dropout(0.5, **on), Dense(5, 2, **on)])
+    return Network(
+        [
+            Dropout(0.2, variational=True, **on),
+            kind(3, 5, **on),
+            Dropout(0.5, **on),
+            Dense(5, 2, **on),
+        ]
+    )
 
 
 @pytest.fixture
@@ -47,7 +67,9 @@ def stopped(net, updates, path, **settings):
         net.fit(X, Y, checkpoint=path, checkpoint_every=1, watch=stop, **SETTINGS | settings)
 
 
-@pytest.mark.parametrize("updates", [1, 5, 8], ids=["first epoch", "in the middle", "a whole number of epochs"])
+@pytest.mark.parametrize(
+    "updates", [1, 5, 8], ids=["first epoch", "in the middle", "a whole number of epochs"]
+)
 def test_training_goes_on_bit_for_bit(updates, device, path):
     whole = network(device)
     expected = whole.fit(X, Y, epochs=3, **SETTINGS)
@@ -71,24 +93,34 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_every_optimizer_goes_on_bit_for_bit(make, path):
-    expected = network(kind=LSTM).fit(X, Y, epochs=2, optimizer=make(), truncate=(2, 3), **SETTINGS)["step_loss"]
+    expected = network(kind=LSTM).fit(
+        X, Y, epochs=2, optimizer=make(), truncate=(2, 3), **SETTINGS
+    )["step_loss"]
     stopped(network(kind=LSTM), 4, path, epochs=2, optimizer=make(), truncate=(2, 3))
-    again = network(kind=LSTM).fit(X, Y, epochs=2, optimizer=make(), truncate=(2, 3), resume=path, **SETTINGS)["step_loss"]
+    again = network(kind=LSTM).fit(
+        X, Y, epochs=2, optimizer=make(), truncate=(2, 3), resume=path, **SETTINGS
+    )["step_loss"]
     assert again == expected
 
 
 def test_a_finished_run_is_trained_longer(path):
     expected = network().fit(X, Y, epochs=3, **SETTINGS)["step_loss"]
     network().fit(X, Y, epochs=2, checkpoint=path, **SETTINGS)
-    assert network().fit(X, Y, epochs=3, resume=path, checkpoint=path, **SETTINGS)["step_loss"] == expected
+    assert (
+        network().fit(X, Y, epochs=3, resume=path, checkpoint=path, **SETTINGS)["step_loss"]
+        == expected
+    )
     again = network()
-    assert again.fit(X, Y, epochs=3, resume=path, **SETTINGS)["step_loss"] == expected  # nothing is left to do
+    # nothing is left to do
+    assert again.fit(X, Y, epochs=3, resume=path, **SETTINGS)["step_loss"] == expected
 
 
 def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        rnn_gpu.checkpoint, "save", lambda path, net, opt, settings, position: written.append((position.epoch, position.batch))
+        rnn_gpu.checkpoint,
+        "save",
+        lambda path, net, opt, settings, position: written.append((position.epoch, position.batch)),
     )
     network().fit(X, Y, epochs=2, checkpoint=path, **SETTINGS)
     assert written == [(1, 0), (2, 0)]
@@ -100,14 +132,44 @@ def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monk
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     table(
-        ("batch_size", {"batch_size": 4}, ArgumentError, "resume is .*a checkpoint with batch_size=3, but here batch_size is 4"),
+        (
+            "batch_size",
+            {"batch_size": 4},
+            ArgumentError,
+            "resume is .*a checkpoint with batch_size=3, but here batch_size is 4",
+        ),
         ("seed", {"seed": 5}, ArgumentError, "resume is .* seed=4, but here seed is 5"),
-        ("shuffle", {"shuffle": False}, ArgumentError, "resume is .* shuffle=True, but here shuffle is False"),
+        (
+            "shuffle",
+            {"shuffle": False},
+            ArgumentError,
+            "resume is .* shuffle=True, but here shuffle is False",
+        ),
         ("truncate", {"truncate": (2, 2)}, ArgumentError, "resume is .* truncate=None"),
-        ("samples", {"x": X[:4], "y": Y[:4]}, ArgumentError, "resume is .* samples=11, but here samples is 4"),
-        ("optimizer", {"optimizer": "sgd"}, ArgumentError, "resume is .* optimizer='Adam', but here optimizer is 'SGD'"),
-        ("every", {"resume": None, "checkpoint_every": 2}, ArgumentError, "checkpoint_every is given, but no checkpoint"),
-        ("no batches", {"checkpoint": "c", "checkpoint_every": 0}, ArgumentError, "checkpoint_every is 0, expected an integer"),
+        (
+            "samples",
+            {"x": X[:4], "y": Y[:4]},
+            ArgumentError,
+            "resume is .* samples=11, but here samples is 4",
+        ),
+        (
+            "optimizer",
+            {"optimizer": "sgd"},
+            ArgumentError,
+            "resume is .* optimizer='Adam', but here optimizer is 'SGD'",
+        ),
+        (
+            "every",
+            {"resume": None, "checkpoint_every": 2},
+            ArgumentError,
+            "checkpoint_every is given, but no checkpoint",
+        ),
+        (
+            "no batches",
+            {"checkpoint": "c", "checkpoint_every": 0},
+            ArgumentError,
+            "checkpoint_every is 0, expected an integer",
+        ),
     ),
 )
 def test_another_run_is_refused_and_nothing_changes(changes, error, message, path):
@@ -121,10 +183,18 @@ def test_another_run_is_refused_and_nothing_changes(changes, error, message, pat
 
 def test_another_network_or_file_is_refused(path, tmp_path):
     network().fit(X, Y, epochs=1, checkpoint=path, **SETTINGS)
-    refuses(ArgumentError, "^resume is .*network=", lambda: network(kind=LSTM).fit(X, Y, resume=path, **SETTINGS))
+    refuses(
+        ArgumentError,
+        "^resume is .*network=",
+        lambda: network(kind=LSTM).fit(X, Y, resume=path, **SETTINGS),
+    )
     refuses(ModelFileError, "its format is 'rnn_gpu checkpoint 2'", lambda: load(path))
     network().save(tmp_path / "model")
-    refuses(ModelFileError, "its format is 'rnn_gpu 2'", lambda: network().fit(X, Y, resume=tmp_path / "model", **SETTINGS))
+    refuses(
+        ModelFileError,
+        "its format is 'rnn_gpu 2'",
+        lambda: network().fit(X, Y, resume=tmp_path / "model", **SETTINGS),
+    )
     path.write_bytes(path.read_bytes()[:-7])
     refuses(ModelFileError, "is damaged", lambda: network().fit(X, Y, resume=path, **SETTINGS))
 
@@ -161,7 +231,12 @@ for share in (0, 0.001, 0.5, 1):
 def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before(path):
     environment = os.environ | {"PYTHONPATH": str(Path(rnn_gpu.__file__).parents[1])}
     run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(path)], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", KILLED, str(path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
 
@@ -184,15 +259,25 @@ def swapped(values):
 
 @pytest.mark.parametrize(
     "data",
-    [(swapped(X), swapped(Y)), (X, swapped(Y[:2]) + Y[2:]), ([but(X[0], (1, 2), 7), *X[1:]], Y), (X, [*Y[:10], but(Y[10], (0, 0), 7)])],
+    [
+        (swapped(X), swapped(Y)),
+        (X, swapped(Y[:2]) + Y[2:]),
+        ([but(X[0], (1, 2), 7), *X[1:]], Y),
+        (X, [*Y[:10], but(Y[10], (0, 0), 7)]),
+    ],
     ids=["another order", "other targets", "another number of x", "another number of y"],
 )
 def test_other_data_are_refused(data, path):
     X0, Y0 = [x[:3] for x in X], [y[:3] for y in Y]
     network().fit(X0, Y0, epochs=1, checkpoint=path, **SETTINGS)
     x, y = ([a[:3] for a in part] for part in data)
-    refuses(ArgumentError, "^resume is .*, a checkpoint of other data: x or y", lambda: network().fit(x, y, resume=path, **SETTINGS))
-    network().fit(np.stack(X0), np.stack(Y0), epochs=2, resume=path, **SETTINGS)  # the same, as one array
+    refuses(
+        ArgumentError,
+        "^resume is .*, a checkpoint of other data: x or y",
+        lambda: network().fit(x, y, resume=path, **SETTINGS),
+    )
+    # the same, as one array
+    network().fit(np.stack(X0), np.stack(Y0), epochs=2, resume=path, **SETTINGS)
 
 
 def test_a_checkpoint_from_before_data_had_a_fingerprint_goes_on(path):
@@ -202,8 +287,15 @@ def test_a_checkpoint_from_before_data_had_a_fingerprint_goes_on(path):
     header["__metadata__"] = {"format": "rnn_gpu checkpoint 1", "config": ""}
     del config["settings"]["data"]
     together(path, header, config, arrays)
-    assert network().fit(X, Y, epochs=2, resume=path, checkpoint=path, **SETTINGS)["step_loss"] == expected
-    refuses(ArgumentError, "of other data", lambda: network().fit(X, [2 * y for y in Y], resume=path, **SETTINGS))
+    assert (
+        network().fit(X, Y, epochs=2, resume=path, checkpoint=path, **SETTINGS)["step_loss"]
+        == expected
+    )
+    refuses(
+        ArgumentError,
+        "of other data",
+        lambda: network().fit(X, [2 * y for y in Y], resume=path, **SETTINGS),
+    )
 
 
 # What the history holds
@@ -211,7 +303,11 @@ def test_a_checkpoint_from_before_data_had_a_fingerprint_goes_on(path):
 
 def test_the_whole_history_goes_on(path):
     """δ's clipping, shares of right answers, validation, truncation, and what `on_epoch` adds."""
-    net = lambda: Network([GRU(3, 5, device="reference"), Dense(5, 2, device="reference")], loss="softmax_cross_entropy")  # noqa: E731
+
+    def net():
+        layers = GRU(3, 5, device="reference"), Dense(5, 2, device="reference")
+        return Network(list(layers), loss="softmax_cross_entropy")
+
     labels = [y.argmax(1) for y in Y]
     options = {"validation": (X[:3], labels[:3]), "clip_step_norm": 0.01, "truncate": (2, 2)}
 
@@ -225,12 +321,28 @@ def test_the_whole_history_goes_on(path):
             raise StopError
 
     with pytest.raises(StopError):
-        net().fit(X, labels, epochs=3, checkpoint=path, checkpoint_every=1, watch=stop, on_epoch=note, **options, **SETTINGS)
+        net().fit(
+            X,
+            labels,
+            epochs=3,
+            checkpoint=path,
+            checkpoint_every=1,
+            watch=stop,
+            on_epoch=note,
+            **options,
+            **SETTINGS,
+        )
     history = net().fit(X, labels, epochs=3, resume=path, on_epoch=note, **options, **SETTINGS)
-    assert set(history) == set(expected) and len(history["clipped_steps"]) == len(history["step_loss"])
+    assert set(history) == set(expected) and len(history["clipped_steps"]) == len(
+        history["step_loss"]
+    )
     for name in set(expected) - {"seconds", "compile_seconds"}:
         assert history[name] == expected[name], name
-    assert net().fit(X, labels, epochs=3, resume=path, truncate=(2, 2), **SETTINGS)["mine"] == expected["mine"][:1]  # without the others
+    # without the others
+    assert (
+        net().fit(X, labels, epochs=3, resume=path, truncate=(2, 2), **SETTINGS)["mine"]
+        == expected["mine"][:1]
+    )
 
 
 def test_numbers_of_numpys_can_be_kept(path):
@@ -244,7 +356,11 @@ def test_what_no_file_can_hold_is_named(path):
         history["mine"] = network
 
     message = "is Network, expected what JSON can hold"
-    refuses(ArgumentError, message, lambda: network().fit(X, Y, checkpoint=path, on_epoch=note, **SETTINGS))
+    refuses(
+        ArgumentError,
+        message,
+        lambda: network().fit(X, Y, checkpoint=path, on_epoch=note, **SETTINGS),
+    )
     assert os.listdir(path.parent) == []
 
 
@@ -300,7 +416,14 @@ FIELDS = {
     ("position", "epoch"): [-1, 0, 7, 1.0, None, np.inf],
     ("position", "batch"): [-1, 0, 5, 10**30, np.nan],
     ("position", "seen"): [[], None, [[1.0, None, 3.0]] * 3, [1.0, 2.0]],
-    ("position", "seen", 0): [[], [1.0, None], [np.nan, None, 1.0], [1.0, 0.5, 1.0], [1.0, None, 0.0], [1.0, None, -np.inf]],
+    ("position", "seen", 0): [
+        [],
+        [1.0, None],
+        [np.nan, None, 1.0],
+        [1.0, 0.5, 1.0],
+        [1.0, None, 0.0],
+        [1.0, None, -np.inf],
+    ],
     ("position", "history"): [{}, None, []],
     ("position", "history", "loss"): [[], [np.nan], [1.0, 1.0], "1", [None], [10**400]],
     ("position", "history", "seconds"): [[-1.0], [], [np.inf]],
@@ -332,9 +455,15 @@ def test_a_field_that_cannot_be_is_named_and_nothing_changes(at, kept, trained, 
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
-    [("parameter 1.U", np.nan, "nan"), ("moment 0 1.b", -np.inf, "-inf"), ("moment 1 3.V", -1e-30, "mean of squares")],
+    [
+        ("parameter 1.U", np.nan, "nan"),
+        ("moment 0 1.b", -np.inf, "-inf"),
+        ("moment 1 3.V", -1e-30, "mean of squares"),
+    ],
 )
-def test_numbers_that_cannot_be_are_named_and_nothing_changes(name, value, says, kept, trained, path):
+def test_numbers_that_cannot_be_are_named_and_nothing_changes(
+    name, value, says, kept, trained, path
+):
     path.write_bytes(kept)
     header, config, arrays = apart(path)
     numbers = np.frombuffer(arrays, "float32").copy()
@@ -355,7 +484,11 @@ def test_an_optimizer_that_keeps_other_moments_is_refused(path):
     network().fit(X, Y, epochs=1, checkpoint=path, optimizer=optimizers.SGD(0.1), **SETTINGS)
     momentum = optimizers.SGD(0.1, momentum=0.9)
     message = "^resume is .* with 0 moments of each parameter, but here optimizer keeps 1"
-    refuses(ArgumentError, message, lambda: network().fit(X, Y, resume=path, optimizer=momentum, **SETTINGS))
+    refuses(
+        ArgumentError,
+        message,
+        lambda: network().fit(X, Y, resume=path, optimizer=momentum, **SETTINGS),
+    )
 
 
 def goes_on(net, optimizer, path):
@@ -375,8 +508,13 @@ def test_weights_that_are_not_finite_are_not_written_over_those_that_are(path):
     def spoil(network, history):
         network.parameters["3.V"][0, 1] = np.inf
 
-    message = rf"after 4 updates parameter 3.V is inf at \(0, 1\): checkpoint '{path}' is not written over"
-    refuses(NonFiniteError, message, lambda: net.fit(X, Y, checkpoint=path, on_epoch=spoil, **SETTINGS))
+    message = (
+        rf"after 4 updates parameter 3.V is inf at \(0, 1\): checkpoint '{path}' is not written "
+        r"over"
+    )
+    refuses(
+        NonFiniteError, message, lambda: net.fit(X, Y, checkpoint=path, on_epoch=spoil, **SETTINGS)
+    )
     assert path.read_bytes() == before
 
 
@@ -404,7 +542,11 @@ def test_a_checkpoint_that_cannot_be_written_is_named_before_the_first_epoch(nam
     (tmp_path / "folder").mkdir()
     net = network()
     before, there = parameters_of(net), sorted(os.listdir(tmp_path))
-    refuses(ArgumentError, f"^checkpoint is .*{says}", lambda: net.fit(X, Y, checkpoint=tmp_path / name, **SETTINGS))
+    refuses(
+        ArgumentError,
+        f"^checkpoint is .*{says}",
+        lambda: net.fit(X, Y, checkpoint=tmp_path / name, **SETTINGS),
+    )
     same(parameters_of(net), before)
     assert sorted(os.listdir(tmp_path)) == there
 

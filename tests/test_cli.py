@@ -30,21 +30,36 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["rnn-gpu", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             cli.main()
-        return end.value.code or 0, *(re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr())  # colours, where they are forced
+        # colours, where they are forced
+        return end.value.code or 0, *(
+            re.sub(r"\x1b\[[0-9;]*m", "", text) for text in capsys.readouterr()
+        )
 
     return command
 
 
 def elsewhere(*arguments, cwd):
     """The command in a process of its own, without a GPU and without the simulator."""
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"} | {"CUDA_VISIBLE_DEVICES": "-1"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"
+    } | {"CUDA_VISIBLE_DEVICES": "-1"}
     command = [sys.executable, "-P", "-m", "rnn_gpu.cli", *arguments]
-    return subprocess.run(command, check=False, env=environment, cwd=cwd, capture_output=True, encoding="utf-8", timeout=120)
+    return subprocess.run(
+        command,
+        check=False,
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
 
 
 @pytest.fixture
 def at_update(monkeypatch):
-    """(k, happens): call happens(parameters) before the k-th update. The first is the one that compiles."""
+    """(k, happens): call happens(parameters) before the k-th update. The first is the one that
+    compiles.
+    """
 
     def at(k, happens):
         count, step = iter(range(1, 1000)), optimizers.Optimizer.step
@@ -69,7 +84,10 @@ def spoil(parameters):
 
 
 def bits(folder):
-    return {name: a.tobytes() for name, a in load(folder / "model.safetensors", device="reference").parameters.items()}
+    return {
+        name: a.tobytes()
+        for name, a in load(folder / "model.safetensors", device="reference").parameters.items()
+    }
 
 
 def history_of(folder):
@@ -82,7 +100,9 @@ def test_the_command_is_installed():
 
 
 def test_train_leaves_a_model_a_history_and_a_picture(run, tmp_path):
-    status, out, _ = run("train", "--epochs", 2, "--hidden", 4, "--device", "cpu", "--out", tmp_path / "deep" / "er")
+    status, out, _ = run(
+        "train", "--epochs", 2, "--hidden", 4, "--device", "cpu", "--out", tmp_path / "deep" / "er"
+    )
     assert status == 0
     folder = tmp_path / "deep" / "er" / "vowels-elman-seed0-1"
     assert sorted(os.listdir(folder)) == ["history.json", "model.safetensors", "training.png"]
@@ -91,7 +111,10 @@ def test_train_leaves_a_model_a_history_and_a_picture(run, tmp_path):
         assert str(folder / name) in out
 
     history = history_of(folder)
-    assert {len(history[name]) for name in ("loss", "accuracy", "validation_loss", "validation_accuracy", "seconds")} == {2}
+    assert {
+        len(history[name])
+        for name in ("loss", "accuracy", "validation_loss", "validation_accuracy", "seconds")
+    } == {2}
     assert {len(history[name]) for name in ("step_loss", "gradient_norm")} == {2 * UPDATES}
 
     network = load(folder / "model.safetensors", device="cpu")
@@ -101,7 +124,9 @@ def test_train_leaves_a_model_a_history_and_a_picture(run, tmp_path):
     assert f"test accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}" in out
 
 
-@pytest.mark.parametrize(("cell", "kind"), [("elman", rnn_gpu.RNN), ("lstm", rnn_gpu.LSTM), ("gru", rnn_gpu.GRU)])
+@pytest.mark.parametrize(
+    ("cell", "kind"), [("elman", rnn_gpu.RNN), ("lstm", rnn_gpu.LSTM), ("gru", rnn_gpu.GRU)]
+)
 def test_every_run_has_a_folder_of_its_own(cell, kind, run, tmp_path):
     for seed in (0, 0, 5):
         assert run(*TINY, "--epochs", 1, "--cell", cell, "--seed", seed)[0] == 0
@@ -131,7 +156,10 @@ def test_characters_of_the_manual(run, tmp_path, monkeypatch):
     found = history_of(folder)["validation"]
     bits = found["loss"] / np.log(2)
     assert 0 < bits < 2 * np.log2(6)  # six characters, the line feed among them
-    assert f"validation accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {bits:.3f} bits a character" in out
+    assert (
+        f"validation accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, {bits:.3f} bits "
+        "a character" in out
+    )
     assert (folder / "training.png").read_bytes().startswith(PNG)
 
 
@@ -145,7 +173,10 @@ def test_without_matplotlib_there_is_no_picture_but_all_the_rest(run, tmp_path, 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, _, err = run(*TINY, "--epochs", 1)
     assert status == 0 and "no picture: matplotlib is not installed" in err
-    assert sorted(os.listdir(tmp_path / "runs" / "vowels-elman-seed0-1")) == ["history.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "runs" / "vowels-elman-seed0-1")) == [
+        "history.json",
+        "model.safetensors",
+    ]
 
 
 BAD = {
@@ -236,7 +267,11 @@ def test_ctrl_c_before_the_first_epoch_is_over_leaves_nothing(update, run, at_up
 
 def saved(path):
     options = {"device": "reference"}
-    Network([rnn_gpu.LSTM(12, 4, **options), rnn_gpu.Dense(4, 9, **options)], loss="softmax_cross_entropy", steps="last").save(path)
+    Network(
+        [rnn_gpu.LSTM(12, 4, **options), rnn_gpu.Dense(4, 9, **options)],
+        loss="softmax_cross_entropy",
+        steps="last",
+    ).save(path)
 
 
 def test_gradflow_prints_the_report_and_draws_it_beside_the_model(run, tmp_path):
@@ -244,7 +279,9 @@ def test_gradflow_prints_the_report_and_draws_it_beside_the_model(run, tmp_path)
     status, out, _ = run("gradflow", "model.safetensors", "--samples", 5, "--device", "reference")
     assert status == 0
     train, _ = datasets.vowels(standardise=True)
-    report = load(tmp_path / "model.safetensors", device="reference").gradient_flow(train.x[:5], train.y[:5])
+    report = load(tmp_path / "model.safetensors", device="reference").gradient_flow(
+        train.x[:5], train.y[:5]
+    )
     assert out == f"{report}\npicture  model.gradflow.png\n"
     assert (tmp_path / "model.gradflow.png").read_bytes().startswith(PNG)
 
@@ -253,16 +290,24 @@ def test_gradflow_without_matplotlib_prints_the_report(run, tmp_path, monkeypatc
     saved(tmp_path / "model")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, out, err = run("gradflow", "model", "--samples", 2, "--device", "reference")
-    assert status == 0 and "layer 0 (LSTM" in out and "no picture: matplotlib is not installed" in err
+    assert (
+        status == 0 and "layer 0 (LSTM" in out and "no picture: matplotlib is not installed" in err
+    )
     assert os.listdir(tmp_path) == ["model"]
 
 
 def test_gradflow_names_a_model_of_other_data_and_a_place_it_cannot_write(run, tmp_path):
     saved(tmp_path / "model")
-    status, _, err = run("gradflow", "model", "--samples", 2, "--device", "reference", "--data", "python-manual")
+    status, _, err = run(
+        "gradflow", "model", "--samples", 2, "--device", "reference", "--data", "python-manual"
+    )
     assert status == 2 and err.startswith("error: x[0] has ") and err.count("\n") == 1
-    status, _, err = run("gradflow", "model", "--samples", 2, "--device", "reference", "--out", "no/folder.png")
-    assert status == 2 and err.startswith("error: --out is no/folder.png, ") and err.count("\n") == 1
+    status, _, err = run(
+        "gradflow", "model", "--samples", 2, "--device", "reference", "--out", "no/folder.png"
+    )
+    assert (
+        status == 2 and err.startswith("error: --out is no/folder.png, ") and err.count("\n") == 1
+    )
 
 
 # info
@@ -319,7 +364,11 @@ def test_a_bound_of_the_kernels_that_is_no_number_is_said_in_one_line(monkeypatc
     for arguments in (("info",), TINY[:1] + ("--device", "cpu")):
         ended = elsewhere(*arguments, cwd=tmp_path)
         assert ended.returncode == 2
-        assert ended.stderr == "error: RNN_GPU_CACHE_MB is 'lots', expected a number of megabytes: 1000, or 0 to keep no kernels\n"
+        assert (
+            ended.stderr
+            == "error: RNN_GPU_CACHE_MB is 'lots', expected a number of megabytes: 1000, "
+            "or 0 to keep no kernels\n"
+        )
 
 
 def test_the_versions_are_one():

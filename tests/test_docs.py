@@ -1,4 +1,6 @@
-"""What docs/ says: its checks run and print what stands below them, its quotations stand in the code, its translation has the same code."""
+"""What docs/ says: its checks run and print what stands below them, its quotations stand in the
+code, its translation has the same code.
+"""
 
 import re
 from pathlib import Path
@@ -13,7 +15,11 @@ pytestmark = pytest.mark.skipif(not BPTT.exists(), reason="the tests run outside
 
 def blocks(path):
     """(code, what it prints) of every Python block."""
-    return re.findall(r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", path.read_text(encoding="utf-8"), re.M | re.S)
+    return re.findall(
+        r"^```python\n(.*?)^```\n(?:```text\n(.*?)^```\n)?",
+        path.read_text(encoding="utf-8"),
+        re.M | re.S,
+    )
 
 
 def test_the_checks_print_what_the_page_says(capsys):
@@ -21,7 +27,9 @@ def test_the_checks_print_what_the_page_says(capsys):
     assert len(found) >= 17
     for code, printed in found:
         exec(compile(code, str(BPTT), "exec"), names)
-        assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == printed.splitlines(), code
+        assert [
+            line.rstrip() for line in capsys.readouterr().out.splitlines()
+        ] == printed.splitlines(), code
 
 
 def test_the_translation_has_the_same_checks():
@@ -33,7 +41,10 @@ def test_the_lines_that_are_quoted_stand_in_their_files(page):
     quoted = re.findall(r"`([\w/]+\.py)`[:：] ?`([^`]+)`", page.read_text(encoding="utf-8"))
     assert len(quoted) == 14
     for path, line in quoted:
-        lines = [there.strip().partition("  #")[0] for there in (CHECKOUT / path).read_text(encoding="utf-8").splitlines()]
+        lines = [
+            there.strip().partition("  #")[0]
+            for there in (CHECKOUT / path).read_text(encoding="utf-8").splitlines()
+        ]
         assert line in lines, f"{path}: {line}"
 
 
@@ -49,9 +60,13 @@ def test_every_formula_of_the_tutorial_has_a_section(page):
 
 def test_an_explosion_is_named_and_cured():
     """It prints a real NonFiniteError, what does not cure it, and what does."""
-    (printed,) = (printed for code, printed in blocks(BPTT) if "except rnn_gpu.NonFiniteError" in code)
+    (printed,) = (
+        printed for code, printed in blocks(BPTT) if "except rnn_gpu.NonFiniteError" in code
+    )
     *failed, cured = printed.splitlines()
-    assert re.match(r"NonFiniteError: update \d+: layer \d+ .* time step \d+, sample \d+, .*unit \d+", failed[0])
+    assert re.match(
+        r"NonFiniteError: update \d+: layer \d+ .* time step \d+, sample \d+, .*unit \d+", failed[0]
+    )
     assert failed[-1].endswith("not learned")
     assert cured.endswith(", learned")
 

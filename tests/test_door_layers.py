@@ -1,4 +1,6 @@
-"""lengths, states, dy and the order of calls: a bad one is refused by name and changes nothing, an odd but good one does its work."""
+"""lengths, states, dy and the order of calls: a bad one is refused by name and changes nothing, an
+odd but good one does its work.
+"""
 
 import numpy as np
 import pytest
@@ -25,7 +27,17 @@ from door import (
     table,
     way_back,
 )
-from rnn_gpu import LSTM, RNN, ArgumentError, Dense, DtypeError, Network, OrderError, Recurrent, ShapeError
+from rnn_gpu import (
+    LSTM,
+    RNN,
+    ArgumentError,
+    Dense,
+    DtypeError,
+    Network,
+    OrderError,
+    Recurrent,
+    ShapeError,
+)
 
 # lengths
 
@@ -36,16 +48,36 @@ from rnn_gpu import LSTM, RNN, ArgumentError, Dense, DtypeError, Network, OrderE
         ("longer than x", [5, 6, 1], ArgumentError, r"lengths\[1\] is 6, expected 1\.\.5"),
         ("zero", [5, 5, 0], ArgumentError, r"lengths\[2\] is 0, expected 1\.\.5"),
         ("negative", [-1, 5, 5], ArgumentError, r"lengths\[0\] is -1, expected 1\.\.5"),
-        ("beyond int64", np.array([1, 2**64 - 1, 1], "uint64"), ArgumentError, r"lengths\[1\] is 18446744073709551615"),
+        (
+            "beyond int64",
+            np.array([1, 2**64 - 1, 1], "uint64"),
+            ArgumentError,
+            r"lengths\[1\] is 18446744073709551615",
+        ),
         ("too few", [5, 5], ShapeError, r"lengths has shape \(2,\), expected \(3,\)"),
         ("one number", 5, ShapeError, r"lengths has shape \(\), expected \(3,\)"),
-        ("a column", np.ones((3, 1), int), ShapeError, r"lengths has shape \(3, 1\), expected \(3,\)"),
+        (
+            "a column",
+            np.ones((3, 1), int),
+            ShapeError,
+            r"lengths has shape \(3, 1\), expected \(3,\)",
+        ),
         ("float", [5.0, 5.0, 1.0], DtypeError, "lengths is float64, expected integers"),
         ("bool", [True, True, True], DtypeError, "lengths is bool, expected integers"),
         ("strings", ["5", "5", "1"], DtypeError, "lengths is <U1, expected integers"),
         ("None among them", [5, None, 1], DtypeError, "lengths is object, expected integers"),
-        ("ragged", [[1], [1, 2], [1]], ShapeError, "lengths cannot be made an array.*inhomogeneous"),
-        ("a dict", {0: 5}, ArgumentError, "lengths is a dict, expected an array, or lists of numbers"),
+        (
+            "ragged",
+            [[1], [1, 2], [1]],
+            ShapeError,
+            "lengths cannot be made an array.*inhomogeneous",
+        ),
+        (
+            "a dict",
+            {0: 5},
+            ArgumentError,
+            "lengths is a dict, expected an array, or lists of numbers",
+        ),
     ),
 )
 def test_lengths_are_refused(door, lengths, error, message):
@@ -54,7 +86,11 @@ def test_lengths_are_refused(door, lengths, error, message):
 
 def test_rows_have_no_lengths():
     rows = Network([Dense(M, K, **REFERENCE)])
-    refuses(ArgumentError, "^lengths is given, but .* no recurrent layer", lambda: rows(X[0], lengths=[1, 1, 1]))
+    refuses(
+        ArgumentError,
+        "^lengths is given, but .* no recurrent layer",
+        lambda: rows(X[0], lengths=[1, 1, 1]),
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +123,10 @@ def test_what_dy_holds_beyond_lengths_is_ignored(model, number):
     dy, lengths = np.ones_like(model(X)[0]), [5, 1, 3]
     expected = results(model, X, dy, lengths=lengths)
     dy[np.arange(T)[:, None] >= lengths] = number
-    same(way_back(model, dy), {name: a for name, a in expected.items() if name != "y" and not name.startswith("last")})
+    same(
+        way_back(model, dy),
+        {name: a for name, a in expected.items() if name != "y" and not name.startswith("last")},
+    )
 
 
 # States and gradients
@@ -101,11 +140,21 @@ def test_what_dy_holds_beyond_lengths_is_ignored(model, number):
         ("torch's rank", H[None], ShapeError, r"state has shape \(1, 3, 6\), expected 2 axes"),
         ("a pair", (H, H), ShapeError, r"state has shape \(2, 3, 6\), expected 2 axes"),
         ("a number", 0, ShapeError, r"state has shape \(\), expected 2 axes"),
-        ("float64", H.astype("float64"), DtypeError, "state is float64, but this was built for float32"),
+        (
+            "float64",
+            H.astype("float64"),
+            DtypeError,
+            "state is float64, but this was built for float32",
+        ),
         ("integers", np.zeros((B, N), int), DtypeError, "state is int64"),
         ("a string", "zero", ArgumentError, "state is 'zero', expected an array"),
         ("a dict", {}, ArgumentError, "state is a dict, expected an array"),
-        ("NaN", but(H, (1, 2), np.nan), ArgumentError, r"state is nan at \(1, 2\), expected finite"),
+        (
+            "NaN",
+            but(H, (1, 2), np.nan),
+            ArgumentError,
+            r"state is nan at \(1, 2\), expected finite",
+        ),
     ),
 )
 def test_a_state_is_refused(state, error, message):
@@ -121,10 +170,20 @@ def test_a_state_is_refused(state, error, message):
         ("a number", 0, ShapeError, "state is 0, expected a tuple of 2"),
         ("three", (H, H, H), ShapeError, "state is a tuple of 3, expected a tuple of 2 arrays"),
         ("a dict", {"h": H, "c": H}, ShapeError, "state is a dict, expected a tuple of 2 arrays"),
-        ("units of c", (H, draw(B, 7)), ShapeError, r"state\[1\] has shape \(3, 7\), expected 6 on axis 1"),
+        (
+            "units of c",
+            (H, draw(B, 7)),
+            ShapeError,
+            r"state\[1\] has shape \(3, 7\), expected 6 on axis 1",
+        ),
         ("dtype of h", (H.astype("float64"), H), DtypeError, r"state\[0\] is float64"),
         ("no c", (H, None), ArgumentError, r"state\[1\] is None, expected an array"),
-        ("infinity in c", (H, but(H, (0, 5), np.inf)), ArgumentError, r"state\[1\] is inf at \(0, 5\)"),
+        (
+            "infinity in c",
+            (H, but(H, (0, 5), np.inf)),
+            ArgumentError,
+            r"state\[1\] is inf at \(0, 5\)",
+        ),
     ),
 )
 def test_a_pair_of_states_is_refused(state, error, message):
@@ -135,7 +194,12 @@ def test_a_pair_of_states_is_refused(state, error, message):
     ("state", "error", "message"),
     table(
         ("not a list", H, ShapeError, "state is a ndarray, expected a list of 1"),
-        ("too many", [H, H], ShapeError, "state is a list of 2, expected a list of 1: one a recurrent layer"),
+        (
+            "too many",
+            [H, H],
+            ShapeError,
+            "state is a list of 2, expected a list of 1: one a recurrent layer",
+        ),
         ("units", [draw(B, 7)], ShapeError, r"state\[0\] has shape \(3, 7\), expected 6 on axis 1"),
         ("float64", [H.astype("float64")], DtypeError, r"state\[0\] is float64"),
         ("NaN", [but(H, (2, 0), np.nan)], ArgumentError, r"state\[0\] is nan at \(2, 0\)"),
@@ -155,14 +219,39 @@ def refuses_state(model, state, error, message):
     ("change", "error", "message"),
     table(
         ("rank", lambda y: y[0], ShapeError, r"dy has shape \(3, \d\), expected 3 axes"),
-        ("time steps", lambda y: y[:4], ShapeError, r"dy has shape \(4, 3, \d\), expected 5 on axis 0"),
-        ("samples", lambda y: y[:, :1], ShapeError, r"dy has shape \(5, 1, \d\), expected 3 on axis 1"),
-        ("units", lambda y: y[..., :1], ShapeError, r"dy has shape \(5, 3, 1\), expected \d on axis 2"),
+        (
+            "time steps",
+            lambda y: y[:4],
+            ShapeError,
+            r"dy has shape \(4, 3, \d\), expected 5 on axis 0",
+        ),
+        (
+            "samples",
+            lambda y: y[:, :1],
+            ShapeError,
+            r"dy has shape \(5, 1, \d\), expected 3 on axis 1",
+        ),
+        (
+            "units",
+            lambda y: y[..., :1],
+            ShapeError,
+            r"dy has shape \(5, 3, 1\), expected \d on axis 2",
+        ),
         ("a number", lambda y: 1.0, ShapeError, r"dy has shape \(\), expected 3 axes"),
-        ("float64", lambda y: y.astype("float64"), DtypeError, "dy is float64, but this was built for float32"),
+        (
+            "float64",
+            lambda y: y.astype("float64"),
+            DtypeError,
+            "dy is float64, but this was built for float32",
+        ),
         ("integers", lambda y: y.astype(int), DtypeError, "dy is int64"),
         ("a string", lambda y: "ones", ArgumentError, "dy is 'ones', expected an array"),
-        ("NaN", lambda y: but(y, (4, 2, 0), np.nan), ArgumentError, r"dy is nan at \(4, 2, 0\), expected finite"),
+        (
+            "NaN",
+            lambda y: but(y, (4, 2, 0), np.nan),
+            ArgumentError,
+            r"dy is nan at \(4, 2, 0\), expected finite",
+        ),
     ),
 )
 def test_dy_is_refused(door, change, error, message):
@@ -174,7 +263,12 @@ def test_dy_is_refused(door, change, error, message):
     ("change", "error", "message"),
     table(
         ("rank", lambda y: y[0], ShapeError, r"dy has shape \(3, \d\), expected 3 axes"),
-        ("units", lambda y: y[..., :1], ShapeError, r"dy has shape \(5, 3, 1\), expected \d on axis 2"),
+        (
+            "units",
+            lambda y: y[..., :1],
+            ShapeError,
+            r"dy has shape \(5, 3, 1\), expected \d on axis 2",
+        ),
         ("float64", lambda y: y.astype("float64"), DtypeError, "dy is float64"),
         ("NaN", lambda y: but(y, (4, 2, 0), np.nan), ArgumentError, r"dy is nan at \(4, 2, 0\)"),
     ),
@@ -203,7 +297,9 @@ def test_none_is_zero(kind):
 @pytest.mark.parametrize("build", (DOORS | STATELESS).values(), ids=DOORS | STATELESS)
 def test_backward_before_forward(build):
     model = build()
-    refuses(OrderError, f"^{type(model).__name__}: backward before forward", lambda: model.backward(X))
+    refuses(
+        OrderError, f"^{type(model).__name__}: backward before forward", lambda: model.backward(X)
+    )
 
 
 def test_delta_before_backward():
@@ -217,7 +313,9 @@ def test_a_network_does_not_go_back_after_fit():
     net = network()
     y, _ = net(X)
     net.fit([draw(2, M)], np.zeros((1, 2, K), "float32"), epochs=1, progress=False)
-    refuses(OrderError, "^Network: backward before forward; call it on x first", lambda: net.backward(y))
+    refuses(
+        OrderError, "^Network: backward before forward; call it on x first", lambda: net.backward(y)
+    )
 
 
 def test_a_network_goes_back_whatever_its_layers_did_in_between():
@@ -254,7 +352,10 @@ def test_an_error_leaves_everything_as_it_was(model):
     for call in wrong:
         with pytest.raises(ArgumentError):
             call()
-    same({f"d{name}": model._device.numpy(a) for name, a in model.grads.items()}, {f"d{name}": expected[f"d{name}"] for name in θ})
+    same(
+        {f"d{name}": model._device.numpy(a) for name, a in model.grads.items()},
+        {f"d{name}": expected[f"d{name}"] for name in θ},
+    )
     same(way_back(model, y), expected)
     same(parameters_of(model), θ)
 
@@ -264,7 +365,9 @@ def test_an_error_leaves_everything_as_it_was(model):
 
 @pytest.mark.parametrize("lengths", [None, [3, 5, 1]], ids=["full", "ragged"])
 def test_batch_first_is_time_major_transposed(cell, lengths):
-    first, major = (Recurrent(cell, M, N, batch_first=value, **REFERENCE) for value in (True, False))
+    first, major = (
+        Recurrent(cell, M, N, batch_first=value, **REFERENCE) for value in (True, False)
+    )
     dy = draw(T, B, N)
     state, dstate = (tuple(draw(B, N) for _ in range(cell.states)) for _ in range(2))
     if cell.states == 1:
@@ -286,11 +389,36 @@ XB, YB = X.swapaxes(0, 1), draw(B, T, N)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     table(
-        ("features", lambda layer: layer(XB[..., :1]), ShapeError, r"x has shape \(3, 5, 1\), expected 4 on axis 2 of \(B, T, m=4\)"),
-        ("lengths", lambda layer: layer(XB, lengths=[1] * T), ShapeError, r"lengths has shape \(5,\), expected \(3,\)"),
-        ("dy", lambda layer: layer.backward(draw(T, B, N)), ShapeError, r"dy has shape \(5, 3, 6\), expected 3 on axis 0 of \(B, T, n\)"),
-        ("NaN in x", lambda layer: layer(but(XB, (2, 4, 1), np.nan)), ArgumentError, r"x is nan at \(2, 4, 1\)"),
-        ("NaN in dy", lambda layer: layer.backward(but(YB, (2, 4, 1), np.nan)), ArgumentError, r"dy is nan at \(2, 4, 1\)"),
+        (
+            "features",
+            lambda layer: layer(XB[..., :1]),
+            ShapeError,
+            r"x has shape \(3, 5, 1\), expected 4 on axis 2 of \(B, T, m=4\)",
+        ),
+        (
+            "lengths",
+            lambda layer: layer(XB, lengths=[1] * T),
+            ShapeError,
+            r"lengths has shape \(5,\), expected \(3,\)",
+        ),
+        (
+            "dy",
+            lambda layer: layer.backward(draw(T, B, N)),
+            ShapeError,
+            r"dy has shape \(5, 3, 6\), expected 3 on axis 0 of \(B, T, n\)",
+        ),
+        (
+            "NaN in x",
+            lambda layer: layer(but(XB, (2, 4, 1), np.nan)),
+            ArgumentError,
+            r"x is nan at \(2, 4, 1\)",
+        ),
+        (
+            "NaN in dy",
+            lambda layer: layer.backward(but(YB, (2, 4, 1), np.nan)),
+            ArgumentError,
+            r"dy is nan at \(2, 4, 1\)",
+        ),
     ),
 )
 def test_batch_first_speaks_of_its_own_axes(call, error, message):

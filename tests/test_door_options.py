@@ -1,4 +1,6 @@
-"""Options: one table says which value of which option is refused at which door; who is called with an option by place is refused too."""
+"""Options: one table says which value of which option is refused at which door; who is called with
+an option by place is refused too.
+"""
 
 import inspect
 import re
@@ -29,7 +31,10 @@ from rnn_gpu import (
 # kind of option: (what is none of it, what the message says)
 KINDS = {
     "flag": (["False", "no", "", 0, 1, 1.0, None, [], np.array([True])], "expected True or False"),
-    "bound": (["", "1", 0, 0.0, -1, np.nan, np.inf, [], [1.0], True, False], "expected a number above 0, or None"),
+    "bound": (
+        ["", "1", 0, 0.0, -1, np.nan, np.inf, [], [1.0], True, False],
+        "expected a number above 0, or None",
+    ),
     "rate": (["", "half", 1, 7, -0.1, np.nan, None, True, False], "expected a number from 0"),
     "seed": (["", "a", -1, 1.0, None, True], "expected an integer of at least 0"),
     "count": (["", "2", 0, 1.5, None, True, False], "expected an integer of at least 1"),
@@ -58,7 +63,9 @@ def checked(**options):
 
 def custom_cell(**options):
     gru = GRU(1, 1, **REFERENCE).cell
-    return rnn_gpu.cell("own", gates=3, states=1, kept=gru.kept, step=gru.step, back=gru.back, **options)
+    return rnn_gpu.cell(
+        "own", gates=3, states=1, kept=gru.kept, step=gru.step, back=gru.back, **options
+    )
 
 
 RECURRENT = {
@@ -67,8 +74,14 @@ RECURRENT = {
     "GRU": lambda **options: GRU(M, N, **REFERENCE, **options),
     "Recurrent": lambda **options: Recurrent("lstm", M, N, **REFERENCE, **options),
 }
-CALL = {"layer": lambda **options: rnn()(X, **options), "network": lambda **options: network()(X, **options)}
-BACK = {"layer": lambda **options: backward(rnn(), **options), "network": lambda **options: backward(network(), **options)}
+CALL = {
+    "layer": lambda **options: rnn()(X, **options),
+    "network": lambda **options: network()(X, **options),
+}
+BACK = {
+    "layer": lambda **options: backward(rnn(), **options),
+    "network": lambda **options: backward(network(), **options),
+}
 STATELESS = {
     "Dense": lambda **options: Dense(M, K, **REFERENCE)(X, **options),
     "Embedding": lambda **options: Embedding(M, K, **REFERENCE)(X, **options),
@@ -93,7 +106,10 @@ OPTIONS = {
     "momentum": ("rate", {"SGD": lambda **options: optimizers.SGD(0.1, **options)}),
     "allow_blind": ("flag", {"gradcheck": checked}),
     "bidirectional": ("flag", {"stack": stacked}),
-    "dropout": ("rate", {"stack": stacked, "stack of one": lambda **options: stacked(num_layers=1, **options)}),
+    "dropout": (
+        "rate",
+        {"stack": stacked, "stack of one": lambda **options: stacked(num_layers=1, **options)},
+    ),
     "num_layers": ("count", {"stack": stacked}),
     "apart": ("flag", {"cell": custom_cell}),
     "ragged": ("flag", {"plan": lambda **options: network().plan(5, 3, **options)}),
@@ -112,10 +128,17 @@ ROWS = [
 
 @pytest.mark.parametrize(("option", "kind", "value", "call"), ROWS)
 def test_an_option_is_refused(option, kind, value, call):
-    refuses(ArgumentError, rf"^{option} is {re.escape(repr(value))}, {KINDS[kind][1]}", lambda: call(**{option: value}))
+    refuses(
+        ArgumentError,
+        rf"^{option} is {re.escape(repr(value))}, {KINDS[kind][1]}",
+        lambda: call(**{option: value}),
+    )
 
 
-@pytest.mark.parametrize(("option", "doors"), [(option, doors) for option, (kind, doors) in OPTIONS.items() if kind == "flag"])
+@pytest.mark.parametrize(
+    ("option", "doors"),
+    [(option, doors) for option, (kind, doors) in OPTIONS.items() if kind == "flag"],
+)
 def test_numpys_booleans_are_flags(option, doors):
     for call in doors.values():
         for value in (True, False) if option not in ("apart", "progress") else (option == "apart",):
@@ -174,7 +197,15 @@ def test_torchs_form_of_a_state_stays():
 # Signatures
 
 MADE = (RNN, LSTM, GRU, Recurrent, Bidirectional, Dense, Embedding, Dropout, Network, Stream)
-MADE += (optimizers.SGD, optimizers.RMSprop, optimizers.Adam, optimizers.AdamW, load, gradcheck, rnn_gpu.cell)
+MADE += (
+    optimizers.SGD,
+    optimizers.RMSprop,
+    optimizers.Adam,
+    optimizers.AdamW,
+    load,
+    gradcheck,
+    rnn_gpu.cell,
+)
 
 
 @pytest.mark.parametrize("made", MADE, ids=lambda made: made.__name__)
@@ -187,10 +218,21 @@ def test_a_signature_names_and_types_every_option(made):
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
 def test_every_recurrent_layer_has_the_options_of_all(kind):
     def options(made):
-        return {name: p for name, p in inspect.signature(made).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        return {
+            name: p
+            for name, p in inspect.signature(made).parameters.items()
+            if p.kind is p.KEYWORD_ONLY
+        }
 
     assert options(kind) == options(Recurrent)
-    given = {"batch_first": True, "device": "reference", "dtype": "float64", "seed": 3, "init": "torch", "reverse": True}
+    given = {
+        "batch_first": True,
+        "device": "reference",
+        "dtype": "float64",
+        "seed": 3,
+        "init": "torch",
+        "reverse": True,
+    }
     given |= {"precision": "fp32", "recurrent_dropout": 0.25, "zoneout": 0.5}
     assert set(given) == set(options(kind))
     layer = kind(M, N, **given)

@@ -1,11 +1,38 @@
-"""fit, evaluate, predict and the optimizers: bad samples, targets and options are refused by name and change no weight."""
+"""fit, evaluate, predict and the optimizers: bad samples, targets and options are refused by name
+and change no weight.
+"""
 
 import numpy as np
 import pytest
 
 from conftest import close
-from door import REFERENCE, K, M, N, T, X, but, draw, frozen, network, parameters_of, refuses, same, table, way_back
-from rnn_gpu import RNN, ArgumentError, Dense, DtypeError, Network, NonFiniteError, ShapeError, optimizers
+from door import (
+    REFERENCE,
+    K,
+    M,
+    N,
+    T,
+    X,
+    but,
+    draw,
+    frozen,
+    network,
+    parameters_of,
+    refuses,
+    same,
+    table,
+    way_back,
+)
+from rnn_gpu import (
+    RNN,
+    ArgumentError,
+    Dense,
+    DtypeError,
+    Network,
+    NonFiniteError,
+    ShapeError,
+    optimizers,
+)
 
 XS = [draw(5, M), draw(2, M), draw(3, M)]
 CLASSES = np.array([0, 1, 1])
@@ -34,20 +61,70 @@ def trained(net, x, y):
     ("x", "error", "message"),
     table(
         ("a number", 3, ShapeError, "x is 3, expected a list of samples"),
-        ("a generator", (x for x in XS), ShapeError, "x is a generator, expected a list of samples"),
+        (
+            "a generator",
+            (x for x in XS),
+            ShapeError,
+            "x is a generator, expected a list of samples",
+        ),
         ("nothing", [], ShapeError, "x is empty, expected at least one sample"),
-        ("too deep", draw(3, 2, T, M), ShapeError, r"x\[0\] has shape \(2, 5, 4\), expected 2 axes"),
-        ("features", [XS[0], XS[1][:, :2], XS[2]], ShapeError, r"x\[1\] has shape \(2, 2\), expected 4 on axis 1"),
-        ("no time steps", [XS[0], XS[1], XS[2][:0]], ShapeError, r"x\[2\] has shape \(0, 4\).*empty"),
-        ("float64", [XS[0], XS[1].astype("float64"), XS[2]], DtypeError, r"x\[1\] is float64, but this was built for float32"),
+        (
+            "too deep",
+            draw(3, 2, T, M),
+            ShapeError,
+            r"x\[0\] has shape \(2, 5, 4\), expected 2 axes",
+        ),
+        (
+            "features",
+            [XS[0], XS[1][:, :2], XS[2]],
+            ShapeError,
+            r"x\[1\] has shape \(2, 2\), expected 4 on axis 1",
+        ),
+        (
+            "no time steps",
+            [XS[0], XS[1], XS[2][:0]],
+            ShapeError,
+            r"x\[2\] has shape \(0, 4\).*empty",
+        ),
+        (
+            "float64",
+            [XS[0], XS[1].astype("float64"), XS[2]],
+            DtypeError,
+            r"x\[1\] is float64, but this was built for float32",
+        ),
         ("a string", "abc", ArgumentError, "x is 'abc', expected a list of samples"),
         ("a dict", dict(enumerate(XS)), ArgumentError, "x is a dict, expected a list of samples"),
         ("a set", {1, 2, 3}, ArgumentError, "x is a set, expected a list of samples"),
-        ("NaN", [XS[0], but(XS[1], (1, 3), np.nan), XS[2]], ArgumentError, r"x\[1\] is nan at \(1, 3\), expected finite"),
-        ("a symbol too large", [np.array([0]), np.array([4]), np.array([0])], ArgumentError, r"x\[1\] has the symbol 4, expected 0\.\.3"),
-        ("symbols of rank 2", [np.array([[0, 3]])] * 3, ShapeError, r"x\[0\] has shape \(1, 2\) and integers"),
-        ("numbers, then symbols", [draw(4, M), *SYMBOLS], DtypeError, r"x\[1\] is int64, but (validation )?x\[0\] is float32"),
-        ("symbols, then numbers", [*SYMBOLS, draw(2, M)], DtypeError, r"x\[2\] is float32, but (validation )?x\[0\] is int64"),
+        (
+            "NaN",
+            [XS[0], but(XS[1], (1, 3), np.nan), XS[2]],
+            ArgumentError,
+            r"x\[1\] is nan at \(1, 3\), expected finite",
+        ),
+        (
+            "a symbol too large",
+            [np.array([0]), np.array([4]), np.array([0])],
+            ArgumentError,
+            r"x\[1\] has the symbol 4, expected 0\.\.3",
+        ),
+        (
+            "symbols of rank 2",
+            [np.array([[0, 3]])] * 3,
+            ShapeError,
+            r"x\[0\] has shape \(1, 2\) and integers",
+        ),
+        (
+            "numbers, then symbols",
+            [draw(4, M), *SYMBOLS],
+            DtypeError,
+            r"x\[1\] is int64, but (validation )?x\[0\] is float32",
+        ),
+        (
+            "symbols, then numbers",
+            [*SYMBOLS, draw(2, M)],
+            DtypeError,
+            r"x\[2\] is float32, but (validation )?x\[0\] is int64",
+        ),
     ),
 )
 def test_samples_are_refused(x, error, message):
@@ -63,19 +140,64 @@ def test_samples_are_refused(x, error, message):
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     table(
-        ("too few", CLASSES[:2], ShapeError, "y has 2 targets, expected 3, one for each sample of x"),
+        (
+            "too few",
+            CLASSES[:2],
+            ShapeError,
+            "y has 2 targets, expected 3, one for each sample of x",
+        ),
         ("a number", 1, ShapeError, "y is 1, expected a list of samples"),
         ("nothing", [], ShapeError, "y is empty"),
         ("none", None, ArgumentError, "y is None, expected the targets"),
-        ("a class too large", np.array([0, 1, 2]), ArgumentError, r"y\[2\] has the class 2, expected 0\.\.1"),
-        ("a negative class", np.array([0, -1, 1]), ArgumentError, r"y\[1\] has the class -1, expected 0\.\.1"),
-        ("classes as floats", CLASSES.astype("float32"), ShapeError, r"y\[0\] has shape \(\), expected \(2,\)"),
+        (
+            "a class too large",
+            np.array([0, 1, 2]),
+            ArgumentError,
+            r"y\[2\] has the class 2, expected 0\.\.1",
+        ),
+        (
+            "a negative class",
+            np.array([0, -1, 1]),
+            ArgumentError,
+            r"y\[1\] has the class -1, expected 0\.\.1",
+        ),
+        (
+            "classes as floats",
+            CLASSES.astype("float32"),
+            ShapeError,
+            r"y\[0\] has shape \(\), expected \(2,\)",
+        ),
         ("strings", ["a", "b", "b"], ArgumentError, r"y\[0\] is 'a', expected an array"),
-        ("a dict", dict(enumerate(CLASSES)), ArgumentError, "y is a dict, expected a list of samples"),
-        ("wide rows", np.zeros((3, 3), "float32"), ShapeError, r"y\[0\] has shape \(3,\), expected \(2,\)"),
-        ("a row a step", [np.zeros((len(x), K), "float32") for x in XS], ShapeError, r"y\[0\] has shape \(5, 2\), expected \(2,\)"),
-        ("float64", ROWS.astype("float64"), DtypeError, r"y\[0\] is float64, but this network was built for float32"),
-        ("NaN", but(ROWS, (1, 0), np.nan), ArgumentError, r"y\[1\] is nan at \(0,\), expected finite"),
+        (
+            "a dict",
+            dict(enumerate(CLASSES)),
+            ArgumentError,
+            "y is a dict, expected a list of samples",
+        ),
+        (
+            "wide rows",
+            np.zeros((3, 3), "float32"),
+            ShapeError,
+            r"y\[0\] has shape \(3,\), expected \(2,\)",
+        ),
+        (
+            "a row a step",
+            [np.zeros((len(x), K), "float32") for x in XS],
+            ShapeError,
+            r"y\[0\] has shape \(5, 2\), expected \(2,\)",
+        ),
+        (
+            "float64",
+            ROWS.astype("float64"),
+            DtypeError,
+            r"y\[0\] is float64, but this network was built for float32",
+        ),
+        (
+            "NaN",
+            but(ROWS, (1, 0), np.nan),
+            ArgumentError,
+            r"y\[1\] is nan at \(0,\), expected finite",
+        ),
     ),
 )
 def test_targets_are_refused(y, error, message):
@@ -97,7 +219,12 @@ def test_targets_are_refused(y, error, message):
             ShapeError,
             r"y\[1\] has shape \(1,\), expected \(2, 2\), or \(2,\) class labels",
         ),
-        ("a class too large", [EVERY[0], EVERY[1], EVERY[2] + 1], ArgumentError, r"y\[2\] has the class 2, expected 0\.\.1"),
+        (
+            "a class too large",
+            [EVERY[0], EVERY[1], EVERY[2] + 1],
+            ArgumentError,
+            r"y\[2\] has the class 2, expected 0\.\.1",
+        ),
     ),
 )
 def test_targets_of_every_step_are_refused(y, error, message):
@@ -119,24 +246,81 @@ def test_targets_of_every_step_are_refused(y, error, message):
     ids=["epochs", "fit", "evaluate", "predict"],
 )
 def test_counts_are_whole_numbers_from_1_on(name, call, size):
-    refuses(ArgumentError, f"^{name} is {size}, expected an integer of at least 1", lambda: call(size))
+    refuses(
+        ArgumentError, f"^{name} is {size}, expected an integer of at least 1", lambda: call(size)
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     table(
-        ("learning rate", {"learning_rate": -1e-3}, ArgumentError, "learning_rate is -0.001, expected a number from 0"),
-        ("two learning rates", {"optimizer": optimizers.Adam(), "learning_rate": 1.0}, ArgumentError, "learning_rate is given twice"),
-        ("optimizer", {"optimizer": "adamax"}, ArgumentError, "optimizer is 'adamax', expected one of 'sgd'"),
-        ("optimizer's class", {"optimizer": optimizers.Adam}, ArgumentError, "optimizer is <class .*Adam.*expected one of"),
-        ("optimizers", {"optimizer": ["adam"]}, ArgumentError, r"optimizer is \['adam'\], expected one of"),
-        ("clip_norm", {"clip_norm": -1}, ArgumentError, "clip_norm is -1, expected a number above 0, or None"),
-        ("clip_norm NaN", {"clip_norm": np.nan}, ArgumentError, "clip_norm is nan, expected a number above 0"),
-        ("clip_value", {"clip_value": "1"}, ArgumentError, "clip_value is '1', expected a number above 0"),
-        ("validation", {"validation": XS}, ArgumentError, r"validation is list, expected a pair \(x, y\)"),
-        ("validation is no pair", {"validation": 0.1}, ArgumentError, r"validation is float, expected a pair \(x, y\)"),
+        (
+            "learning rate",
+            {"learning_rate": -1e-3},
+            ArgumentError,
+            "learning_rate is -0.001, expected a number from 0",
+        ),
+        (
+            "two learning rates",
+            {"optimizer": optimizers.Adam(), "learning_rate": 1.0},
+            ArgumentError,
+            "learning_rate is given twice",
+        ),
+        (
+            "optimizer",
+            {"optimizer": "adamax"},
+            ArgumentError,
+            "optimizer is 'adamax', expected one of 'sgd'",
+        ),
+        (
+            "optimizer's class",
+            {"optimizer": optimizers.Adam},
+            ArgumentError,
+            "optimizer is <class .*Adam.*expected one of",
+        ),
+        (
+            "optimizers",
+            {"optimizer": ["adam"]},
+            ArgumentError,
+            r"optimizer is \['adam'\], expected one of",
+        ),
+        (
+            "clip_norm",
+            {"clip_norm": -1},
+            ArgumentError,
+            "clip_norm is -1, expected a number above 0, or None",
+        ),
+        (
+            "clip_norm NaN",
+            {"clip_norm": np.nan},
+            ArgumentError,
+            "clip_norm is nan, expected a number above 0",
+        ),
+        (
+            "clip_value",
+            {"clip_value": "1"},
+            ArgumentError,
+            "clip_value is '1', expected a number above 0",
+        ),
+        (
+            "validation",
+            {"validation": XS},
+            ArgumentError,
+            r"validation is list, expected a pair \(x, y\)",
+        ),
+        (
+            "validation is no pair",
+            {"validation": 0.1},
+            ArgumentError,
+            r"validation is float, expected a pair \(x, y\)",
+        ),
         ("seed", {"seed": "a"}, ArgumentError, "seed is 'a', expected an integer of at least 0"),
-        ("on_epoch", {"on_epoch": 3}, ArgumentError, r"on_epoch is 3, expected a function of \(network, history\)"),
+        (
+            "on_epoch",
+            {"on_epoch": 3},
+            ArgumentError,
+            r"on_epoch is 3, expected a function of \(network, history\)",
+        ),
     ),
 )
 def test_fit_is_refused_and_changes_nothing(options, error, message):
@@ -153,7 +337,10 @@ def test_fit_is_refused_and_changes_nothing(options, error, message):
     [
         (lambda: optimizers.SGD(-0.1), "learning_rate is -0.1, expected a number from 0"),
         (lambda: optimizers.Adam(np.nan), "learning_rate is nan, expected a number from 0"),
-        (lambda: optimizers.Adam(np.inf), "learning_rate is inf, expected a number from 0 to below inf"),
+        (
+            lambda: optimizers.Adam(np.inf),
+            "learning_rate is inf, expected a number from 0 to below inf",
+        ),
         (lambda: optimizers.RMSprop("fast"), "learning_rate is 'fast', expected a number"),
         (lambda: optimizers.Adam(True), "learning_rate is True, expected a number"),
         (lambda: optimizers.AdamW(weight_decay=-1), "weight_decay is -1, expected a number from 0"),
@@ -175,7 +362,11 @@ def test_an_optimizer_of_another_network_is_refused():
     layers = [RNN(M, N + 1, **REFERENCE), Dense(N + 1, K, **REFERENCE)]
     wider = Network(layers, loss="softmax_cross_entropy", steps="last")
     θ = parameters_of(wider)
-    refuses(ArgumentError, r"^optimizer has trained another network: .*0\.U are \(6, 4\)", lambda: fit(wider, optimizer=optimizer))
+    refuses(
+        ArgumentError,
+        r"^optimizer has trained another network: .*0\.U are \(6, 4\)",
+        lambda: fit(wider, optimizer=optimizer),
+    )
     same(parameters_of(wider), θ)
 
 
@@ -183,7 +374,11 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     net = network()
     net.parameters["1.b"][...] = 3e38  # its square is not a float32
     θ = parameters_of(net)
-    refuses(NonFiniteError, "No weight has changed", lambda: fit(net, y=[np.zeros((len(x), K), "float32") for x in XS]))
+    refuses(
+        NonFiniteError,
+        "No weight has changed",
+        lambda: fit(net, y=[np.zeros((len(x), K), "float32") for x in XS]),
+    )
     same(parameters_of(net), θ)
 
 
@@ -201,7 +396,15 @@ def test_a_loss_that_is_not_finite_changes_nothing():
         ROWS.tolist(),
         [[0, 1][::-1], (0, 1), np.array([False, True])],
     ],
-    ids=["integers", "NumPy's integers", "uint8", "rows", "rows of integers", "lists", "mixed rows"],
+    ids=[
+        "integers",
+        "NumPy's integers",
+        "uint8",
+        "rows",
+        "rows of integers",
+        "lists",
+        "mixed rows",
+    ],
 )
 def test_a_class_and_its_row_are_the_same_target(y):
     same(trained(classifier(), XS, y), trained(classifier(), XS, CLASSES))
@@ -209,7 +412,11 @@ def test_a_class_and_its_row_are_the_same_target(y):
 
 @pytest.mark.parametrize(
     "y",
-    [[y.tolist() for y in EVERY], [y.astype("int16") for y in EVERY], [np.eye(K)[y].tolist() for y in EVERY]],
+    [
+        [y.tolist() for y in EVERY],
+        [y.astype("int16") for y in EVERY],
+        [np.eye(K)[y].tolist() for y in EVERY],
+    ],
     ids=["lists of integers", "int16", "lists of rows"],
 )
 def test_classes_of_every_step_and_their_rows_are_the_same_targets(y):
@@ -244,7 +451,10 @@ def test_predictions_of_a_batch_are_those_of_each_alone():
 
 def test_symbols_are_one_hot_samples():
     symbols = [np.array([0, 3, 1], "uint8"), np.array([2], "uint8"), np.array([1, 1], "uint8")]
-    same(trained(classifier(), symbols, CLASSES), trained(classifier(), [np.eye(M, dtype="float32")[s] for s in symbols], CLASSES))
+    same(
+        trained(classifier(), symbols, CLASSES),
+        trained(classifier(), [np.eye(M, dtype="float32")[s] for s in symbols], CLASSES),
+    )
 
 
 def test_symbols_of_different_integer_types_share_a_batch():
@@ -254,4 +464,7 @@ def test_symbols_of_different_integer_types_share_a_batch():
 
 
 def test_lists_of_integers_are_symbols():
-    same(classifier().predict([[0, 3, 1], [2]]), classifier().predict([np.array([0, 3, 1]), np.array([2])]))
+    same(
+        classifier().predict([[0, 3, 1], [2]]),
+        classifier().predict([np.array([0, 3, 1]), np.array([2])]),
+    )

@@ -1,4 +1,6 @@
-"""Philox against its published answers; Dropout's masks: where they come from, what they depend on, and the training they give."""
+"""Philox against its published answers; Dropout's masks: where they come from, what they depend on,
+and the training they give.
+"""
 
 import numpy as np
 import pytest
@@ -44,7 +46,14 @@ def dropped(device="reference", place=0, passes=0, x=X, **options):
 
 def test_masks_are_bitwise_the_same_on_every_device(device, dtype):
     for variational in (False, True):
-        options = {"dtype": dtype, "x": X.astype(dtype), "rate": 0.3, "variational": variational, "place": 2, "passes": 1}
+        options = {
+            "dtype": dtype,
+            "x": X.astype(dtype),
+            "rate": 0.3,
+            "variational": variational,
+            "place": 2,
+            "passes": 1,
+        }
         assert (dropped(device, **options) == dropped("reference", **options)).all()
 
 
@@ -73,7 +82,12 @@ def test_a_share_is_dropped_and_the_rest_scaled(device):
 
 def test_layers_of_a_network_have_masks_of_their_own_by_default():
     network = Network(
-        [RNN(3, 4, device="reference"), Dropout(0.5, device="reference"), Dense(4, 4, device="reference"), Dropout(0.5, device="reference")]
+        [
+            RNN(3, 4, device="reference"),
+            Dropout(0.5, device="reference"),
+            Dense(4, 4, device="reference"),
+            Dropout(0.5, device="reference"),
+        ]
     )
     network(np.ones((5, 3, 3), "float32"), training=True)
     assert (network.layers[1]._last.tape.mask != network.layers[3]._last.tape.mask).any()
@@ -82,17 +96,26 @@ def test_layers_of_a_network_have_masks_of_their_own_by_default():
 def test_the_training_run_with_dropout_is_the_references(device, dtype):
     def curve(device):
         options = {"device": device, "dtype": dtype}
-        layers = [Dropout(0.2, variational=True, **options), *rnn_gpu.stack(RNN, 3, 5, num_layers=2, dropout=0.5, **options)]
+        layers = [
+            Dropout(0.2, variational=True, **options),
+            *rnn_gpu.stack(RNN, 3, 5, num_layers=2, dropout=0.5, **options),
+        ]
         network = Network([*layers, Dense(5, 2, **options)], steps="last")
         x = [np.random.default_rng(i).normal(size=(i % 4 + 1, 3)).astype(dtype) for i in range(8)]
-        return network.fit(x, np.eye(2, dtype=dtype)[[0, 1] * 4], epochs=2, batch_size=3, progress=False)["step_loss"]
+        return network.fit(
+            x, np.eye(2, dtype=dtype)[[0, 1] * 4], epochs=2, batch_size=3, progress=False
+        )["step_loss"]
 
     assert curve(device) == pytest.approx(curve("reference"), rel=10 * RTOL[dtype])
 
 
 def test_a_seed_too_large_for_the_key_is_refused():
     Dropout(0.5, seed=F, device="reference")
-    refuses(ArgumentError, f"^seed is {F + 1}, expected an integer of at most {F}", lambda: Dropout(0.5, seed=F + 1, device="reference"))
+    refuses(
+        ArgumentError,
+        f"^seed is {F + 1}, expected an integer of at most {F}",
+        lambda: Dropout(0.5, seed=F + 1, device="reference"),
+    )
 
 
 def test_dropout_draws_anew_each_pass_and_its_gradient_has_the_mask():

@@ -1,4 +1,6 @@
-"""A model comes out of its file as it went in; a damaged file is an error; writing replaces a file whole or not at all."""
+"""A model comes out of its file as it went in; a damaged file is an error; writing replaces a file
+whole or not at all.
+"""
 
 import errno
 import io
@@ -16,7 +18,20 @@ from safetensors.numpy import save_file
 
 import rnn_gpu
 from damage import SAVES, apart, damaged_models, killed, together
-from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, DeviceError, Dropout, Embedding, ModelFileError, Network, Recurrent, load
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    Dense,
+    DeviceError,
+    Dropout,
+    Embedding,
+    ModelFileError,
+    Network,
+    Recurrent,
+    load,
+)
 from rnn_gpu.kernels.cells import CELLS
 
 REFERENCE = {"device": "reference"}
@@ -33,7 +48,10 @@ def dtwice_tanh(y):
 
 
 def bits(network):
-    return {name: (str(a.dtype), a.shape, np.asarray(network._device.numpy(a)).tobytes()) for name, a in network.parameters.items()}
+    return {
+        name: (str(a.dtype), a.shape, np.asarray(network._device.numpy(a)).tobytes())
+        for name, a in network.parameters.items()
+    }
 
 
 def scramble(network):
@@ -50,10 +68,20 @@ NETWORKS = {
     "LSTM": lambda **o: Network([LSTM(3, 4, seed=7, **o)]),
     "GRU": lambda **o: Network([GRU(3, 4, **o)]),
     "Recurrent": lambda **o: Network([Recurrent("elman_elu", 3, 4, **o)]),
-    "Dense": lambda **o: Network([RNN(3, 4, **o), Dense(4, 2, "softplus", init="torch", **o)], steps="last"),
-    "Dropout": lambda **o: Network([Dropout(0.25, seed=3, **o), LSTM(3, 4, **o), Dropout(0.5, **o), Dense(4, 2, **o)]),
-    "deep": lambda **o: Network([GRU(3, 4, **o), Recurrent("lstm", 4, 3, **o), RNN(3, 2, **o)], loss="softmax_cross_entropy", steps="last"),
-    "binary": lambda **o: Network([LSTM(3, 2, **o), Dense(2, 1, "identity", **o)], loss="binary_cross_entropy"),
+    "Dense": lambda **o: Network(
+        [RNN(3, 4, **o), Dense(4, 2, "softplus", init="torch", **o)], steps="last"
+    ),
+    "Dropout": lambda **o: Network(
+        [Dropout(0.25, seed=3, **o), LSTM(3, 4, **o), Dropout(0.5, **o), Dense(4, 2, **o)]
+    ),
+    "deep": lambda **o: Network(
+        [GRU(3, 4, **o), Recurrent("lstm", 4, 3, **o), RNN(3, 2, **o)],
+        loss="softmax_cross_entropy",
+        steps="last",
+    ),
+    "binary": lambda **o: Network(
+        [LSTM(3, 2, **o), Dense(2, 1, "identity", **o)], loss="binary_cross_entropy"
+    ),
 }
 
 
@@ -74,10 +102,15 @@ def test_a_network_comes_back_as_it_went(build, dtype, path):
     assert bits(again) == bits(network)
     assert again.config() == network.config()
     for one, other in zip(again.layers, network.layers, strict=True):
-        assert type(one) is type(other) and one.seed == other.seed and vars(one).get("init") == vars(other).get("init")
+        assert (
+            type(one) is type(other)
+            and one.seed == other.seed
+            and vars(one).get("init") == vars(other).get("init")
+        )
     x = X.astype(dtype)
     assert np.array_equal(again(x)[0], network(x)[0])
-    assert np.array_equal(again(x, training=True)[0], network(x, training=True)[0])  # the masks of Dropout too
+    # the masks of Dropout too
+    assert np.array_equal(again(x, training=True)[0], network(x, training=True)[0])
     assert np.array_equal(again.predict(list(x))[1], network.predict(list(x))[1])
 
 
@@ -98,7 +131,9 @@ def test_every_cell_comes_back_by_its_name(cell, path):
 
 def test_weights_that_are_not_finite_come_back_bitwise(path):
     network = NETWORKS["LSTM"](**REFERENCE)
-    network.parameters["0.U"][...] = np.frombuffer(np.random.default_rng(0).bytes(4 * 16 * 3), "float32").reshape(16, 3)
+    network.parameters["0.U"][...] = np.frombuffer(
+        np.random.default_rng(0).bytes(4 * 16 * 3), "float32"
+    ).reshape(16, 3)
     network.parameters["0.b"][:3] = np.nan, np.inf, -0.0
     network.save(path)
     assert bits(load(path, device="reference")) == bits(network)
@@ -185,7 +220,9 @@ def test_a_users_cell_is_handed_over_to_load(path):
 
 
 def test_a_users_activation_with_a_built_in_name_is_not_replaced(path):
-    network = Network([RNN(3, 4, rnn_gpu.activation(twice_tanh, dtwice_tanh, name="relu"), **REFERENCE)])
+    network = Network(
+        [RNN(3, 4, rnn_gpu.activation(twice_tanh, dtwice_tanh, name="relu"), **REFERENCE)]
+    )
     network.save(path)
     with pytest.raises(ModelFileError, match="activation is 'relu', a formula of the user's own"):
         load(path, device="reference")
@@ -194,11 +231,17 @@ def test_a_users_activation_with_a_built_in_name_is_not_replaced(path):
 def test_two_formulas_of_one_name_are_refused(path):
     fast, slow = leaky(0.5), leaky(0.25)
     Network([Recurrent(fast, 3, 4, **REFERENCE), Recurrent(slow, 4, 4, **REFERENCE)]).save(path)
-    with pytest.raises(rnn_gpu.ArgumentError, match="custom has two formulas of one name: leaky, leaky"):
+    with pytest.raises(
+        rnn_gpu.ArgumentError, match="custom has two formulas of one name: leaky, leaky"
+    ):
         load(path, device="reference", custom=[fast, slow])
 
 
-@pytest.mark.parametrize("custom", [rnn_gpu.activation("tanh"), [(twice_tanh, dtwice_tanh)], 3], ids=["no list", "a pair", "a number"])
+@pytest.mark.parametrize(
+    "custom",
+    [rnn_gpu.activation("tanh"), [(twice_tanh, dtwice_tanh)], 3],
+    ids=["no list", "a pair", "a number"],
+)
 def test_custom_is_refused(custom, path):
     NETWORKS["LSTM"](**REFERENCE).save(path)
     with pytest.raises(rnn_gpu.ArgumentError, match=r"custom is .*expected"):
@@ -235,7 +278,10 @@ def test_random_bytes_are_no_model(seed, saved):
         load(saved, device="reference")
 
 
-@pytest.mark.parametrize("data", [b"PK\x03\x04" + bytes(99), b"{}", b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{}"])
+@pytest.mark.parametrize(
+    "data",
+    [b"PK\x03\x04" + bytes(99), b"{}", b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{}"],
+)
 def test_files_of_other_kinds_are_no_models(data, saved):
     saved.write_bytes(data)
     with pytest.raises(ModelFileError, match=r"model\.safetensors is"):
@@ -254,7 +300,9 @@ def test_no_file_is_pythons_own_error(tmp_path):
 
 
 def test_a_file_that_may_not_be_read_is_pythons_own_error(saved, monkeypatch):
-    monkeypatch.setattr("rnn_gpu.io.open", fail(PermissionError(errno.EACCES, "Permission denied")), raising=False)
+    monkeypatch.setattr(
+        "rnn_gpu.io.open", fail(PermissionError(errno.EACCES, "Permission denied")), raising=False
+    )
     with pytest.raises(PermissionError) as caught:
         load(saved, device="reference")
     assert caught.type is PermissionError
@@ -273,18 +321,38 @@ def without(key):
     ("arrays", "metadata", "message"),
     [
         (None, lambda d: None, "is not a model of ours: its format is None"),
-        (None, lambda d: d | {"format": "pt"}, "is not a model of ours: its format is 'pt', expected 'rnn_gpu 2'"),
-        (None, lambda d: d | {"format": "rnn_gpu 3"}, "its format is 'rnn_gpu 3', expected 'rnn_gpu 2' or 'rnn_gpu 1'"),
-        (None, lambda d: d | {"format": "rnn_gpu 1"}, "its metadata are .*crc32.*, expected config, format"),
+        (
+            None,
+            lambda d: d | {"format": "pt"},
+            "is not a model of ours: its format is 'pt', expected 'rnn_gpu 2'",
+        ),
+        (
+            None,
+            lambda d: d | {"format": "rnn_gpu 3"},
+            "its format is 'rnn_gpu 3', expected 'rnn_gpu 2' or 'rnn_gpu 1'",
+        ),
+        (
+            None,
+            lambda d: d | {"format": "rnn_gpu 1"},
+            "its metadata are .*crc32.*, expected config, format",
+        ),
         (None, without("crc32"), "its metadata are .*, expected config, crc32, format"),
         (None, without("config"), "config"),
         (None, lambda d: d | {"config": "{"}, "is damaged"),
         (without("0.W"), None, "there are the arrays U, b, expected U, W, b"),
         (lambda d: d | {"1.U": d["0.U"]}, None, "there are the arrays U, V, b, expected V, b"),
-        (lambda d: d | {"2.U": d["0.U"]}, None, "it has 2.U, expected names that begin with a layer's number, 0. … 1."),
+        (
+            lambda d: d | {"2.U": d["0.U"]},
+            None,
+            "it has 2.U, expected names that begin with a layer's number, 0. … 1.",
+        ),
         (lambda d: d | {"0.W": d["0.W"][:2]}, None, r"W has shape \(2, 4\), expected \(4, 4\)"),
         (lambda d: d | {"1.b": d["1.b"].astype("float64")}, None, "b is float64, expected float32"),
-        (lambda d: {k: a.astype("float16") for k, a in d.items()}, None, "is of dtype 'F16', expected F32 or F64"),
+        (
+            lambda d: {k: a.astype("float16") for k, a in d.items()},
+            None,
+            "is of dtype 'F16', expected F32 or F64",
+        ),
         (lambda d: {}, None, "there are the arrays none, expected U, W, b"),
     ],
     ids=[
@@ -320,7 +388,9 @@ def rewrite(path, arrays=None, metadata=None):
 
 
 def layer(**changes):
-    return lambda config: config | {"layers": [config["layers"][0] | changes, *config["layers"][1:]]}
+    return lambda config: (
+        config | {"layers": [config["layers"][0] | changes, *config["layers"][1:]]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,7 +413,10 @@ def layer(**changes):
         (layer(hidden_size=10**12), r"U has shape \(4, 3\), expected \(1000000000000, 3\)"),
         (layer(layer=["RNN"]), "not a model that can be built here"),
         (layer(device="cpu"), "device"),
-        (layer(activation={"layer": "LSTM", "input_size": 10**5, "hidden_size": 10**5}), "there is no 'custom'"),
+        (
+            layer(activation={"layer": "LSTM", "input_size": 10**5, "hidden_size": 10**5}),
+            "there is no 'custom'",
+        ),
         (layer(activation="tanhh"), "activation is 'tanhh'"),
         (layer(activation=["tanh"]), "not a model that can be built here"),
         (layer(kernel_size=3), "kernel_size"),
@@ -351,7 +424,10 @@ def layer(**changes):
     ],
 )
 def test_a_configuration_that_cannot_be_built_is_refused(change, message, saved):
-    rewrite(saved, metadata=lambda said: said | {"config": json.dumps(change(json.loads(said["config"])))})
+    rewrite(
+        saved,
+        metadata=lambda said: said | {"config": json.dumps(change(json.loads(said["config"])))},
+    )
     with pytest.raises(ModelFileError, match=message) as caught:
         load(saved, device="reference")
     assert str(saved) in str(caught.value)
@@ -393,7 +469,11 @@ def fail(error):
 
 FAULTS = {
     "the disk is full": ("os.fdopen", lambda handle, mode: Full(handle, mode), OSError),
-    "the bytes do not reach the disk": ("os.fsync", fail(OSError(errno.EIO, "Input/output error")), OSError),
+    "the bytes do not reach the disk": (
+        "os.fsync",
+        fail(OSError(errno.EIO, "Input/output error")),
+        OSError,
+    ),
     "renaming fails": ("os.replace", fail(PermissionError("no")), PermissionError),
     "Ctrl-C before renaming": ("os.replace", fail(KeyboardInterrupt()), KeyboardInterrupt),
     "Ctrl-C in the middle": ("os.fsync", fail(KeyboardInterrupt()), KeyboardInterrupt),
@@ -445,7 +525,10 @@ def test_others_may_read_a_new_file_as_far_as_umask_lets_them(umask, path, monke
 def test_a_file_that_was_there_keeps_its_permissions(mode, saved, monkeypatch):
     saved.chmod(mode)
     seen, sync = [], os.fsync
-    monkeypatch.setattr("os.fsync", lambda handle: (seen.append(stat.S_IMODE(os.fstat(handle).st_mode)), sync(handle)))
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda handle: (seen.append(stat.S_IMODE(os.fstat(handle).st_mode)), sync(handle)),
+    )
     LSTM_OF(**REFERENCE).save(saved)
     assert permissions(saved) == seen[0] == mode  # at no time it was more open
 
@@ -453,15 +536,22 @@ def test_a_file_that_was_there_keeps_its_permissions(mode, saved, monkeypatch):
 @posix
 def test_a_link_stays_and_its_file_is_replaced(saved, tmp_path):
     (tmp_path / "models").mkdir()
-    target, link, other = tmp_path / "models" / "target", tmp_path / "link", tmp_path / "models" / "other"
+    target, link = tmp_path / "models" / "target", tmp_path / "link"
+    other = tmp_path / "models" / "other"
     saved.rename(target)
     other.symlink_to("target")
     link.symlink_to("models/other")
     newer = scramble(LSTM_OF(**REFERENCE))
     newer.save(link)
     assert link.is_symlink() and other.is_symlink() and not target.is_symlink()
-    assert bits(load(target, device="reference")) == bits(load(link, device="reference")) == bits(newer)
-    assert sorted(os.listdir(tmp_path)) == ["link", "models"] and sorted(os.listdir(tmp_path / "models")) == ["other", "target"]
+    assert (
+        bits(load(target, device="reference"))
+        == bits(load(link, device="reference"))
+        == bits(newer)
+    )
+    assert sorted(os.listdir(tmp_path)) == ["link", "models"] and sorted(
+        os.listdir(tmp_path / "models")
+    ) == ["other", "target"]
 
 
 @posix
@@ -489,7 +579,11 @@ def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
     assert os.listdir(tmp_path) == [path.name]
 
 
-@pytest.mark.parametrize("path", ["", ".", "a\0b", "\ud800"], ids=["nothing", "this folder", "a null byte", "half a character"])
+@pytest.mark.parametrize(
+    "path",
+    ["", ".", "a\0b", "\ud800"],
+    ids=["nothing", "this folder", "a null byte", "half a character"],
+)
 def test_a_path_that_cannot_be_written_is_named(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((OSError, rnn_gpu.ArgumentError)) as caught:
@@ -505,7 +599,9 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     for name, error in (("folder", IsADirectoryError), ("pipe", FileExistsError)):
         with pytest.raises(error, match=name):
             LSTM_OF(**REFERENCE).save(tmp_path / name)
-    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"] and stat.S_ISFIFO(
+        (tmp_path / "pipe").stat().st_mode
+    )
 
 
 def test_the_error_of_a_full_disk_names_the_path(path, monkeypatch):
@@ -518,7 +614,10 @@ def test_the_error_of_a_full_disk_names_the_path(path, monkeypatch):
 @posix
 def test_the_folder_is_synced_once_the_file_has_its_name(path, monkeypatch):
     done, sync, replace = [], os.fsync, os.replace
-    monkeypatch.setattr("os.fsync", lambda handle: (done.append(stat.S_IFMT(os.fstat(handle).st_mode)), sync(handle)))
+    monkeypatch.setattr(
+        "os.fsync",
+        lambda handle: (done.append(stat.S_IFMT(os.fstat(handle).st_mode)), sync(handle)),
+    )
     monkeypatch.setattr("os.replace", lambda *paths: (done.append("replaced"), replace(*paths)))
     LSTM_OF(**REFERENCE).save(path)
     assert done == [stat.S_IFREG, "replaced", stat.S_IFDIR]
@@ -560,7 +659,11 @@ def test_what_killed_writers_left_is_removed_and_what_living_ones_write_stays(pa
             assert sorted(os.listdir(path.parent)) == [".rnn_gpu-0", ".rnn_gpu-1", ".rnn_gpu-2"]
             LSTM_OF(**REFERENCE).save(path)
     assert sorted(os.listdir(path.parent)) == sorted([path.name, "one", "two", "three"])
-    assert [path.parent.joinpath(name).read_text() for name in ("one", "two", "three")] == ["one", "two", "three"]
+    assert [path.parent.joinpath(name).read_text() for name in ("one", "two", "three")] == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
 @posix
@@ -603,7 +706,9 @@ def test_many_threads_save_in_one_folder(tmp_path):
 
 
 @posix
-def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_file_and_one_other_at_most(tmp_path):
+def test_a_process_that_is_killed_while_it_saves_leaves_a_whole_file_and_one_other_at_most(
+    tmp_path,
+):
     for at in killed(SAVES, tmp_path, times=3):
         load(at, device="reference")
 
@@ -641,8 +746,28 @@ def test_a_file_from_before_there_were_checksums_is_read(saved):
 
 @pytest.mark.parametrize(
     "text",
-    ['{"format":"rnn_gpu 2","format":"rnn_gpu 2"}', "[" * 100_000, '{"a":' * 100_000, "9" * 5000, '"\\ud800"', "\x00", "[]", "{}", "nan"],
-    ids=["two of one name", "deep lists", "deep dicts", "a long number", "half a character", "a null byte", "a list", "a dict", "a word"],
+    [
+        '{"format":"rnn_gpu 2","format":"rnn_gpu 2"}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "9" * 5000,
+        '"\\ud800"',
+        "\x00",
+        "[]",
+        "{}",
+        "nan",
+    ],
+    ids=[
+        "two of one name",
+        "deep lists",
+        "deep dicts",
+        "a long number",
+        "half a character",
+        "a null byte",
+        "a list",
+        "a dict",
+        "a word",
+    ],
 )
 @pytest.mark.parametrize("place", ["header", "configuration"])
 def test_strange_json_is_damage(place, text, saved):
@@ -658,7 +783,11 @@ def test_strange_json_is_damage(place, text, saved):
 def refused(path):
     with pytest.raises(ModelFileError) as caught:
         load(path, device="reference")
-    assert caught.type is ModelFileError and os.fspath(path) in str(caught.value) and len(str(caught.value)) < 1000
+    assert (
+        caught.type is ModelFileError
+        and os.fspath(path) in str(caught.value)
+        and len(str(caught.value)) < 1000
+    )
 
 
 HEADERS = {
@@ -698,7 +827,9 @@ def test_what_is_no_file_does_not_keep_load_waiting(tmp_path):
             load(path, device="reference")
 
 
-@pytest.mark.parametrize("path", ["a\0b", "\ud800", "a" * 5000], ids=["a null byte", "half a character", "too long"])
+@pytest.mark.parametrize(
+    "path", ["a\0b", "\ud800", "a" * 5000], ids=["a null byte", "half a character", "too long"]
+)
 def test_a_path_that_cannot_be_is_no_model(path):
     with pytest.raises(ModelFileError) as caught:
         load(path, device="reference")
@@ -707,7 +838,10 @@ def test_a_path_that_cannot_be_is_no_model(path):
 
 @pytest.mark.parametrize("path", [None, 3, True, 1.5, ["model"]], ids=str)
 def test_what_is_no_path_is_refused(path):
-    for call in (lambda: load(path, device="reference"), lambda: NETWORKS["LSTM"](**REFERENCE).save(path)):
+    for call in (
+        lambda: load(path, device="reference"),
+        lambda: NETWORKS["LSTM"](**REFERENCE).save(path),
+    ):
         with pytest.raises(rnn_gpu.ArgumentError, match=r"^path is .*, expected a path"):
             call()
 
@@ -722,10 +856,17 @@ def test_a_damaged_model_is_refused_or_what_it_says_is_read(path):
 @pytest.fixture
 def nothing_is_drawn(monkeypatch):
     for name in ("recurrent", "dense", "embedding"):
-        monkeypatch.setattr(f"rnn_gpu.parameters.{name}", fail(AssertionError("initial values were drawn")))
+        monkeypatch.setattr(
+            f"rnn_gpu.parameters.{name}", fail(AssertionError("initial values were drawn"))
+        )
 
 
-ALL = {**NETWORKS, "Embedding": lambda **o: Network([Embedding(3, 3, **o), Bidirectional(GRU(3, 2, **o)), Dense(4, 2, **o)])}
+ALL = {
+    **NETWORKS,
+    "Embedding": lambda **o: Network(
+        [Embedding(3, 3, **o), Bidirectional(GRU(3, 2, **o)), Dense(4, 2, **o)]
+    ),
+}
 
 
 @pytest.mark.parametrize("build", ALL.values(), ids=ALL)
@@ -748,7 +889,14 @@ def test_a_small_file_of_a_large_network_is_refused_at_once(saved):
     config["layers"] = [{"layer": "LSTM", "input_size": 4000, "hidden_size": 4000}]
     for name in ("1.V", "1.b"):
         del header[name]
-    together(saved, header, config, arrays[: sum(4 * math.prod(one["shape"]) for name, one in header.items() if name[0] == "0")])
+    together(
+        saved,
+        header,
+        config,
+        arrays[
+            : sum(4 * math.prod(one["shape"]) for name, one in header.items() if name[0] == "0")
+        ],
+    )
     tracemalloc.start()
     with pytest.raises(ModelFileError, match=r"U has shape \(4, 3\), expected \(16000, 4000\)"):
         load(saved, device="reference")

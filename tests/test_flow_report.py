@@ -18,27 +18,41 @@ def draw(*shape, seed=0):
 
 
 def network(layer, steps="last"):
-    return Network([layer, Dense(layer.output_size, 2, device=layer.recurrent[0].device, dtype="float64")], steps=steps)
+    return Network(
+        [layer, Dense(layer.output_size, 2, device=layer.recurrent[0].device, dtype="float64")],
+        steps=steps,
+    )
 
 
 def samples(T=30, count=4, steps="last", lengths=None):
     lengths = lengths or [T] * count
     x = [draw(length, M, seed=i) for i, length in enumerate(lengths)]
-    return x, [draw(*((length, 2) if steps == "every" else (2,)), seed=50 + i) for i, length in enumerate(lengths)]
+    return x, [
+        draw(*((length, 2) if steps == "every" else (2,)), seed=50 + i)
+        for i, length in enumerate(lengths)
+    ]
 
 
 def recurrent(cell, seed=0, scale=1.0, device="reference"):
     """A layer with weights and biases scaled up, out of the tame range that it starts in."""
     layer = rnn_gpu.Recurrent(cell, M, N, device=device, dtype="float64", seed=seed)
     for k, name in enumerate(("U", "W", "b")):
-        layer.parameters[name] = layer._device.array(scale * draw(*layer.parameters[name].shape, seed=seed + k), "float64")
+        layer.parameters[name] = layer._device.array(
+            scale * draw(*layer.parameters[name].shape, seed=seed + k), "float64"
+        )
     return layer
 
 
 @pytest.mark.parametrize("scale", [0.2, 0.6, 1.5])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_bound_is_never_below_what_is_measured(cell, scale, seed):
-    if cell.name in ("elman_identity", "elman_relu", "elman_leaky_relu", "elman_elu", "elman_softplus"):
+    if cell.name in (
+        "elman_identity",
+        "elman_relu",
+        "elman_leaky_relu",
+        "elman_elu",
+        "elman_softplus",
+    ):
         scale /= 4  # no ceiling: the way forward would overflow
     (flow,) = network(recurrent(cell, seed, scale)).gradient_flow(*samples(12)).layers
     assert (flow.state.max(1) <= SLACK * flow.bound).all()
@@ -49,7 +63,11 @@ def test_the_bound_is_never_below_what_is_measured(cell, scale, seed):
 
 def test_the_bound_of_an_elman_layer_is_the_tutorials_and_is_reached():
     """(β_W β_f)^(T−k), to the digit where W is orthogonal and f the identity."""
-    (flow,) = network(RNN(M, N, "identity", device="cpu", dtype="float64")).gradient_flow(*samples()).layers
+    (flow,) = (
+        network(RNN(M, N, "identity", device="cpu", dtype="float64"))
+        .gradient_flow(*samples())
+        .layers
+    )
     assert (flow.weight_norm, flow.slope) == (pytest.approx(1.0), 1.0)
     close(flow.delta, np.ones((30, 3)))
     layer = recurrent("elman_softsign", scale=0.8)
@@ -57,7 +75,9 @@ def test_the_bound_of_an_elman_layer_is_the_tutorials_and_is_reached():
     (flow,) = net.gradient_flow(x, y).layers
     s, _ = layer(np.stack(x, 1))
     assert flow.slope == pytest.approx(((1 - np.abs(s)) ** 2).max())
-    assert flow.weight_norm == pytest.approx(np.sqrt(np.linalg.eigvalsh(layer.parameters["W"].T @ layer.parameters["W"]).max()))
+    assert flow.weight_norm == pytest.approx(
+        np.sqrt(np.linalg.eigvalsh(layer.parameters["W"].T @ layer.parameters["W"]).max())
+    )
     close(flow.bound, (flow.weight_norm * flow.slope) ** np.arange(31))
 
 
@@ -74,7 +94,9 @@ def lstm_norms(kept, s, s_next):
 def gru_norms(kept, s, s_next):
     (r, z, n, q_n), (h,) = kept, s
     δ_n = (1 - z) * (1 - n * n)
-    return np.sqrt(((h - n) * z * (1 - z)) ** 2 + (δ_n * q_n * r * (1 - r)) ** 2 + (δ_n * r) ** 2), z
+    return np.sqrt(
+        ((h - n) * z * (1 - z)) ** 2 + (δ_n * q_n * r * (1 - r)) ** 2 + (δ_n * r) ** 2
+    ), z
 
 
 @pytest.mark.parametrize(("name", "by_hand"), [("lstm", lstm_norms), ("gru", gru_norms)])
@@ -118,7 +140,9 @@ def test_the_network_stays_as_it_is():
     y, _ = net(x)
     before = net.backward(np.ones_like(y))[0], layer.delta.copy()
     net.gradient_flow(*samples())
-    assert np.array_equal(net.backward(np.ones_like(y))[0], before[0]) and np.array_equal(layer.delta, before[1])
+    assert np.array_equal(net.backward(np.ones_like(y))[0], before[0]) and np.array_equal(
+        layer.delta, before[1]
+    )
 
 
 def test_devices_give_the_same_report(device):
@@ -127,7 +151,11 @@ def test_devices_give_the_same_report(device):
     got, expected = (one.gradient_flow(x, y).layers[0] for one in (net, net.copy("reference")))
     for a, b in zip(got, expected, strict=True):
         close(a, b) if isinstance(b, (np.ndarray, float)) else None
-    assert (got.name, got.verdict, got.horizon) == (expected.name, expected.verdict, expected.horizon)
+    assert (got.name, got.verdict, got.horizon) == (
+        expected.name,
+        expected.verdict,
+        expected.horizon,
+    )
 
 
 # The largest Lyapunov exponent.
@@ -178,8 +206,12 @@ def elman(activation="tanh", scale=None, **options):
 def test_verdict_and_horizon_are_those_of_the_measured_curve():
     linear = {scale: judged(elman("identity", scale)) for scale in (0.5, 1.0, 2.0)}
     assert [flow.verdict for flow in linear.values()] == ["vanishing", "healthy", "exploding"]
-    assert [flow.horizon for flow in linear.values()] == [10, None, 10]  # 2^±10 is the first outside 1e-3 … 1e3
-    assert linear[0.5].delta[9, 1] > LOW > linear[0.5].delta[10, 1] and linear[2.0].delta[9, 1] < HIGH < linear[2.0].delta[10, 1]
+    # 2^±10 is the first outside 1e-3 … 1e3
+    assert [flow.horizon for flow in linear.values()] == [10, None, 10]
+    assert (
+        linear[0.5].delta[9, 1] > LOW > linear[0.5].delta[10, 1]
+        and linear[2.0].delta[9, 1] < HIGH < linear[2.0].delta[10, 1]
+    )
 
 
 def test_a_gradient_that_overflows_is_exploding_not_an_error(tmp_path):
@@ -187,7 +219,9 @@ def test_a_gradient_that_overflows_is_exploding_not_an_error(tmp_path):
     layer.parameters["W"][...] *= 1e3
     layer.parameters["U"][...] = 0  # the states stay zero
     x, y = samples(30)
-    report = Network([layer]).gradient_flow([a.astype("float32") for a in x], np.ones((4, 30, N), "float32"))
+    report = Network([layer]).gradient_flow(
+        [a.astype("float32") for a in x], np.ones((4, 30, N), "float32")
+    )
     (flow,) = report.layers
     assert (flow.verdict, flow.horizon) == ("exploding", 2) and np.isfinite(flow.delta).all()
     report.plot(tmp_path / "flow.png")
@@ -213,7 +247,9 @@ def test_a_layer_that_passes_nothing_on_is_vanishing_from_the_start(tmp_path):
 
 
 def doubling(samples=4):
-    """A ReLU layer that doubles its state, and as many samples; in the last one all units rest at step 20."""
+    """A ReLU layer that doubles its state, and as many samples; in the last one all units rest at
+    step 20.
+    """
     layer = elman("relu", 2.0)
     layer.parameters["U"][...], layer.parameters["b"][...] = 1, 0
     x = np.full((samples, 30, M), 0.1)
@@ -226,24 +262,33 @@ def test_a_sample_in_which_all_units_rest_does_not_hide_what_the_others_do():
     (flow,) = doubling()[0].gradient_flow(*doubling()[1:]).layers
     assert (flow.verdict, flow.silent) == ("exploding", 0.25)
     assert flow.lyapunov == pytest.approx(np.log(2))
-    assert "+0.693 a step, the largest exponent; in 25% of the samples nothing comes back" in str(flow)
+    assert "+0.693 a step, the largest exponent; in 25% of the samples nothing comes back" in str(
+        flow
+    )
     net, x, y = doubling(2)
     (flow,) = net.gradient_flow(x[1:], y[1:]).layers
     assert (flow.verdict, flow.silent, flow.lyapunov) == ("vanishing", 1, -np.inf)
 
 
 def test_an_exponent_of_another_sign_than_the_verdict_is_explained():
-    """W far from normal: its powers grow first, by what stands above the diagonal, and shrink in the end."""
+    """W far from normal: its powers grow first, by what stands above the diagonal, and shrink in
+    the end.
+    """
     layer = elman("identity")
     layer.parameters["W"][...] = np.diag(np.full(N, 0.6)) + np.triu(np.full((N, N), 30.0), 1)
     flow = judged(layer, 100)
     assert flow.verdict == "exploding" and flow.lyapunov < 0
-    assert "the verdict is of the curve: it grows at first, in the long run it would shrink" in str(flow)
+    assert "the verdict is of the curve: it grows at first, in the long run it would shrink" in str(
+        flow
+    )
     net, x, y = doubling(5)
     x[1:] = x[-1]  # now in four samples of five nothing comes back
     (flow,) = net.gradient_flow(x, y).layers
     assert flow.verdict == "vanishing" and flow.lyapunov > 0
-    assert "and the exponent of a vector that still comes back; in 80% of the samples nothing comes back" in str(flow)
+    assert (
+        "and the exponent of a vector that still comes back; in 80% of the samples nothing comes "
+        "back" in str(flow)
+    )
     assert "verdict" not in str(judged(elman("identity", 2.0)))
 
 
@@ -251,7 +296,10 @@ def test_how_loose_the_bound_is_is_said():
     flow = judged(elman("identity", 2.0), 30)
     assert "bound        2 · 1 = 2 a step, 1 times what is measured after 30 steps" in str(flow)
     flow = judged(elman("tanh", 1.5), 30)
-    assert f"a step, {flow.bound[30] / flow.state[30, 1]:.3g} times what is measured after 30 steps" in str(flow)
+    assert (
+        f"a step, {flow.bound[30] / flow.state[30, 1]:.3g} times what is measured after 30 steps"
+        in str(flow)
+    )
     assert flow.bound[30] > 10 * flow.state[30, 1]
     layer = elman("relu")
     layer.parameters["b"][...] = -99
@@ -318,7 +366,11 @@ EXPLODING = {
 def test_the_remedy_of_what_explodes_is_a_smaller_W(build):
     net = network(build())
     for flow in net.gradient_flow(*samples(40)).layers:
-        assert flow.verdict == "exploding" and flow.lyapunov > 0 and flow.remedy.startswith("1. initial weights, W that much smaller")
+        assert (
+            flow.verdict == "exploding"
+            and flow.lyapunov > 0
+            and flow.remedy.startswith("1. initial weights, W that much smaller")
+        )
         exec(flow.code, {"network": net})
     for flow in net.gradient_flow(*samples(40)).layers:
         assert flow.verdict != "exploding"
@@ -333,8 +385,11 @@ def test_where_W_is_not_to_blame_δ_of_every_step_is_bounded_by_what_enters():
     assert flow.verdict == "exploding" and flow.code.startswith("network.fit(x, y, clip_step_norm=")
     net.gradient(x[:32], y[:32])  # one batch of fit's
     entering = np.median(np.linalg.norm(layer.delta[-1], axis=(1, 2)))
-    assert float(flow.code.split("=")[1][:-1]) == pytest.approx(entering, rel=0.3)  # of 40 samples, not of these 32
-    history = net.fit(x, y, epochs=1, progress=False, clip_step_norm=float(flow.code.split("=")[1][:-1]))
+    # of 40 samples, not of these 32
+    assert float(flow.code.split("=")[1][:-1]) == pytest.approx(entering, rel=0.3)
+    history = net.fit(
+        x, y, epochs=1, progress=False, clip_step_norm=float(flow.code.split("=")[1][:-1])
+    )
     assert min(history["clipped_steps"]) > 0
 
 
@@ -354,11 +409,19 @@ def test_the_remedy_of_a_gated_cell_opens_its_gate(kind):
 
 def test_a_network_has_a_row_for_each_recurrent_layer_in_its_order():
     options = {"device": "cpu", "dtype": "float64"}
-    net = Network([LSTM(M, 4, **options), Bidirectional(RNN(4, N, **options)), Dense(2 * N, 2, **options)], steps="last")
+    net = Network(
+        [LSTM(M, 4, **options), Bidirectional(RNN(4, N, **options)), Dense(2 * N, 2, **options)],
+        steps="last",
+    )
     report = net.gradient_flow(*samples(9, lengths=[9, 5]))
-    names = ["layer 0 (LSTM, lstm, 4 units)", "layer 1 (RNN, elman_tanh, 5 units)", "layer 1 (RNN, reverse, elman_tanh, 5 units)"]
+    names = [
+        "layer 0 (LSTM, lstm, 4 units)",
+        "layer 1 (RNN, elman_tanh, 5 units)",
+        "layer 1 (RNN, reverse, elman_tanh, 5 units)",
+    ]
     assert [flow.name for flow in report.layers] == names
-    for flow in report.layers:  # no loss reaches the reverse layer's last step, the first in time: a random vector is carried
+    # no loss reaches the reverse layer's last step, the first in time: a random vector is carried
+    for flow in report.layers:
         assert flow.delta.shape == (9, 3) and (flow.delta > 0).all()
         assert flow.name in str(report) and flow.verdict in str(report)
     assert report.loss == pytest.approx(net.evaluate(*samples(9, lengths=[9, 5]))["loss"])
@@ -370,11 +433,15 @@ def test_the_plot_has_the_curve_the_bound_the_horizon_and_the_heat(tmp_path):
     curve, heat, _ = report.plot(tmp_path / "flow.png").axes
     assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
     labels = [text.get_text() for text in curve.get_legend().get_texts()]
-    assert labels[0].startswith("‖δ_k‖ / ‖δ_T‖ measured") and "bound: 1 times what is measured after 30 steps" in labels
+    assert (
+        labels[0].startswith("‖δ_k‖ / ‖δ_T‖ measured")
+        and "bound: 1 times what is measured after 30 steps" in labels
+    )
     assert "horizon: 10 steps" in labels and curve.get_yscale() == "log"
     close(curve.lines[0].get_ydata(), report.layers[0].delta[:, 1])
     assert heat.images[0].get_array().shape == (N, 30)
-    assert heat.images[0].get_array()[0, -1] == pytest.approx(np.log10(report.layers[0].heat[0, 0]))  # the last step is on the right
+    # the last step is on the right
+    assert heat.images[0].get_array()[0, -1] == pytest.approx(np.log10(report.layers[0].heat[0, 0]))
 
 
 def test_what_has_no_gradient_flow_is_refused():
@@ -384,6 +451,7 @@ def test_what_has_no_gradient_flow_is_refused():
     layer = elman("identity")
     layer.parameters["W"][...] *= 1e200
     with pytest.raises(
-        rnn_gpu.NonFiniteError, match=r"gradient_flow: layer 0 \(RNN\) gives -?inf at time step 2, .*; one step before it was"
+        rnn_gpu.NonFiniteError,
+        match=r"gradient_flow: layer 0 \(RNN\) gives -?inf at time step 2, .*; one step before it",
     ):
         network(layer).gradient_flow(*samples())

@@ -1,4 +1,6 @@
-"""Gradient flow: what the tape of δ holds, what the report says of it, where a bad number began, truncation."""
+"""Gradient flow: what the tape of δ holds, what the report says of it, where a bad number began,
+truncation.
+"""
 
 import numpy as np
 import pytest
@@ -52,13 +54,18 @@ def everything(layer, x, dy, state, dstate, **options):
 def test_the_tape_changes_no_bit(name, device, dtype):
     layer = recurrent(name, device, dtype=dtype)
     x, dy = draw(T, B, 3).astype(dtype), draw(T, B, N, seed=1).astype(dtype)
-    state, dstate = (as_state(stacked(draw_states(layer.cell, seed)).astype(dtype)) for seed in (10, 20))
+    state, dstate = (
+        as_state(stacked(draw_states(layer.cell, seed)).astype(dtype)) for seed in (10, 20)
+    )
     plain = everything(layer, x, dy, state, dstate)
     taped = everything(layer, x, dy, state, dstate, tape=True)
     for name, a in plain.items():
         assert np.array_equal(a, taped[name]), name
     assert np.array_equal(layer._device.numpy(layer.tape.delta), plain["delta"])
-    assert np.array_equal(layer._device.numpy(layer.tape.ds[:, 0]), stacked(tuple(v for k, v in plain.items() if k.startswith("first"))))
+    assert np.array_equal(
+        layer._device.numpy(layer.tape.ds[:, 0]),
+        stacked(tuple(v for k, v in plain.items() if k.startswith("first"))),
+    )
 
 
 def loss_of(layer, dy, dstate):
@@ -75,7 +82,9 @@ def test_delta_on_the_tape_is_the_slope_along_net(cell, device):
     """U is the identity, so that a nudge of x is one of net."""
     layer = recurrent(cell, device, m=cell.gates * N)
     layer.parameters["U"] = layer._device.array(np.eye(cell.gates * N), "float64")
-    x, dy, v = (draw(T, B, k, seed=seed) for seed, k in enumerate((cell.gates * N, N, cell.gates * N)))
+    x, dy, v = (
+        draw(T, B, k, seed=seed) for seed, k in enumerate((cell.gates * N, N, cell.gates * N))
+    )
     state, dstate = draw_states(cell, 10), draw_states(cell, 20)
     loss = loss_of(layer, dy, dstate)
     slope = (loss(x + STEP * v, state, LENGTHS) - loss(x - STEP * v, state, LENGTHS)) / (2 * STEP)
@@ -110,7 +119,10 @@ def test_norms_on_the_tape_are_those_of_the_gradient_of_each_step(name, device):
     layer(draw(T, B, 3), draw_states(CELLS[name], 10), lengths=LENGTHS)
     layer.backward(draw(T, B, N, seed=1), tape=True)
     tape = numpy_tape(layer)
-    gradients = [np.einsum("bgj,bi->gji", δ, s).reshape(-1, N) for δ, s in zip(tape.delta_recurrent, tape.s[0], strict=False)]
+    gradients = [
+        np.einsum("bgj,bi->gji", δ, s).reshape(-1, N)
+        for δ, s in zip(tape.delta_recurrent, tape.s[0], strict=False)
+    ]
     close(tape.weight_gradient_norms, [np.linalg.norm(g) for g in gradients])
     close(layer._device.numpy(layer.grads["W"]), sum(gradients))  # 式6
 
@@ -129,7 +141,11 @@ def test_beyond_lengths_ds_is_carried_and_delta_is_zero(device):
 def test_the_tape_is_off_by_default_and_then_costs_nothing(device, monkeypatch):
     layer, x = recurrent("gru", device), draw(T, B, 3)
     calls, backward = [], layer._device.backward
-    monkeypatch.setattr(layer._device, "backward", lambda *arguments: calls.append(arguments[8].shape[0]) or backward(*arguments))
+    monkeypatch.setattr(
+        layer._device,
+        "backward",
+        lambda *arguments: calls.append(arguments[8].shape[0]) or backward(*arguments),
+    )
     y, _ = layer(x)
     layer.backward(np.ones_like(y), tape=True)
     layer.backward(np.ones_like(y))
@@ -141,7 +157,13 @@ def test_the_tape_is_off_by_default_and_then_costs_nothing(device, monkeypatch):
 
 def test_a_network_has_a_tape_of_each_recurrent_layer():
     options = {"device": "cpu", "dtype": "float64"}
-    network = rnn_gpu.Network([rnn_gpu.RNN(3, 4, **options), rnn_gpu.Dense(4, 5, **options), rnn_gpu.LSTM(5, 6, **options)])
+    network = rnn_gpu.Network(
+        [
+            rnn_gpu.RNN(3, 4, **options),
+            rnn_gpu.Dense(4, 5, **options),
+            rnn_gpu.LSTM(5, 6, **options),
+        ]
+    )
     y, _ = network(draw(T, B, 3))
     network.backward(np.ones_like(y), tape=True)
     assert [tape.delta.shape for tape in network.tapes] == [(T, B, 1, 4), (T, B, 4, 6)]
@@ -153,14 +175,19 @@ def test_a_network_has_a_tape_of_each_recurrent_layer():
 
 
 def network(kind=rnn_gpu.RNN, device="cpu", steps="every", dtype="float64", n=N, **options):
-    layers = [kind(3, n, device=device, dtype=dtype, **options), rnn_gpu.Dense(n, 2, device=device, dtype=dtype)]
+    layers = [
+        kind(3, n, device=device, dtype=dtype, **options),
+        rnn_gpu.Dense(n, 2, device=device, dtype=dtype),
+    ]
     return rnn_gpu.Network(layers, steps=steps)
 
 
 def samples(steps="every", dtype="float64", lengths=(7, 3, 5)):
     x = [draw(length, 3, seed=i).astype(dtype) for i, length in enumerate(lengths)]
     return x, [
-        draw(length, 2, seed=9 + i).astype(dtype) if steps == "every" else draw(2, seed=9 + i).astype(dtype)
+        draw(length, 2, seed=9 + i).astype(dtype)
+        if steps == "every"
+        else draw(2, seed=9 + i).astype(dtype)
         for i, length in enumerate(lengths)
     ]
 
@@ -205,7 +232,8 @@ def test_a_cut_beyond_the_first_step_is_full_bptt_to_the_last_bit(kind, steps, d
         assert cut == E
         for name, g in grads.items():
             assert np.array_equal(net._device.numpy(g), net._device.numpy(truncated[name])), name
-    assert net.gradient(x, y, truncate=(2, 2))[0] == pytest.approx(E, rel=1e-5)  # the state is carried on
+    # the state is carried on
+    assert net.gradient(x, y, truncate=(2, 2))[0] == pytest.approx(E, rel=1e-5)
 
 
 def history_of_fit(net, x, y, **options):
@@ -216,7 +244,9 @@ def history_of_fit(net, x, y, **options):
 @pytest.mark.parametrize("steps", ["every", "last"])
 def test_fit_with_a_cut_beyond_the_first_step_is_fit(steps):
     whole, weights = history_of_fit(network(rnn_gpu.LSTM, steps=steps), *samples(steps))
-    history, cut = history_of_fit(network(rnn_gpu.LSTM, steps=steps), *samples(steps), truncate=(7, 8))
+    history, cut = history_of_fit(
+        network(rnn_gpu.LSTM, steps=steps), *samples(steps), truncate=(7, 8)
+    )
     assert history["step_loss"] == whole["step_loss"] and history["loss"] == whole["loss"]
     assert all(np.array_equal(a, weights[name]) for name, a in cut.items())
 
@@ -229,7 +259,8 @@ def test_fit_updates_after_every_k1_steps_and_carries_the_state():
     assert history["loss"] == pytest.approx([net.evaluate(x, y)["loss"]] * 2)
     net, (x, y) = network(rnn_gpu.LSTM, steps="last"), samples("last", lengths=(7, 3))
     history, _ = history_of_fit(net, x, y, truncate=(2, 3), optimizer="sgd", learning_rate=0.0)
-    assert len(history["step_loss"]) == 2 * 2  # the loss counts step 2 of one sample and step 6 of the other
+    # the loss counts step 2 of one sample and step 6 of the other
+    assert len(history["step_loss"]) == 2 * 2
     assert history["loss"] == pytest.approx([net.evaluate(x, y)["loss"]] * 2)
 
 
@@ -256,15 +287,35 @@ def test_watch_sees_every_update_before_it_happens():
     net, (x, y), seen = network(rnn_gpu.GRU), samples(), []
 
     def watch(network, update):
-        seen.append((update, network.tapes[0].delta.shape[:2], network.parameters["0.W"].copy(), network.grads["0.W"].copy()))
+        seen.append(
+            (
+                update,
+                network.tapes[0].delta.shape[:2],
+                network.parameters["0.W"].copy(),
+                network.grads["0.W"].copy(),
+            )
+        )
 
     before = net.parameters["0.W"].copy()
-    net.fit(x, y, epochs=1, batch_size=2, shuffle=False, optimizer="sgd", learning_rate=0.5, progress=False, watch=watch)
+    net.fit(
+        x,
+        y,
+        epochs=1,
+        batch_size=2,
+        shuffle=False,
+        optimizer="sgd",
+        learning_rate=0.5,
+        progress=False,
+        watch=watch,
+    )
     assert [(update, shape) for update, shape, *_ in seen] == [(0, (7, 2)), (1, (5, 1))]
     for (*_, W, dW), after in zip(seen, [seen[1][2], net.parameters["0.W"]], strict=True):
         close(after, W - 0.5 * dW)
     assert np.array_equal(seen[0][2], before)
-    with pytest.raises(rnn_gpu.ArgumentError, match=r"watch is 3, expected a function of \(network, number of the update\)"):
+    with pytest.raises(
+        rnn_gpu.ArgumentError,
+        match=r"watch is 3, expected a function of \(network, number of the update\)",
+    ):
         net.fit(x, y, watch=3)
 
 
@@ -273,19 +324,28 @@ def test_watch_sees_every_update_before_it_happens():
 
 def two_layers(kind, device, dtype="float64", reverse=False):
     options = {"device": device, "dtype": dtype}
-    layers = [kind(3, N, reverse=reverse, **options), kind(N, N, **options), rnn_gpu.Dense(N, 2, **options)]
+    layers = [
+        kind(3, N, reverse=reverse, **options),
+        kind(N, N, **options),
+        rnn_gpu.Dense(N, 2, **options),
+    ]
     return rnn_gpu.Network(layers)
 
 
 def plant(monkeypatch, layer, function, place, value=np.nan):
-    """Let p, which "project" of the layer's device returns, or δ, which its "backward" fills, have `value` at a place."""
+    """Let p, which "project" of the layer's device returns, or δ, which its "backward" fills, have
+    `value` at a place.
+    """
     device = layer._device
     true = getattr(device, function)
 
     def planting(*arguments):
         result = true(*arguments)
         target = result if function == "project" else arguments[7]
-        mine = arguments[1 if function == "project" else 2] is layer.parameters["U" if function == "project" else "W"]
+        mine = (
+            arguments[1 if function == "project" else 2]
+            is layer.parameters["U" if function == "project" else "W"]
+        )
         if mine and len(target) > place[0]:
             target[place] = value
         return result
@@ -297,7 +357,9 @@ def stops(net, x, y, message):
     before = {name: net._device.numpy(a).copy() for name, a in net.parameters.items()}
     with pytest.raises(rnn_gpu.NonFiniteError, match=message):
         net.fit(x, y, epochs=1, optimizer="sgd", shuffle=False, progress=False)
-    assert all(np.array_equal(net._device.numpy(net.parameters[name]), a) for name, a in before.items())
+    assert all(
+        np.array_equal(net._device.numpy(net.parameters[name]), a) for name, a in before.items()
+    )
 
 
 @pytest.fixture
@@ -309,7 +371,11 @@ def compiled(monkeypatch):
 @pytest.mark.parametrize("i", [0, 1])
 @pytest.mark.parametrize(
     ("kind", "gate", "found"),
-    [(rnn_gpu.RNN, 0, "state 0"), *((rnn_gpu.LSTM, g, f"gate {g}") for g in range(4)), *((rnn_gpu.GRU, g, f"gate {g}") for g in range(3))],
+    [
+        (rnn_gpu.RNN, 0, "state 0"),
+        *((rnn_gpu.LSTM, g, f"gate {g}") for g in range(4)),
+        *((rnn_gpu.GRU, g, f"gate {g}") for g in range(3)),
+    ],
 )
 def test_a_planted_nan_is_found_where_it_is(kind, gate, found, i, compiled, monkeypatch):
     net, (x, y) = two_layers(kind, "cpu"), samples()
@@ -318,24 +384,43 @@ def test_a_planted_nan_is_found_where_it_is(kind, gate, found, i, compiled, monk
         net,
         x,
         y,
-        rf"update 0: layer {i} \({kind.__name__}\) gives nan at time step 3, sample 2, {found}, unit 1; one step before it was -?\d",
+        rf"update 0: layer {i} \({kind.__name__}\) gives nan at time step 3, sample 2, {found}, "
+        r"unit 1; one step before it was -?\d",
     )
 
 
 def test_a_planted_nan_is_found_on_every_device(device, compiled, monkeypatch):
     net, (x, y) = two_layers(rnn_gpu.LSTM, device, "float32"), samples(dtype="float32")
     plant(monkeypatch, net.layers[0], "project", (5, 0, 2, 3))
-    stops(net, x, y, r"layer 0 \(LSTM\) gives nan at time step 5, sample 0, gate 2, unit 3; one step before it was -?0\.\d+\. No weight")
+    stops(
+        net,
+        x,
+        y,
+        r"layer 0 \(LSTM\) gives nan at time step 5, sample 0, gate 2, unit 3; one step before it "
+        r"was -?0\.\d+\. No weight",
+    )
 
 
 def test_a_planted_nan_in_delta_is_found_where_it_is(device, compiled, monkeypatch):
     net, (x, y) = two_layers(rnn_gpu.GRU, device), samples()
     plant(monkeypatch, net.layers[0], "backward", (4, 2, 1, 3))
-    stops(net, x, y, r"δ of layer 0 \(GRU\) is nan at time step 4, sample 2, gate 1, unit 3\. No weight")  # its last step: nothing before
+    # its last step: nothing before
+    stops(
+        net,
+        x,
+        y,
+        r"δ of layer 0 \(GRU\) is nan at time step 4, sample 2, gate 1, unit 3\. No weight",
+    )
     monkeypatch.undo()
     monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
     plant(monkeypatch, net.layers[1], "backward", (1, 1, 2, 0), -np.inf)
-    stops(net, x, y, r"δ of layer 1 \(GRU\) is -inf at time step 1, sample 1, gate 2, unit 0; one step before it was -?\d")
+    stops(
+        net,
+        x,
+        y,
+        r"δ of layer 1 \(GRU\) is -inf at time step 1, sample 1, gate 2, unit 0; one step before "
+        r"it was -?\d",
+    )
 
 
 def test_of_two_bad_numbers_the_earlier_in_time_is_named(compiled, monkeypatch):
@@ -349,29 +434,51 @@ def test_of_two_bad_numbers_the_earlier_in_time_is_named(compiled, monkeypatch):
 
 
 def test_after_a_reverse_layer_the_next_one_is_later_at_every_step(compiled, monkeypatch):
-    """Layer 0 breaks at step 1, its last but one; layer 1, which reads all of it first, at step 0."""
+    """Layer 0 breaks at step 1, its last but one; layer 1, which reads all of it first, at step
+    0.
+    """
     net, (x, y) = two_layers(rnn_gpu.LSTM, "cpu", reverse=True), samples(lengths=(7, 7, 7))
     plant(monkeypatch, net.layers[0], "project", (1, 2, 1, 2))
     plant(monkeypatch, net.layers[1], "project", (0, 0, 0, 0))
-    stops(net, x, y, r"layer 0 \(LSTM\) gives nan at time step 1, sample 2, gate 1, unit 2; one step before it was 0\.")
+    stops(
+        net,
+        x,
+        y,
+        r"layer 0 \(LSTM\) gives nan at time step 1, sample 2, gate 1, unit 2; one step before it "
+        r"was 0\.",
+    )
     monkeypatch.undo()
     monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
-    plant(monkeypatch, net.layers[0], "backward", (6, 1, 0, 0))  # of its own steps: time step 0, where its way back begins
+    # of its own steps: time step 0, where its way back begins
+    plant(monkeypatch, net.layers[0], "backward", (6, 1, 0, 0))
     plant(monkeypatch, net.layers[0], "backward", (2, 1, 3, 0))
-    stops(net, x, y, r"δ of layer 0 \(LSTM\) is nan at time step 0, sample 1, gate 0, unit 0\. No weight")
+    stops(
+        net,
+        x,
+        y,
+        r"δ of layer 0 \(LSTM\) is nan at time step 0, sample 1, gate 0, unit 0\. No weight",
+    )
 
 
 def test_the_step_is_that_of_the_sequence_where_bptt_is_truncated(compiled, monkeypatch):
     net, (x, y) = two_layers(rnn_gpu.LSTM, "cpu"), samples(lengths=(7,))
     plant(monkeypatch, net.layers[0], "project", (2, 0, 3, 1))
-    with pytest.raises(rnn_gpu.NonFiniteError, match=r"update 1: .* at time step 3, sample 0, gate 3, unit 1"):  # of the window 1 … 3
+    # of the window 1 … 3
+    with pytest.raises(
+        rnn_gpu.NonFiniteError, match=r"update 1: .* at time step 3, sample 0, gate 3, unit 1"
+    ):
         net.fit(x, y, epochs=1, truncate=(2, 3), progress=False)
 
 
 def test_a_loss_that_overflows_names_the_output(compiled):
     net, (x, y) = network(dtype="float32"), samples(dtype="float32")
     y[1][2, 1] = 1e30
-    stops(net, x, y, r"the loss is inf at time step 2, sample 1, output 1: -?\d\.\d+ for 1e\+30\. No weight")
+    stops(
+        net,
+        x,
+        y,
+        r"the loss is inf at time step 2, sample 1, output 1: -?\d\.\d+ for 1e\+30\. No weight",
+    )
 
 
 def test_a_loss_whose_sum_overflows_says_so(compiled):

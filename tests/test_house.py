@@ -1,4 +1,6 @@
-"""The order of the house: who may import whom, what stands at the door, what goes into the wheel."""
+"""The order of the house: who may import whom, what stands at the door, what goes into the
+wheel.
+"""
 
 import ast
 import os
@@ -24,16 +26,18 @@ KERNELS = Path(rnn_gpu.kernels.__file__).parent
 FOLDERS = {"rnn_gpu.kernels": KERNELS, "rnn_gpu": Path(rnn_gpu.__file__).parent}
 CHECKOUT = Path(__file__).parents[1]
 
-# A module imports only from the lines above its own. A star is any file of that folder that has no line of its own.
+# A module imports only from the lines above its own. A star is any file of that folder that has no
+# line of its own.
 ORDER = """
 kernels
-kernels.activations kernels.binding kernels.clipping kernels.description kernels.philox kernels.products kernels.updates
-kernels.fingerprint kernels.losses kernels.once
+kernels.activations kernels.binding kernels.clipping kernels.description kernels.philox
+kernels.fingerprint kernels.losses kernels.once kernels.products kernels.updates
 kernels.cells.*
 kernels.cells
 kernels.devices
 kernels.devices.reference
-kernels.devices.cpu.compilation kernels.devices.cpu.folder kernels.devices.cpu.memory kernels.devices.cpu.simd
+kernels.devices.cpu.compilation kernels.devices.cpu.folder kernels.devices.cpu.memory
+kernels.devices.cpu.simd
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
@@ -99,7 +103,9 @@ def imports(name):
                 ours = base.startswith("rnn_gpu") and f"{base}.{alias.name}" not in MODULES
                 yield base if ours else f"{base}.{alias.name}"
         elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func) and node.args:
-            text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            text = (
+                node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            )
             if isinstance(text, ast.Constant):
                 yield text.value.rstrip(".")
 
@@ -125,11 +131,15 @@ def test_a_module_imports_only_from_the_lines_above(name):
 def test_every_line_of_the_order_has_a_module():
     here = {place(name) for name in MODULES}
     assert here == set(PLACES.values())
-    assert {name for name in PLACES if "*" not in name} <= {name.removeprefix("rnn_gpu.") for name in MODULES}
+    assert {name for name in PLACES if "*" not in name} <= {
+        name.removeprefix("rnn_gpu.") for name in MODULES
+    }
 
 
 def test_imports_are_seen_wherever_they_stand():
-    """The walk above finds relative imports, imports in functions, and modules named in a string."""
+    """The walk above finds relative imports, imports in functions, and modules named in a
+    string.
+    """
     seen = {name: set(imports(name)) for name in MODULES}
     assert "rnn_gpu.kernels.activations" in seen["rnn_gpu.kernels.cells.lstm"]
     assert "rnn_gpu.arguments" in seen["rnn_gpu.layers.base"]
@@ -148,12 +158,18 @@ def test_kernels_know_nothing_of_the_library_around_them(name):
         | sys.stdlib_module_names
     )
     for imported in imports(name):
-        assert imported.startswith("rnn_gpu.kernels") or imported.split(".")[0] in allowed, f"{name} imports {imported}"
+        assert imported.startswith("rnn_gpu.kernels") or imported.split(".")[0] in allowed, (
+            f"{name} imports {imported}"
+        )
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_the_cuda_device_imports_cuda(name):
-    cuda = {one for one in imports(name) if one.split(".")[0] == "cupy" or one.split(".")[:2] == ["numba", "cuda"]}
+    cuda = {
+        one
+        for one in imports(name)
+        if one.split(".")[0] == "cupy" or one.split(".")[:2] == ["numba", "cuda"]
+    }
     assert not cuda or name.startswith("rnn_gpu.kernels.devices.cuda"), cuda
 
 
@@ -161,7 +177,9 @@ def test_cells_know_no_device_and_devices_know_no_cell():
     for name in MODULES:
         for mine, others in ((".cells", ".devices"), (".devices", ".cells")):
             if name.startswith(f"rnn_gpu.kernels{mine}"):
-                assert not [one for one in imports(name) if one.startswith(f"rnn_gpu.kernels{others}")], name
+                assert not [
+                    one for one in imports(name) if one.startswith(f"rnn_gpu.kernels{others}")
+                ], name
 
 
 # The door
@@ -169,7 +187,11 @@ def test_cells_know_no_device_and_devices_know_no_cell():
 
 def test_all_is_exactly_what_is_there():
     modules = {"datasets", "optimizers"}
-    names = {name for name, value in vars(rnn_gpu).items() if not name.startswith("_") and not isinstance(value, ModuleType)}
+    names = {
+        name
+        for name, value in vars(rnn_gpu).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
     assert set(rnn_gpu.__all__) == names | modules
     assert len(rnn_gpu.__all__) == len(set(rnn_gpu.__all__))
     assert all(isinstance(getattr(rnn_gpu, name), ModuleType) for name in modules)
@@ -194,7 +216,14 @@ def python(text, **environment):
     """What a new interpreter prints."""
     command = [sys.executable, "-P", "-c", text]
     here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    run = subprocess.run(command, check=False, env=here | environment, capture_output=True, encoding="utf-8", timeout=120)
+    run = subprocess.run(
+        command,
+        check=False,
+        env=here | environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
 
@@ -212,7 +241,9 @@ def test_import_is_quick_and_light():
 
 def test_every_file_of_cells_is_discovered():
     files = {path.stem for path in (KERNELS / "cells").glob("*.py")} - {"__init__"}
-    offered = [cell for name in files for cell in import_module(f"rnn_gpu.kernels.cells.{name}").CELLS]
+    offered = [
+        cell for name in files for cell in import_module(f"rnn_gpu.kernels.cells.{name}").CELLS
+    ]
     assert files >= {"elman", "gru", "lstm"}
     assert len({cell.name for cell in offered}) == len(offered)
     assert {cell.name: cell for cell in offered} == CELLS
@@ -251,7 +282,10 @@ def test_a_cell_is_one_file(tmp_path):
     copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
     copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
     (tmp_path / "rnn_gpu" / "kernels" / "cells" / "leaky.py").write_text(LEAKY, encoding="utf-8")
-    assert python(USE, PYTHONPATH=str(tmp_path)) == [str(tmp_path / "rnn_gpu" / "__init__.py"), "True"]
+    assert python(USE, PYTHONPATH=str(tmp_path)) == [
+        str(tmp_path / "rnn_gpu" / "__init__.py"),
+        "True",
+    ]
 
 
 # The wheel, and the source distribution
@@ -277,7 +311,10 @@ def test_the_wheel_has_every_package(project):
 
 def test_the_wheel_has_every_file_that_is_not_python(project):
     patterns = project["tool"]["setuptools"]["package-data"]
-    for package, folder in {"rnn_gpu": CHECKOUT / "rnn_gpu", "rnn_gpu.kernels": CHECKOUT / "kernels"}.items():
+    for package, folder in {
+        "rnn_gpu": CHECKOUT / "rnn_gpu",
+        "rnn_gpu.kernels": CHECKOUT / "kernels",
+    }.items():
         for path in folder.rglob("*"):
             if path.is_file() and path.suffix not in (".py", ".pyc"):
                 owner = ".".join((package, *path.parent.relative_to(folder).parts))
@@ -287,26 +324,44 @@ def test_the_wheel_has_every_file_that_is_not_python(project):
 def test_what_is_imported_is_declared(project):
     extras = project["project"].get("optional-dependencies", {})
     declared = {
-        line.split("-")[0].split("[")[0].split(">")[0] for lines in (project["project"]["dependencies"], *extras.values()) for line in lines
+        line.split("-")[0].split("[")[0].split(">")[0]
+        for lines in (project["project"]["dependencies"], *extras.values())
+        for line in lines
     }
-    imported = {one.split(".")[0] for name in MODULES for one in imports(name)} - {"rnn_gpu", "llvmlite"} - sys.stdlib_module_names
+    imported = (
+        {one.split(".")[0] for name in MODULES for one in imports(name)}
+        - {"rnn_gpu", "llvmlite"}
+        - sys.stdlib_module_names
+    )
     assert imported <= declared  # llvmlite is Numba's, which says which one it needs
 
 
 def requirements(project):
-    """name -> its versions, of all that a user installs; what of the extras is only for a GPU or a linter has its own reasons."""
+    """name -> its versions, of all that a user installs; what of the extras is only for a GPU or a
+    linter has its own reasons.
+    """
     extras = project["project"]["optional-dependencies"]
-    lines = [*project["project"]["dependencies"], *(line for name in ("torch", "onnx", "plot", "test") for line in extras[name])]
+    lines = [
+        *project["project"]["dependencies"],
+        *(line for name in ("torch", "onnx", "plot", "test") for line in extras[name]),
+    ]
     return dict(re.match(r"([\w-]+)(.*)", line).groups() for line in lines)
 
 
 def test_every_dependency_has_a_lowest_version(project):
     """.ci/lowest installs it, and tests."""
-    assert {name: versions for name, versions in requirements(project).items() if not versions.startswith(">=")} == {}
+    assert {
+        name: versions
+        for name, versions in requirements(project).items()
+        if not versions.startswith(">=")
+    } == {}
 
 
 def test_a_package_whose_private_names_are_used_has_an_upper_bound(project):
-    private = {"numba": ("numba.core", "numba.misc", "numba.np", "llvmlite"), "numba-cuda": ("numba.cuda.simulator", "numba.cuda.cudadrv")}
+    private = {
+        "numba": ("numba.core", "numba.misc", "numba.np", "llvmlite"),
+        "numba-cuda": ("numba.cuda.simulator", "numba.cuda.cudadrv"),
+    }
     imported = {one for name in MODULES for one in imports(name)}
     for package, inner in private.items():
         assert [one for one in imported if one.startswith(inner)], package
@@ -322,10 +377,24 @@ class Built(NamedTuple):
 
 @pytest.fixture(scope="module")
 def built(project, tmp_path_factory):
-    """A wheel and a source distribution, built in a copy of the checkout where an older build left a module that is no more."""
-    pytest.importorskip("setuptools", minversion=project["build-system"]["requires"][0].partition(">=")[2])
+    """A wheel and a source distribution, built in a copy of the checkout where an older build left
+    a module that is no more.
+    """
+    pytest.importorskip(
+        "setuptools", minversion=project["build-system"]["requires"][0].partition(">=")[2]
+    )
     checkout, out = tmp_path_factory.mktemp("build") / "checkout", tmp_path_factory.mktemp("built")
-    left = ("__pycache__", "*.egg-info", "build", "dist", "runs", ".git", ".venv", ".*_cache", ".hypothesis")
+    left = (
+        "__pycache__",
+        "*.egg-info",
+        "build",
+        "dist",
+        "runs",
+        ".git",
+        ".venv",
+        ".*_cache",
+        ".hypothesis",
+    )
     copytree(CHECKOUT, checkout, ignore=ignore_patterns(*left))
     stale = checkout / "build" / "lib" / "rnn_gpu" / "stale.py"
     stale.parent.mkdir(parents=True)
@@ -374,4 +443,10 @@ def test_the_source_distribution_has_what_its_tests_read(built):
         there = {name.partition("/")[2] for name in sdist.getnames()}
     folders = (".ci", "benchmarks", "docs", "examples", "kernels", "rnn_gpu", "tests")
     needed = {name for name in built.before if name.partition("/")[0] in folders}
-    assert {"pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md"} | needed <= there
+    assert {
+        "pyproject.toml",
+        "setup.py",
+        "MANIFEST.in",
+        "README.md",
+        "CHANGELOG.md",
+    } | needed <= there

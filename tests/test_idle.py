@@ -1,4 +1,6 @@
-"""Memory that is kept for the next large array: used again, given back, bounded; whatever comes in between."""
+"""Memory that is kept for the next large array: used again, given back, bounded; whatever comes in
+between.
+"""
 
 import os
 import threading
@@ -51,7 +53,9 @@ def test_no_more_memory_is_kept_than_said(idle, monkeypatch):
     kept = {a.ctypes.data // 4096 for a in arrays[3:]}
     while arrays:
         arrays.pop(0)
-    assert {address // 4096 for address in memory.idle} <= {page + d for page in kept for d in (-1, 0)} and len(memory.idle) == 2
+    assert {address // 4096 for address in memory.idle} <= {
+        page + d for page in kept for d in (-1, 0)
+    } and len(memory.idle) == 2
 
 
 def test_release_gives_back_all_and_says_how_much(idle):

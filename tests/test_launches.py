@@ -1,4 +1,6 @@
-"""device="cuda" really launches kernels, one a pass, and spreads their work over blocks and threads."""
+"""device="cuda" really launches kernels, one a pass, and spreads their work over blocks and
+threads.
+"""
 
 import threading
 
@@ -66,7 +68,10 @@ def dnoted(y):
 def test_samples_are_spread_over_blocks_and_units_over_threads():
     T, B, n = 3, 5, 6
     layer = rnn_gpu.RNN(2, n, (noted, dnoted), device="cuda")
-    for pass_over in (lambda: layer(np.ones((T, B, 2), "float32")), lambda: layer.backward(np.ones((T, B, n), "float32"))):
+    for pass_over in (
+        lambda: layer(np.ones((T, B, 2), "float32")),
+        lambda: layer.backward(np.ones((T, B, n), "float32")),
+    ):
         calls.clear()
         pass_over()
         assert len(calls) >= T * B * n

@@ -1,4 +1,6 @@
-"""memory_budget: the same gradient from segments that are computed twice, within the bytes that `plan` said before."""
+"""memory_budget: the same gradient from segments that are computed twice, within the bytes that
+`plan` said before.
+"""
 
 import gc
 import sys
@@ -9,7 +11,19 @@ import pytest
 
 from conftest import close
 from door import named, parameters_of, refuses, same, table
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Network, NonFiniteError, memory, training
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    ArgumentError,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Network,
+    NonFiniteError,
+    memory,
+    training,
+)
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu import memory as pool
@@ -19,20 +33,30 @@ T, B = 13, 3
 
 def network(device="reference", dtype="float64", loss="squared_error", **options):
     on = {"device": device, "dtype": dtype}
-    layers = [LSTM(4, 5, **on), Dropout(0.3, **on), GRU(5, 3, **on), Dropout(0.3, variational=True, **on), Dense(3, 2, **on)]
+    layers = [
+        LSTM(4, 5, **on),
+        Dropout(0.3, **on),
+        GRU(5, 3, **on),
+        Dropout(0.3, variational=True, **on),
+        Dense(3, 2, **on),
+    ]
     return Network(layers, loss=loss, **options)
 
 
 def data(dtype="float64", lengths=(13, 5, 9), m=4, steps="every"):
     rng = np.random.default_rng(0)
-    y = [rng.normal(size=(length, 2) if steps == "every" else 2).astype(dtype) for length in lengths]
+    y = [
+        rng.normal(size=(length, 2) if steps == "every" else 2).astype(dtype) for length in lengths
+    ]
     return [rng.normal(size=(length, m)).astype(dtype) for length in lengths], y
 
 
 def outcome(net, batch, segment):
     made = training.forward_backward(net, batch, segment=segment)
     number = net._device.numpy
-    return {"E": np.array(made.loss), "o": number(made.o)} | {name: number(g).copy() for name, g in net.grads.items()}, net.layers[1].passes
+    return {"E": np.array(made.loss), "o": number(made.o)} | {
+        name: number(g).copy() for name, g in net.grads.items()
+    }, net.layers[1].passes
 
 
 @pytest.fixture
@@ -58,14 +82,18 @@ def test_sums_over_time_go_on_where_later_steps_stopped(b, device, dtype):
     d, rng = resolve(device), np.random.default_rng(0)
     C = d.chunk(b)
     T = 2 * C + C // 2 + 1
-    δ, a, U = (d.array(rng.normal(size=shape), dtype) for shape in ((T, b, 2, 7), (T, b, 5), (14, 5)))
+    δ, a, U = (
+        d.array(rng.normal(size=shape), dtype) for shape in ((T, b, 2, 7), (T, b, 5), (14, 5))
+    )
     product, total = None, None
     for part in (slice(T - C, T), slice(T - 2 * C, T - C), slice(0, T - 2 * C)):
         _, product, total = d.project_back(δ[part], a[part], U, product, total)
     _, whole_product, whole_total = d.project_back(δ, a, U)
     same(d.numpy(product), d.numpy(whole_product))
     same(d.numpy(total), d.numpy(whole_total))
-    close(d.numpy(product), np.einsum("tbgn,tbm->gnm", d.numpy(δ), d.numpy(a)).reshape(14, 5), dtype)
+    close(
+        d.numpy(product), np.einsum("tbgn,tbm->gnm", d.numpy(δ), d.numpy(a)).reshape(14, 5), dtype
+    )
     close(d.numpy(total), d.numpy(δ).sum((0, 1)).reshape(14), dtype)
 
 
@@ -73,7 +101,13 @@ def call(net, x, dy, dstate=None, clip=None, **options):
     """All that a call and its way back give."""
     y, states = net(x, **options)
     dx, ds = net.backward(dy, dstate, clip_step_norm=clip)
-    got = {"y": y} | named("s", states) | {"dx": dx} | named("ds", ds) | {"clipped": np.array(net.clipped_steps)}
+    got = (
+        {"y": y}
+        | named("s", states)
+        | {"dx": dx}
+        | named("ds", ds)
+        | {"clipped": np.array(net.clipped_steps)}
+    )
     return got | {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
 
 
@@ -83,7 +117,12 @@ def test_backward_within_a_budget_gives_the_bits_of_the_whole(how, device, chunk
     x, dy = rng.normal(size=(T, B, 4)), rng.normal(size=(T, B, 2))
     state = [(rng.normal(size=(B, 5)), rng.normal(size=(B, 5))), rng.normal(size=(B, 3))]
     dstate = [(rng.normal(size=(B, 5)), rng.normal(size=(B, 5))), rng.normal(size=(B, 3))]
-    options = {"state": state, "dstate": dstate, "training": how == "training", "clip": 0.5 if how == "clip" else None}
+    options = {
+        "state": state,
+        "dstate": dstate,
+        "training": how == "training",
+        "clip": 0.5 if how == "clip" else None,
+    }
     if how == "mask":
         options |= {"mask": rng.random((T, B)) < 0.7, "lengths": [13, 5, 9]}
     net, other = network(device), network(device)
@@ -91,7 +130,9 @@ def test_backward_within_a_budget_gives_the_bits_of_the_whole(how, device, chunk
     expected = call(net, x, dy, **options)
     got = call(other, x, dy, **options, memory_budget=least)
     same(got, expected)
-    assert (got["clipped"] > 0) == (how == "clip") and other.layers[1].passes == net.layers[1].passes
+    assert (got["clipped"] > 0) == (how == "clip") and other.layers[1].passes == net.layers[
+        1
+    ].passes
     again, _ = other.backward(dy, dstate, clip_step_norm=options["clip"])
     same(again, expected["dx"])  # the layers remember nothing of a segment
     assert all(layer._last.tape is None for layer in other.layers)
@@ -123,12 +164,20 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     net = Network(layers, loss="softmax_cross_entropy")
     allowed = int(share * net.plan(T, B).bytes)
     planned = net.plan(T, B, allowed)
-    assert planned.bytes <= allowed and (planned.extra == 0) == (share == 1) == (planned.segment == T)
-    x = [np.random.default_rng(i).normal(size=(T, net.input_size)).astype("float32") for i in range(B)]
+    assert planned.bytes <= allowed and (planned.extra == 0) == (share == 1) == (
+        planned.segment == T
+    )
+    x = [
+        np.random.default_rng(i).normal(size=(T, net.input_size)).astype("float32")
+        for i in range(B)
+    ]
     samples = training.Samples(net, x, [np.zeros(T, int)] * B)
-    training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)  # compiles, and leaves gradients
+    # compiles, and leaves gradients
+    training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
     net._keep(None)
-    measured = peak(lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut))
+    measured = peak(
+        lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
+    )
     assert planned.bytes == pytest.approx(measured, rel=0.1)
 
 
@@ -154,7 +203,10 @@ def test_fit_within_a_budget_trains_as_without(device, monkeypatch):
         history = net.fit(x, y, epochs=2, batch_size=2, progress=False, **options)
         return history["step_loss"], parameters_of(net)
 
-    budget = (network(device).plan(13, 2, ragged=True).bytes + network(device).plan(9, 2, ragged=True).bytes) // 2
+    budget = (
+        network(device).plan(13, 2, ragged=True).bytes
+        + network(device).plan(9, 2, ragged=True).bytes
+    ) // 2
     (free, θ), (within, other) = train(), train(memory_budget=budget)
     assert within == free
     same(other, θ)
@@ -184,8 +236,13 @@ def test_what_is_not_finite_stops_before_the_update(monkeypatch):
     net, (x, y) = network(), data()
     y[1][2] = 1e200
     before = parameters_of(net)
-    with pytest.raises(NonFiniteError, match=r"update 0: the loss is inf, or a gradient is not finite .*No weight has changed"):
-        net.fit(x, y, epochs=1, memory_budget=net.plan(13, 3, ragged=True).bytes - 1, progress=False)
+    with pytest.raises(
+        NonFiniteError,
+        match=r"update 0: the loss is inf, or a gradient is not finite .*No weight has changed",
+    ):
+        net.fit(
+            x, y, epochs=1, memory_budget=net.plan(13, 3, ragged=True).bytes - 1, progress=False
+        )
     assert all((a == before[name]).all() for name, a in parameters_of(net).items())
     o = np.zeros((3, 2, 4))
     o[1:, 1, 2] = np.nan
@@ -199,21 +256,57 @@ BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
 @pytest.mark.parametrize(
     ("call", "message"),
     table(
-        ("words", lambda net: net.plan(9, 1, "much"), "memory_budget is 'much', expected bytes, or words as '512MB'"),
-        ("number", lambda net: net.plan(9, 1, -5), "memory_budget is -5, expected an integer of at least 1"),
-        ("too small", lambda net: net.plan(9, 1, "1KB"), r"memory_budget is '1KB', but T = 9 steps of 1 samples need at least \d+ bytes"),
-        ("fit", lambda net: net.fit(X, Y, memory_budget="1KB"), "memory_budget is '1KB', but T = 13 steps of 3 samples need"),
-        ("truncate", lambda net: net.fit(X, Y, memory_budget="1MB", truncate=(2, 2)), "memory_budget is given, and truncate"),
-        ("watch", lambda net: net.fit(X, Y, memory_budget="1MB", watch=print), "memory_budget is given, and watch"),
+        (
+            "words",
+            lambda net: net.plan(9, 1, "much"),
+            "memory_budget is 'much', expected bytes, or words as '512MB'",
+        ),
+        (
+            "number",
+            lambda net: net.plan(9, 1, -5),
+            "memory_budget is -5, expected an integer of at least 1",
+        ),
+        (
+            "too small",
+            lambda net: net.plan(9, 1, "1KB"),
+            r"memory_budget is '1KB', but T = 9 steps of 1 samples need at least \d+ bytes",
+        ),
+        (
+            "fit",
+            lambda net: net.fit(X, Y, memory_budget="1KB"),
+            "memory_budget is '1KB', but T = 13 steps of 3 samples need",
+        ),
+        (
+            "truncate",
+            lambda net: net.fit(X, Y, memory_budget="1MB", truncate=(2, 2)),
+            "memory_budget is given, and truncate",
+        ),
+        (
+            "watch",
+            lambda net: net.fit(X, Y, memory_budget="1MB", watch=print),
+            "memory_budget is given, and watch",
+        ),
         (
             "reverse",
             lambda net: Network([Bidirectional(RNN(4, 5, device="cpu"))]).plan(9, 1, 500),
             "memory_budget is 500, which needs segments",
         ),
         ("T", lambda net: net.plan(0, 1), "T is 0, expected an integer"),
-        ("call", lambda net: net(np.ones((9, 1, 4)), memory_budget="1KB"), "memory_budget is '1KB', but T = 9 steps of 1 samples need"),
-        ("resets", lambda net: long(net, resets=np.ones((300, 1), bool)), "memory_budget needs segments, and resets is given"),
-        ("tape", lambda net: (long(net), net.backward(np.ones((300, 1, 2)), tape=True)), "tape is True, but the network was called with"),
+        (
+            "call",
+            lambda net: net(np.ones((9, 1, 4)), memory_budget="1KB"),
+            "memory_budget is '1KB', but T = 9 steps of 1 samples need",
+        ),
+        (
+            "resets",
+            lambda net: long(net, resets=np.ones((300, 1), bool)),
+            "memory_budget needs segments, and resets is given",
+        ),
+        (
+            "tape",
+            lambda net: (long(net), net.backward(np.ones((300, 1, 2)), tape=True)),
+            "tape is True, but the network was called with",
+        ),
     ),
 )
 def test_a_budget_that_cannot_be_kept_is_refused(call, message):
@@ -225,4 +318,10 @@ def long(net, **options):
 
 
 def test_budgets_are_bytes_or_words():
-    assert [memory.budget(b) for b in (7, "7B", "2KB", "1.5 MB", "2GB")] == [7, 7, 2000, 1_500_000, 2_000_000_000]
+    assert [memory.budget(b) for b in (7, "7B", "2KB", "1.5 MB", "2GB")] == [
+        7,
+        7,
+        2000,
+        1_500_000,
+        2_000_000_000,
+    ]

@@ -1,4 +1,6 @@
-"""Recurrent dropout and zoneout: the cells around a cell, on every device, against a loop that applies the masks by hand."""
+"""Recurrent dropout and zoneout: the cells around a cell, on every device, against a loop that
+applies the masks by hand.
+"""
 
 import sys
 
@@ -8,7 +10,18 @@ import pytest
 import rnn_gpu
 from conftest import RTOL, close
 from door import parameters_of, refuses, results, same, table
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Network, Recurrent, UnsupportedError, training
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    ArgumentError,
+    Bidirectional,
+    Dense,
+    Network,
+    Recurrent,
+    UnsupportedError,
+    training,
+)
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import LIVE, RESET, Clip
 from rnn_gpu.kernels.cells import CELLS
@@ -52,11 +65,16 @@ class Drawn:
         self.cell, self.noisy, rng = cell, around(cell), np.random.default_rng(3)
         G, S = cell.gates, cell.states
         self.drops, self.zones = self.noisy.output, self.noisy.drawn >= S + self.noisy.output
-        self.p, self.W, self.c = rng.normal(size=(T, B, G, N)), rng.normal(size=(G * N, N)) / 3, rng.normal(size=G * N * cell.apart)
-        self.s0, self.dy, self.ds = (rng.normal(size=(*shape, B, N)) for shape in ((S,), (T,), (S,)))
+        self.p, self.W = rng.normal(size=(T, B, G, N)), rng.normal(size=(G * N, N)) / 3
+        self.c = rng.normal(size=G * N * cell.apart)
+        self.s0, self.dy, self.ds = (
+            rng.normal(size=(*shape, B, N)) for shape in ((S,), (T,), (S,))
+        )
         self.m = 2.0 * (rng.random((B, N)) < 0.5) if self.drops else np.ones((B, N))
         self.z = (rng.random((T, S, B, N)) < 0.4) * 1.0 if self.zones else np.zeros((T, S, B, N))
-        self.flags = ((rng.random((T, B)) < 0.8) * LIVE + (rng.random((T, B)) < 0.2) * RESET).astype("uint8")
+        self.flags = (
+            (rng.random((T, B)) < 0.8) * LIVE + (rng.random((T, B)) < 0.2) * RESET
+        ).astype("uint8")
 
     def states(self, p, W, c, s0):
         """By hand: [s0, s after each step], the cell's own."""
@@ -71,25 +89,44 @@ class Drawn:
 
     def loss(self, *θ):
         s = self.states(*θ)
-        return (self.dy * s[0, 1:] * (self.flags[:, :, None] & LIVE)).sum() + (self.ds * s[:, -1]).sum()
+        return (self.dy * s[0, 1:] * (self.flags[:, :, None] & LIVE)).sum() + (
+            self.ds * s[:, -1]
+        ).sum()
 
     def run(self, device):
         """(own states, dE/dp, dE/dW, dE/dc, dE/ds0) by the kernels of a device."""
         d, noisy, zero = resolve(device), self.noisy, np.zeros((self.drops, B, N))
-        masks = [*([self.z] if self.zones else []), *([np.broadcast_to(self.m, (T, 1, B, N))] if self.drops else [])]
+        masks = [
+            *([self.z] if self.zones else []),
+            *([np.broadcast_to(self.m, (T, 1, B, N))] if self.drops else []),
+        ]
         numbers = np.concatenate([self.p, *(mask.swapaxes(1, 2) for mask in masks)], 2)
-        p, W, c, flags, dy = (d.array(a, a.dtype) for a in (numbers, self.W, self.c, self.flags, self.dy))
-        s, kept = (d.array(np.full(shape, np.nan), "float64") for shape in ((noisy.states, T + 1, B, N), (T, B, noisy.kept, N)))
-        s[:, 0] = d.array(np.concatenate([self.m * self.s0[:1]] * self.drops + [self.s0]), "float64")
+        p, W, c, flags, dy = (
+            d.array(a, a.dtype) for a in (numbers, self.W, self.c, self.flags, self.dy)
+        )
+        s, kept = (
+            d.array(np.full(shape, np.nan), "float64")
+            for shape in ((noisy.states, T + 1, B, N), (T, B, noisy.kept, N))
+        )
+        s[:, 0] = d.array(
+            np.concatenate([self.m * self.s0[:1]] * self.drops + [self.s0]), "float64"
+        )
         d.forward(noisy, p, W, c, s, kept, flags)
-        dp, ds = d.array(np.full(self.p.shape, np.nan), "float64"), d.array(np.concatenate([zero, self.ds]), "float64")
+        dp = d.array(np.full(self.p.shape, np.nan), "float64")
+        ds = d.array(np.concatenate([zero, self.ds]), "float64")
         dq = d.array(np.full(self.p.shape, np.nan), "float64") if noisy.apart else dp
         d.backward(noisy, dy, W, c, s, kept, flags, dp, dq, ds)
         s, dp, dq, ds = (d.numpy(a) for a in (s, dp, dq, ds))
         seen = np.where(self.flags[:, :, None] & RESET, s[0, :1], s[0, :-1])
         ds0 = ds[self.drops :].copy()
         ds0[0] += self.m * ds[0] * self.drops
-        return s[self.drops :], dp, np.einsum("tbgi,tbj->gij", dq, seen).reshape(-1, N), dq.sum((0, 1)).reshape(-1)[: self.c.size], ds0
+        return (
+            s[self.drops :],
+            dp,
+            np.einsum("tbgi,tbj->gij", dq, seen).reshape(-1, N),
+            dq.sum((0, 1)).reshape(-1)[: self.c.size],
+            ds0,
+        )
 
 
 def test_states_are_those_of_a_loop_with_the_masks_by_hand(drawn, device):
@@ -109,7 +146,10 @@ def test_gradients_with_the_masks_fixed_are_slopes(drawn, device):
     θ = drawn.p, drawn.W, drawn.c, drawn.s0
     for i, gradient in enumerate(drawn.run(device)[1:]):
         v = rng.normal(size=gradient.shape)
-        ahead, behind = (drawn.loss(*(a + sign * ε * v if k == i else a for k, a in enumerate(θ))) for sign in (1, -1))
+        ahead, behind = (
+            drawn.loss(*(a + sign * ε * v if k == i else a for k, a in enumerate(θ)))
+            for sign in (1, -1)
+        )
         assert (gradient * v).sum() == pytest.approx((ahead - behind) / (2 * ε), rel=1e-6, abs=1e-8)
 
 
@@ -117,14 +157,28 @@ def test_gradients_with_the_masks_fixed_are_slopes(drawn, device):
 
 
 def layer_of(kind=LSTM, device="reference", **options):
-    return kind(4, N, **({"device": device, "dtype": "float64", "recurrent_dropout": 0.3, "zoneout": 0.2} | options))
+    return kind(
+        4,
+        N,
+        **(
+            {"device": device, "dtype": "float64", "recurrent_dropout": 0.3, "zoneout": 0.2}
+            | options
+        ),
+    )
 
 
 def masks_of(layer, m, z):
-    """(m (B, n), z (T, S, B, n)) of a layer in place 0 and its first pass, word by word; z (S,) rates."""
+    """(m (B, n), z (T, S, B, n)) of a layer in place 0 and its first pass, word by word; z (S,)
+    rates.
+    """
     first = 1 + layer.reverse
-    word = [words(np.asarray, T, B, N, layer.seed, (first + 2 * k) << 16, 0) / 2**32 for k in range(1 + len(z))]
-    return (word[0][0] >= m) / (1 - m), np.stack([drawn < rate for drawn, rate in zip(word[1:], z, strict=True)], 1) * 1.0
+    word = [
+        words(np.asarray, T, B, N, layer.seed, (first + 2 * k) << 16, 0) / 2**32
+        for k in range(1 + len(z))
+    ]
+    return (word[0][0] >= m) / (1 - m), np.stack(
+        [drawn < rate for drawn, rate in zip(word[1:], z, strict=True)], 1
+    ) * 1.0
 
 
 RNG = np.random.default_rng(0)
@@ -140,7 +194,10 @@ def test_a_layer_is_the_loop_with_philox_masks(device, reverse):
     m, z = masks_of(layer, 0.3, (0.4, 0.1))
     s, step, ys = STATES, formula(lstm.step), []
     for t in reversed(range(T)) if reverse else range(T):
-        p, q = (a.reshape(B, 4, N).swapaxes(0, 1) for a in (X[t] @ θ["U"].T + θ["b"], (m * s[0]) @ θ["W"].T))
+        p, q = (
+            a.reshape(B, 4, N).swapaxes(0, 1)
+            for a in (X[t] @ θ["U"].T + θ["b"], (m * s[0]) @ θ["W"].T)
+        )
         s = z[t] * s + (1 - z[t]) * np.array(step(tuple(p), tuple(q), tuple(s))[0])
         ys.append(s[0])
     close(y, np.array(ys[::-1] if reverse else ys))
@@ -151,7 +208,10 @@ def test_a_layer_is_the_loop_with_philox_masks(device, reverse):
 def test_gradients_of_a_layer_are_slopes_while_its_masks_stay(kind, device):
     layer, twin, ε, rng = layer_of(kind, device), layer_of(kind), 1e-6, np.random.default_rng(1)
     S, resets = layer.cell.states, rng.random((T, B)) < 0.2
-    θ = {name: layer._device.numpy(a).copy() for name, a in layer.parameters.items()} | {"x": X, "s": STATES[:S]}
+    θ = {name: layer._device.numpy(a).copy() for name, a in layer.parameters.items()} | {
+        "x": X,
+        "s": STATES[:S],
+    }
 
     def carry(layer, θ):
         layer.passes = 0
@@ -166,7 +226,10 @@ def test_gradients_of_a_layer_are_slopes_while_its_masks_stay(kind, device):
 
     carry(layer, θ)
     dx, ds = layer.backward(DY, tuple(STATES) if S > 1 else STATES[0])
-    gradients = {name: layer._device.numpy(g) for name, g in layer.grads.items()} | {"x": dx, "s": np.reshape(ds, (S, B, N))}
+    gradients = {name: layer._device.numpy(g) for name, g in layer.grads.items()} | {
+        "x": dx,
+        "s": np.reshape(ds, (S, B, N)),
+    }
     for name, gradient in gradients.items():
         v = rng.normal(size=gradient.shape)
         slope = (loss(θ | {name: θ[name] + ε * v}) - loss(θ | {name: θ[name] - ε * v})) / (2 * ε)
@@ -190,14 +253,21 @@ def test_the_tape_shows_the_cells_own_states_and_what_plain_backward_gives(devic
 
 
 def test_rates_of_zero_change_no_bit_and_draw_nothing(device):
-    plain, layer = LSTM(4, N, device=device, dtype="float64"), layer_of(device=device, recurrent_dropout=0, zoneout=(0, 0.0))
+    plain = LSTM(4, N, device=device, dtype="float64")
+    layer = layer_of(device=device, recurrent_dropout=0, zoneout=(0, 0.0))
     same(results(layer, X, DY), results(plain, X, DY))
     y, _ = layer(X, training=True)
-    assert (y == plain(X)[0]).all() and layer.passes == 0 and layer.cell is layer._last.tape.cell is lstm
+    assert (
+        (y == plain(X)[0]).all()
+        and layer.passes == 0
+        and layer.cell is layer._last.tape.cell is lstm
+    )
 
 
 def test_outside_training_dropout_is_off_and_zoneout_its_mean(device):
-    assert (layer_of(device=device, zoneout=0)(X)[0] == LSTM(4, N, device=device, dtype="float64")(X)[0]).all()
+    assert (
+        layer_of(device=device, zoneout=0)(X)[0] == LSTM(4, N, device=device, dtype="float64")(X)[0]
+    ).all()
     layer = RNN(4, N, device=device, dtype="float64", zoneout=0.25)
     y, _ = layer(X)
     θ, h = {name: layer._device.numpy(a) for name, a in layer.parameters.items()}, np.zeros((B, N))
@@ -209,7 +279,9 @@ def test_outside_training_dropout_is_off_and_zoneout_its_mean(device):
 
 def test_a_share_of_the_units_stays(device):
     x = np.random.default_rng(2).normal(size=(12, 5, 4))
-    y, _ = GRU(4, 33, device=device, dtype="float64", zoneout=0.2)(x, np.ones((5, 33)), training=True)
+    y, _ = GRU(4, 33, device=device, dtype="float64", zoneout=0.2)(
+        x, np.ones((5, 33)), training=True
+    )
     stayed = y == np.concatenate([np.ones((1, 5, 33)), y[:-1]])
     assert stayed.mean() == pytest.approx(0.2, abs=0.03)
     for axis in range(3):
@@ -229,7 +301,9 @@ def data(dtype="float64", count=4):
 
 def test_the_training_run_is_the_references(device, dtype):
     def curve(device):
-        return network(device, dtype).fit(*data(dtype), epochs=2, batch_size=2, progress=False)["step_loss"]
+        return network(device, dtype).fit(*data(dtype), epochs=2, batch_size=2, progress=False)[
+            "step_loss"
+        ]
 
     assert curve(device) == pytest.approx(curve("reference"), rel=10 * RTOL[dtype])
 
@@ -240,7 +314,9 @@ def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monke
     expected, got = [], []
     for found, cut in ((expected, None), (got, segment)):
         net = network(device)
-        made = training.forward_backward(net, training.Samples(net, *data()).batch(range(4)), segment=cut)
+        made = training.forward_backward(
+            net, training.Samples(net, *data()).batch(range(4)), segment=cut
+        )
         assert [layer.passes for layer in net.recurrent] == [1, 1]
         found += [np.array(made.loss), *map(net._device.numpy, (made.o, *net.grads.values()))]
     for a, b in zip(got, expected, strict=True):
@@ -260,9 +336,17 @@ def test_layers_passes_and_directions_have_masks_of_their_own():
     layer = layer_of(GRU, zoneout=0.5)
     first, second = layer(X, training=True)[0], layer(X, training=True)[0]
     assert (first != second).any()
-    both = Bidirectional(*(layer_of(GRU, zoneout=0.5, recurrent_dropout=0, seed=1, reverse=reverse) for reverse in (False, True)))
+    both = Bidirectional(
+        *(
+            layer_of(GRU, zoneout=0.5, recurrent_dropout=0, seed=1, reverse=reverse)
+            for reverse in (False, True)
+        )
+    )
     y, _ = both(X, [np.ones((B, N))] * 2, training=True)
-    steps = np.concatenate([np.ones((1, B, N)), y[:, :, :N]]), np.concatenate([y[:, :, N:], np.ones((1, B, N))])
+    steps = (
+        np.concatenate([np.ones((1, B, N)), y[:, :, :N]]),
+        np.concatenate([y[:, :, N:], np.ones((1, B, N))]),
+    )
     stayed = [np.diff(s, axis=0) == 0 for s in steps]
     assert (stayed[0] != stayed[1]).mean() == pytest.approx(0.5, abs=0.15)
     double = Bidirectional(GRU(N, 3, device="reference", dtype="float64"))
@@ -273,7 +357,10 @@ def test_noise_is_kept_by_copies_and_files(tmp_path):
     net = network()
     net.save(tmp_path / "model")
     for other in (net.copy(), rnn_gpu.load(tmp_path / "model", device="reference")):
-        assert [layer._noise for layer in other.recurrent] == [Noise(0.3, (0.3, 0.1)), Noise(0.3, (0.2,))]
+        assert [layer._noise for layer in other.recurrent] == [
+            Noise(0.3, (0.3, 0.1)),
+            Noise(0.3, (0.2,)),
+        ]
         x = data()[0][0][:, None]
         assert (other(x, training=True)[0] == network()(x, training=True)[0]).all()
         assert (other(x)[0] == net(x)[0]).all()
@@ -285,16 +372,41 @@ def test_a_stream_and_the_gradients_flow_take_zoneouts_mean():
     close(np.array([stream(step) for step in x]), net(x)[0])
     report = net.gradient_flow(*data())
     assert np.isfinite([flow.lyapunov for flow in report.layers]).all()
-    plain = Network([LSTM(4, 5, device="reference", dtype="float64"), GRU(5, 3, device="reference", dtype="float64"), net.layers[2]])
-    assert all(a.lyapunov != b.lyapunov for a, b in zip(report.layers, plain.gradient_flow(*data()).layers, strict=True))
+    plain = Network(
+        [
+            LSTM(4, 5, device="reference", dtype="float64"),
+            GRU(5, 3, device="reference", dtype="float64"),
+            net.layers[2],
+        ]
+    )
+    assert all(
+        a.lyapunov != b.lyapunov
+        for a, b in zip(report.layers, plain.gradient_flow(*data()).layers, strict=True)
+    )
 
 
 REFUSED = table(
-    ("dropout of 1", {"recurrent_dropout": 1.0}, "^recurrent_dropout is 1.0, expected a number from 0 to below 1"),
+    (
+        "dropout of 1",
+        {"recurrent_dropout": 1.0},
+        "^recurrent_dropout is 1.0, expected a number from 0 to below 1",
+    ),
     ("zoneout below 0", {"zoneout": -0.1}, "^zoneout is -0.1, expected a number from 0 to below 1"),
-    ("zoneout of one state", {"zoneout": (0.1, 1)}, r"^zoneout\[1\] is 1, expected a number from 0 to below 1"),
-    ("too many rates", {"zoneout": (0.1, 0.1, 0.1)}, "^zoneout has 3 rates, expected a number, or 2: one a state of the cell"),
-    ("a seed beyond the key", {"seed": 2**32}, "^seed is 4294967296, expected an integer of at most 4294967295"),
+    (
+        "zoneout of one state",
+        {"zoneout": (0.1, 1)},
+        r"^zoneout\[1\] is 1, expected a number from 0 to below 1",
+    ),
+    (
+        "too many rates",
+        {"zoneout": (0.1, 0.1, 0.1)},
+        "^zoneout has 3 rates, expected a number, or 2: one a state of the cell",
+    ),
+    (
+        "a seed beyond the key",
+        {"seed": 2**32},
+        "^seed is 4294967296, expected an integer of at most 4294967295",
+    ),
 )
 
 
@@ -304,19 +416,34 @@ def test_bad_noise_is_refused(options, message):
 
 
 def test_a_cell_that_draws_is_not_for_layers():
-    refuses(ArgumentError, "^cell 'zoned_lstm' has drawn=2 and output=0", lambda: Recurrent(zoned(lstm), 4, N, device="reference"))
+    refuses(
+        ArgumentError,
+        "^cell 'zoned_lstm' has drawn=2 and output=0",
+        lambda: Recurrent(zoned(lstm), 4, N, device="reference"),
+    )
 
 
 def test_onnx_has_no_zoneout(tmp_path):
     onnx = pytest.importorskip("rnn_gpu.onnx")
-    refuses(UnsupportedError, r"^zoneout is \(0.3, 0.1\)", lambda: onnx.export(network(), tmp_path / "model.onnx"))
+    refuses(
+        UnsupportedError,
+        r"^zoneout is \(0.3, 0.1\)",
+        lambda: onnx.export(network(), tmp_path / "model.onnx"),
+    )
 
 
-@pytest.mark.parametrize("noise", [{"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "zoneout": 0.1}], ids=["dropout", "both"])
+@pytest.mark.parametrize(
+    "noise",
+    [{"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "zoneout": 0.1}],
+    ids=["dropout", "both"],
+)
 @pytest.mark.parametrize("kind", [LSTM, GRU])
 def test_the_plan_knows_of_noise(kind, noise, monkeypatch):
     monkeypatch.setattr(pool, "LASTING", sys.maxsize)
-    net = Network([kind(8, 32, device="cpu", **noise), Dense(32, 3, device="cpu")], loss="softmax_cross_entropy")
+    net = Network(
+        [kind(8, 32, device="cpu", **noise), Dense(32, 3, device="cpu")],
+        loss="softmax_cross_entropy",
+    )
     x = [np.random.default_rng(i).normal(size=(500, 8)).astype("float32") for i in range(4)]
     samples = training.Samples(net, x, [np.zeros(500, int)] * 4)
     training.forward_backward(net, samples.batch(range(4)))

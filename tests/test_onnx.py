@@ -1,4 +1,6 @@
-"""An exported network gives, in ONNX Runtime, what it gives here: for any T and B, states in and out. Skipped without them."""
+"""An exported network gives, in ONNX Runtime, what it gives here: for any T and B, states in and
+out. Skipped without them.
+"""
 
 from shutil import copytree, ignore_patterns
 
@@ -8,23 +10,39 @@ import pytest
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")
 
-from test_house import FOLDERS, KERNELS, LEAKY, python  # noqa: E402
+from test_house import FOLDERS, KERNELS, LEAKY, python
 
-import rnn_gpu  # noqa: E402
-from conftest import close  # noqa: E402
-from door import refuses  # noqa: E402
-from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Network, Recurrent, UnsupportedError  # noqa: E402
-from rnn_gpu.kernels import Activation, Operator  # noqa: E402
-from rnn_gpu.kernels.activations import ACTIVATIONS  # noqa: E402
-from rnn_gpu.onnx import export  # noqa: E402
-from test_bptt import leaky_back, leaky_step  # noqa: E402
+import rnn_gpu
+from conftest import close
+from door import refuses
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Embedding,
+    Network,
+    Recurrent,
+    UnsupportedError,
+)
+from rnn_gpu.kernels import Activation, Operator
+from rnn_gpu.kernels.activations import ACTIVATIONS
+from rnn_gpu.onnx import export
+from test_bptt import leaky_back, leaky_step
 
 ON = {"device": "reference"}
 M, N = 3, 5
 NETWORKS = {
     "LSTM": lambda: [LSTM(M, N, **ON)],
     "GRU": lambda: [GRU(M, N, **ON), Dense(N, 2, "softsign", **ON)],
-    "deep": lambda: [Bidirectional(LSTM(M, N, **ON)), Dropout(0.5, **ON), Bidirectional(GRU(2 * N, 4, **ON)), RNN(8, 2, "relu", **ON)],
+    "deep": lambda: [
+        Bidirectional(LSTM(M, N, **ON)),
+        Dropout(0.5, **ON),
+        Bidirectional(GRU(2 * N, 4, **ON)),
+        RNN(8, 2, "relu", **ON),
+    ],
     "reverse": lambda: [Recurrent("gru", M, N, reverse=True, **ON)],
     "symbols": lambda: [Embedding(M, 4, **ON), LSTM(4, N, **ON), Dense(N, M, **ON)],
 } | {f"RNN {name}": lambda name=name: [RNN(M, N, name, **ON)] for name in ACTIVATIONS}
@@ -40,20 +58,35 @@ def scrambled(network):
 def run(path, **inputs):
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return dict(zip((output.name for output in session.get_outputs()), session.run(None, inputs), strict=True))
+    return dict(
+        zip(
+            (output.name for output in session.get_outputs()),
+            session.run(None, inputs),
+            strict=True,
+        )
+    )
 
 
 def states(network, B):
     rng = np.random.default_rng(B)
     drawn = [
-        tuple(rng.normal(size=(B, layer.hidden_size)).astype("float32") for _ in range(layer.cell.states)) for layer in network.recurrent
+        tuple(
+            rng.normal(size=(B, layer.hidden_size)).astype("float32")
+            for _ in range(layer.cell.states)
+        )
+        for layer in network.recurrent
     ]
     return [parts if len(parts) > 1 else parts[0] for parts in drawn]
 
 
 def named(name, states):
     parts = {f"{name}_{i}": s for i, s in enumerate(states) if not isinstance(s, tuple)}
-    return parts | {f"{name}_{i}_{k}": part for i, s in enumerate(states) if isinstance(s, tuple) for k, part in enumerate(s)}
+    return parts | {
+        f"{name}_{i}_{k}": part
+        for i, s in enumerate(states)
+        if isinstance(s, tuple)
+        for k, part in enumerate(s)
+    }
 
 
 @pytest.mark.parametrize("build", NETWORKS.values(), ids=NETWORKS)
@@ -74,7 +107,8 @@ def test_onnx_runtime_gives_what_the_network_gives(build, tmp_path):
 
 
 def test_rows_without_time(tmp_path):
-    network, path = scrambled(Network([Dense(M, 4, "elu", **ON), Dense(4, 2, "hard_sigmoid", **ON)])), str(tmp_path / "rows.onnx")
+    network = scrambled(Network([Dense(M, 4, "elu", **ON), Dense(4, 2, "hard_sigmoid", **ON)]))
+    path = str(tmp_path / "rows.onnx")
     export(network, path)
     x = np.random.default_rng(0).normal(size=(6, M)).astype("float32")
     close(run(path, x=x)["y"], network(x)[0], "float32")
@@ -87,20 +121,34 @@ def test_float64_is_float64(tmp_path):
     x = np.random.default_rng(0).normal(size=(4, 2, M))
     y, _ = network(x)
     zero = np.zeros((2, N))
-    (got,) = onnx.reference.ReferenceEvaluator(path).run(["y"], {"x": x, "state_0_0": zero, "state_0_1": zero})  # ONNX Runtime has none
+    # ONNX Runtime has none
+    (got,) = onnx.reference.ReferenceEvaluator(path).run(
+        ["y"], {"x": x, "state_0_0": zero, "state_0_1": zero}
+    )
     assert got.dtype == "float64"
     close(got, y)
 
 
 def test_what_onnx_does_not_have_is_refused(tmp_path):
     leaky = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
-    own = rnn_gpu.activation(np.arctan, lambda y: np.cos(y) ** 2, name="tanh")  # a name of ours, another function
+    # a name of ours, another function
+    own = rnn_gpu.activation(np.arctan, lambda y: np.cos(y) ** 2, name="tanh")
     for layer, message in (
-        (Recurrent(leaky, M, N, **ON), "cell is 'leaky', which ONNX does not have: it has elman_identity, .*, gru, lstm"),
+        (
+            Recurrent(leaky, M, N, **ON),
+            "cell is 'leaky', which ONNX does not have: it has elman_identity, .*, gru, lstm",
+        ),
         (RNN(M, N, own, **ON), "cell is 'elman_tanh', which ONNX does not have"),
-        (Dense(M, N, own, **ON), "activation is 'tanh', which ONNX does not have: it has identity, sigmoid, "),
+        (
+            Dense(M, N, own, **ON),
+            "activation is 'tanh', which ONNX does not have: it has identity, sigmoid, ",
+        ),
     ):
-        refuses(UnsupportedError, f"^{message}", lambda layer=layer: export(Network([layer]), tmp_path / "no"))
+        refuses(
+            UnsupportedError,
+            f"^{message}",
+            lambda layer=layer: export(Network([layer]), tmp_path / "no"),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +156,9 @@ def test_an_operator_that_onnx_has_by_itself_but_not_within_its_rnn(tmp_path):
     own = Activation("own", np.arctan, lambda y: np.cos(y) ** 2, onnx=Operator("Atan"))
     export(Network([Dense(M, N, own, **ON)]), tmp_path / "rows.onnx")
     message = "^cell is 'elman_own', but ONNX has no Atan in its RNN: Affine, Elu"
-    refuses(UnsupportedError, message, lambda: export(Network([RNN(M, N, own, **ON)]), tmp_path / "no"))
+    refuses(
+        UnsupportedError, message, lambda: export(Network([RNN(M, N, own, **ON)]), tmp_path / "no")
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["rows.onnx"]
 
 
@@ -129,7 +179,12 @@ USE = """
 import rnn_gpu, rnn_gpu.onnx
 on = {"device": "reference"}
 print(rnn_gpu.__file__)
-for layer in (rnn_gpu.Recurrent("leaky", 3, 4, **on), rnn_gpu.Recurrent("elman_arctan", 3, 4, **on), rnn_gpu.Dense(3, 4, "arctan", **on)):
+layers = (
+    rnn_gpu.Recurrent("leaky", 3, 4, **on),
+    rnn_gpu.Recurrent("elman_arctan", 3, 4, **on),
+    rnn_gpu.Dense(3, 4, "arctan", **on),
+)
+for layer in layers:
     for out in (lambda: rnn_gpu.onnx.export(rnn_gpu.Network([layer]), "no"), layer.to_keras):
         try:
             print(len(out()))
@@ -138,8 +193,12 @@ for layer in (rnn_gpu.Recurrent("leaky", 3, 4, **on), rnn_gpu.Recurrent("elman_a
 """
 
 
-def test_a_new_cell_and_activation_are_refused_where_they_are_not_had_and_nothing_else_is_touched(tmp_path):
-    """A copy of the library with one more cell and one more activation. Keras's SimpleRNN and Dense take any function."""
+def test_a_new_cell_and_activation_are_refused_where_they_are_not_had_and_nothing_else_is_touched(
+    tmp_path,
+):
+    """A copy of the library with one more cell and one more activation. Keras's SimpleRNN and Dense
+    take any function.
+    """
     ignore = ignore_patterns("__pycache__", "kernels")
     copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
     copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
@@ -148,4 +207,11 @@ def test_a_new_cell_and_activation_are_refused_where_they_are_not_had_and_nothin
     activations.write_text(activations.read_text(encoding="utf-8") + ARCTAN, encoding="utf-8")
     path, *found = python(USE, PYTHONPATH=str(tmp_path))
     assert path == str(tmp_path / "rnn_gpu" / "__init__.py")
-    assert found == ["UnsupportedError", "ArgumentError", "UnsupportedError", "3", "UnsupportedError", "2"]
+    assert found == [
+        "UnsupportedError",
+        "ArgumentError",
+        "UnsupportedError",
+        "3",
+        "UnsupportedError",
+        "2",
+    ]

@@ -1,4 +1,6 @@
-"""A pass belongs to the thread that made it and to the weights that it saw; its parts are never mixed with those of another."""
+"""A pass belongs to the thread that made it and to the weights that it saw; its parts are never
+mixed with those of another.
+"""
 
 import sys
 import threading
@@ -8,7 +10,23 @@ import numpy as np
 import pytest
 
 from conftest import close
-from door import DOORS, MODELS, STATELESS, B, M, N, T, X, but, draw, network, refuses, same, table, way_back
+from door import (
+    DOORS,
+    MODELS,
+    STATELESS,
+    B,
+    M,
+    N,
+    T,
+    X,
+    but,
+    draw,
+    network,
+    refuses,
+    same,
+    table,
+    way_back,
+)
 from rnn_gpu import GRU, LSTM, Bidirectional, Dense, Network, OrderError
 from rnn_gpu.device import resolve
 from rnn_gpu.layers import steps
@@ -32,7 +50,9 @@ def output(model, x):
 def gradients(model, y):
     """Of ½Σy², so that they are a function of x."""
     dx = model.backward(y)
-    return {"dx": dx[0] if isinstance(dx, tuple) else dx} | {name: np.array(g) for name, g in model.grads.items()}
+    return {"dx": dx[0] if isinstance(dx, tuple) else dx} | {
+        name: np.array(g) for name, g in model.grads.items()
+    }
 
 
 # Threads
@@ -44,7 +64,9 @@ def test_the_way_back_of_another_threads_pass_is_refused(build):
     y = output(model, X)
     expected = gradients(model, y)
     elsewhere(lambda: output(model, 2 * X))
-    message = f"^{type(model).__name__}: another thread has called it since; give each thread a copy"
+    message = (
+        f"^{type(model).__name__}: another thread has called it since; give each thread a copy"
+    )
     refuses(OrderError, message, lambda: model.backward(y))
     output(model, X)
     same(gradients(model, y), expected)
@@ -56,7 +78,11 @@ def test_gradients_of_another_thread_are_not_taken_for_ones_own(build):
     y = output(model, X)
     gradients(model, y)
     elsewhere(lambda: gradients(model, output(model, 2 * X)))
-    refuses(OrderError, f"^grads is of another thread, which has called this {type(model).__name__} since", lambda: model.grads)
+    refuses(
+        OrderError,
+        f"^grads is of another thread, which has called this {type(model).__name__} since",
+        lambda: model.grads,
+    )
 
 
 @BUILDS
@@ -64,7 +90,10 @@ def test_a_thread_that_only_looks_sees_the_gradients_of_the_one_that_computes(bu
     model, other = build(), build()
     elsewhere(lambda: gradients(model, output(model, X)))
     expected = gradients(other, output(other, X))
-    same({name: np.array(g) for name, g in model.grads.items()}, {name: expected[name] for name in model.grads})
+    same(
+        {name: np.array(g) for name, g in model.grads.items()},
+        {name: expected[name] for name in model.grads},
+    )
 
 
 @pytest.fixture
@@ -77,7 +106,9 @@ def in_a_hurry():
 
 
 def at_once(model, threads: int, calls: int) -> tuple[int, int]:
-    """(right gradients, OrderErrors) of so many calls in each of so many threads; anything else is raised."""
+    """(right gradients, OrderErrors) of so many calls in each of so many threads; anything else is
+    raised.
+    """
     twin = model.copy()
     given = [draw(T, B, M) for _ in range(threads)]
     expected = [gradients(twin, output(twin, x)) for x in given]
@@ -103,8 +134,12 @@ def at_once(model, threads: int, calls: int) -> tuple[int, int]:
 
 
 @BUILDS
-@pytest.mark.parametrize(("threads", "calls"), [(3, 40), pytest.param(4, 300, marks=pytest.mark.stress)])
-def test_threads_that_share_a_model_get_right_gradients_or_an_error(threads, calls, build, in_a_hurry):
+@pytest.mark.parametrize(
+    ("threads", "calls"), [(3, 40), pytest.param(4, 300, marks=pytest.mark.stress)]
+)
+def test_threads_that_share_a_model_get_right_gradients_or_an_error(
+    threads, calls, build, in_a_hurry
+):
     right, refused = at_once(build(), threads, calls)
     print(f"{right} right, {refused} refused")
     assert right + refused == threads * calls
@@ -118,7 +153,11 @@ def test_a_network_is_trained_by_one_thread_at_a_time():
         net.fit(x, y, epochs=1, progress=False)
 
     def train_elsewhere(net, history):
-        refuses(OrderError, "^fit: this network is in fit already, here or in another thread", lambda: elsewhere(again))
+        refuses(
+            OrderError,
+            "^fit: this network is in fit already, here or in another thread",
+            lambda: elsewhere(again),
+        )
         tried.append(history)
 
     net.fit(x, y, epochs=1, progress=False, on_epoch=train_elsewhere)
@@ -147,7 +186,10 @@ def test_weights_that_were_written_after_the_way_forward_are_seen(build, write):
     model = build()
     y = output(model, X)
     write(model.parameters[written(model)])
-    message = f"^{type(model).__name__}: its parameters were written since it was called; call it on x again"
+    message = (
+        f"^{type(model).__name__}: its parameters were written since it was called; call it on x "
+        "again"
+    )
     refuses(OrderError, message, lambda: model.backward(y))
     gradients(model, output(model, X))
 
@@ -164,7 +206,15 @@ def test_an_update_by_hand_between_the_ways_is_seen(device, dtype):
 @pytest.mark.parametrize("size", [1, 127, 128, 13 * 33])
 def test_a_fingerprint_is_another_where_a_word_or_the_order_is(size, device, dtype):
     d, a = resolve(device), draw(size, dtype=dtype)
-    others = [a, -a, np.nextafter(a, a + 1), np.roll(a, 1), a[::-1], but(a, size - 1, 0), but(a, 0, -a[0])]
+    others = [
+        a,
+        -a,
+        np.nextafter(a, a + 1),
+        np.roll(a, 1),
+        a[::-1],
+        but(a, size - 1, 0),
+        but(a, 0, -a[0]),
+    ]
     found = [int(d.fingerprint(d.array(other, dtype).view(np.uint32))) for other in others]
     assert int(d.fingerprint(d.array(a.copy(), dtype).view(np.uint32))) == found[0]
     assert len(set(found)) == len({other.tobytes() for other in others})
@@ -174,7 +224,8 @@ def test_a_fingerprint_is_another_where_a_word_or_the_order_is(size, device, dty
 
 
 def test_delta_of_a_dense_layer_is_the_slope_before_its_activation(device, dtype):
-    layer, x, dy = Dense(M, N, "tanh", device=device, dtype=dtype), draw(B, M, dtype=dtype), draw(B, N, dtype=dtype)
+    layer = Dense(M, N, "tanh", device=device, dtype=dtype)
+    x, dy = draw(B, M, dtype=dtype), draw(B, N, dtype=dtype)
     y = layer(x)
     refuses(OrderError, "^delta is known after backward", lambda: layer.delta)
     layer.backward(dy)
@@ -191,7 +242,9 @@ def test_an_empty_batch_goes_forward_and_back(build, device, dtype):
     y, state = model(X[:, :0].astype(dtype), lengths=[])
     dx, dstate = model.backward(y)
     assert y.shape[:2] == (T, 0) and dx.shape == (T, 0, M)
-    assert {name: g.shape for name, g in model.grads.items()} == {name: θ.shape for name, θ in model.parameters.items()}
+    assert {name: g.shape for name, g in model.grads.items()} == {
+        name: θ.shape for name, θ in model.parameters.items()
+    }
     assert all((model._device.numpy(g) == 0).all() for g in model.grads.values())
     again, _ = model(X[:, :0].astype(dtype), state, mask=np.ones((T, 0), bool), training=True)
     assert again.shape == y.shape

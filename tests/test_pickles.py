@@ -1,4 +1,6 @@
-"""Layers, networks, streams and optimizers travel: by pickle, deepcopy, a process that is spawned, joblib."""
+"""Layers, networks, streams and optimizers travel: by pickle, deepcopy, a process that is spawned,
+joblib.
+"""
 
 import copy
 import multiprocessing
@@ -8,7 +10,20 @@ import numpy as np
 import pytest
 
 from door import MODELS, STATELESS, M, N, T, X, draw, network, parameters_of, refuses, results, same
-from rnn_gpu import GRU, LSTM, RNN, Bidirectional, DeviceError, Dropout, Embedding, Network, OrderError, Stream, device, optimizers
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    DeviceError,
+    Dropout,
+    Embedding,
+    Network,
+    OrderError,
+    Stream,
+    device,
+    optimizers,
+)
 from rnn_gpu.kernels.cells import CELLS
 
 WAYS = {"pickle": lambda value: pickle.loads(pickle.dumps(value)), "deepcopy": copy.deepcopy}
@@ -16,8 +31,12 @@ NOISY = {"recurrent_dropout": 0.5, "zoneout": 0.1, "device": "reference"}
 BUILDS = MODELS | {
     "Bidirectional": lambda: Bidirectional(GRU(M, N, device="reference")),
     "own activation": lambda: RNN(M, N, (np.arctan, darctan), device="reference"),
-    "with noise": lambda: Network([LSTM(M, N, **NOISY), Dropout(0.5, device="reference"), GRU(N, N, device="reference")]),
-    "symbols": lambda: Network([Embedding(M, N, device="reference"), GRU(N, N, device="reference")]),
+    "with noise": lambda: Network(
+        [LSTM(M, N, **NOISY), Dropout(0.5, device="reference"), GRU(N, N, device="reference")]
+    ),
+    "symbols": lambda: Network(
+        [Embedding(M, N, device="reference"), GRU(N, N, device="reference")]
+    ),
 }
 
 
@@ -39,7 +58,8 @@ def test_a_model_computes_what_it_did_before(build, travelled):
     model.backward(y)
     again = travelled(model)
     assert type(again) is type(model) and again.device == model.device
-    refuses(OrderError, "backward before forward", lambda: again.backward(y))  # what a pass remembers stays
+    # what a pass remembers stays
+    refuses(OrderError, "backward before forward", lambda: again.backward(y))
     same(parameters_of(again), parameters_of(model))
     same(results(again, X, y), results(model, X, y))
     same(again(X, training=True)[0], model(X, training=True)[0])
@@ -49,7 +69,9 @@ def test_a_model_computes_what_it_did_before(build, travelled):
 def test_a_copy_has_weights_of_its_own(build):
     model = build()
     before, again = parameters_of(model), copy.deepcopy(model)
-    again.fit([draw(T, M)], [draw(T, again.output_size)], epochs=1, progress=False) if isinstance(again, Network) else None
+    again.fit([draw(T, M)], [draw(T, again.output_size)], epochs=1, progress=False) if isinstance(
+        again, Network
+    ) else None
     for a in again.parameters.values():
         a += 1
     same(parameters_of(model), before)
@@ -71,7 +93,9 @@ def test_layers_that_know_no_time_travel(build, travelled):
     same(travelled(layer)(X), layer(X))
 
 
-@pytest.mark.parametrize("kind", [optimizers.SGD, optimizers.RMSprop, optimizers.Adam, optimizers.AdamW])
+@pytest.mark.parametrize(
+    "kind", [optimizers.SGD, optimizers.RMSprop, optimizers.Adam, optimizers.AdamW]
+)
 def test_an_optimizer_goes_on_where_it_was(kind, travelled):
     def train(net, optimizer):
         net.fit(x, y, epochs=1, optimizer=optimizer, progress=False)
@@ -107,7 +131,9 @@ def output_of(net, x):
 def test_joblib_sends_networks_to_its_workers():
     joblib = pytest.importorskip("joblib")
     net = Network([LSTM(M, N, device="cpu")])
-    found = joblib.Parallel(n_jobs=2)(joblib.delayed(output_of)(net, scale * X) for scale in (np.float32(1), np.float32(2)))
+    found = joblib.Parallel(n_jobs=2)(
+        joblib.delayed(output_of)(net, scale * X) for scale in (np.float32(1), np.float32(2))
+    )
     same(found[0], net(X)[0])
     same(found[1], net(2 * X)[0])
 

@@ -1,4 +1,6 @@
-"""precision="tf32": products of float32 matrices on device="cuda" as TF32 defines them, and nothing else; "fp32" is strict."""
+"""precision="tf32": products of float32 matrices on device="cuda" as TF32 defines them, and nothing
+else; "fp32" is strict.
+"""
 
 import sys
 from types import SimpleNamespace
@@ -9,7 +11,20 @@ import pytest
 import rnn_gpu
 from conftest import close
 from door import draw
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, DeviceError, Dropout, Embedding, ModelFileError, Network, Recurrent
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    ArgumentError,
+    Bidirectional,
+    Dense,
+    DeviceError,
+    Dropout,
+    Embedding,
+    ModelFileError,
+    Network,
+    Recurrent,
+)
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import precision
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
@@ -42,11 +57,15 @@ def build(request):
 def test_rounding_is_to_the_nearest_number_of_10_bits_ties_to_even():
     rng = np.random.default_rng(0)
     a = np.ldexp(rng.normal(size=999), rng.integers(-60, 60, 999)).astype(np.float32)
-    ties = np.array([1 + 2**-11, 1 + 3 * 2**-11, -1 - 2**-11, 2 - 2**-11, 2 - 2**-24, 0.0, -0.0], np.float32)
+    ties = np.array(
+        [1 + 2**-11, 1 + 3 * 2**-11, -1 - 2**-11, 2 - 2**-11, 2 - 2**-24, 0.0, -0.0], np.float32
+    )
     for values in (a, ties):
         assert np.array_equal(precision.rounded(values), tf32(values))
     assert (precision.rounded(ties)[:4] == [1, 1 + 2**-9, -1, 2]).all()
-    special = np.array([np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)], np.float32)
+    special = np.array(
+        [np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)], np.float32
+    )
     assert np.array_equal(precision.rounded(special), special, equal_nan=True)
 
 
@@ -55,13 +74,15 @@ def test_rounding_is_to_the_nearest_number_of_10_bits_ties_to_even():
 def test_gemms_are_of_rounded_operands_and_strict_by_default(cell, name, monkeypatch):
     """Each product of a layer, from the arrays that entered it; bit for bit."""
     once = tf32 if name == "tf32" else lambda a: a
-    layer, x, dy = Recurrent(cell, M, N, device="cuda", precision=name), draw(T, B, M), draw(T, B, N)
+    layer = Recurrent(cell, M, N, device="cuda", precision=name)
+    x, dy = draw(T, B, M), draw(T, B, N)
     seen = {}
 
     def spy(name, product):
         def spied(*arguments, **options):
             result = product(*arguments, **options)
-            seen[name] = arguments, result[1] if isinstance(result, tuple) else result.copy()  # a layer may write over it
+            # a layer may write over it
+            seen[name] = arguments, result[1] if isinstance(result, tuple) else result.copy()
             return result
 
         monkeypatch.setattr(layer._device, name, spied)
@@ -75,7 +96,9 @@ def test_gemms_are_of_rounded_operands_and_strict_by_default(cell, name, monkeyp
     assert np.array_equal(seen["project"][1], p.reshape(T, B, -1, N))
     assert np.array_equal(layer.grads["U"], once(δ).T @ once(x.reshape(T * B, M)))
     (dq, s, *_), dW = seen["project_back"]
-    assert np.array_equal(layer.grads["W"], dW) and np.array_equal(dW, once(dq.reshape(T * B, -1)).T @ once(s.reshape(T * B, N)))
+    assert np.array_equal(layer.grads["W"], dW) and np.array_equal(
+        dW, once(dq.reshape(T * B, -1)).T @ once(s.reshape(T * B, N))
+    )
     assert np.array_equal(dx, (once(δ) @ once(θ["U"])).reshape(T, B, M))
     assert np.array_equal(layer.grads["b"], δ.sum(0))
 
@@ -87,7 +110,10 @@ def test_the_product_of_a_step_is_in_tf32_in_the_gemm_schedule_alone(cell, sched
     d, strict = Recurrent(cell, M, N, **CUDA)._device, cuda
     rng = np.random.default_rng(1)
     G, S, K = cell.gates, cell.states, cell.kept
-    W, c = (rng.normal(size=shape).astype("float32") for shape in ((G * N, N), G * N if cell.apart else 0))
+    W, c = (
+        rng.normal(size=shape).astype("float32")
+        for shape in ((G * N, N), G * N if cell.apart else 0)
+    )
     p, flags = rng.normal(size=(T, B, G, N)).astype("float32"), np.ones((T, B), "uint8")
 
     def run(device):
@@ -95,7 +121,9 @@ def test_the_product_of_a_step_is_in_tf32_in_the_gemm_schedule_alone(cell, sched
         s[:, 0] = 0.3
         device.forward(cell, p, W, c, s, kept, flags)
         dp, ds = np.empty_like(p), np.full((S, B, N), 0.7, "float32")
-        device.backward(cell, p[:, :, 0], W, c, s, kept, flags, dp, np.empty_like(p) if cell.apart else dp, ds)
+        device.backward(
+            cell, p[:, :, 0], W, c, s, kept, flags, dp, np.empty_like(p) if cell.apart else dp, ds
+        )
         return s[:, 1], ds
 
     with only(schedule):
@@ -107,7 +135,9 @@ def test_the_product_of_a_step_is_in_tf32_in_the_gemm_schedule_alone(cell, sched
         s_exact = s_rounded.copy()
         s_exact[1:, 0] = 0.3  # what does not pass through W is not rounded
         with only("gemm"):
-            strict.forward(cell, p[:1], tf32(W), c, s_exact, np.empty((1, B, K, N), "float32"), flags[:1])
+            strict.forward(
+                cell, p[:1], tf32(W), c, s_exact, np.empty((1, B, K, N), "float32"), flags[:1]
+            )
         if cell.name != "gru":  # where state 0 enters the cell by W alone
             close(s, s_exact[:, 1], "float32")
         assert 1e-6 < np.abs(s - s_strict).max() < 3e-2
@@ -132,10 +162,16 @@ def test_tf32_is_near(build):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"device": "cpu", "precision": "tf32"}, "precision is 'tf32', but device is 'cpu' and dtype 'float32': TF32 is for 'cuda'"),
+        (
+            {"device": "cpu", "precision": "tf32"},
+            "precision is 'tf32', but device is 'cpu' and dtype 'float32': TF32 is for 'cuda'",
+        ),
         ({"device": "reference", "precision": "tf32"}, "device is 'reference'"),
         ({"device": "cuda", "dtype": "float64", "precision": "tf32"}, "dtype 'float64'"),
-        ({"device": "cuda", "precision": "bf16"}, "precision is 'bf16', expected one of 'fp32', 'tf32'"),
+        (
+            {"device": "cuda", "precision": "bf16"},
+            "precision is 'bf16', expected one of 'fp32', 'tf32'",
+        ),
         ({"device": "cuda", "precision": None}, "precision is None, expected"),
     ],
 )
@@ -146,12 +182,16 @@ def test_precision_is_refused(build, options, message):
 
 def test_an_old_gpu_is_refused(monkeypatch):
     monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.tf32.missing", lambda: "this GPU is old")
-    with pytest.raises(DeviceError, match=r"precision='tf32', but this GPU is old\. Say precision='fp32'"):
+    with pytest.raises(
+        DeviceError, match=r"precision='tf32', but this GPU is old\. Say precision='fp32'"
+    ):
         RNN(M, N, **CUDA)
 
 
 def test_layers_of_a_network_agree():
-    with pytest.raises(ArgumentError, match="layers have different values of precision: fp32, tf32"):
+    with pytest.raises(
+        ArgumentError, match="layers have different values of precision: fp32, tf32"
+    ):
         Network([RNN(M, N, **CUDA), Dense(N, 2, device="cuda")])
     Network([Dropout(0.5, device="cuda"), RNN(M, N, **CUDA)])  # Dropout multiplies no matrices
 
@@ -164,10 +204,16 @@ def test_copies_and_files_keep_the_precision(build, tmp_path):
         layer.copy(device="cpu")
     Network([layer]).copy(precision="fp32").save(tmp_path / "strict")
     assert rnn_gpu.load(tmp_path / "strict", device="cpu").layers[0].precision == "fp32"
-    assert rnn_gpu.load(tmp_path / "strict", device="cuda", precision="tf32").layers[0].precision == "tf32"
+    assert (
+        rnn_gpu.load(tmp_path / "strict", device="cuda", precision="tf32").layers[0].precision
+        == "tf32"
+    )
     Network([Dropout(0.1, device="cuda"), layer]).save(tmp_path / "model")
     assert rnn_gpu.load(tmp_path / "model", device="cuda").layers[1].precision == "tf32"
-    assert rnn_gpu.load(tmp_path / "model", device="cpu", precision="fp32").layers[1].precision == "fp32"
+    assert (
+        rnn_gpu.load(tmp_path / "model", device="cpu", precision="fp32").layers[1].precision
+        == "fp32"
+    )
     with pytest.raises(ModelFileError, match=r"device is 'cpu'.*Say precision='fp32'"):
         rnn_gpu.load(tmp_path / "model", device="cpu")
     with pytest.raises(ArgumentError, match="precision is 'half'"):
@@ -196,7 +242,9 @@ def test_explain_says_the_precision():
 
 @pytest.mark.parametrize("users", ["DEFAULT", "TF32"])
 @pytest.mark.parametrize(("asked", "expected"), [("fp32", "DEFAULT"), ("tf32", "TF32")])
-def test_cupys_setting_is_ours_in_our_products_and_the_users_elsewhere(users, asked, expected, monkeypatch):
+def test_cupys_setting_is_ours_in_our_products_and_the_users_elsewhere(
+    users, asked, expected, monkeypatch
+):
     now, calls = {"float32": users}, []
     types = SimpleNamespace(COMPUTE_TYPE_DEFAULT="DEFAULT", COMPUTE_TYPE_TF32="TF32")
     core = SimpleNamespace(

@@ -1,8 +1,10 @@
-"""What the simulator cannot see: the types, registers and memory of every CUDA kernel, compiled without a GPU.
+"""What the simulator cannot see: the types, registers and memory of every CUDA kernel, compiled
+without a GPU.
 
-The simulator may be on in this process, so `benchmarks/sass.py` compiles in others. Without NVIDIA's compiler the tests are skipped;
-RNN_GPU_REQUIRE_PTX=1 makes them fail instead. However slow a machine is, it has its time as long as kernels come: where none comes for
-PATIENCE, one test fails and says how far it got, and what needs all kernels is skipped.
+The simulator may be on in this process, so `benchmarks/sass.py` compiles in others. Without
+NVIDIA's compiler the tests are skipped; RNN_GPU_REQUIRE_PTX=1 makes them fail instead. However slow
+a machine is, it has its time as long as kernels come: where none comes for PATIENCE, one test fails
+and says how far it got, and what needs all kernels is skipped.
 """
 
 import json
@@ -36,8 +38,12 @@ class Run(NamedTuple):
 
 
 def compiled(command, patience: float, cwd: Path) -> Run:
-    """Run what prints {"planned": number} and then the line of a kernel at a time, for as long as lines come."""
-    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
+    """Run what prints {"planned": number} and then the line of a kernel at a time, for as long as
+    lines come.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"
+    }
     complaints, arrived = cwd / "stderr", queue.Queue()
     with complaints.open("w") as stderr:
         options = {"env": environment, "cwd": cwd, "encoding": "utf-8", "start_new_session": True}
@@ -65,17 +71,23 @@ def compiled(command, patience: float, cwd: Path) -> Run:
     if status is None:
         why = f"slow machine, or a compiler that hangs: none in the last {patience:g} s"
     else:
-        why = f"the process ended with status {status}: {complaints.read_text(encoding='utf-8').strip()}"
+        why = (
+            f"the process ended with status {status}: "
+            f"{complaints.read_text(encoding='utf-8').strip()}"
+        )
     whole = planned and len(lines) == planned
     return Run(lines, "" if whole else f"{len(lines)} of {planned} kernels done; {why}", status)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    command = [sys.executable, "-P", SASS, "--json", "--quick", "--guilty"]  # -P: rnn_gpu as installed, wherever that is
+    # -P: rnn_gpu as installed, wherever that is
+    command = [sys.executable, "-P", SASS, "--json", "--quick", "--guilty"]
     run = compiled(command, PATIENCE, tmp_path_factory.mktemp("sass"))
     if run.status == MISSING:
-        (pytest.fail if os.environ.get("RNN_GPU_REQUIRE_PTX") == "1" else pytest.skip)(run.unfinished)
+        (pytest.fail if os.environ.get("RNN_GPU_REQUIRE_PTX") == "1" else pytest.skip)(
+            run.unfinished
+        )
     return run
 
 
@@ -87,7 +99,9 @@ def kernels(run):
 
 @pytest.fixture(scope="module")
 def every_kernel(run, kernels):
-    """The same, for a test that needs all of them: where some are missing, only the first test below is to fail."""
+    """The same, for a test that needs all of them: where some are missing, only the first test
+    below is to fail.
+    """
     if run.unfinished:
         pytest.skip(run.unfinished)
     return kernels
@@ -97,7 +111,10 @@ def every_kernel(run, kernels):
 def guilty(run, every_kernel):
     """name -> the lines of a kernel that is bad on purpose."""
     found = [one for one in run.lines if is_guilty(one)]
-    return {name: [one for one in found if one["kernel"] == name] for name in {one["kernel"] for one in found}}
+    return {
+        name: [one for one in found if one["kernel"] == name]
+        for name in {one["kernel"] for one in found}
+    }
 
 
 def is_guilty(line):
@@ -114,7 +131,11 @@ def float64_in(line):
 
 def memory_of(line):
     """What a thread keeps outside its registers."""
-    found = {"local": line["local"], "stack": line["stack"], **{op: line["counts"].get(op, 0) for op in ("LDL", "STL")}}
+    found = {
+        "local": line["local"],
+        "stack": line["stack"],
+        **{op: line["counts"].get(op, 0) for op in ("LDL", "STL")},
+    }
     return {name: amount for name, amount in found.items() if amount}
 
 
@@ -130,16 +151,24 @@ def test_every_kernel_is_there_for_every_type_and_capability(every_kernel):
     ways = ("forward", "backward")
     recurrent = {f"plain.{way}[{cell}]" for way in ways for cell in CELLS} | {"plain.matvec"}
     block = {f"block.{way}[{cell} n=33 B=64]" for way in ways for cell in CELLS}
-    clipping = {f"{name}.backward.clipping[{cell}]" for name in ("plain", "gemm") for cell in CHOSEN}
+    clipping = {
+        f"{name}.backward.clipping[{cell}]" for name in ("plain", "gemm") for cell in CHOSEN
+    }
     clipping |= {f"block.backward.clipping[{cell} n=64 B=64]" for cell in CHOSEN}
     noisy = {f"block.{way}[dropped_zoned_lstm n=33 B=64]" for way in ways}
     pointwise = {f"elementwise[{prefix}{name}]" for prefix in ("", "d") for name in ACTIVATIONS}
     pointwise |= {f"elementwise[{name}]" for name in (*LOSSES, "sgd", "adam")}
     for dtype in ("float32", "float64"):
         for cc in ([7, 5], [9, 0]):
-            most = block | clipping | noisy if dtype == "float32" and cc == [9, 0] else {"block.forward[lstm n=64 B=64]"}
+            most = (
+                block | clipping | noisy
+                if dtype == "float32" and cc == [9, 0]
+                else {"block.forward[lstm n=64 B=64]"}
+            )
             expected = recurrent | pointwise | most
-            assert expected <= {one["kernel"] for one in every_kernel if one["dtype"] == dtype and one["cc"] == cc}
+            assert expected <= {
+                one["kernel"] for one in every_kernel if one["dtype"] == dtype and one["cc"] == cc
+            }
 
 
 def test_ampere_is_between(every_kernel):
@@ -147,12 +176,17 @@ def test_ampere_is_between(every_kernel):
     between = {one["kernel"] for one in every_kernel if one["cc"] == [8, 0]}
     for cell in CHOSEN:
         for way in ("forward", "backward"):
-            assert {f"plain.{way}[{cell}]", f"gemm.{way}[{cell}]", f"block.{way}[{cell} n=64 B=64]"} <= between
+            assert {
+                f"plain.{way}[{cell}]",
+                f"gemm.{way}[{cell}]",
+                f"block.{way}[{cell} n=64 B=64]",
+            } <= between
 
 
 def test_no_float64_enters_a_float32_kernel(kernels):
     single = [one for one in kernels if one["dtype"] == "float32"]
-    assert all(one["instructions"] for one in single if one["cc"] == [9, 0])  # that is, SASS was looked at
+    # that is, SASS was looked at
+    assert all(one["instructions"] for one in single if one["cc"] == [9, 0])
     assert {who(one): float64_in(one) for one in single if float64_in(one)} == {}
 
 
@@ -168,16 +202,22 @@ def test_a_block_finds_enough_registers(kernels):
 
 
 def test_the_block_schedule_reads_shared_memory_16_bytes_at_a_time(every_kernel):
-    looked_at = [one for one in every_kernel if one["kernel"].startswith("block") and one["instructions"]]
+    looked_at = [
+        one for one in every_kernel if one["kernel"].startswith("block") and one["instructions"]
+    ]
     assert len(looked_at) >= 2 * len(CELLS)
-    assert {who(one) for one in looked_at if one["loads_of_16_bytes"] != one["counts"].get("LDS", 0)} == set()
+    assert {
+        who(one) for one in looked_at if one["loads_of_16_bytes"] != one["counts"].get("LDS", 0)
+    } == set()
 
 
 def test_an_untyped_literal_is_noticed(guilty):
     found = guilty["guilty[untyped]"]
     assert len(found) == 2
     assert all(one["float64_ptx"] for one in found)
-    assert [one["float64_sass"] for one in found if one["cc"] == [9, 0]] == [["DADD", "DMUL", "F2F.F32.F64", "F2F.F64.F32"]]
+    assert [one["float64_sass"] for one in found if one["cc"] == [9, 0]] == [
+        ["DADD", "DMUL", "F2F.F32.F64", "F2F.F64.F32"]
+    ]
 
 
 @pytest.mark.parametrize("kind", ["local", "spilling"])
@@ -185,7 +225,11 @@ def test_memory_outside_the_registers_is_noticed(guilty, kind):
     found = guilty[f"guilty[{kind}]"]
     assert len(found) == 2
     assert all(memory_of(one).get("stack") for one in found)
-    assert all(memory_of(one).get("STL") and memory_of(one).get("LDL") for one in found if one["cc"] == [9, 0])
+    assert all(
+        memory_of(one).get("STL") and memory_of(one).get("LDL")
+        for one in found
+        if one["cc"] == [9, 0]
+    )
 
 
 # The compiler's time
@@ -193,24 +237,41 @@ def test_memory_outside_the_registers_is_noticed(guilty, kind):
 
 def test_a_slow_compiler_has_its_time(tmp_path):
     """More in all than the patience, but never so long without a kernel."""
-    run = compiled(["sh", "-c", "echo '{\"planned\": 5}'; for k in 1 2 3 4 5; do sleep 0.7; echo '{}'; done"], 3.0, tmp_path)
+    run = compiled(
+        ["sh", "-c", "echo '{\"planned\": 5}'; for k in 1 2 3 4 5; do sleep 0.7; echo '{}'; done"],
+        3.0,
+        tmp_path,
+    )
     assert run == ([{}] * 5, "", 0)
 
 
 def test_a_compiler_that_hangs_is_stopped_and_told_how_far_it_got(tmp_path):
-    run = compiled(["sh", "-c", "sleep 600 & echo $! >pid; echo '{\"planned\": 3}'; echo '{}'; wait"], 1.0, tmp_path)
+    run = compiled(
+        ["sh", "-c", "sleep 600 & echo $! >pid; echo '{\"planned\": 3}'; echo '{}'; wait"],
+        1.0,
+        tmp_path,
+    )
     assert run.lines == [{}]
-    assert run.unfinished == "1 of 3 kernels done; slow machine, or a compiler that hangs: none in the last 1 s"
+    assert (
+        run.unfinished
+        == "1 of 3 kernels done; slow machine, or a compiler that hangs: none in the last 1 s"
+    )
     assert not alive(int((tmp_path / "pid").read_text()))  # nor what it started
 
 
 def test_a_compiler_that_breaks_is_not_taken_for_a_slow_one(tmp_path):
-    run = compiled(["sh", "-c", "echo '{\"planned\": 3}'; echo '{}'; echo no memory >&2; exit 7"], 60.0, tmp_path)
+    run = compiled(
+        ["sh", "-c", "echo '{\"planned\": 3}'; echo '{}'; echo no memory >&2; exit 7"],
+        60.0,
+        tmp_path,
+    )
     assert run == ([{}], "1 of 3 kernels done; the process ended with status 7: no memory", 7)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process that was killed a moment ago still runs: not one that nobody has asked for its status yet."""
+    """Whether a process that was killed a moment ago still runs: not one that nobody has asked for
+    its status yet.
+    """
     for _ in range(100):
         stat = Path(f"/proc/{pid}/stat")
         try:

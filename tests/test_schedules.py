@@ -1,4 +1,6 @@
-"""Schedules of the CUDA device: each equals the reference in every shape of plan, with several blocks; and the table that chooses."""
+"""Schedules of the CUDA device: each equals the reference in every shape of plan, with several
+blocks; and the table that chooses.
+"""
 
 import itertools
 
@@ -29,24 +31,37 @@ def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
 
 
 def planned(monkeypatch, lanes, rows, shared_quads):
-    """Make the table choose block plans of this shape, with this many quads of weights a lane in shared memory."""
+    """Make the table choose block plans of this shape, with this many quads of weights a lane in
+    shared memory.
+    """
 
     def chosen(cell, direction, n, B, itemsize, clips=False):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
         plan = schedules.Plan(n, inputs, outputs, lanes, rows, 0, clips)
         plan = plan._replace(held=max(0, plan.quads - shared_quads))
-        return Choice("block", plan, -(-B // rows), plan.threads, plan.shared * itemsize, "the test says so")
+        return Choice(
+            "block", plan, -(-B // rows), plan.threads, plan.shared * itemsize, "the test says so"
+        )
 
     monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.choose", chosen)
 
 
-@pytest.mark.parametrize(("n", "lanes", "rows", "shared_quads"), [(7, 4, 1, 0), (7, 2, 2, 1), (13, 4, 3, 1), (3, 8, 2, 0), (9, 1, 1, 99)])
+@pytest.mark.parametrize(
+    ("n", "lanes", "rows", "shared_quads"),
+    [(7, 4, 1, 0), (7, 2, 2, 1), (13, 4, 3, 1), (3, 8, 2, 0), (9, 1, 1, 99)],
+)
 @pytest.mark.parametrize("name", CHOSEN)
-def test_every_shape_of_block_plan_equals_the_reference(name, n, lanes, rows, shared_quads, monkeypatch):
-    """Shares of a sum over lanes; several samples a block, the last block not full; weights in registers, in shared memory, in both."""
+def test_every_shape_of_block_plan_equals_the_reference(
+    name, n, lanes, rows, shared_quads, monkeypatch
+):
+    """Shares of a sum over lanes; several samples a block, the last block not full; weights in
+    registers, in shared memory, in both.
+    """
     planned(monkeypatch, lanes, rows, shared_quads)
     for clip, pattern in itertools.product(CLIPS, (None, 6)):
-        expected, _, beyond = run("reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
+        expected, _, beyond = run(
+            "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
+        )
         got, _, clipped = run("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
         for a, b in zip(got, expected, strict=True):
             close(a, b)
@@ -82,7 +97,10 @@ def test_a_schedule_that_is_asked_for_is_the_one():
         assert decide(CELLS["lstm"], "forward", 64, 8, 4, H200, schedule).schedule == schedule
     instead = decide(CELLS["lstm"], "forward", 256, 8, 4, H200, "block")  # W does not fit
     assert instead.schedule == "plain" and "more than registers" in instead.why
-    with pytest.raises(ValueError, match="'blocks', expected one of block, plain, gemm"), only("blocks"):
+    with (
+        pytest.raises(ValueError, match="'blocks', expected one of block, plain, gemm"),
+        only("blocks"),
+    ):
         pass
 
 

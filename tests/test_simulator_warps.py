@@ -1,4 +1,6 @@
-"""Warps of the simulator: shuffles, votes, masks and barriers of 32 lanes, and of the fewer that a block may end with."""
+"""Warps of the simulator: shuffles, votes, masks and barriers of 32 lanes, and of the fewer that a
+block may end with.
+"""
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ pytestmark = simulated
 LANES = 32
 MASK = 0xFFFFFFFF
 BLOCK = 40  # a whole warp, and one of 8 lanes
-GRIDS = pytest.mark.parametrize("threads", [BLOCK, (8, 5)], ids=["line", "plane"])  # lanes follow x, then y
+# lanes follow x, then y
+GRIDS = pytest.mark.parametrize("threads", [BLOCK, (8, 5)], ids=["line", "plane"])
 
 
 @cuda.jit(device=True)
@@ -92,7 +95,8 @@ def test_votes_of_a_warp_count_the_lanes_that_are_there(threads):
         out[4, cuda.blockIdx.x, i] = cuda.all_sync(MASK, others)
 
     p = values() > 0
-    q = np.repeat([[True, False], [False, True]], [LANES, BLOCK - LANES], axis=1)  # all of one warp of each block, none of the other
+    # all of one warp of each block, none of the other
+    q = np.repeat([[True, False], [False, True]], [LANES, BLOCK - LANES], axis=1)
     out = np.full((5, 2, BLOCK), -1, np.int64)
     run(votes, 2, threads, p, q, out)
     for mine, others, *got in zip(lanes(p), lanes(q), *map(lanes, out), strict=True):

@@ -1,4 +1,6 @@
-"""mask, resets and clipping of δ at the door, in networks and training; what they mean is said in test_combinations."""
+"""mask, resets and clipping of δ at the door, in networks and training; what they mean is said in
+test_combinations.
+"""
 
 import itertools
 
@@ -8,7 +10,18 @@ import pytest
 import rnn_gpu
 from conftest import close
 from door import B, M, N, T, X, draw, network, refuses, results, same, table
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, DtypeError, Network, Recurrent, ShapeError
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    ArgumentError,
+    Bidirectional,
+    Dense,
+    DtypeError,
+    Network,
+    Recurrent,
+    ShapeError,
+)
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import reference
 
@@ -21,7 +34,9 @@ def some(request):
 
 
 def pattern(seed):
-    """lengths, mask and resets at random; the first sample has one live step only, and the last none in its last part."""
+    """lengths, mask and resets at random; the first sample has one live step only, and the last
+    none in its last part.
+    """
     rng = np.random.default_rng(seed)
     lengths = rng.integers(2, T + 1, B)
     mask, resets = rng.random((T, B)) < 0.7, rng.random((T, B)) < 0.4
@@ -30,12 +45,18 @@ def pattern(seed):
     return {"lengths": lengths, "mask": mask, "resets": resets}
 
 
-@pytest.mark.parametrize("build", [lambda **o: Bidirectional(LSTM(M, N, **o)), lambda **o: GRU(M, N, **o)], ids=["two directions", "GRU"])
+@pytest.mark.parametrize(
+    "build",
+    [lambda **o: Bidirectional(LSTM(M, N, **o)), lambda **o: GRU(M, N, **o)],
+    ids=["two directions", "GRU"],
+)
 def test_gradients_are_slopes_with_masks_and_resets(build, device):
     layer = build(device=device, dtype="float64")
     net = Network([layer, Dense(layer.output_size, 2, "softsign", device=device, dtype="float64")])
     rng = np.random.default_rng(0)
-    rnn_gpu.gradcheck(net, rng.normal(size=(T, B, M)), rng.normal(size=(T, B, 2)), samples=4, **pattern(7))
+    rnn_gpu.gradcheck(
+        net, rng.normal(size=(T, B, M)), rng.normal(size=(T, B, 2)), samples=4, **pattern(7)
+    )
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
@@ -52,7 +73,12 @@ def test_what_stands_in_a_masked_step_is_ignored(model, number):
 
 def test_masks_and_resets_that_say_nothing_change_nothing(model):
     dy, expected = np.ones_like(model(X)[0]), None
-    for call in ({}, {"mask": np.ones((T, B), bool)}, {"resets": np.zeros((T, B), bool)}, {"resets": np.arange(T)[:, None] < np.ones(B)}):
+    for call in (
+        {},
+        {"mask": np.ones((T, B), bool)},
+        {"resets": np.zeros((T, B), bool)},
+        {"resets": np.arange(T)[:, None] < np.ones(B)},
+    ):
         found = results(model, X, dy, **call)
         same(found, expected or found)
         expected = expected or found
@@ -62,12 +88,14 @@ def test_batch_first_holds_for_masks_and_resets():
     first, major = LSTM(M, N, device="reference", batch_first=True), LSTM(M, N, device="reference")
     for names in (("mask", "resets"), ("mask",), ("resets", "lengths")):
         call = {name: pattern(4)[name] for name in names}
-        turned = {name: np.transpose(a) for name, a in call.items()}  # which leaves lengths as they are
+        # which leaves lengths as they are
+        turned = {name: np.transpose(a) for name, a in call.items()}
         same(first(X.swapaxes(0, 1), **turned)[0].swapaxes(0, 1), major(X, **call)[0])
 
 
 def test_a_tape_has_masks_resets_and_clipping_too(some, device):
-    layer, rng = Recurrent(some, M, N, device=device, dtype="float64", reverse=True), np.random.default_rng(3)
+    layer = Recurrent(some, M, N, device=device, dtype="float64", reverse=True)
+    rng = np.random.default_rng(3)
     x, dy = rng.normal(size=(T, B, M)), rng.normal(size=(T, B, N))
     for clips, seed in itertools.product(({}, {"clip_step_norm": 0.3}), (2, 4)):
         expected, counts = results(layer, x, dy, **pattern(seed), **clips), [layer.clipped_steps]
@@ -102,7 +130,11 @@ def test_masks_and_resets_are_refused(door, name, value, error, message):
 def test_rows_have_no_masks():
     rows = Network([Dense(M, 2, device="reference")])
     for name in ("mask", "resets"):
-        refuses(ArgumentError, f"^{name} is given, but .* no recurrent layer", lambda name=name: rows(X[0], **{name: [True] * B}))
+        refuses(
+            ArgumentError,
+            f"^{name} is given, but .* no recurrent layer",
+            lambda name=name: rows(X[0], **{name: [True] * B}),
+        )
 
 
 # Clipping
@@ -125,7 +157,9 @@ def elman_by_hand(layer, x, dy, value, norm):
     return δ, clipped
 
 
-@pytest.mark.parametrize(("value", "norm"), [(0.7, None), (None, 1.2), (0.7, 1.2), (1e9, 1e9), (None, None)])
+@pytest.mark.parametrize(
+    ("value", "norm"), [(0.7, None), (None, 1.2), (0.7, 1.2), (1e9, 1e9), (None, None)]
+)
 def test_clipping_is_what_it_says(device, value, norm):
     layer, rng = RNN(M, N, device=device, dtype="float64"), np.random.default_rng(3)
     x, dy = rng.normal(size=(T, B, M)), rng.normal(size=(T, B, N))
@@ -153,7 +187,9 @@ def test_the_sides_of_a_cell_that_takes_them_apart_shrink_together(device):
         close(a, b * np.minimum(1, 0.5 / norms)[:, None, None])
 
 
-@pytest.mark.parametrize("clips", [{"clip_step_value": 1e30}, {"clip_step_norm": 1e30}], ids=["value", "norm"])
+@pytest.mark.parametrize(
+    "clips", [{"clip_step_value": 1e30}, {"clip_step_norm": 1e30}], ids=["value", "norm"]
+)
 def test_bounds_that_nothing_reaches_change_no_bit(some, device, clips):
     layer = Recurrent(some, M, N, device=device)
     dy = draw(T, B, N)
@@ -172,11 +208,17 @@ def test_δ_that_is_not_finite_stays_so(device):
 
 def test_every_recurrent_layer_of_a_network_is_clipped():
     options = {"device": "cpu", "dtype": "float64"}
-    net = Network([Bidirectional(GRU(M, N, **options)), LSTM(2 * N, N, **options), Dense(N, 2, **options)])
+    net = Network(
+        [Bidirectional(GRU(M, N, **options)), LSTM(2 * N, N, **options), Dense(N, 2, **options)]
+    )
     y, _ = net(X.astype("float64"))
     net.backward(np.ones_like(y), clip_step_norm=1e-3)
     counts = [layer.clipped_steps for layer in net.recurrent]
-    assert net.clipped_steps == sum(counts) and net.layers[0].clipped_steps == sum(counts[:2]) and counts[2] == T * B
+    assert (
+        net.clipped_steps == sum(counts)
+        and net.layers[0].clipped_steps == sum(counts[:2])
+        and counts[2] == T * B
+    )
     for layer in net.recurrent:
         assert np.linalg.norm(layer.delta, axis=(2, 3)).max() <= 1e-3 * (1 + 1e-12)
     net.backward(np.ones_like(y))
@@ -187,9 +229,17 @@ def test_every_recurrent_layer_of_a_network_is_clipped():
 @pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf, True, "1"])
 def test_bounds_are_refused(door, name, value):
     y, _ = door(X)
-    refuses(ArgumentError, f"^{name} is .*, expected a number above 0", lambda: door.backward(y, **{name: value}))
+    refuses(
+        ArgumentError,
+        f"^{name} is .*, expected a number above 0",
+        lambda: door.backward(y, **{name: value}),
+    )
     fit = network().fit
-    refuses(ArgumentError, f"^{name} is ", lambda: fit([X[:, 0]], np.zeros((1, T, 2), "float32"), progress=False, **{name: value}))
+    refuses(
+        ArgumentError,
+        f"^{name} is ",
+        lambda: fit([X[:, 0]], np.zeros((1, T, 2), "float32"), progress=False, **{name: value}),
+    )
 
 
 def test_fit_clips_and_counts():
@@ -198,10 +248,26 @@ def test_fit_clips_and_counts():
     histories, weights = [], []
     for clips in ({}, {"clip_step_norm": 1e-4}, {"clip_step_value": 1e-4}, {"clip_step_norm": 1e9}):
         net = network()
-        histories.append(net.fit(x, y, epochs=2, batch_size=2, shuffle=False, progress=False, optimizer="sgd", learning_rate=0.1, **clips))
+        histories.append(
+            net.fit(
+                x,
+                y,
+                epochs=2,
+                batch_size=2,
+                shuffle=False,
+                progress=False,
+                optimizer="sgd",
+                learning_rate=0.1,
+                **clips,
+            )
+        )
         weights.append(net.parameters["0.W"])
     assert "clipped_steps" not in histories[0]
-    assert [history["clipped_steps"] for history in histories[1:]] == [[8, 4, 8, 4], [8, 4, 8, 4], [0, 0, 0, 0]]
+    assert [history["clipped_steps"] for history in histories[1:]] == [
+        [8, 4, 8, 4],
+        [8, 4, 8, 4],
+        [0, 0, 0, 0],
+    ]
     assert np.array_equal(weights[3], weights[0])
     assert not np.array_equal(weights[1], weights[0]) and not np.array_equal(weights[2], weights[0])
 
@@ -214,7 +280,16 @@ def test_segments_of_a_memory_budget_clip_alike(monkeypatch):
         net = Network([LSTM(M, N, device="reference", dtype="float64")])
         budget = int(part * net.plan(24, 2).bytes)
         assert (net.plan(24, 2, budget).extra > 0) is (part < 1)
-        history = net.fit(x, y, epochs=1, batch_size=2, progress=False, optimizer="sgd", clip_step_norm=0.02, memory_budget=budget)
+        history = net.fit(
+            x,
+            y,
+            epochs=1,
+            batch_size=2,
+            progress=False,
+            optimizer="sgd",
+            clip_step_norm=0.02,
+            memory_budget=budget,
+        )
         found.append((history["clipped_steps"], net.grads["0.W"]))
     assert found[0][0] == found[1][0] and 0 < found[0][0][0] < 48
     assert np.array_equal(found[1][1], found[0][1])

@@ -1,4 +1,6 @@
-"""Compiled kernels are kept between runs, and found again only where nothing they are made of has changed."""
+"""Compiled kernels are kept between runs, and found again only where nothing they are made of has
+changed.
+"""
 
 import errno
 import functools
@@ -53,11 +55,25 @@ def elman(scale):
 
 
 def fresh(cell):
-    """(what a step of ones gives, whether its kernel was found): the kernel made anew, as in another run."""
+    """(what a step of ones gives, whether its kernel was found): the kernel made anew, as in
+    another run.
+    """
     kernel = recurrence.forward_kernel.__wrapped__(cell, np.float32, 1, 1, True)
     p, W = np.ones((1, 1, 1, 3), "f"), np.zeros((3, 3), "f")
     s, kept = np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
-    kernel(p, W, np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8), np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
+    kernel(
+        p,
+        W,
+        np.zeros(0, "f"),
+        s,
+        kept,
+        np.ones((1, 1), np.uint8),
+        np.zeros(999, "f"),
+        False,
+        np.zeros(1, np.int64),
+        0,
+        1,
+    )
     return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
 
 
@@ -133,7 +149,8 @@ for name, value in {"U": 1.0, "W": 0.0, "b": 0.0}.items():
 layer(np.array([[[-1.0]], [[3.0]]], "f"))
 """
     for _ in range(2):
-        assert run(text, tmp_path).split()[-2:] == ["positive:", "3.0"]  # before, its derivative is checked
+        # before, its derivative is checked
+        assert run(text, tmp_path).split()[-2:] == ["positive:", "3.0"]
 
 
 def test_a_kernel_of_another_run_is_not_taken_for_one_of_this_run(tmp_path):
@@ -178,7 +195,16 @@ def test_a_description_is_of_everything_a_formula_refers_to(monkeypatch):
         return f
 
     assert description(plus(3.0)) == description(plus(3.0))
-    different = [plus(3.0), plus(3), plus(-0.0), plus(0.0), through(plus(3.0)), through(plus(4.0)), through(np.tanh), lambda z: z + 1.0]
+    different = [
+        plus(3.0),
+        plus(3),
+        plus(-0.0),
+        plus(0.0),
+        through(plus(3.0)),
+        through(plus(4.0)),
+        through(np.tanh),
+        lambda z: z + 1.0,
+    ]
     different = [description(f) for f in different]
     monkeypatch.setattr("test_stored.SCALE", 2.5)
     assert len({*different, description(plus(3.0))}) == len(different) + 1
@@ -200,19 +226,36 @@ def formula(text, **names):
 
 
 def settings_of(slope):
-    return module("settings", SLOPE=slope, within=module("within", SLOPE=slope), double=numba.njit(lambda z: slope * z))
+    return module(
+        "settings",
+        SLOPE=slope,
+        within=module("within", SLOPE=slope),
+        double=numba.njit(lambda z: slope * z),
+    )
 
 
 READS = {  # slope -> a formula that reads it
     "a name": lambda slope: formula("def f(z): return SLOPE * z", SLOPE=slope),
     "a module": lambda slope: formula("def f(z): return s.SLOPE * z", s=settings_of(slope)),
-    "a module of a module": lambda slope: formula("def f(z): return s.within.SLOPE * z", s=settings_of(slope)),
-    "a function of a module": lambda slope: formula("def f(z): return s.double(z)", s=settings_of(slope)),
-    "within another": lambda slope: formula("def f(z):\n    def g(y): return s.SLOPE * y\n    return g(z)", s=settings_of(slope)),
-    "by another": lambda slope: formula("def f(z): return g(z)", g=formula("def f(z): return s.SLOPE * z", s=settings_of(slope))),
-    "in a closure": lambda slope: formula("def make(s): return lambda z: s.SLOPE * z\nf = make(s)", s=settings_of(slope)),
+    "a module of a module": lambda slope: formula(
+        "def f(z): return s.within.SLOPE * z", s=settings_of(slope)
+    ),
+    "a function of a module": lambda slope: formula(
+        "def f(z): return s.double(z)", s=settings_of(slope)
+    ),
+    "within another": lambda slope: formula(
+        "def f(z):\n    def g(y): return s.SLOPE * y\n    return g(z)", s=settings_of(slope)
+    ),
+    "by another": lambda slope: formula(
+        "def f(z): return g(z)", g=formula("def f(z): return s.SLOPE * z", s=settings_of(slope))
+    ),
+    "in a closure": lambda slope: formula(
+        "def make(s): return lambda z: s.SLOPE * z\nf = make(s)", s=settings_of(slope)
+    ),
     "by keyword": lambda slope: formula("def f(z, *, a=SLOPE): return a * z", SLOPE=slope),
-    "a named tuple": lambda slope: formula("def f(z): return clip.value * z", clip=rnn_gpu.kernels.Clip(slope, 5.0 - slope)),
+    "a named tuple": lambda slope: formula(
+        "def f(z): return clip.value * z", clip=rnn_gpu.kernels.Clip(slope, 5.0 - slope)
+    ),
 }
 
 
@@ -241,7 +284,14 @@ class Config:
 def test_what_cannot_be_followed_has_no_description(name):
     partial, given = functools.partial(double), numba.njit("f4(f4)")(double)
     settings = module("settings", SLOPE=2.0, config=Config())
-    f = formula(UNTOLD[name], settings=settings, config=Config(), Config=Config, partial=partial, given=given)
+    f = formula(
+        UNTOLD[name],
+        settings=settings,
+        config=Config(),
+        Config=Config,
+        partial=partial,
+        given=given,
+    )
     with pytest.raises(LookupError):
         description(f)
 
@@ -256,7 +306,9 @@ def test_a_changed_setting_of_a_module_is_another_kernel(folder):
     settings = module("settings", SLOPE=2.0)
     for slope, expected in ((2.0, False), (3.0, False), (2.0, True), (3.0, True)):
         settings.SLOPE = slope
-        y, found = elementwise(formula("def f(z): return settings.SLOPE * z", settings=settings), np.ones(3))
+        y, found = elementwise(
+            formula("def f(z): return settings.SLOPE * z", settings=settings), np.ones(3)
+        )
         assert (y == slope).all() and found == expected
 
 
@@ -266,7 +318,8 @@ def test_what_was_compiled_before_a_change_is_not_kept_as_made_after_it(folder):
     f = formula(text, settings=settings)
     assert elementwise(f, np.ones(3)) == (pytest.approx(2 * np.ones(3)), False)
     settings.SLOPE = 3.0
-    elementwise(f, np.ones(3))  # is the formula as it was compiled before, whatever it refers to now
+    # is the formula as it was compiled before, whatever it refers to now
+    elementwise(f, np.ones(3))
     y, _ = elementwise(formula(text, settings=settings), np.ones(3))
     assert (y == 3).all()
 
@@ -294,7 +347,9 @@ def test_a_layer_reads_anew_what_its_formulas_refer_to(name, device):
     names, settings = sloping(name)
     for slope in (2.0, 3.0):
         names["SLOPE"] = settings.SLOPE = slope
-        layer = rnn_gpu.Dense(1, 1, activation=(names["f"], names["df"]), device=device, dtype="float64")
+        layer = rnn_gpu.Dense(
+            1, 1, activation=(names["f"], names["df"]), device=device, dtype="float64"
+        )
         layer.parameters["V"][...], layer.parameters["b"][...] = 1.0, 0.0
         y = layer(np.ones((1, 1, 1)))
         assert y[0, 0, 0] == slope and layer.backward(np.ones((1, 1, 1)))[0, 0, 0] == slope
@@ -304,13 +359,24 @@ def test_a_recurrent_layer_does_too(folder):
     names, settings = sloping("settings.SLOPE")
     for slope in (2.0, 3.0):
         settings.SLOPE = slope
-        layer = rnn_gpu.RNN(1, 1, activation=(names["f"], names["df"]), device="cpu", dtype="float64")
+        layer = rnn_gpu.RNN(
+            1, 1, activation=(names["f"], names["df"]), device="cpu", dtype="float64"
+        )
         for parameter, value in {"U": 1.0, "W": 0.0, "b": 0.0}.items():
             layer.parameters[parameter][...] = value
         assert layer(np.ones((1, 1, 1)))[0][0, 0, 0] == slope
 
 
-@pytest.mark.parametrize("setting", [("OPT", 1), ("BOUNDSCHECK", 1), ("USING_SVML", "other"), ("LOOP_VECTORIZE", 0), ("CPU_NAME", "x")])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        ("OPT", 1),
+        ("BOUNDSCHECK", 1),
+        ("USING_SVML", "other"),
+        ("LOOP_VECTORIZE", 0),
+        ("CPU_NAME", "x"),
+    ],
+)
 def test_numbas_settings_belong_to_the_key(folder, monkeypatch, setting):
     key = stored.described(("kernel",))
     monkeypatch.setattr(config, "THREADING_LAYER", "none")
@@ -361,7 +427,11 @@ DAMAGES = {
     "a link": lambda path: path.symlink_to(path.rename(path.with_name("elsewhere"))),
     "of another name": lambda path: os.replace(kept_in(Folder(path.parent, 10_000), "other"), path),
     "too large": lambda path: os.truncate(path, 1 << 40),
-} | ({"a pipe": lambda path: (path.unlink(), os.mkfifo(path, 0o600))} if hasattr(os, "mkfifo") else {})
+} | (
+    {"a pipe": lambda path: (path.unlink(), os.mkfifo(path, 0o600))}
+    if hasattr(os, "mkfifo")
+    else {}
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -385,7 +455,9 @@ def test_a_kernel_with_a_flipped_bit_is_compiled_again(folder, at):
         assert (y == 2).all() and found == expected
 
 
-@pytest.mark.parametrize("error", [ValueError, IndexError, RuntimeError, RecursionError, AttributeError, OSError])
+@pytest.mark.parametrize(
+    "error", [ValueError, IndexError, RuntimeError, RecursionError, AttributeError, OSError]
+)
 def test_whatever_a_kernel_raises_when_it_is_loaded_it_is_compiled(folder, monkeypatch, error):
     def rebuild(*arguments):
         raise error("seen")
@@ -427,12 +499,14 @@ def test_a_planted_pickle_of_another_user_does_not_run(folder, monkeypatch, tmp_
     stored.folder().write(file.stem, pickle.dumps(Planted()))
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(files, "mine", lambda status, kind: status)
-        assert (elementwise(double, np.ones(3))[0] == 2).all() and (tmp_path / "ran").is_dir()  # as it would
+        # as it would
+        assert (elementwise(double, np.ones(3))[0] == 2).all() and (tmp_path / "ran").is_dir()
     (tmp_path / "ran").rmdir()
     stored.folder().write(file.stem, pickle.dumps(Planted()))
     us, path = os.geteuid(), stored.folder().path
     monkeypatch.setattr(os, "geteuid", lambda: us + 1)
-    monkeypatch.setattr(stored, "folder", lambda: Folder(path, 10_000_000))  # that another user made for us
+    # that another user made for us
+    monkeypatch.setattr(stored, "folder", lambda: Folder(path, 10_000_000))
     assert (elementwise(double, np.ones(3))[0] == 2).all() and not (tmp_path / "ran").exists()
 
 
@@ -473,7 +547,12 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
         os.utime(kept_in(store, f"k{k}", b"." * 900), (k, k))
     store.read("k0")
     store.write("k4", b"." * 900)
-    assert sorted(file.name for file in store.files()) == ["k0.kernel", "k2.kernel", "k3.kernel", "k4.kernel"]
+    assert sorted(file.name for file in store.files()) == [
+        "k0.kernel",
+        "k2.kernel",
+        "k3.kernel",
+        "k4.kernel",
+    ]
     store.write("k5", b"." * 4000)
     assert store.read("k5") is None and len(store.files()) == 4
 
@@ -491,11 +570,20 @@ def test_a_file_that_another_process_removes_is_no_error(store, monkeypatch):
 
 def test_what_a_killed_writer_leaves_is_removed_in_time(store):
     kept_in(store)
-    for name, age in (("old.part", 2 * files.ABANDONED), ("young.part", 0), ("another's", 2 * files.ABANDONED)):
+    for name, age in (
+        ("old.part", 2 * files.ABANDONED),
+        ("young.part", 0),
+        ("another's", 2 * files.ABANDONED),
+    ):
         (store.path / name).write_bytes(b"half")
         os.utime(store.path / name, (time.time() - age,) * 2)
     store.write("other", b".")
-    assert {path.name for path in store.path.iterdir()} == {"name.kernel", "other.kernel", "young.part", "another's"}
+    assert {path.name for path in store.path.iterdir()} == {
+        "name.kernel",
+        "other.kernel",
+        "young.part",
+        "another's",
+    }
 
 
 WRITER = """
@@ -550,7 +638,9 @@ def test_a_full_disk_keeps_what_was_there(store, monkeypatch):
 @pytest.mark.parametrize("text", ["", "lots", "-1", "1e3"])
 def test_a_bound_that_is_no_number_is_an_error(monkeypatch, text):
     monkeypatch.setenv("RNN_GPU_CACHE_MB", text)
-    with pytest.raises(ValueError, match=f"RNN_GPU_CACHE_MB is '{text}', expected a number of megabytes"):
+    with pytest.raises(
+        ValueError, match=f"RNN_GPU_CACHE_MB is '{text}', expected a number of megabytes"
+    ):
         stored.folder()
 
 
@@ -565,7 +655,10 @@ def test_clear_removes_kernels_of_older_versions_too(folder):
     for name in ("0" * 64, "somebody's"):
         (folder.parent / name).write_bytes(b"....")
     assert len(stored.clear()) == 2
-    assert not list(folder.iterdir()) and {path.name for path in folder.parent.iterdir()} == {folder.name, "somebody's"}
+    assert not list(folder.iterdir()) and {path.name for path in folder.parent.iterdir()} == {
+        folder.name,
+        "somebody's",
+    }
 
 
 # Within a process

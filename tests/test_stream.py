@@ -1,4 +1,6 @@
-"""A Stream gives, step by step, what one call on the whole sequence gives, and keeps nothing but the states."""
+"""A Stream gives, step by step, what one call on the whole sequence gives, and keeps nothing but
+the states.
+"""
 
 import gc
 import tracemalloc
@@ -9,7 +11,19 @@ import pytest
 
 from conftest import close
 from door import named, refuses, same, table
-from rnn_gpu import GRU, LSTM, RNN, ArgumentError, Bidirectional, Dense, Dropout, Embedding, Network, ShapeError, Stream
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    ArgumentError,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Embedding,
+    Network,
+    ShapeError,
+    Stream,
+)
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cpu import recurrence, threads
@@ -39,8 +53,11 @@ def test_steps_one_by_one_are_the_sequence_at_once(device, dtype):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("b", [1, B, 9])
 def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypatch):
-    """Whatever tiles and threads the whole takes: the sum of a row does not depend on the rows beside it."""
-    on, x = {"device": "cpu", "dtype": dtype}, np.random.default_rng(2).normal(size=(2 * T, b, M)).astype(dtype)
+    """Whatever tiles and threads the whole takes: the sum of a row does not depend on the rows
+    beside it.
+    """
+    on = {"device": "cpu", "dtype": dtype}
+    x = np.random.default_rng(2).normal(size=(2 * T, b, M)).astype(dtype)
     net = Network([RNN(M, 7, **on), LSTM(7, N, **on), GRU(N, 33, **on), Dense(33, 3, "tanh", **on)])
     with monkeypatch.context() as patch:
         patch.setattr(threads, "ENOUGH", 1)
@@ -56,7 +73,8 @@ def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypat
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
 def test_the_recurrence_of_pieces_is_bitwise_that_of_the_whole(name, device):
     cell, d, rng, n = CELLS[name], resolve(device), np.random.default_rng(1), 5
-    p, W = d.array(rng.normal(size=(T, B, cell.gates, n)), "float32"), d.array(rng.normal(size=(cell.gates * n, n)), "float32")
+    p = d.array(rng.normal(size=(T, B, cell.gates, n)), "float32")
+    W = d.array(rng.normal(size=(cell.gates * n, n)), "float32")
     c = d.array(rng.normal(size=cell.gates * n if cell.apart else 0), "float32")
 
     def run(pieces):
@@ -64,7 +82,15 @@ def test_the_recurrence_of_pieces_is_bitwise_that_of_the_whole(name, device):
         for piece in pieces:
             s = d.empty((cell.states, len(piece) + 1, B, n), "float32")
             s[:, 0] = states[-1]
-            d.forward(cell, piece, W, c, s, d.empty((len(piece), B, cell.kept, n), "float32"), d.array(np.ones((len(piece), B)), "uint8"))
+            d.forward(
+                cell,
+                piece,
+                W,
+                c,
+                s,
+                d.empty((len(piece), B, cell.kept, n), "float32"),
+                d.array(np.ones((len(piece), B)), "uint8"),
+            )
             states += [d.array(s[:, t + 1], "float32") for t in range(len(piece))]
         return np.stack([d.numpy(s) for s in states])
 
@@ -109,10 +135,30 @@ def test_a_stream_leaves_backward_alone():
     ("call", "error", "message"),
     table(
         ("a layer", lambda: Stream(LSTM(M, N)), ArgumentError, "network is .*expected a Network"),
-        ("rows", lambda: Stream(Network([Dense(M, N)])), ArgumentError, "network is .*that has a recurrent layer"),
-        ("reverse", lambda: Stream(Network([Bidirectional(LSTM(M, N))])), ArgumentError, "recurrent layer 1 of network goes in reverse"),
-        ("features", lambda: Stream(network())(X[0, :, :2]), ShapeError, r"x has shape \(1, 3, 2\), expected 5 on axis 2"),
-        ("states", lambda: Stream(network(), state=[X[0]])(X), ShapeError, "state is a list of 1, expected a list of 2"),
+        (
+            "rows",
+            lambda: Stream(Network([Dense(M, N)])),
+            ArgumentError,
+            "network is .*that has a recurrent layer",
+        ),
+        (
+            "reverse",
+            lambda: Stream(Network([Bidirectional(LSTM(M, N))])),
+            ArgumentError,
+            "recurrent layer 1 of network goes in reverse",
+        ),
+        (
+            "features",
+            lambda: Stream(network())(X[0, :, :2]),
+            ShapeError,
+            r"x has shape \(1, 3, 2\), expected 5 on axis 2",
+        ),
+        (
+            "states",
+            lambda: Stream(network(), state=[X[0]])(X),
+            ShapeError,
+            "state is a list of 1, expected a list of 2",
+        ),
     ),
 )
 def test_what_cannot_stream_is_refused(call, error, message):
@@ -122,6 +168,10 @@ def test_what_cannot_stream_is_refused(call, error, message):
 def test_another_number_of_samples_is_refused_until_reset():
     stream = Stream(network())
     stream(X[0])
-    refuses(ShapeError, r"^x has 2 samples, but this stream goes on with 3: reset\(\)", lambda: stream(X[0, :2]))
+    refuses(
+        ShapeError,
+        r"^x has 2 samples, but this stream goes on with 3: reset\(\)",
+        lambda: stream(X[0, :2]),
+    )
     stream.reset()
     assert stream(X[0, :2]).shape == (2, 2)

@@ -1,6 +1,8 @@
-"""Calls that threads share come to an end and are right: whatever stops them, whenever they come, and in forked processes.
+"""Calls that threads share come to an end and are right: whatever stops them, whenever they come,
+and in forked processes.
 
-Programs of their own show it, for what fails hangs. The same hundreds of times: stress/test_processes.py.
+Programs of their own show it, for what fails hangs. The same hundreds of times:
+stress/test_processes.py.
 """
 
 import os
@@ -47,7 +49,8 @@ for i in range(int(sys.argv[1])):
     kernel = adding(i)
     hits += interrupting(lambda: call(kernel=kernel, amount=i), random.uniform(0.01, 0.8 * seconds))
     for team in threads.turns.teams.values():
-        assert team.board[threads.TURN] == team.board[threads.COMING], "a call is announced that does not come"
+        expected = team.board[threads.TURN]
+        assert team.board[threads.COMING] == expected, "a call is announced that does not come"
     call()
     call(kernel=kernel, amount=i)
 print(hits)
@@ -98,7 +101,8 @@ class Last:
     def __del__(self):
         late()
 
-atexit.register(late)  # before the library has registered anything: it comes after the end of the threads
+# before the library has registered anything: it comes after the end of the threads
+atexit.register(late)
 from processes import *
 
 share_all()
@@ -115,7 +119,8 @@ time.sleep(random.choice([0, 0.001, 0.1]))
 @pytest.mark.parametrize("others", ["idle", "busy"])
 def test_calls_at_the_end_of_python_are_done_alone(others):
     told = run(AT_THE_END, others).split()
-    assert told == ["True", "True"] or (told == ["True"] and others == "busy")  # a daemon may keep what would be finalized
+    # a daemon may keep what would be finalized
+    assert told == ["True", "True"] or (told == ["True"] and others == "busy")
 
 
 HANDLED = """

@@ -1,4 +1,6 @@
-"""The CPU's tiles: products of any size, the same bits for a sample whatever is beside it and however many threads there are."""
+"""The CPU's tiles: products of any size, the same bits for a sample whatever is beside it and
+however many threads there are.
+"""
 
 import os
 import select
@@ -27,13 +29,18 @@ SIZES = [(1, 1, 1, 1), (3, 2, 5, 7), (4, 5, 33, 16), (2, 150, 64, 96), (2, 1, 17
 def test_products_of_any_size(size, dtype):
     T, B, m, n = size
     rng = np.random.default_rng(0)
-    x, U, b, δ = (rng.normal(size=shape).astype(dtype) for shape in ((T, B, m), (3 * n, m), 3 * n, (T, B, 3, n)))
+    x, U, b, δ = (
+        rng.normal(size=shape).astype(dtype)
+        for shape in ((T, B, m), (3 * n, m), 3 * n, (T, B, 3, n))
+    )
     close(cpu.project(x, U, b, 3), reference.project(x, U, b, 3), dtype)
     assert (cpu.project(x, U, None, 3) == cpu.project(x, U, 0 * b, 3)).all()
     for below, bias in ((True, True), (True, False), (False, True), (False, False)):
         got = cpu.project_back(δ, x, U, below=below, bias=bias)
         assert [a is None for a in got] == [not below, False, not bias]
-        added = cpu.project_back(δ, x, U, 2 * got[1], None if got[2] is None else 2 * got[2], below, bias)
+        added = cpu.project_back(
+            δ, x, U, 2 * got[1], None if got[2] is None else 2 * got[2], below, bias
+        )
         for once, thrice, expected in zip(got, added, reference.project_back(δ, x, U), strict=True):
             if once is not None:
                 close(once, expected, dtype)
@@ -42,9 +49,13 @@ def test_products_of_any_size(size, dtype):
 
 @pytest.mark.parametrize("far", [True, False])
 def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far, monkeypatch):
-    """Rows of δ that are far from each other are packed; threads share rows of the sums, and of each chunk of what goes below."""
+    """Rows of δ that are far from each other are packed; threads share rows of the sums, and of
+    each chunk of what goes below.
+    """
     rng = np.random.default_rng(0)
-    δ, x, U = (rng.normal(size=shape).astype("f") for shape in ((70, 9, 4, 29), (70, 9, 21), (116, 21)))
+    δ, x, U = (
+        rng.normal(size=shape).astype("f") for shape in ((70, 9, 4, 29), (70, 9, 21), (116, 21))
+    )
     expected = cpu.project_back(δ, x, U)
     monkeypatch.setattr(products, "FAR", 0 if far else 1 << 20)
     monkeypatch.setattr(threads, "ENOUGH", 1)
@@ -57,7 +68,9 @@ def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far
 
 
 def passes(B, n, cell="lstm", dtype="float32", T=5, resets=None, **clips):
-    """Everything one layer computes for B samples, each array with the samples first or without them."""
+    """Everything one layer computes for B samples, each array with the samples first or without
+    them.
+    """
     layer = rnn_gpu.Recurrent(CELLS[cell], n, n, device="cpu", dtype=dtype)
     x, dy = np.random.default_rng(3).normal(size=(2, T, 33, n)).astype(dtype)[:, :, :B]
     y, _ = layer(x, resets=resets)
@@ -74,7 +87,9 @@ def test_a_sample_does_not_depend_on_those_beside_it(cell, n):
             assert (a == b[:, :B]).all()
 
 
-@pytest.mark.parametrize("clips", [{}, {"clip_step_value": 0.5, "clip_step_norm": 1.0}], ids=["free", "clipped"])
+@pytest.mark.parametrize(
+    "clips", [{}, {"clip_step_value": 0.5, "clip_step_norm": 1.0}], ids=["free", "clipped"]
+)
 @pytest.mark.parametrize("B, n, how", [(33, 20, "the samples"), (2, 70, "the units and meet")])
 def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
     resets = np.random.default_rng(1).random((5, B)) < 0.4
@@ -91,9 +106,13 @@ def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
 
 def test_threads_obey_numba_and_the_work(monkeypatch):
     monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
-    assert [threads.threads_for(work, 100) for work in (threads.ENOUGH / 2, threads.ENOUGH)] == [1, 3]
+    assert [threads.threads_for(work, 100) for work in (threads.ENOUGH / 2, threads.ENOUGH)] == [
+        1,
+        3,
+    ]
     assert threads.threads_for(threads.ENOUGH, 2) == 2
-    assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1, np.dtype("f")) == (1, False)  # nothing to share
+    # nothing to share
+    assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1, np.dtype("f")) == (1, False)
     monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
     for n, B, by_units in ((128, 16, False), (512, 16, True), (512, 32, False), (128, 2, True)):
         assert recurrence.shares(CELLS["lstm"], 64, B, n, n // 16, np.dtype("f")) == (2, by_units)
@@ -133,9 +152,18 @@ def test_an_error_in_a_thread_is_raised_when_the_others_are_done(at):
 
 def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
     text = "import sys, time, test_tiles as t\n"
-    text += "t.threads.share(t.count_up, 3, t.np.zeros(3, int), t.np.zeros(3)); time.sleep(float(sys.argv[1]))"
+    text += (
+        "t.threads.share(t.count_up, 3, t.np.zeros(3, int), t.np.zeros(3)); "
+        "time.sleep(float(sys.argv[1]))"
+    )
     for pause in ("0", "0.1"):
-        ended = subprocess.run([sys.executable, "-c", text, pause], cwd=Path(__file__).parent, capture_output=True, timeout=60, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-c", text, pause],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         assert ended.returncode == 0, ended.stderr
 
 
@@ -158,7 +186,8 @@ def test_threads_work_in_a_forked_process(monkeypatch):
     passes(9, 5)
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of threads and fork: that is what is tried
+        # Python 3.12 warns of threads and fork: that is what is tried
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         passes(9, 5)

@@ -1,4 +1,6 @@
-"""rnn_gpu.torch against torch.nn: the same outputs, gradients and state_dict; then what torch has not. Skipped without torch."""
+"""rnn_gpu.torch against torch.nn: the same outputs, gradients and state_dict; then what torch has
+not. Skipped without torch.
+"""
 
 import copy
 import io
@@ -17,12 +19,20 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-import rnn_gpu  # noqa: E402
-import rnn_gpu.torch as ours  # noqa: E402
-from conftest import close  # noqa: E402
-from door import refuses, table  # noqa: E402
-from rnn_gpu import ArgumentError, DeviceError, DtypeError, OrderError, ShapeError, UnsupportedError, cell  # noqa: E402
-from test_bptt import leaky_back, leaky_step  # noqa: E402
+import rnn_gpu
+import rnn_gpu.torch as ours
+from conftest import close
+from door import refuses, table
+from rnn_gpu import (
+    ArgumentError,
+    DeviceError,
+    DtypeError,
+    OrderError,
+    ShapeError,
+    UnsupportedError,
+    cell,
+)
+from test_bptt import leaky_back, leaky_step
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -72,7 +82,9 @@ def leaves(tree):
 
 
 def passed(module, x, hx=None, seed=None, **more):
-    """Outputs, final states and every gradient of one pass, as arrays; a loss of outputs and states."""
+    """Outputs, final states and every gradient of one pass, as arrays; a loss of outputs and
+    states.
+    """
     asked = [leaf.detach().requires_grad_() for leaf in leaves((x,) if hx is None else (x, hx))]
     if isinstance(x, torch.nn.utils.rnn.PackedSequence):
         x = x._replace(data=asked[0])
@@ -102,18 +114,25 @@ def batch(options, *axes):
 @st.composite
 def calls(choose):
     """Both modules, an input of one of three kinds, and a state or None."""
-    maybe, kind = choose(st.lists(st.booleans(), min_size=4, max_size=4)), choose(st.sampled_from(KINDS))
-    options = dict(zip(("bias", "batch_first", "bidirectional"), maybe, strict=False)) | {"num_layers": choose(st.integers(1, 3))}
+    maybe = choose(st.lists(st.booleans(), min_size=4, max_size=4))
+    kind = choose(st.sampled_from(KINDS))
+    options = dict(zip(("bias", "batch_first", "bidirectional"), maybe, strict=False)) | {
+        "num_layers": choose(st.integers(1, 3))
+    }
     if kind == "RNN":
         options["nonlinearity"] = choose(st.sampled_from(("tanh", "relu")))
     theirs, mine = pair(kind, **options)
     lengths = choose(st.lists(st.integers(1, 6), min_size=1, max_size=5))
     axes = (len(lengths), max(lengths)) if maybe[1] else (max(lengths), len(lengths))
-    x, of, batch = draw(*axes, M), choose(st.sampled_from(("batch", "sequence", "packed"))), (len(lengths),)
+    x = draw(*axes, M)
+    of = choose(st.sampled_from(("batch", "sequence", "packed")))
+    batch = (len(lengths),)
     if of == "sequence":
         x, batch = x.select(1 - maybe[1], 0), ()
     elif of == "packed":
-        x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, maybe[1], enforce_sorted=sorted(lengths, reverse=True) == lengths)
+        x = torch.nn.utils.rnn.pack_padded_sequence(
+            x, lengths, maybe[1], enforce_sorted=sorted(lengths, reverse=True) == lengths
+        )
     return theirs, mine, x, state(theirs, *batch) if maybe[3] else None
 
 
@@ -124,7 +143,9 @@ def test_outputs_and_gradients_are_torchs(call):
 
 
 def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
-    """The kernels of each device behind the same module; CUDA's in the simulator, where its arrays are NumPy's."""
+    """The kernels of each device behind the same module; CUDA's in the simulator, where its arrays
+    are NumPy's.
+    """
     monkeypatch.setattr(ours, "device_of", lambda tensor: device)
     theirs, mine = pair(kind, num_layers=2, bidirectional=True)
     packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), LENGTHS, enforce_sorted=False)
@@ -158,7 +179,8 @@ def test_dropout_falls_on_what_torchs_does_after_the_same_seed(kind):
 
 def test_dropout_of_everything_leaves_the_second_layer_its_biases():
     mine = ours.RNN(M, N, 2, dropout=1.0)
-    (a, _), (b, _) = mine(draw(T, B, M, dtype=torch.float32)), mine(draw(T, B, M, dtype=torch.float32) + 1)
+    a, _ = mine(draw(T, B, M, dtype=torch.float32))
+    b, _ = mine(draw(T, B, M, dtype=torch.float32) + 1)
     assert (a == b).all() and (a[0] != 0).all()
 
 
@@ -172,7 +194,9 @@ def test_torchs_numbers_after_the_same_seed_and_its_state_dict_both_ways(kind, o
     other = getattr(torch.nn, kind)(M, N, **options)
     other.load_state_dict(mine.state_dict())
     assert all((a == b).all() for a, b in zip(other.parameters(), theirs.parameters(), strict=True))
-    assert [len(weights) for weights in mine.all_weights] == [len(weights) for weights in theirs.all_weights]
+    assert [len(weights) for weights in mine.all_weights] == [
+        len(weights) for weights in theirs.all_weights
+    ]
 
 
 def test_gradcheck_of_torch(kind):
@@ -190,14 +214,20 @@ def test_gradcheck_of_torch(kind):
         named = dict(zip((name for name, _ in parameters), values, strict=True))
         return torch.func.functional_call(mine, named, (inputs[0].detach(),))[0]
 
-    assert torch.autograd.gradcheck(of_parameters, [p.detach().requires_grad_() for _, p in parameters], fast_mode=True)
+    assert torch.autograd.gradcheck(
+        of_parameters, [p.detach().requires_grad_() for _, p in parameters], fast_mode=True
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_torchs_own_samples(kind):
-    modules = pytest.importorskip("torch.testing._internal.common_modules", reason="torch's tests need expecttest")
+    modules = pytest.importorskip(
+        "torch.testing._internal.common_modules", reason="torch's tests need expecttest"
+    )
     (info,) = (info for info in modules.module_db if info.name == f"nn.{kind}")
-    samples = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=True, training=True)
+    samples = info.module_inputs_func(
+        info, device="cpu", dtype=torch.float64, requires_grad=True, training=True
+    )
     tried = 0
     for sample in samples:
         settings, call = sample.constructor_input, sample.forward_input
@@ -220,7 +250,9 @@ def test_it_learns_in_a_sequential():
             return result[0][-1]
 
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(2, M), ours.GRU(M, N), Last(), torch.nn.Linear(N, 1))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2, M), ours.GRU(M, N), Last(), torch.nn.Linear(N, 1)
+    )
     x = draw(T, 16, 2, dtype=torch.float32)
     adam, losses = torch.optim.Adam(model.parameters(), 0.05), []
     for _ in range(40):
@@ -244,9 +276,18 @@ def test_autocast_computes_in_float32(kind):
     assert linear.weight.grad.dtype == torch.float32 and (linear.weight.grad != 0).any()
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "again",
+    [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))],
+    ids=["deepcopy", "pickle"],
+)
 def test_copies_compute_the_same(again):
-    for module in (ours.LSTM(M, N, 2), ours.RNN(M, N, nonlinearity="softsign"), ours.Recurrent("gru", M, N), own_activation()):
+    for module in (
+        ours.LSTM(M, N, 2),
+        ours.RNN(M, N, nonlinearity="softsign"),
+        ours.Recurrent("gru", M, N),
+        own_activation(),
+    ):
         x = draw(T, B, M, dtype=torch.float32)
         y, _ = module(x, tape=True)
         other = again(module)
@@ -264,7 +305,11 @@ def test_a_whole_module_is_saved_and_loaded():
 def test_to_changes_the_dtype(kind):
     theirs, mine = pair(kind, dtype=torch.float32)
     agree(theirs.to(torch.float64), mine.to(torch.float64), draw(T, B, M))
-    refuses(DtypeError, "^the parameters are torch.bfloat16, expected", lambda: mine.to(torch.bfloat16)(draw(T, B, M)))
+    refuses(
+        DtypeError,
+        "^the parameters are torch.bfloat16, expected",
+        lambda: mine.to(torch.bfloat16)(draw(T, B, M)),
+    )
 
 
 def test_writing_into_an_output_leaves_the_gradient_and_into_an_input_is_an_error(kind):
@@ -276,7 +321,9 @@ def test_writing_into_an_output_leaves_the_gradient_and_into_an_input_is_an_erro
     with torch.no_grad():
         for leaf in leaves((y, last)):
             leaf.zero_()
-    close(torch.autograd.grad(loss, list(mine.parameters()), retain_graph=True)[-1].numpy(), expected)
+    close(
+        torch.autograd.grad(loss, list(mine.parameters()), retain_graph=True)[-1].numpy(), expected
+    )
     with torch.no_grad():
         mine.weight_hh_l0 += 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -286,7 +333,9 @@ def test_writing_into_an_output_leaves_the_gradient_and_into_an_input_is_an_erro
 def test_a_graph_goes_backward_twice(kind):
     _, mine = pair(kind)
     loss = mine(draw(T, B, M))[0].sum()
-    first, second = (torch.autograd.grad(loss, list(mine.parameters()), retain_graph=True) for _ in range(2))
+    first, second = (
+        torch.autograd.grad(loss, list(mine.parameters()), retain_graph=True) for _ in range(2)
+    )
     assert all((a == b).all() for a, b in zip(first, second, strict=True))
 
 
@@ -324,7 +373,13 @@ def test_an_activation_of_ones_own():
 
 
 def test_a_cell_of_ones_own():
-    mine = ours.Recurrent(cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back), M, N, 2, dtype=torch.float64)
+    mine = ours.Recurrent(
+        cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back),
+        M,
+        N,
+        2,
+        dtype=torch.float64,
+    )
     assert torch.autograd.gradcheck(lambda x: mine(x)[0], [draw(4, 2, M).requires_grad_()])
 
 
@@ -344,7 +399,9 @@ def test_a_masked_step_is_no_step(kind):
 
 
 class InTwo(torch.nn.Module):
-    """A module on the steps before `at`, and anew on the others; and the state that each direction ends with."""
+    """A module on the steps before `at`, and anew on the others; and the state that each direction
+    ends with.
+    """
 
     def __init__(self, module, at):
         super().__init__()
@@ -352,9 +409,15 @@ class InTwo(torch.nn.Module):
 
     def forward(self, x, hx=None):
         axis, directions = int(self.module.batch_first), 2 if self.module.bidirectional else 1
-        outputs, states = zip(*(self.module(part, hx) for part in x.tensor_split([self.at], axis)), strict=True)
+        outputs, states = zip(
+            *(self.module(part, hx) for part in x.tensor_split([self.at], axis)), strict=True
+        )
         before, after = (torch.stack(leaves((last,))) for last in states)
-        last = tuple(torch.where((torch.arange(len(after[0])) % directions == 1)[:, None, None], before, after))
+        last = tuple(
+            torch.where(
+                (torch.arange(len(after[0])) % directions == 1)[:, None, None], before, after
+            )
+        )
         return torch.cat(outputs, axis), last if len(last) > 1 else last[0]
 
 
@@ -363,10 +426,15 @@ def test_a_reset_begins_another_sequence(kind, options):
     x, resets = batch(options, T, B), torch.arange(T)[:, None].expand(T, B) == 2
     resets = resets.T if mine.batch_first else resets
     for hx in (None, state(theirs, B)):
-        for a, b in zip(passed(mine, x, hx, resets=resets), passed(InTwo(theirs, 2), x, hx), strict=True):
+        for a, b in zip(
+            passed(mine, x, hx, resets=resets), passed(InTwo(theirs, 2), x, hx), strict=True
+        ):
             close(a, b)
     y, _ = mine(x[:, 0] if not mine.batch_first else x[0], resets=np.arange(T) == 2)
-    close(y.detach().numpy(), mine(x, resets=resets)[0].detach().select(1 - mine.batch_first, 0).numpy())
+    close(
+        y.detach().numpy(),
+        mine(x, resets=resets)[0].detach().select(1 - mine.batch_first, 0).numpy(),
+    )
 
 
 def pattern():
@@ -376,10 +444,20 @@ def pattern():
 
 def as_network(module, device):
     """The same layers of ours as a Network."""
-    options = {"num_layers": module.num_layers, "bidirectional": module.bidirectional, "device": device, "dtype": "float64"}
+    options = {
+        "num_layers": module.num_layers,
+        "bidirectional": module.bidirectional,
+        "device": device,
+        "dtype": "float64",
+    }
     layers = rnn_gpu.stack(getattr(rnn_gpu, type(module).__name__), M, N, **options)
     network = rnn_gpu.Network(layers)
-    network.load_torch({f"{re.search('_l([0-9])', name)[1]}.{re.sub('_l[0-9]', '_l0', name)}": θ for name, θ in numbers(module).items()})
+    network.load_torch(
+        {
+            f"{re.search('_l([0-9])', name)[1]}.{re.sub('_l[0-9]', '_l0', name)}": θ
+            for name, θ in numbers(module).items()
+        }
+    )
     return network
 
 
@@ -387,12 +465,17 @@ def numbers(module):
     return {name: θ.detach().numpy() for name, θ in module.named_parameters()}
 
 
-@pytest.mark.parametrize("clips", [{}, {"clip_step_value": 0.2, "clip_step_norm": 0.3}], ids=["free", "clipped"])
+@pytest.mark.parametrize(
+    "clips", [{}, {"clip_step_value": 0.2, "clip_step_norm": 0.3}], ids=["free", "clipped"]
+)
 def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, device, monkeypatch):
     monkeypatch.setattr(ours, "device_of", lambda tensor: device)
     mine = getattr(ours, kind)(M, N, 2, bidirectional=True, dtype=torch.float64, **clips)
     network, x, hx = as_network(mine, device), draw(T, B, M), state(mine, B)
-    dy, by_layer = draw(T, B, 2 * N), [tuple(a.numpy() for a in one) if kind == "LSTM" else one.numpy() for one in each_layer(hx)]
+    dy = draw(T, B, 2 * N)
+    by_layer = [
+        tuple(a.numpy() for a in one) if kind == "LSTM" else one.numpy() for one in each_layer(hx)
+    ]
     y, last = network(x.numpy(), by_layer, **pattern())
     dx, _ = network.backward(dy.numpy(), **clips)
     x.requires_grad_()
@@ -402,7 +485,9 @@ def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, devi
         x.grad = None
         mine.zero_grad()
         (got * dy).sum().backward(retain_graph=True)
-        assert mine.clipped_steps == network.clipped_steps and (mine.clipped_steps > 0) is bool(clips)
+        assert mine.clipped_steps == network.clipped_steps and (mine.clipped_steps > 0) is bool(
+            clips
+        )
     close(got.detach().numpy(), y)
     close(x.grad.numpy(), dx)
     for one, theirs in zip(each_layer(h), last, strict=True):
@@ -464,30 +549,140 @@ H = torch.zeros(1, B, N)
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     table(
-        ("projection", lambda: ours.LSTM(M, N, proj_size=2), UnsupportedError, "proj_size is 2: these modules have no projection"),
+        (
+            "projection",
+            lambda: ours.LSTM(M, N, proj_size=2),
+            UnsupportedError,
+            "proj_size is 2: these modules have no projection",
+        ),
         ("size", lambda: ours.GRU(M, 0), ArgumentError, "hidden_size is 0, expected an integer"),
-        ("layers", lambda: ours.GRU(M, N, 0), ArgumentError, "num_layers is 0, expected an integer"),
-        ("dropout", lambda: ours.GRU(M, N, 2, dropout=1.5), ArgumentError, "dropout is 1.5, expected a number from 0"),
-        ("activation", lambda: ours.RNN(M, N, nonlinearity="tanhh"), ArgumentError, "activation is 'tanhh', expected one of"),
-        ("cell", lambda: ours.Recurrent("lstmm", M, N), ArgumentError, "cell is 'lstmm', expected one of"),
-        ("rank", lambda: ours.GRU(M, N)(X[0, 0]), ShapeError, r"input has shape \(4,\), expected \(T, B, m\)"),
-        ("features", lambda: ours.GRU(M, N, batch_first=True)(X[..., 1:]), ShapeError, r"input has 3 features.*input_size=4: \(B, T, m\)"),
-        ("no steps", lambda: ours.GRU(M, N)(X[:0]), ShapeError, r"input has shape \(0, 3, 4\), .*of at least one step"),
-        ("dtype", lambda: ours.GRU(M, N)(X.double()), DtypeError, "input is torch.float64, but the parameters are torch.float32"),
-        ("state's dtype", lambda: ours.GRU(M, N)(X, H.double()), DtypeError, "hx is torch.float64, but the parameters are"),
-        ("state's shape", lambda: ours.GRU(M, N, 2)(X, H), ShapeError, r"hx has shape \(1, 3, 7\), expected \(2, 3, 7\)"),
-        ("one state", lambda: ours.LSTM(M, N)(X, H), ShapeError, "hx is a Tensor, expected a tuple of 2 tensors"),
-        ("three states", lambda: ours.LSTM(M, N)(X, (H, H, H)), ShapeError, "hx is a tuple of 3, expected a tuple of 2 tensors"),
+        (
+            "layers",
+            lambda: ours.GRU(M, N, 0),
+            ArgumentError,
+            "num_layers is 0, expected an integer",
+        ),
+        (
+            "dropout",
+            lambda: ours.GRU(M, N, 2, dropout=1.5),
+            ArgumentError,
+            "dropout is 1.5, expected a number from 0",
+        ),
+        (
+            "activation",
+            lambda: ours.RNN(M, N, nonlinearity="tanhh"),
+            ArgumentError,
+            "activation is 'tanhh', expected one of",
+        ),
+        (
+            "cell",
+            lambda: ours.Recurrent("lstmm", M, N),
+            ArgumentError,
+            "cell is 'lstmm', expected one of",
+        ),
+        (
+            "rank",
+            lambda: ours.GRU(M, N)(X[0, 0]),
+            ShapeError,
+            r"input has shape \(4,\), expected \(T, B, m\)",
+        ),
+        (
+            "features",
+            lambda: ours.GRU(M, N, batch_first=True)(X[..., 1:]),
+            ShapeError,
+            r"input has 3 features.*input_size=4: \(B, T, m\)",
+        ),
+        (
+            "no steps",
+            lambda: ours.GRU(M, N)(X[:0]),
+            ShapeError,
+            r"input has shape \(0, 3, 4\), .*of at least one step",
+        ),
+        (
+            "dtype",
+            lambda: ours.GRU(M, N)(X.double()),
+            DtypeError,
+            "input is torch.float64, but the parameters are torch.float32",
+        ),
+        (
+            "state's dtype",
+            lambda: ours.GRU(M, N)(X, H.double()),
+            DtypeError,
+            "hx is torch.float64, but the parameters are",
+        ),
+        (
+            "state's shape",
+            lambda: ours.GRU(M, N, 2)(X, H),
+            ShapeError,
+            r"hx has shape \(1, 3, 7\), expected \(2, 3, 7\)",
+        ),
+        (
+            "one state",
+            lambda: ours.LSTM(M, N)(X, H),
+            ShapeError,
+            "hx is a Tensor, expected a tuple of 2 tensors",
+        ),
+        (
+            "three states",
+            lambda: ours.LSTM(M, N)(X, (H, H, H)),
+            ShapeError,
+            "hx is a tuple of 3, expected a tuple of 2 tensors",
+        ),
         ("no state", lambda: ours.GRU(M, N)(X, 0), ShapeError, "hx is 0, expected a tensor"),
-        ("bias", lambda: ours.LSTM(M, N, bias="False"), ArgumentError, "bias is 'False', expected True or False"),
-        ("bias by place", lambda: ours.LSTM(M, N, 1, 0), ArgumentError, "bias is 0, expected True or False"),
-        ("batch_first", lambda: ours.GRU(M, N, batch_first="no"), ArgumentError, "batch_first is 'no', expected True or False"),
-        ("bidirectional", lambda: ours.RNN(M, N, bidirectional=2), ArgumentError, "bidirectional is 2, expected True or False"),
-        ("tape", lambda: ours.RNN(M, N)(X, tape="no"), ArgumentError, "tape is 'no', expected True or False"),
-        ("device", lambda: ours.GRU(M, N)(X.to("meta")), DeviceError, "input is on meta, but the parameters are on cpu"),
-        ("meta", lambda: ours.GRU(M, N, device="meta")(X.to("meta")), DeviceError, "input is on meta, expected a CPU or a CUDA tensor"),
-        ("value", lambda: ours.GRU(M, N, clip_step_value=0), ArgumentError, "clip_step_value is 0, expected a number above 0"),
-        ("norm", lambda: ours.RNN(M, N, clip_step_norm="1"), ArgumentError, "clip_step_norm is '1', expected a number above 0"),
+        (
+            "bias",
+            lambda: ours.LSTM(M, N, bias="False"),
+            ArgumentError,
+            "bias is 'False', expected True or False",
+        ),
+        (
+            "bias by place",
+            lambda: ours.LSTM(M, N, 1, 0),
+            ArgumentError,
+            "bias is 0, expected True or False",
+        ),
+        (
+            "batch_first",
+            lambda: ours.GRU(M, N, batch_first="no"),
+            ArgumentError,
+            "batch_first is 'no', expected True or False",
+        ),
+        (
+            "bidirectional",
+            lambda: ours.RNN(M, N, bidirectional=2),
+            ArgumentError,
+            "bidirectional is 2, expected True or False",
+        ),
+        (
+            "tape",
+            lambda: ours.RNN(M, N)(X, tape="no"),
+            ArgumentError,
+            "tape is 'no', expected True or False",
+        ),
+        (
+            "device",
+            lambda: ours.GRU(M, N)(X.to("meta")),
+            DeviceError,
+            "input is on meta, but the parameters are on cpu",
+        ),
+        (
+            "meta",
+            lambda: ours.GRU(M, N, device="meta")(X.to("meta")),
+            DeviceError,
+            "input is on meta, expected a CPU or a CUDA tensor",
+        ),
+        (
+            "value",
+            lambda: ours.GRU(M, N, clip_step_value=0),
+            ArgumentError,
+            "clip_step_value is 0, expected a number above 0",
+        ),
+        (
+            "norm",
+            lambda: ours.RNN(M, N, clip_step_norm="1"),
+            ArgumentError,
+            "clip_step_norm is '1', expected a number above 0",
+        ),
     ),
 )
 def test_what_cannot_be_is_refused(call, error, message):
@@ -503,13 +698,36 @@ LIVE = X[..., 0] > 0
     table(
         ("floats", False, X, X[..., 0], DtypeError, "is float32, expected booleans"),
         ("axes", False, X, LIVE.T, ShapeError, r"has shape \(3, 5\), expected \(5, 3\), \(T, B\)"),
-        ("rows first", True, X, LIVE.T, ShapeError, r"has shape \(3, 5\), expected \(5, 3\), \(B, T\)"),
-        ("no batch", False, X[:, 0], LIVE, ShapeError, r"has shape \(5, 3\), expected \(5,\), \(T\)"),
-        ("packed", False, torch.nn.utils.rnn.pack_sequence([X[:, 0]]), LIVE, ArgumentError, "is given with a PackedSequence"),
+        (
+            "rows first",
+            True,
+            X,
+            LIVE.T,
+            ShapeError,
+            r"has shape \(3, 5\), expected \(5, 3\), \(B, T\)",
+        ),
+        (
+            "no batch",
+            False,
+            X[:, 0],
+            LIVE,
+            ShapeError,
+            r"has shape \(5, 3\), expected \(5,\), \(T\)",
+        ),
+        (
+            "packed",
+            False,
+            torch.nn.utils.rnn.pack_sequence([X[:, 0]]),
+            LIVE,
+            ArgumentError,
+            "is given with a PackedSequence",
+        ),
     ),
 )
 def test_masks_and_resets_are_refused(name, rows, x, values, error, message):
-    refuses(error, f"^{name} {message}", lambda: ours.GRU(M, N, batch_first=rows)(x, **{name: values}))
+    refuses(
+        error, f"^{name} {message}", lambda: ours.GRU(M, N, batch_first=rows)(x, **{name: values})
+    )
 
 
 # Data parallel
@@ -519,7 +737,8 @@ import os, sys, torch, torch.distributed as dist
 import rnn_gpu.torch
 from torch.nn.parallel import DistributedDataParallel
 
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(sys.argv[2]), world_size=2)
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
 torch.manual_seed(0)
 module = rnn_gpu.torch.RNN(4, 7)
 x = torch.randn(5, 6, 4)
@@ -529,26 +748,39 @@ mine = slice(0, 3) if dist.get_rank() == 0 else slice(3, 6)
 parallel = DistributedDataParallel(module)
 y, _ = parallel(x[:, mine])
 y.square().mean().backward()
-assert torch.allclose(module.weight_hh_l0.grad, expected, rtol=1e-5, atol=1e-7), (module.weight_hh_l0.grad - expected).abs().max()
+found = module.weight_hh_l0.grad
+assert torch.allclose(found, expected, rtol=1e-5, atol=1e-7), (found - expected).abs().max()
 dist.barrier()
 os._exit(0)  # gloo's threads may abort a process that takes them down
 """
 
 
 CHECKOUT = Path(__file__).parents[1]
-distributed = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
+distributed = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no distributed"
+)
 
 
 def here():
-    """The environment of a process that finds the library where these tests do, without the simulator."""
-    inherited = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    return inherited | {"PYTHONPATH": str(Path(rnn_gpu.__file__).parents[1]), "CUDA_VISIBLE_DEVICES": "-1"}
+    """The environment of a process that finds the library where these tests do, without the
+    simulator.
+    """
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"
+    }
+    return inherited | {
+        "PYTHONPATH": str(Path(rnn_gpu.__file__).parents[1]),
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
 
 
 @distributed
 def test_two_processes_get_the_gradient_of_the_whole_batch(tmp_path):
     command = [sys.executable, "-c", TWO, str(tmp_path / "meeting")]
-    both = [subprocess.Popen([*command, str(rank)], env=here(), stderr=subprocess.PIPE, text=True) for rank in range(2)]
+    both = [
+        subprocess.Popen([*command, str(rank)], env=here(), stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
     for process in both:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
@@ -557,24 +789,42 @@ def test_two_processes_get_the_gradient_of_the_whole_batch(tmp_path):
 @distributed
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="the tests run outside a checkout")
 def test_the_example_trains_on_two_processes():
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "examples/ddp.py"]
-    run = subprocess.run(command, cwd=CHECKOUT, env=here(), capture_output=True, text=True, timeout=300, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "examples/ddp.py",
+    ]
+    run = subprocess.run(
+        command, cwd=CHECKOUT, env=here(), capture_output=True, text=True, timeout=300, check=False
+    )
     assert run.returncode == 0, run.stderr
     losses = [float(line.split()[-1]) for line in run.stdout.splitlines()]
     assert len(losses) == 4 and losses[-1] < 0.3 * losses[0]
 
 
-@pytest.mark.skipif(not (CHECKOUT / "README.md").exists(), reason="the tests run outside a checkout")
+@pytest.mark.skipif(
+    not (CHECKOUT / "README.md").exists(), reason="the tests run outside a checkout"
+)
 def test_the_readmes_example_with_torch_runs():
-    (block,) = re.findall(r"^```py\n(.*?)^```", (CHECKOUT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    (block,) = re.findall(
+        r"^```py\n(.*?)^```", (CHECKOUT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+    )
     names = {}
     exec(block, names)
-    assert names["y"].shape == (7, 2, 10) and names["lstm"].weight_hh_l1_reverse.grad.shape == (20, 5)
+    assert names["y"].shape == (7, 2, 10) and names["lstm"].weight_hh_l1_reverse.grad.shape == (
+        20,
+        5,
+    )
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_an_empty_batch_is_computed_as_torch_does(batch_first):
-    theirs, mine = torch.nn.LSTM(M, N, 2, batch_first=batch_first), ours.LSTM(M, N, 2, batch_first=batch_first)
+    theirs = torch.nn.LSTM(M, N, 2, batch_first=batch_first)
+    mine = ours.LSTM(M, N, 2, batch_first=batch_first)
     x = X[:, :0].transpose(0, 1) if batch_first else X[:, :0]
     for module in (theirs, mine):
         y, (h, c) = module(x)

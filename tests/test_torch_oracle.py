@@ -1,4 +1,6 @@
-"""Outputs and every gradient equal torch's, from what tests/oracle/make.py stored; s₀ ≠ 0, ragged lengths, gradients of both ends."""
+"""Outputs and every gradient equal torch's, from what tests/oracle/make.py stored; s₀ ≠ 0, ragged
+lengths, gradients of both ends.
+"""
 
 from pathlib import Path
 
@@ -35,10 +37,15 @@ def unpack(state):
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_and_gradients_are_torchs(kind, ragged, device, dtype):
     theirs = oracle(kind, ragged)
-    weights = {name: theirs[name].astype(dtype) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")}
+    weights = {
+        name: theirs[name].astype(dtype)
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    }
     layer = KINDS[kind](device=device, dtype=dtype)
     layer.load_torch(weights)
-    y, last = layer(theirs["x"].astype(dtype), pack(theirs["s0"], dtype), lengths=theirs.get("lengths"))
+    y, last = layer(
+        theirs["x"].astype(dtype), pack(theirs["s0"], dtype), lengths=theirs.get("lengths")
+    )
     dx, dstate = layer.backward(theirs["dy"].astype(dtype), pack(theirs["ds"], dtype))
     close(y, theirs["y"], dtype)
     close(unpack(last), theirs["last"], dtype)
@@ -54,7 +61,10 @@ def test_outputs_and_gradients_are_torchs(kind, ragged, device, dtype):
 @pytest.mark.parametrize("kind", KINDS)
 def test_torchs_weights_go_round(kind, dtype):
     theirs = oracle(kind, "full")
-    weights = {name: theirs[name].astype(dtype) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")}
+    weights = {
+        name: theirs[name].astype(dtype)
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    }
     layer = KINDS[kind](device="reference", dtype=dtype)
     layer.load_torch(weights)
     back = layer.to_torch()
@@ -64,7 +74,9 @@ def test_torchs_weights_go_round(kind, dtype):
     if kind == "gru":
         assert all((back[name] == weights[name]).all() for name in both)
     else:
-        assert (back["bias_ih_l0"] + back["bias_hh_l0"] == weights["bias_ih_l0"] + weights["bias_hh_l0"]).all()
+        assert (
+            back["bias_ih_l0"] + back["bias_hh_l0"] == weights["bias_ih_l0"] + weights["bias_hh_l0"]
+        ).all()
     assert {a.dtype.name for a in back.values()} == {dtype}
 
 
@@ -72,7 +84,9 @@ def test_weights_of_another_shape_are_refused_and_nothing_changes():
     layer = rnn_gpu.LSTM(3, 13, device="reference")
     before = layer.to_torch()
     wrong = before | {"weight_hh_l0": before["weight_hh_l0"][:-1]}
-    with pytest.raises(rnn_gpu.ShapeError, match=r"^weight_hh_l0 has shape \(51, 13\), expected \(52, 13\)"):
+    with pytest.raises(
+        rnn_gpu.ShapeError, match=r"^weight_hh_l0 has shape \(51, 13\), expected \(52, 13\)"
+    ):
         layer.load_torch(wrong | {"weight_ih_l0": before["weight_ih_l0"] + 1})
     with pytest.raises(rnn_gpu.ArgumentError, match="weight_ih_l1"):
         layer.load_torch(before | {"weight_ih_l1": before["weight_ih_l0"]})
@@ -82,7 +96,9 @@ def test_weights_of_another_shape_are_refused_and_nothing_changes():
 
 
 def test_live_torch_if_it_is_here():
-    torch = pytest.importorskip("torch", reason="torch is not installed; the stored oracle is tested above")
+    torch = pytest.importorskip(
+        "torch", reason="torch is not installed; the stored oracle is tested above"
+    )
     module = torch.nn.LSTM(5, 7)
     layer = rnn_gpu.LSTM(5, 7, device="cpu")
     layer.load_torch({name: p.detach().numpy() for name, p in module.state_dict().items()})

@@ -1,4 +1,6 @@
-"""Training: the optimizers' formulas, losses by hand, clipping, repeatability, the stop before a bad number, and real data."""
+"""Training: the optimizers' formulas, losses by hand, clipping, repeatability, the stop before a
+bad number, and real data.
+"""
 
 import numpy as np
 import pytest
@@ -8,8 +10,21 @@ from conftest import close
 from rnn_gpu import optimizers, parameters, training
 
 
-def network(device="cpu", dtype="float32", kind=rnn_gpu.RNN, m=3, n=5, k=2, loss="squared_error", steps="last", **options):
-    layers = [kind(m, n, device=device, dtype=dtype, **options), rnn_gpu.Dense(n, k, device=device, dtype=dtype)]
+def network(
+    device="cpu",
+    dtype="float32",
+    kind=rnn_gpu.RNN,
+    m=3,
+    n=5,
+    k=2,
+    loss="squared_error",
+    steps="last",
+    **options,
+):
+    layers = [
+        kind(m, n, device=device, dtype=dtype, **options),
+        rnn_gpu.Dense(n, k, device=device, dtype=dtype),
+    ]
     return rnn_gpu.Network(layers, loss=loss, steps=steps)
 
 
@@ -60,10 +75,15 @@ OPTIMIZERS = {
 def test_optimizers_follow_their_formulas(name, device, dtype):
     rng = np.random.default_rng(0)
     net, optimizer = network(device, dtype), OPTIMIZERS[name]()
-    gradients = [{key: rng.normal(size=a.shape).astype(dtype) for key, a in weights(net).items()} for _ in range(3)]
+    gradients = [
+        {key: rng.normal(size=a.shape).astype(dtype) for key, a in weights(net).items()}
+        for _ in range(3)
+    ]
     before = weights(net)
     for g in gradients:
-        optimizer.step(net._device, net.parameters, {key: net._device.array(a, dtype) for key, a in g.items()})
+        optimizer.step(
+            net._device, net.parameters, {key: net._device.array(a, dtype) for key, a in g.items()}
+        )
     for key, a in weights(net).items():
         close(a, by_hand(name, before[key].astype("float64"), [g[key] for g in gradients]), dtype)
 
@@ -85,7 +105,9 @@ def test_losses_are_their_definitions(device):
             expected = {
                 "squared_error": 0.5 * ((t - rows) ** 2).sum(-1),
                 "binary_cross_entropy": -(t * np.log(p) + (1 - t) * np.log(1 - p)).sum(-1),
-                "softmax_cross_entropy": -(t * np.log(np.exp(rows) / np.exp(rows).sum(-1, keepdims=True))).sum(-1),
+                "softmax_cross_entropy": -(
+                    t * np.log(np.exp(rows) / np.exp(rows).sum(-1, keepdims=True))
+                ).sum(-1),
             }[loss].mean()
             assert net.evaluate(x, y)["loss"] == pytest.approx(expected, rel=1e-10)
 
@@ -112,7 +134,9 @@ def test_large_logits_stay_finite():
 
 
 def test_a_ragged_batch_is_its_samples_one_by_one(device):
-    net, x, y = network(device, "float64", kind=rnn_gpu.LSTM), sequences(dtype="float64"), np.random.default_rng(2).normal(size=(6, 2))
+    net = network(device, "float64", kind=rnn_gpu.LSTM)
+    x = sequences(dtype="float64")
+    y = np.random.default_rng(2).normal(size=(6, 2))
     together = training.forward_backward(net, training.Samples(net, x, y).batch(range(6))).loss
     grads = {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
     alone, total = 0.0, dict.fromkeys(grads, 0.0)
@@ -159,21 +183,41 @@ def test_fit_learns_on_every_device(device):
 @pytest.mark.parametrize("truncate", [None, (2, 3)])
 @pytest.mark.parametrize("steps", ["every", "last"])
 def test_the_history_of_an_uneven_last_batch_is_what_evaluate_says(steps, truncate):
-    """At a learning rate of zero: every step that the loss counts weighs the same, whichever batch or segment it is in."""
+    """At a learning rate of zero: every step that the loss counts weighs the same, whichever batch
+    or segment it is in.
+    """
     x, rng = sequences(7, dtype="float64"), np.random.default_rng(4)
-    net = network(dtype="float64", kind=rnn_gpu.LSTM, k=4, loss="softmax_cross_entropy", steps=steps)
+    net = network(
+        dtype="float64", kind=rnn_gpu.LSTM, k=4, loss="softmax_cross_entropy", steps=steps
+    )
     y = [rng.integers(0, 4, len(a)) for a in x] if steps == "every" else rng.integers(0, 4, 7)
     assert len({len(a) for a in x}) > 3
-    options = {"epochs": 2, "batch_size": 3, "optimizer": "sgd", "learning_rate": 0.0, "progress": False}
-    history, expected = net.fit(x, y, truncate=truncate, validation=(x, y), **options), net.evaluate(x, y)
+    options = {
+        "epochs": 2,
+        "batch_size": 3,
+        "optimizer": "sgd",
+        "learning_rate": 0.0,
+        "progress": False,
+    }
+    history = net.fit(x, y, truncate=truncate, validation=(x, y), **options)
+    expected = net.evaluate(x, y)
     for name, value in expected.items():
-        assert history[name] + history[f"validation_{name}"] == pytest.approx([value] * 4, rel=1e-12)
+        assert history[name] + history[f"validation_{name}"] == pytest.approx(
+            [value] * 4, rel=1e-12
+        )
 
 
 def test_training_is_bitwise_repeatable_and_the_seed_matters():
     def train(seed):
         net = network(kind=rnn_gpu.LSTM)
-        history = net.fit(sequences(20), np.zeros((20, 2), "float32"), epochs=2, batch_size=6, seed=seed, progress=False)
+        history = net.fit(
+            sequences(20),
+            np.zeros((20, 2), "float32"),
+            epochs=2,
+            batch_size=6,
+            seed=seed,
+            progress=False,
+        )
         return history["step_loss"], weights(net)
 
     (a, first), (b, second), (c, _) = train(1), train(1), train(2)
@@ -208,7 +252,11 @@ def test_symbols_are_learnt():
     """The next letter of a cycle of four."""
     x = [np.arange(i, i + 9) % 4 for i in range(4)]
     y = [(s + 1) % 4 for s in x]
-    layers = [rnn_gpu.Embedding(4, 3, device="cpu"), rnn_gpu.GRU(3, 8, device="cpu"), rnn_gpu.Dense(8, 4, device="cpu")]
+    layers = [
+        rnn_gpu.Embedding(4, 3, device="cpu"),
+        rnn_gpu.GRU(3, 8, device="cpu"),
+        rnn_gpu.Dense(8, 4, device="cpu"),
+    ]
     net = rnn_gpu.Network(layers, loss="softmax_cross_entropy")
     net.fit(x, y, epochs=60, learning_rate=0.05, progress=False)
     assert net.evaluate(x, y)["accuracy"] == 1.0
@@ -229,8 +277,12 @@ def test_clip_value_bounds_each_number_and_clip_norm_all_together():
     def first_update(**clip):
         net = network()
         before = weights(net)
-        history = net.fit(x, y, epochs=1, optimizer="sgd", learning_rate=1.0, progress=False, **clip)
-        return {name: before[name] - a for name, a in weights(net).items()}, history["gradient_norm"][0]
+        history = net.fit(
+            x, y, epochs=1, optimizer="sgd", learning_rate=1.0, progress=False, **clip
+        )
+        return {name: before[name] - a for name, a in weights(net).items()}, history[
+            "gradient_norm"
+        ][0]
 
     free, norm = first_update()
     by_value, _ = first_update(clip_value=0.5)
@@ -244,7 +296,9 @@ def test_clip_value_bounds_each_number_and_clip_norm_all_together():
     assert np.sqrt(sum((g**2).sum() for g in both.values())) == pytest.approx(0.1, rel=1e-3)
 
 
-@pytest.mark.parametrize("clip", [{"clip_norm": 2.0}, {"clip_value": 0.5}, {"clip_value": 1e10, "clip_norm": 2.0}])
+@pytest.mark.parametrize(
+    "clip", [{"clip_norm": 2.0}, {"clip_value": 0.5}, {"clip_value": 1e10, "clip_norm": 2.0}]
+)
 def test_gradients_whose_squares_overflow_are_clipped_not_refused(clip, device):
     """1e20 is a number of float32, 1e40 is not."""
     net = rnn_gpu.Network([rnn_gpu.Dense(3, 2, device=device)], loss="softmax_cross_entropy")
@@ -260,10 +314,15 @@ def test_gradients_whose_squares_overflow_are_clipped_not_refused(clip, device):
 
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adam", "adamw"])
 def test_gradients_whose_squares_are_kept_stop_where_those_overflow(optimizer, device):
-    """An infinite mean of squares would hold a weight for ever, and be NaN after the next update."""
+    """An infinite mean of squares would hold a weight for ever, and be NaN after the next
+    update.
+    """
     net = rnn_gpu.Network([rnn_gpu.Dense(3, 2, device=device)], loss="softmax_cross_entropy")
     before, x = weights(net), np.full((1, 3), 1e20, "float32")
-    keeps = r"keeps squares of gradients, which overflow beyond 1\.84e\+19 in float32; the norm is .*No weight has changed"
+    keeps = (
+        r"keeps squares of gradients, which overflow beyond 1\.84e\+19 in float32; the norm is "
+        r".*No weight has changed"
+    )
     with pytest.raises(rnn_gpu.NonFiniteError, match=f"(?i)^update 0: {optimizer} {keeps}"):
         net.fit(x, [0], epochs=3, optimizer=optimizer, progress=False)
     assert all(np.array_equal(a, before[name]) for name, a in weights(net).items())
@@ -275,7 +334,14 @@ def test_validation_and_on_epoch():
     seen = []
     net, x = network(k=2, loss="softmax_cross_entropy"), sequences(8)
     held_out = (sequences(4, seed=1), [0, 1, 1, 0])
-    history = net.fit(x, [0, 1] * 4, epochs=3, validation=held_out, progress=False, on_epoch=lambda n, h: seen.append((n, len(h["loss"]))))
+    history = net.fit(
+        x,
+        [0, 1] * 4,
+        epochs=3,
+        validation=held_out,
+        progress=False,
+        on_epoch=lambda n, h: seen.append((n, len(h["loss"]))),
+    )
     assert seen == [(net, 1), (net, 2), (net, 3)]
     assert history["validation_loss"][-1] == pytest.approx(net.evaluate(*held_out)["loss"])
     assert history["validation_accuracy"][-1] == net.evaluate(*held_out)["accuracy"]
@@ -294,7 +360,10 @@ def test_nan_in_a_weight_stops_before_the_update(device):
     net, x, y = network(device, kind=rnn_gpu.LSTM), sequences(), np.zeros((6, 2), "float32")
     net.parameters["1.V"][1, 2] = np.nan
     before = weights(net)
-    with pytest.raises(rnn_gpu.NonFiniteError, match=r"update 0: parameter V of layer 1 \(Dense\) is not finite at \(1, 2\)"):
+    with pytest.raises(
+        rnn_gpu.NonFiniteError,
+        match=r"update 0: parameter V of layer 1 \(Dense\) is not finite at \(1, 2\)",
+    ):
         training.train_step(net, training.Samples(net, x, y).batch(range(6)), optimizers.Adam())
     for name, a in weights(net).items():
         assert np.array_equal(a, before[name], equal_nan=True)
@@ -309,8 +378,11 @@ def test_explosion_names_layer_step_sample_state_and_unit(device):
     layer.parameters["b"] = layer._device.array([0, 1.0], "float32")
     x = [np.zeros((2, 3), "float32"), np.zeros((6, 3), "float32")]
     before = weights(net)
-    batch = training.Samples(net, x, [np.zeros((2, 2), "float32"), np.zeros((6, 2), "float32")]).batch([0, 1])
-    where = r"layer 0 \(RNN\) gives inf at time step 3, sample 1, state 0, unit 1"  # 1, 1e13, 1e26, 1e39 > 3.4e38
+    batch = training.Samples(
+        net, x, [np.zeros((2, 2), "float32"), np.zeros((6, 2), "float32")]
+    ).batch([0, 1])
+    # 1, 1e13, 1e26, 1e39 > 3.4e38
+    where = r"layer 0 \(RNN\) gives inf at time step 3, sample 1, state 0, unit 1"
     with pytest.raises(rnn_gpu.NonFiniteError, match=where):
         training.train_step(net, batch, optimizers.SGD())
     assert all((weights(net)[name] == a).all() for name, a in before.items())
@@ -324,7 +396,10 @@ def test_an_exploding_gradient_names_the_step_where_delta_broke(device):
     layer.parameters["b"][...] = 0
     net.parameters["1.V"][...] = 1
     x, y = [np.zeros((6, 3), "float32")], np.ones((1, 2), "float32")
-    with pytest.raises(rnn_gpu.NonFiniteError, match=r"δ of layer 0 \(RNN\) is -inf at time step 2, sample 0, gate 0, unit 0"):
+    with pytest.raises(
+        rnn_gpu.NonFiniteError,
+        match=r"δ of layer 0 \(RNN\) is -inf at time step 2, sample 0, gate 0, unit 0",
+    ):
         training.train_step(net, training.Samples(net, x, y).batch([0]), optimizers.SGD())
 
 
@@ -344,12 +419,17 @@ def test_default_initialisation():
 
 
 def test_orthogonal_matrices_are_drawn_uniformly():
-    """Haar: all entries have the mean 0, a determinant is 1 as often as −1. QR alone has signs of its own."""
+    """Haar: all entries have the mean 0, a determinant is 1 as often as −1. QR alone has signs of
+    its own.
+    """
     rng, count, n = np.random.default_rng(0), 600, 4
     drawn = np.stack([parameters.orthogonal(rng, n) for _ in range(count)])
-    assert np.abs(drawn.mean(0)).max() < 5 * (count * n) ** -0.5  # five standard deviations of the mean of an entry
+    # five standard deviations of the mean of an entry
+    assert np.abs(drawn.mean(0)).max() < 5 * (count * n) ** -0.5
     assert abs(np.linalg.det(drawn).mean()) < 5 * count**-0.5
-    assert drawn @ drawn.swapaxes(1, 2) == pytest.approx(np.broadcast_to(np.eye(n), drawn.shape), abs=1e-12)
+    assert drawn @ drawn.swapaxes(1, 2) == pytest.approx(
+        np.broadcast_to(np.eye(n), drawn.shape), abs=1e-12
+    )
 
 
 def test_torch_initialisation():
@@ -360,7 +440,16 @@ def test_torch_initialisation():
 
 @pytest.mark.parametrize("kind", [rnn_gpu.RNN, rnn_gpu.LSTM, rnn_gpu.GRU])
 def test_tutorial_initialisation(kind):
-    layer, readout = kind(30, 25, device="cpu", init="tutorial"), rnn_gpu.Dense(30, 25, device="cpu", init="tutorial")
-    for a, limit in ((layer.parameters["U"], 1e-4), (layer.parameters["W"], 1e-4), (readout.parameters["V"], 0.1)):
+    layer = kind(30, 25, device="cpu", init="tutorial")
+    readout = rnn_gpu.Dense(30, 25, device="cpu", init="tutorial")
+    for a, limit in (
+        (layer.parameters["U"], 1e-4),
+        (layer.parameters["W"], 1e-4),
+        (readout.parameters["V"], 0.1),
+    ):
         assert 0.97 * limit < np.abs(a).max() <= limit and abs(a.mean()) < 0.1 * limit
-    assert all((a == 0).all() for name, a in [*layer.parameters.items(), *readout.parameters.items()] if name in "bc")
+    assert all(
+        (a == 0).all()
+        for name, a in [*layer.parameters.items(), *readout.parameters.items()]
+        if name in "bc"
+    )

@@ -1,4 +1,6 @@
-"""Every device computes what the reference computes: every cell, both dtypes, ragged lengths; every buffer poisoned first."""
+"""Every device computes what the reference computes: every cell, both dtypes, ragged lengths; every
+buffer poisoned first.
+"""
 
 import inspect
 
@@ -22,7 +24,8 @@ OTHERS = ("cpu", "cuda")
 
 
 def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=False):
-    """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back, as NumPy arrays.
+    """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back,
+    as NumPy arrays.
 
     pattern  a seed draws flags at random, resets among them; None draws lengths
     """
@@ -35,14 +38,17 @@ def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=Fa
     def poisoned(*shape):
         return d.array(np.full(shape, np.nan), dtype)
 
-    p, W, c = draw(T, B, G + cell.drawn, n), draw(G * n, n, scale=n**-0.5), draw(G * n if cell.apart else 0)
+    p, W = draw(T, B, G + cell.drawn, n), draw(G * n, n, scale=n**-0.5)
+    c = draw(G * n if cell.apart else 0)
     if pattern is None:
         lengths = rng.integers(1, T + 1, B)
         lengths[0] = T
         flags = d.array(np.arange(T)[:, None] < lengths, np.uint8)
     else:
         lengths, drawn = None, np.random.default_rng(pattern)
-        flags = d.array((drawn.random((T, B)) < 0.7) * LIVE + (drawn.random((T, B)) < 0.3) * RESET, np.uint8)
+        flags = d.array(
+            (drawn.random((T, B)) < 0.7) * LIVE + (drawn.random((T, B)) < 0.3) * RESET, np.uint8
+        )
     s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
     d.forward(cell, p, W, c, s, kept, flags)
@@ -78,7 +84,11 @@ def stepped(p, q, s):
 
 def stepped_back(ds, kept, s, s_next):
     y = np.tanh(kept[1])
-    return (ds[0] * kept[0] * (1.0 - y * y), ds[0] * y), (ds[0] * kept[0] * (1.0 - y * y), ds[0]), (0.0,)
+    return (
+        (ds[0] * kept[0] * (1.0 - y * y), ds[0] * y),
+        (ds[0] * kept[0] * (1.0 - y * y), ds[0]),
+        (0.0,),
+    )
 
 
 MINE = rnn_gpu.cell("mine", gates=2, states=1, kept=2, step=stepped, back=stepped_back, apart=True)
@@ -88,7 +98,9 @@ MINE = rnn_gpu.cell("mine", gates=2, states=1, kept=2, step=stepped, back=steppe
 @pytest.mark.parametrize("cell", [CELLS["lstm"], MINE], ids=["lstm", "mine"])
 def test_what_is_kept_may_lie_where_p_was(cell, device, n):
     for a, b in zip(
-        run(device, cell, "float64", n=n, pattern=1, in_place=True)[0], run("reference", cell, "float64", n=n, pattern=1)[0], strict=True
+        run(device, cell, "float64", n=n, pattern=1, in_place=True)[0],
+        run("reference", cell, "float64", n=n, pattern=1)[0],
+        strict=True,
     ):
         close(a, b)
 
@@ -120,7 +132,9 @@ def test_padding_carries_the_state_and_has_no_delta(cell, device):
 def test_awkward_sizes(other, n):
     for cell in ("gru", "lstm"):
         for a, b in zip(
-            run(other, CELLS[cell], "float64", B=1, n=n)[0], run("reference", CELLS[cell], "float64", B=1, n=n)[0], strict=True
+            run(other, CELLS[cell], "float64", B=1, n=n)[0],
+            run("reference", CELLS[cell], "float64", B=1, n=n)[0],
+            strict=True,
         ):
             close(a, b)
 
@@ -146,7 +160,12 @@ def elementwise_cases():
         yield f"δ {activation.name}", output_formula(activation), 1, 2, ()
     for loss in LOSSES.values():
         yield loss.name, value_and_slope(loss), 2, 3, ()
-    scalars = {"sgd": (0.1, 0.2), "momentum": (0.1, 0.2, 0.9), "nesterov": (0.1, 0.2, 0.9), "rmsprop": (0.1, 0.2, 0.9, 1e-3)}
+    scalars = {
+        "sgd": (0.1, 0.2),
+        "momentum": (0.1, 0.2, 0.9),
+        "nesterov": (0.1, 0.2, 0.9),
+        "rmsprop": (0.1, 0.2, 0.9, 1e-3),
+    }
     adams = dict.fromkeys(("adam", "adamw"), (0.1, 0.2, 0.9, 0.99, 1e-3, 2.0, 3.0))
     for name, values in (scalars | adams).items():
         moments = {"sgd": 0, "adam": 2, "adamw": 2}.get(name, 1)
@@ -158,7 +177,10 @@ def elementwise_cases():
 def test_elementwise_formulas(case, other, dtype):
     _, f, outputs, inputs, scalars = case
     rng = np.random.default_rng(3)
-    values = [np.abs(rng.normal(size=(3, 37))) if inputs > 2 else 3 * rng.normal(size=(3, 37)) for _ in range(inputs)]
+    values = [
+        np.abs(rng.normal(size=(3, 37))) if inputs > 2 else 3 * rng.normal(size=(3, 37))
+        for _ in range(inputs)
+    ]
     results = []
     for name in ("reference", other):
         d = resolve(name)
@@ -170,11 +192,19 @@ def test_elementwise_formulas(case, other, dtype):
 
 
 def test_devices_offer_the_same_functions():
-    names = {name for name, f in vars(reference).items() if inspect.isfunction(f) and f.__module__ == reference.__name__}
-    names -= {"clip_step", "entered", "has", "leaves", "one_by_one", "pick", "stack", "unpack"}  # the reference's own
+    names = {
+        name
+        for name, f in vars(reference).items()
+        if inspect.isfunction(f) and f.__module__ == reference.__name__
+    }
+    # the reference's own
+    names -= {"clip_step", "entered", "has", "leaves", "one_by_one", "pick", "stack", "unpack"}
     shared = {"project", "project_back"}
     for module in (cpu, cuda, tf32):
         for name in names | shared:
             mine = getattr(module, name)
             mine = getattr(mine, "py_func", mine)
-            assert inspect.signature(mine) == inspect.signature(getattr(reference, name)), (module.__name__, name)
+            assert inspect.signature(mine) == inspect.signature(getattr(reference, name)), (
+                module.__name__,
+                name,
+            )

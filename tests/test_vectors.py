@@ -1,4 +1,6 @@
-"""Formulas compiled on vectors: every function as near as the bound says, every lane its own, nothing beyond the array touched."""
+"""Formulas compiled on vectors: every function as near as the bound says, every lane its own,
+nothing beyond the array touched.
+"""
 
 import math
 
@@ -14,15 +16,32 @@ from rnn_gpu.kernels.devices.cpu.compilation import jit
 from rnn_gpu.kernels.devices.cpu.recurrence import formula
 from rnn_gpu.kernels.devices.cpu.simd import LOAD, STORE, lanes, transpose, window
 
-ULP = {"tanh": 3.0, "exp": 1.5, "expm1": 2.0, "sqrt": 0.51, "log1p": 1.0}  # measured: 2.5, 1.01, 1.8, 0.5, 0.76
-SPECIAL = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-30, 88.5, -100.0, 709.5, -740.0, 1000.0, -1000.0]
+# measured: 2.5, 1.01, 1.8, 0.5, 0.76
+ULP = {"tanh": 3.0, "exp": 1.5, "expm1": 2.0, "sqrt": 0.51, "log1p": 1.0}
+SPECIAL = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    0.0,
+    -0.0,
+    1e-30,
+    88.5,
+    -100.0,
+    709.5,
+    -740.0,
+    1000.0,
+    -1000.0,
+]
 
 
 def on_vectors(f, *arrays):
     """f of arrays of one shape, computed by vectors, the last of them only partly filled."""
     number = arrays[0].dtype.type
     f, L, count = formula(f, number, True), lanes(number), len(arrays)
-    spread, spread_some = (jit(gather(count, "a, i, n", "load(a, ({k}, i), n)", load=LOAD[how])) for how in ("whole", "some"))
+    spread, spread_some = (
+        jit(gather(count, "a, i, n", "load(a, ({k}, i), n)", load=LOAD[how]))
+        for how in ("whole", "some")
+    )
     store, store_some = STORE["whole"], STORE["some"]
 
     @jit
@@ -42,7 +61,9 @@ def on_vectors(f, *arrays):
 
 @pytest.mark.parametrize("name", ULP)
 def test_functions_keep_their_bound(name, dtype):
-    z = np.concatenate([np.linspace(-12, 12, 20001), np.logspace(-20, 0, 5000), -np.logspace(-20, 0, 4999)]).astype(dtype)
+    z = np.concatenate(
+        [np.linspace(-12, 12, 20001), np.logspace(-20, 0, 5000), -np.logspace(-20, 0, 4999)]
+    ).astype(dtype)
     z = np.abs(z) if name in ("sqrt", "log1p") else z
     exact = getattr(np, name)(z.astype(np.longdouble))
     got = on_vectors(eval(f"lambda z: math.{name}(z)"), z)
@@ -54,7 +75,9 @@ def test_what_is_not_finite_is_as_in_numpy(name, dtype):
     z = np.array(SPECIAL, dtype)
     with np.errstate(all="ignore"):
         expected = getattr(np, name)(z)
-    np.testing.assert_allclose(on_vectors(eval(f"lambda z: math.{name}(z)"), z), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        on_vectors(eval(f"lambda z: math.{name}(z)"), z), expected, rtol=1e-6
+    )
 
 
 NUMPYS = {of_math: of_numpy for of_numpy, of_math in NAMES.items()}
@@ -70,7 +93,10 @@ def test_every_function_a_formula_may_use_works_on_vectors(name):
     text = f"{'np' if hasattr(np, name) else 'math'}.{name}"
     arguments = "ab"[: len(inputs)]
     expected = getattr(np, NUMPYS.get(name, name))(*inputs)
-    close(on_vectors(eval(f"lambda {', '.join(arguments)}: {text}({', '.join(arguments)})"), *inputs), expected)
+    close(
+        on_vectors(eval(f"lambda {', '.join(arguments)}: {text}({', '.join(arguments)})"), *inputs),
+        expected,
+    )
 
 
 def test_operators_and_choices_work_on_vectors(dtype):
@@ -100,7 +126,8 @@ def test_nan_passes_through_choices():
 
 def test_a_square_is_transposed(dtype):
     L = lanes(dtype)
-    a, out = np.random.default_rng(0).normal(size=(L + 3, 2 * L)).astype(dtype), np.zeros((2, L, L), dtype)
+    a = np.random.default_rng(0).normal(size=(L + 3, 2 * L)).astype(dtype)
+    out = np.zeros((2, L, L), dtype)
 
     @jit
     def turn(a, out):
@@ -120,8 +147,13 @@ def dleaky(y):
 
 def test_a_formula_that_says_if_goes_one_number_at_a_time():
     x, dy = np.random.default_rng(0).normal(size=(2, 4, 3, 19)).astype("f")
-    layers = [rnn_gpu.RNN(19, 19, activation=(leaky, dleaky), device=device) for device in ("cpu", "reference")]
-    assert "one number at a time" in layers[0].explain(4, 3) and "on vectors" in rnn_gpu.LSTM(3, 5, device="cpu").explain(4, 3)
+    layers = [
+        rnn_gpu.RNN(19, 19, activation=(leaky, dleaky), device=device)
+        for device in ("cpu", "reference")
+    ]
+    assert "one number at a time" in layers[0].explain(4, 3) and "on vectors" in rnn_gpu.LSTM(
+        3, 5, device="cpu"
+    ).explain(4, 3)
     (y, s), (expected, s_expected) = (layer(x) for layer in layers)
     close(y, expected, "float32"), close(s, s_expected, "float32")
     for got, wanted in zip(layers[0].backward(dy), layers[1].backward(dy), strict=True):

@@ -1,4 +1,6 @@
-"""What a type checker must know of the door; read by `.ci/types`, never run. A line with an ignore must be an error."""
+"""What a type checker must know of the door; read by `.ci/types`, never run. A line with an ignore
+must be an error.
+"""
 
 from collections.abc import Mapping
 from typing import Any, assert_type
@@ -11,7 +13,17 @@ from rnn_gpu import optimizers
 x, y = np.zeros((7, 2, 3), "float32"), np.zeros((7, 2, 5), "float32")
 
 # Layers
-lstm = rnn_gpu.LSTM(3, 5, batch_first=False, device="cpu", dtype=np.float32, seed=1, init="torch", reverse=False, zoneout=(0.1, 0.2))
+lstm = rnn_gpu.LSTM(
+    3,
+    5,
+    batch_first=False,
+    device="cpu",
+    dtype=np.float32,
+    seed=1,
+    init="torch",
+    reverse=False,
+    zoneout=(0.1, 0.2),
+)
 elman = rnn_gpu.RNN(3, 5, "relu", recurrent_dropout=0.1, precision="fp32")
 own = rnn_gpu.RNN(3, 5, (np.arctan, lambda y: np.cos(y) ** 2))
 gru = rnn_gpu.Recurrent("gru", 3, 5)
@@ -37,8 +49,19 @@ lstm(x, None, [7, 3])  # type: ignore
 
 # Networks
 layers = rnn_gpu.stack(rnn_gpu.LSTM, 3, 5, num_layers=2, bidirectional=True, dropout=0.1)
-network = rnn_gpu.Network([*layers, rnn_gpu.Dropout(0.5, variational=True), rnn_gpu.Dense(10, 2)], loss="squared_error", steps="last")
-history = network.fit([x[:, 0]], y[:1, 0], epochs=2, optimizer=optimizers.Adam(1e-3, beta1=0.8), clip_norm=None, on_epoch=print)
+network = rnn_gpu.Network(
+    [*layers, rnn_gpu.Dropout(0.5, variational=True), rnn_gpu.Dense(10, 2)],
+    loss="squared_error",
+    steps="last",
+)
+history = network.fit(
+    [x[:, 0]],
+    y[:1, 0],
+    epochs=2,
+    optimizer=optimizers.Adam(1e-3, beta1=0.8),
+    clip_norm=None,
+    on_epoch=print,
+)
 assert_type(history["loss"], list[float])
 assert_type(network.evaluate(x, y), dict[str, float])
 assert_type(network.parameters, Mapping[str, np.ndarray])
@@ -63,6 +86,18 @@ assert_type(train.x, list[np.ndarray])
 assert_type(rnn_gpu.activation("tanh").name, str)
 rnn_gpu.cell("own", gates=1, states=1, kept=1, step=print, back=print, initial_bias=(0.0,))
 rnn_gpu.Embedding(9, 3, device=lstm.device)
-errors = (rnn_gpu.ArgumentError, rnn_gpu.DerivativeError, rnn_gpu.DeviceError, rnn_gpu.DtypeError, rnn_gpu.GradientError)
-errors += (rnn_gpu.ModelFileError, rnn_gpu.NonFiniteError, rnn_gpu.OrderError, rnn_gpu.ShapeError, rnn_gpu.UnsupportedError)
+errors = (
+    rnn_gpu.ArgumentError,
+    rnn_gpu.DerivativeError,
+    rnn_gpu.DeviceError,
+    rnn_gpu.DtypeError,
+    rnn_gpu.GradientError,
+)
+errors += (
+    rnn_gpu.ModelFileError,
+    rnn_gpu.NonFiniteError,
+    rnn_gpu.OrderError,
+    rnn_gpu.ShapeError,
+    rnn_gpu.UnsupportedError,
+)
 assert_type(rnn_gpu.device("auto").__name__, str)

@@ -6,7 +6,11 @@ from pkgutil import iter_modules
 
 from .. import Cell
 
-CELLS = {cell.name: cell for module in iter_modules(__path__) for cell in import_module(f"{__name__}.{module.name}").CELLS}
+CELLS = {
+    cell.name: cell
+    for module in iter_modules(__path__)
+    for cell in import_module(f"{__name__}.{module.name}").CELLS
+}
 
 
 def built_in(name: str) -> Cell:
@@ -14,7 +18,9 @@ def built_in(name: str) -> Cell:
 
 
 def reduced(cell: Cell):
-    """How a cell is pickled and copied: one of ours by its name, so that it comes back as itself; formulas within it cannot."""
+    """How a cell is pickled and copied: one of ours by its name, so that it comes back as itself;
+    formulas within it cannot.
+    """
     return (built_in, (cell.name,)) if CELLS.get(cell.name) is cell else (Cell, tuple(cell))
 
 

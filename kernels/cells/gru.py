@@ -1,4 +1,6 @@
-"""Gated recurrent unit (Cho et al. 2014), torch's variant: gate order r z n, and the reset acts after the product with W."""
+"""Gated recurrent unit (Cho et al. 2014), torch's variant: gate order r z n, and the reset acts
+after the product with W.
+"""
 
 import numpy as np
 

@@ -1,4 +1,6 @@
-"""Long short-term memory with forget gate (Gers, Schmidhuber, Cummins 2000), no peepholes. torch's gate order i f g o."""
+"""Long short-term memory with forget gate (Gers, Schmidhuber, Cummins 2000), no peepholes. torch's
+gate order i f g o.
+"""
 
 import numpy as np
 

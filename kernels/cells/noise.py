@@ -1,4 +1,6 @@
-"""Cells around a cell, with noise that comes in by p, behind the cell's own numbers: any masks; the cell does not know of them."""
+"""Cells around a cell, with noise that comes in by p, behind the cell's own numbers: any masks; the
+cell does not know of them.
+"""
 
 from .. import Cell
 from ..binding import gather
@@ -7,11 +9,14 @@ from ..once import once
 
 @once
 def dropped(cell: Cell) -> Cell:
-    """Dropout on the way through W (Gal and Ghahramani 2016): W sees m ⊙ s_{t-1}, m the same at every step.
+    """Dropout on the way through W (Gal and Ghahramani 2016): W sees m ⊙ s_{t-1}, m the same at
+    every step.
 
-    State 0 is m ⊙ the cell's own state 0; its own states follow. Drawn and kept: what the cell has, then m.
+    State 0 is m ⊙ the cell's own state 0; its own states follow. Drawn and kept: what the cell has,
+    then m.
     """
-    own_step, own_back, (P, S, K) = cell.step, cell.back, (cell.gates + cell.drawn, cell.states, cell.kept)
+    own_step, own_back = cell.step, cell.back
+    P, S, K = (cell.gates + cell.drawn, cell.states, cell.kept)
     inputs, kept_within, own, others = part(0, P), part(0, K), part(1, S), part(2, S - 1)
     mask, kept_mask = part(P, 1), part(K, 1)
 
@@ -32,13 +37,18 @@ def dropped(cell: Cell) -> Cell:
 
 @once
 def zoned(cell: Cell) -> Cell:
-    """Zoneout (Krueger et al. 2016): s_t = z ⊙ s_{t-1} + (1 − z) ⊙ s̃_t, s̃_t what the cell makes of s_{t-1}; each state has a z.
+    """Zoneout (Krueger et al. 2016): s_t = z ⊙ s_{t-1} + (1 − z) ⊙ s̃_t, s̃_t what the cell makes
+    of s_{t-1}; each state has a z.
 
-    z is 0 or 1 in training, and its mean, the rate, outside. Drawn: what the cell has, then z; kept likewise, then s̃ and z.
+    z is 0 or 1 in training, and its mean, the rate, outside. Drawn: what the cell has, then z; kept
+    likewise, then s̃ and z.
     """
-    own_step, own_back, (P, S, K) = cell.step, cell.back, (cell.gates + cell.drawn, cell.states, cell.kept)
-    inputs, kept_within, made, masks, kept_masks = part(0, P), part(0, K), part(K, S), part(P, S), part(K + S, S)
-    mixed = gather(S, "z, s, s_made", "z[{k}] * s[{k}] + (1.0 - z[{k}]) * s_made[{k}]")  # exact where z is 0 or 1
+    own_step, own_back = cell.step, cell.back
+    P, S, K = (cell.gates + cell.drawn, cell.states, cell.kept)
+    inputs, kept_within, made, masks = part(0, P), part(0, K), part(K, S), part(P, S)
+    kept_masks = part(K + S, S)
+    # exact where z is 0 or 1
+    mixed = gather(S, "z, s, s_made", "z[{k}] * s[{k}] + (1.0 - z[{k}]) * s_made[{k}]")
     let_in = gather(S, "z, ds", "(1.0 - z[{k}]) * ds[{k}]")
     with_past = gather(S, "z, ds, d", "d[{k}] + z[{k}] * ds[{k}]")
 
@@ -52,7 +62,9 @@ def zoned(cell: Cell) -> Cell:
         dp, dq, d = own_back(let_in(z, ds), kept_within(kept), s, made(kept))
         return dp, dq, with_past(z, ds, d)
 
-    return cell._replace(name=f"zoned_{cell.name}", kept=K + 2 * S, drawn=cell.drawn + S, step=step, back=back)
+    return cell._replace(
+        name=f"zoned_{cell.name}", kept=K + 2 * S, drawn=cell.drawn + S, step=step, back=back
+    )
 
 
 def part(first: int, count: int):

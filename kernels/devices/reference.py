@@ -37,15 +37,19 @@ def finite(a):
 
 
 def fingerprint(words):
-    """A number of an array (·,) of uint32: where anything in it was written, another one, but for a chance in some 2³².
+    """A number of an array (·,) of uint32: where anything in it was written, another one, but for a
+    chance in some 2³².
 
-    Every device has a number of its own. On a GPU it is an array () that nobody has waited for until it is compared.
+    Every device has a number of its own. On a GPU it is an array () that nobody has waited for
+    until it is compared.
     """
     return mixed(words, np.arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
 
 
 def chunk(B):
-    """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
+    """The steps of B samples whose products are taken together, counted from the last step;
+    whatever T is.
+    """
     return max(1, TOGETHER // B)
 
 
@@ -61,7 +65,8 @@ def formula(f):
         with np.errstate(all="ignore"):
             try:
                 return bound(*arguments)
-            except (TypeError, ValueError):  # the truth value of an array is ambiguous, or it wants one number
+            # the truth value of an array is ambiguous, or it wants one number
+            except (TypeError, ValueError):
                 return one_by_one(bound, arguments)
 
     return apply
@@ -79,7 +84,11 @@ def leaves(tree):
 
 
 def pick(tree, index, shape):
-    return tuple(pick(t, index, shape) for t in tree) if isinstance(tree, tuple) else np.broadcast_to(tree, shape)[index]
+    return (
+        tuple(pick(t, index, shape) for t in tree)
+        if isinstance(tree, tuple)
+        else np.broadcast_to(tree, shape)[index]
+    )
 
 
 def stack(trees, shape):
@@ -89,25 +98,33 @@ def stack(trees, shape):
 
 
 def elementwise(f, outputs, inputs, scalars=()):
-    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have one shape and dtype."""
+    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have
+    one shape and dtype.
+    """
     values = formula(f)(*inputs, *map(outputs[0].dtype.type, scalars))
-    for output, value in zip(outputs, values if isinstance(values, tuple) else (values,), strict=True):
+    for output, value in zip(
+        outputs, values if isinstance(values, tuple) else (values,), strict=True
+    ):
         output[...] = value
 
 
 def matvec(W, s, out):
-    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites out."""
+    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites
+    out.
+    """
     for b in range(s.shape[0]):
         out[b] = W @ s[b]
 
 
 def forward(cell, p, W, c, s, kept, flags):
-    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Overwrites s[:, 1:] and kept.
+    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Overwrites
+    s[:, 1:] and kept.
 
-    p (T, B, G + D, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S, T+1, B, n), kept (T, B, K, n), or
-    p itself where K is G + D: a step's numbers are read before any of them is written,
-    flags (T, B) uint8: where RESET is set the step begins with s[:, 0] instead of s[:, t]; where LIVE is not set the state is
-    carried through and kept is zero. With RESET and without LIVE it is the initial state that is carried through.
+    p (T, B, G + D, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S,
+    T+1, B, n), kept (T, B, K, n), or p itself where K is G + D: a step's numbers are read before
+    any of them is written, flags (T, B) uint8: where RESET is set the step begins with s[:, 0]
+    instead of s[:, t]; where LIVE is not set the state is carried through and kept is zero. With
+    RESET and without LIVE it is the initial state that is carried through.
     """
     T, B, _, n = p.shape
     step = formula(cell.step)
@@ -120,28 +137,37 @@ def forward(cell, p, W, c, s, kept, flags):
         live = has(flags[t], LIVE)
         for i in range(cell.states):
             s[i, t + 1] = np.where(live, s_next[i], before[i])
-        for i, value in enumerate([np.where(live, value, 0) for value in k]):  # all of them before p is written over
+        # all of them before p is written over
+        for i, value in enumerate([np.where(live, value, 0) for value in k]):
             kept[t, :, i] = value
 
 
 def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
-    """Carry δ back through time (式3).  Overwrites dp, dq and ds.  Returns how many (step, sample) pairs were clipped.
+    """Carry δ back through time (式3).  Overwrites dp, dq and ds.  Returns how many (step, sample)
+    pairs were clipped.
 
-    dy (T, B, n) is dE/dy of every step; W, c, s, kept, flags as `forward` left them; dp (T, B, G, n) becomes δ of the input
-    side, dq of the recurrent side: the same array unless the cell takes p and q apart. ds (S, B, n) enters as dE/ds after
-    the last step and leaves as dE/ds[:, 0], the sum over all uses of the initial state: before the first step, and at each
-    RESET, where nothing goes further back. Where LIVE is not set δ is exactly zero and dy is not looked at.
+    dy (T, B, n) is dE/dy of every step; W, c, s, kept, flags as `forward` left them; dp (T, B, G,
+    n) becomes δ of the input side, dq of the recurrent side: the same array unless the cell takes p
+    and q apart. ds (S, B, n) enters as dE/ds after the last step and leaves as dE/ds[:, 0], the sum
+    over all uses of the initial state: before the first step, and at each RESET, where nothing goes
+    further back. Where LIVE is not set δ is exactly zero and dy is not looked at.
 
-    clip bounds δ of each step and sample before it is used: each number of dp and of dq to ±clip.value; then both by the one
-    factor that makes ‖dp‖ at most clip.norm. What goes back past W, the third result of cell.back, is not clipped.
+    clip bounds δ of each step and sample before it is used: each number of dp and of dq to
+    ±clip.value; then both by the one factor that makes ‖dp‖ at most clip.norm. What goes back past
+    W, the third result of cell.back, is not clipped.
     """
     T, B, G, n = dp.shape
     back, ds0, clipped = formula(cell.back), np.zeros_like(ds), 0
     for t in reversed(range(T)):
         live = has(flags[t], LIVE)
         d = unpack(ds, 0)
-        total = tuple(each + np.where(live, dy[t], 0) if i == cell.output else each for i, each in enumerate(d))
-        δp, δq, d_prev = back(total, unpack(kept[t], 1), unpack(entered(s, flags, t), 0), unpack(s[:, t + 1], 0))
+        total = tuple(
+            each + np.where(live, dy[t], 0) if i == cell.output else each
+            for i, each in enumerate(d)
+        )
+        δp, δq, d_prev = back(
+            total, unpack(kept[t], 1), unpack(entered(s, flags, t), 0), unpack(s[:, t + 1], 0)
+        )
         for g in range(G):
             dp[t, :, g] = np.where(live, δp[g], 0)
             dq[t, :, g] = np.where(live, δq[g], 0)
@@ -158,7 +184,9 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
 
 @np.errstate(all="ignore")  # as kernels do not warn
 def clip_step(deltas, clip) -> int:
-    """δ of one step within the bounds.  deltas [dp, dq] or [dp], each (B, G, n); overwritten.  Returns how many samples were beyond."""
+    """δ of one step within the bounds.  deltas [dp, dq] or [dp], each (B, G, n); overwritten.
+    Returns how many samples were beyond.
+    """
     beyond = np.zeros(len(deltas[0]), bool)
     for δ in deltas:
         beyond |= (abs(δ) > clip.value).any((1, 2))

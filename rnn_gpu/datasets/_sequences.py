@@ -9,6 +9,7 @@ class Sequences(NamedTuple):
     """One split of a data set: N input sequences and their targets."""
 
     x: list[np.ndarray]  # N arrays, float (T_i, m) or int64 symbols (T_i,)
-    y: np.ndarray | list[np.ndarray]  # int64 (N,), one class per sequence, or N arrays (T_i,), one symbol per step
+    # int64 (N,), one class per sequence, or N arrays (T_i,), one symbol per step
+    y: np.ndarray | list[np.ndarray]
 
     __repr__ = fields

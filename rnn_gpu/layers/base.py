@@ -19,13 +19,14 @@ LINE = 16  # numbers: every parameter begins a line of the cache, or where a vec
 class Layer(Remembering, Weights):
     """A layer has a device, a dtype, and parameters and their gradients by name.
 
-    Users call a layer and its `backward`; these check, convert, remember, and hand on to `_forward` and `_back`, which take and
-    return arrays of the device, time-major, and change nothing:
+    Users call a layer and its `backward`; these check, convert, remember, and hand on to `_forward`
+    and `_back`, which take and return arrays of the device, time-major, and change nothing:
 
-    _forward(x (T, B, m), s0, steps, pass_) -> (y (T, B, n), s after the last step, tape: what the way back needs)
-    _back(tape, dy (T, B, n), ds, taped, clip, later) -> Back
+    _forward(x (T, B, m), s0, steps, pass_) -> (y (T, B, n), s after the last step, tape: what the
+    way back needs) _back(tape, dy (T, B, n), ds, taped, clip, later) -> Back
 
-    `later` is the Back of the steps behind these: its gradients are added to, and overwritten, and ds is not looked at.
+    `later` is the Back of the steps behind these: its gradients are added to, and overwritten, and
+    ds is not looked at.
     States are lists, one array (S, B, n) for each layer of `recurrent`.
     """
 
@@ -57,7 +58,9 @@ class Layer(Remembering, Weights):
             self._hold(parameters.fitting(given, shapes, self.dtype))
 
     def __getstate__(self):
-        """Parameters as NumPy's arrays, and the device by its name: on another machine it may be missing (DeviceError)."""
+        """Parameters as NumPy's arrays, and the device by its name: on another machine it may be
+        missing (DeviceError).
+        """
         return super().__getstate__() | {"device": self.device, "parameters": self._own()}
 
     def __setstate__(self, state: dict):
@@ -70,13 +73,16 @@ class Layer(Remembering, Weights):
         """Have these parameters, which are all of them parts of `whole` where there is one."""
         θ = {name: self._device.array(value, self.dtype) for name, value in values.items()}
         self.parameters = parameters.Parameters(θ)
-        self._bits = tuple(a.reshape(-1).view(np.uint32) for a in (θ.values() if whole is None else (whole,)))
+        self._bits = tuple(
+            a.reshape(-1).view(np.uint32) for a in (θ.values() if whole is None else (whole,))
+        )
 
     @classmethod
     def of(cls, values: dict[str, np.ndarray], /, *sizes, **options):
         """The layer that sizes and options describe, on parameters that are there: none are drawn.
 
-        Contiguous arrays of the device are not copied. Raises ArgumentError if names, shapes or dtypes are not the layer's.
+        Contiguous arrays of the device are not copied. Raises ArgumentError if names, shapes or
+        dtypes are not the layer's.
         """
         layer = cls.__new__(cls)
         layer._given = values
@@ -84,7 +90,9 @@ class Layer(Remembering, Weights):
         return layer
 
     def on(self, values: dict[str, np.ndarray]) -> Self:
-        """The same layer on other parameters of the same shapes: contiguous arrays of the device are not copied."""
+        """The same layer on other parameters of the same shapes: contiguous arrays of the device
+        are not copied.
+        """
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
         other._hold(values)
@@ -111,12 +119,18 @@ class Layer(Remembering, Weights):
         dtype: npt.DTypeLike | None = None,
         precision: str | None = None,
     ) -> Self:
-        """The same layer with the same parameters, on another device, of another dtype or precision if asked."""
+        """The same layer with the same parameters, on another device, of another dtype or precision
+        if asked.
+        """
         options = self.config() | {"device": self.device, "dtype": self.dtype}
         changes = {"device": device, "dtype": dtype, "precision": precision}
-        options |= {name: value for name, value in changes.items() if value is not None and name in options}
+        options |= {
+            name: value for name, value in changes.items() if value is not None and name in options
+        }
         number, as_dtype = self._device.numpy, arguments.dtype_name(options["dtype"])
-        return type(self).of({name: np.array(number(a), as_dtype) for name, a in self.parameters.items()}, **options)
+        return type(self).of(
+            {name: np.array(number(a), as_dtype) for name, a in self.parameters.items()}, **options
+        )
 
     @property
     def _parts(self) -> tuple["Layer", ...]:
@@ -138,13 +152,16 @@ class Layer(Remembering, Weights):
 
 
 def side_by_side(device, arrays: dict, dtype) -> tuple[dict, Any]:
-    """(arrays of few numbers as parts of one array of the device, that one): what is asked of all of them is then one call."""
+    """(arrays of few numbers as parts of one array of the device, that one): what is asked of all
+    of them is then one call.
+    """
     sizes = [-(-a.size // LINE) * LINE for a in arrays.values()]
     if sum(sizes) > FEW:
         return arrays, None
     whole = device.empty((sum(sizes) + LINE,), dtype)
     whole[...] = 0
-    at = -whole.ctypes.data % 64 // whole.itemsize if isinstance(whole, np.ndarray) else 0  # CuPy's begin a line
+    # CuPy's begin a line
+    at = -whole.ctypes.data % 64 // whole.itemsize if isinstance(whole, np.ndarray) else 0
     parts = {}
     for size, (name, a) in zip(sizes, arrays.items(), strict=True):
         parts[name] = whole[at : at + a.size].reshape(a.shape)

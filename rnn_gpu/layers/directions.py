@@ -16,28 +16,39 @@ from .stateless import Dropout
 
 
 class Bidirectional(Stateful):
-    """Two recurrent layers on the same x, one of them in reverse; y is both outputs side by side, (T, B, n + n).
+    """Two recurrent layers on the same x, one of them in reverse; y is both outputs side by side,
+    (T, B, n + n).
 
     forward  of any kind
     reverse  the other, made with reverse=True; None makes one like `forward`, with the next seed
-    The state is a list of two, that of each. Parameters and gradients of the other have names that end in _reverse.
+    The state is a list of two, that of each. Parameters and gradients of the other have names that
+    end in _reverse.
     """
 
     def __init__(self, forward: Recurrent, reverse: Recurrent | None = None):
         if not isinstance(forward, Recurrent) or forward.reverse:
-            raise ArgumentError(f"forward is {forward!r}, expected a recurrent layer with reverse=False")
+            raise ArgumentError(
+                f"forward is {forward!r}, expected a recurrent layer with reverse=False"
+            )
         if reverse is None:
             changed = forward.config() | {"seed": forward.seed + 1, "reverse": True}
             reverse = type(forward)(**changed, device=forward.device, dtype=forward.dtype)
         if not isinstance(reverse, Recurrent) or not reverse.reverse:
-            raise ArgumentError(f"reverse is {reverse!r}, expected a recurrent layer with reverse=True")
+            raise ArgumentError(
+                f"reverse is {reverse!r}, expected a recurrent layer with reverse=True"
+            )
         for what in ("input_size", "batch_first", "device", "dtype", "precision"):
             if getattr(forward, what) != getattr(reverse, what):
-                raise ArgumentError(f"reverse has {what}={getattr(reverse, what)!r}, but forward has {getattr(forward, what)!r}")
+                raise ArgumentError(
+                    f"reverse has {what}={getattr(reverse, what)!r}, but forward has "
+                    f"{getattr(forward, what)!r}"
+                )
         self.recurrent = forward, reverse
-        self.batch_first, self.dtype, self.precision = forward.batch_first, forward.dtype, forward.precision
+        self.batch_first, self.dtype = forward.batch_first, forward.dtype
+        self.precision = forward.precision
         self._device = forward._device
-        self.input_size, self.output_size = forward.input_size, forward.output_size + reverse.output_size
+        self.input_size = forward.input_size
+        self.output_size = forward.output_size + reverse.output_size
         self._hold({})
 
     def __getstate__(self):
@@ -45,7 +56,9 @@ class Bidirectional(Stateful):
 
     def _hold(self, values, whole=None):
         """The arrays of its two layers, whatever the values."""
-        self.parameters = parameters.Parameters(self._joined(layer.parameters for layer in self.recurrent))
+        self.parameters = parameters.Parameters(
+            self._joined(layer.parameters for layer in self.recurrent)
+        )
         self._bits = sum((layer._bits for layer in self.recurrent), ())
 
     def config(self):
@@ -65,14 +78,21 @@ class Bidirectional(Stateful):
         return [layer.tape for layer in self.recurrent]
 
     def _as_torch(self, θ):
-        parts = [layer._as_torch(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)]
+        parts = [
+            layer._as_torch(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)
+        ]
         return parts[0] | {f"{name}_reverse": a for name, a in parts[1].items()}
 
     def _of_torch(self, state_dict):
-        return self._joined(layer._of_torch(own) for layer, own in zip(self.recurrent, self.apart(state_dict), strict=True))
+        return self._joined(
+            layer._of_torch(own)
+            for layer, own in zip(self.recurrent, self.apart(state_dict), strict=True)
+        )
 
     def _as_keras(self, θ):
-        forward, reverse = (layer._as_keras(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True))
+        forward, reverse = (
+            layer._as_keras(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)
+        )
         return forward + [(f"{what} of the reverse direction", a) for what, a in reverse]
 
     def _of_keras(self, weights):
@@ -81,7 +101,11 @@ class Bidirectional(Stateful):
     @staticmethod
     def apart(named):
         """The names of each direction, without _reverse."""
-        reverse = {name.removesuffix("_reverse"): a for name, a in named.items() if name.endswith("_reverse")}
+        reverse = {
+            name.removesuffix("_reverse"): a
+            for name, a in named.items()
+            if name.endswith("_reverse")
+        }
         return {name: a for name, a in named.items() if not name.endswith("_reverse")}, reverse
 
     def _joined(self, parts):
@@ -90,23 +114,39 @@ class Bidirectional(Stateful):
 
     def _keep(self, last):
         super()._keep(last)
-        for layer, part in zip(self.recurrent, last.parts(2) if last else (None, None), strict=True):
+        for layer, part in zip(
+            self.recurrent, last.parts(2) if last else (None, None), strict=True
+        ):
             layer._keep(part)
 
     def _forward(self, x, s0, steps, pass_=INFERENCE):
-        forward, reverse = (layer._forward(x, [s], steps, pass_) for layer, s in zip(self.recurrent, s0, strict=True))
+        forward, reverse = (
+            layer._forward(x, [s], steps, pass_)
+            for layer, s in zip(self.recurrent, s0, strict=True)
+        )
         outputs, states, tapes = zip(forward, reverse, strict=True)
         return np.concatenate(outputs, 2), [s for own in states for s in own], tapes
 
     def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         n, whole = self.recurrent[0].output_size, self._device.array
         halves = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
-        each = zip(self.recurrent, tape, halves, ds, later.parts if later else (None, None), strict=True)
-        backs = tuple(layer._back(own, half, [d], taped, clip, behind) for layer, own, half, d, behind in each)
-        grads, (dx, dx_reverse) = self._joined(back.grads for back in backs), (back.dx for back in backs)
+        each = zip(
+            self.recurrent, tape, halves, ds, later.parts if later else (None, None), strict=True
+        )
+        backs = tuple(
+            layer._back(own, half, [d], taped, clip, behind) for layer, own, half, d, behind in each
+        )
+        grads = self._joined(back.grads for back in backs)
+        dx, dx_reverse = (back.dx for back in backs)
         clipped = sum(back.clipped_steps for back in backs)
         parts = tuple(back._replace(dx=None) for back in backs)
-        return Back(dx + dx_reverse, [d for back in backs for d in back.ds], grads, clipped_steps=clipped, parts=parts)
+        return Back(
+            dx + dx_reverse,
+            [d for back in backs for d in back.ds],
+            grads,
+            clipped_steps=clipped,
+            parts=parts,
+        )
 
 
 def stack(
@@ -122,13 +162,17 @@ def stack(
     seed: int = 0,
     **options,
 ) -> list[Layer]:
-    """num_layers recurrent layers one above the other, for `Network([*stack(…), …])`; Dropout between them where dropout > 0.
+    """num_layers recurrent layers one above the other, for `Network([*stack(…), …])`; Dropout
+    between them where dropout > 0.
 
-    kind     RNN, LSTM, GRU, or what else makes a recurrent layer of (input_size, hidden_size, …); options are its own
+    kind     RNN, LSTM, GRU, or what else makes a recurrent layer of (input_size, hidden_size, …);
+             options are its own
     seed     of the first layer; each one, and each Dropout, has another
     """
     if not callable(kind):
-        raise ArgumentError(f"kind is {kind!r}, expected RNN, LSTM, GRU, or what else makes a layer")
+        raise ArgumentError(
+            f"kind is {kind!r}, expected RNN, LSTM, GRU, or what else makes a layer"
+        )
     rate = arguments.number("dropout", dropout, 0, 1, open_high=True)
     seed, both = arguments.seed("seed", seed), arguments.flag("bidirectional", bidirectional)
     layers: list[Layer] = []

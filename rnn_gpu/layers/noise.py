@@ -1,4 +1,6 @@
-"""What layers draw: masks by Philox, the same on every device, whatever the batch's size and length."""
+"""What layers draw: masks by Philox, the same on every device, whatever the batch's size and
+length.
+"""
 
 from typing import NamedTuple
 
@@ -11,8 +13,12 @@ from ..kernels.philox import LOW, words
 PART = 1 << 16  # what one layer draws has places of its own, this far apart
 
 
-def struck(device, rate: float, T: int, B: int, n: int, seed: int, place: int, draw: int, first: int = 0):
-    """(T, B, n) booleans of the device, a share `rate` of them True; a function of seed, place, draw, step, sample and unit."""
+def struck(
+    device, rate: float, T: int, B: int, n: int, seed: int, place: int, draw: int, first: int = 0
+):
+    """(T, B, n) booleans of the device, a share `rate` of them True; a function of seed, place,
+    draw, step, sample and unit.
+    """
     return words(device.array, T, B, n, seed, place, draw, first) < round(rate * 2**32)
 
 
@@ -23,7 +29,9 @@ def drop_mask(dtype, rate: float, struck):
 
 def key(seed: int) -> int:
     if seed > LOW:
-        raise ArgumentError(f"seed is {seed!r}, expected an integer of at most {LOW}: it is half of Philox's key")
+        raise ArgumentError(
+            f"seed is {seed!r}, expected an integer of at most {LOW}: it is half of Philox's key"
+        )
     return seed
 
 
@@ -37,25 +45,37 @@ class Noise(NamedTuple):
         return bool(self.dropout or self.zoneout)
 
     def around(self, cell: Cell, training: bool) -> Cell:
-        """The cell with its noise around it; outside training zoneout is its expectation, and dropout nothing."""
+        """The cell with its noise around it; outside training zoneout is its expectation, and
+        dropout nothing.
+        """
         cell = zoned(cell) if self.zoneout else cell
         return dropped(cell) if self.dropout and training else cell
 
-    def beside(self, device, p, gates: int, seed: int, place: int, draw: int, first: int, training: bool):
-        """p (T, B, G, n) -> (p with what the cell draws, (T, B, G + D, n); the dropout's mask (B, n), or None), in time's order.
+    def beside(
+        self, device, p, gates: int, seed: int, place: int, draw: int, first: int, training: bool
+    ):
+        """p (T, B, G, n) -> (p with what the cell draws, (T, B, G + D, n); the dropout's mask (B,
+        n), or None), in time's order.
 
-        Of the places that are PARTs beyond `place` every second is left: for a layer that goes the other way.
+        Of the places that are PARTs beyond `place` every second is left: for a layer that goes the
+        other way.
         """
         T, B, _, n = p.shape
         drops = bool(self.dropout and training)
         wide = device.empty((T, B, gates + len(self.zoneout) + drops, n), p.dtype)
         wide[:, :, :gates] = p
         for k, rate in enumerate(self.zoneout):
-            drawn = struck(device, rate, T, B, n, seed, place + (2 * k + 2) * PART, draw, first) if training and rate else rate
+            drawn = (
+                struck(device, rate, T, B, n, seed, place + (2 * k + 2) * PART, draw, first)
+                if training and rate
+                else rate
+            )
             wide[:, :, gates + k] = drawn
         if not drops:
             return wide, None
-        mask = drop_mask(p.dtype, self.dropout, struck(device, self.dropout, 1, B, n, seed, place, draw))
+        mask = drop_mask(
+            p.dtype, self.dropout, struck(device, self.dropout, 1, B, n, seed, place, draw)
+        )
         wide[:, :, -1] = mask
         return wide, mask[0]
 
@@ -65,8 +85,14 @@ def noise(recurrent_dropout, zoneout, states: int) -> Noise:
     dropout = arguments.number("recurrent_dropout", recurrent_dropout, 0, 1, open_high=True)
     if isinstance(zoneout, (tuple, list)):
         if len(zoneout) != states:
-            raise ArgumentError(f"zoneout has {len(zoneout)} rates, expected a number, or {states}: one a state of the cell")
-        rates = tuple(arguments.number(f"zoneout[{k}]", rate, 0, 1, open_high=True) for k, rate in enumerate(zoneout))
+            raise ArgumentError(
+                f"zoneout has {len(zoneout)} rates, expected a number, or {states}: one a state "
+                "of the cell"
+            )
+        rates = tuple(
+            arguments.number(f"zoneout[{k}]", rate, 0, 1, open_high=True)
+            for k, rate in enumerate(zoneout)
+        )
     else:
         rates = (arguments.number("zoneout", zoneout, 0, 1, open_high=True),) * states
     return Noise(dropout, rates if any(rates) else ())

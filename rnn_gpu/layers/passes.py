@@ -21,7 +21,9 @@ INFERENCE = Pass()
 
 
 class Back(NamedTuple):
-    """What the way back through a layer gives; of a network and of a layer with two directions, also that of each part."""
+    """What the way back through a layer gives; of a network and of a layer with two directions,
+    also that of each part.
+    """
 
     dx: Any  # dE/dx (T, B, m)
     ds: list  # dE/d(initial state), (S, B, n) for each layer of `recurrent`
@@ -34,12 +36,15 @@ class Back(NamedTuple):
 
 
 class Last(NamedTuple):
-    """The last pass of a layer or network, whole: never written into, only replaced, so that no thread sees half of one."""
+    """The last pass of a layer or network, whole: never written into, only replaced, so that no
+    thread sees half of one.
+    """
 
     like: Any  # x as it came
     steps: Any  # its Steps; None without time
     tape: Any  # what the way back needs; None where there is none for it alone
-    weights: tuple = ()  # the fingerprint of the parameters that it went forward with; () where nobody asks
+    # the fingerprint of the parameters that it went forward with; () where nobody asks
+    weights: tuple = ()
     way: Any = None  # what goes back where it is not the layer or network itself: Segments
     back: Back | None = None
     thread: int = 0  # that went forward
@@ -48,11 +53,16 @@ class Last(NamedTuple):
         return Last(self.like, self.steps, self.tape, self.weights, self.way, back, self.thread)
 
     def parts(self, count: int) -> list["Last"]:
-        """The same pass as each of `count` layers that took part has seen it; of segments none has all."""
+        """The same pass as each of `count` layers that took part has seen it; of segments none has
+        all.
+        """
         none = (None,) * count
         tapes = none if self.tape is None or self.way else self.tape
         backs = self.back.parts if self.back else none
-        return [Last(input_of(tape), self.steps, tape, back=back, thread=self.thread) for tape, back in zip(tapes, backs, strict=True)]
+        return [
+            Last(input_of(tape), self.steps, tape, back=back, thread=self.thread)
+            for tape, back in zip(tapes, backs, strict=True)
+        ]
 
 
 BEGUN: dict[int, Last] = {}  # by thread: a pass that is under way
@@ -66,7 +76,8 @@ def input_of(tape):
 class Remembering:
     """What keeps its last pass, for `backward` and for whoever looks at what that gave.
 
-    A pass belongs to the thread that made it: several may go forward, but `backward` is for the last of them alone.
+    A pass belongs to the thread that made it: several may go forward, but `backward` is for the
+    last of them alone.
     """
 
     _device: Any
@@ -75,7 +86,9 @@ class Remembering:
     _threads: Set[int] = frozenset()  # that went forward
 
     def __getstate__(self) -> dict:
-        """For copies and other processes: without what the last pass remembers, which stays with its thread."""
+        """For copies and other processes: without what the last pass remembers, which stays with
+        its thread.
+        """
         here = ("_device", "_bits", "_last", "_threads", "_trainer")
         return {name: value for name, value in self.__dict__.items() if name not in here}
 
@@ -86,30 +99,43 @@ class Remembering:
     def _keep(self, last: Last | None):
         """Remember a pass, or none; what is made of layers has each of them remember its part."""
         if last is not None and last.thread not in self._threads:
-            self.__dict__.setdefault("_threads", set()).add(last.thread)  # no other thread comes between
+            # no other thread comes between
+            self.__dict__.setdefault("_threads", set()).add(last.thread)
         self._last = last
 
     def _begin(self):
         """Let go of the last pass, whose memory may be used again: this thread makes the next."""
         thread = get_ident()
-        self._keep(BEGUN.get(thread) or BEGUN.setdefault(thread, Last(None, None, None, thread=thread)))
+        self._keep(
+            BEGUN.get(thread) or BEGUN.setdefault(thread, Last(None, None, None, thread=thread))
+        )
 
     def _recall(self) -> Last:
-        """The last pass, for its way back.  Raises OrderError if there is none, or not of this thread, or not of these weights."""
+        """The last pass, for its way back.  Raises OrderError if there is none, or not of this
+        thread, or not of these weights.
+        """
         last, name = self._last, type(self).__name__
         if last is None or last.tape is None:
             raise OrderError(f"{name}: backward before forward; call it on x first")
         if last.thread != get_ident():
-            raise OrderError(f"{name}: another thread has called it since; give each thread a copy() of its own")
+            raise OrderError(
+                f"{name}: another thread has called it since; give each thread a copy() of its own"
+            )
         if last.weights and self._fingerprint() != last.weights:
-            raise OrderError(f"{name}: its parameters were written since it was called; call it on x again, then backward")
+            raise OrderError(
+                f"{name}: its parameters were written since it was called; call it on x again, "
+                "then backward"
+            )
         return last
 
     def _found(self, what: str) -> Back | None:
         """What the last way back gave; None if there was none since the way forward."""
         last = self._last
         if last is not None and last.thread != get_ident() and get_ident() in self._threads:
-            raise OrderError(f"{what} is of another thread, which has called this {type(self).__name__} since: give each a copy()")
+            raise OrderError(
+                f"{what} is of another thread, which has called this {type(self).__name__} since: "
+                "give each a copy()"
+            )
         return last and last.back
 
     @property

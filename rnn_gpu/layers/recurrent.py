@@ -23,7 +23,9 @@ from .steps import zeros
 
 
 class Tape(NamedTuple):
-    """What a recurrent layer remembers of its forward pass; but for x in the order of its own steps, which `reverse` turns around."""
+    """What a recurrent layer remembers of its forward pass; but for x in the order of its own
+    steps, which `reverse` turns around.
+    """
 
     x: np.ndarray  # (T, B, m)
     wide_s: np.ndarray  # (S, T+1, B, n), of `cell`
@@ -63,14 +65,17 @@ class Tape(NamedTuple):
 
 
 class DeltaTape(NamedTuple):
-    """What BPTT computed at every step of a recurrent layer: `backward(…, tape=True)` leaves it in `tape`.
+    """What BPTT computed at every step of a recurrent layer: `backward(…, tape=True)` leaves it in
+    `tape`.
 
-    Arrays of the device, in the order of the layer's own steps, which `reverse` turns around.
-    ds[:, t] is all of dE/ds_t: what came back through time, and what the output s[0, t] of step t−1 adds by itself.
+    Arrays of the device, in the order of the layer's own steps, which `reverse` turns around. ds[:,
+    t] is all of dE/ds_t: what came back through time, and what the output s[0, t] of step t−1 adds
+    by itself.
     """
 
     delta: np.ndarray  # (T, B, G, n), δ_t = dE/dnet_t
-    delta_recurrent: np.ndarray  # (T, B, G, n), δ of the recurrent side: the same array unless the cell takes the two apart
+    # (T, B, G, n), δ of the recurrent side: the same array unless the cell takes the two apart
+    delta_recurrent: np.ndarray
     ds: np.ndarray  # (S, T+1, B, n)
     s: np.ndarray  # (S, T+1, B, n), states; s[:, 0] is the initial one
     kept: np.ndarray  # (T, B, K, n), gates and what else the cell keeps
@@ -80,32 +85,41 @@ class DeltaTape(NamedTuple):
 
 
 def outer_norm(δ, s) -> float:
-    """‖Σ_b δ_b s_bᵀ‖ without the matrix: its square is Σ_{b,b'} (δ_b·δ_b')(s_b·s_b').  δ (B, G·n), s (B, n)."""
+    """‖Σ_b δ_b s_bᵀ‖ without the matrix: its square is Σ_{b,b'} (δ_b·δ_b')(s_b·s_b').  δ (B, G·n),
+    s (B, n).
+    """
     δ, s = δ.astype(np.float64), s.astype(np.float64)  # the sum may cancel
     return max(float(((δ @ δ.T) * (s @ s.T)).sum()), 0.0) ** 0.5
 
 
 class Recurrent(Stateful):
-    """A recurrent layer of any cell: net_t = U x_t + b + W s_{t-1} (式2), trained by back-propagation through time.
+    """A recurrent layer of any cell: net_t = U x_t + b + W s_{t-1} (式2), trained by
+    back-propagation through time.
 
-    cell            a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "gru", "elman_tanh", …
+    cell            a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "gru",
+                    "elman_tanh", …
     input_size      m, features of x
     hidden_size     n, units
     batch_first     x, y and their gradients are (B, T, ·) instead of (T, B, ·)
     device          "auto", "cpu", "cuda" or "reference": see `rnn_gpu.device.resolve`
     dtype           "float32" or "float64", of x, y, states, parameters and gradients
     seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
-    precision       of products of matrices: "fp32" is strict; "tf32" is faster, for float32 on "cuda": see `rnn_gpu.device.resolve`
-    reverse         the layer goes from the last step of each sample to its first; its state `after` is that at the first step
-    recurrent_dropout  in training W sees m ⊙ s_{t-1}: of m a share is zero, the rest 1/(1 − rate), one mask for all steps (Gal and
+    precision       of products of matrices: "fp32" is strict; "tf32" is faster, for float32 on
+                    "cuda": see `rnn_gpu.device.resolve`
+    reverse         the layer goes from the last step of each sample to its first; its state `after`
+                    is that at the first step
+    recurrent_dropout  in training W sees m ⊙ s_{t-1}: of m a share is zero, the rest 1/(1 − rate),
+                       one mask for all steps (Gal and
                     Ghahramani 2016)
-    zoneout         in training this share of each state stays as it was, drawn anew at every step; outside, the mean of both
+    zoneout         in training this share of each state stays as it was, drawn anew at every step;
+                    outside, the mean of both
                     (Krueger et al. 2016). One rate, or a tuple of one a state: (h, c) of the LSTM
 
-    Masks are drawn as Dropout's: by seed, place in the network, training pass, step, sample and unit.
+    Masks are drawn as Dropout's: by seed, place in the network, training pass, step, sample and
+    unit.
 
-    parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it. A gradient is overwritten
-    by each `backward`.
+    parameters, grads: dicts of U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has
+    it. A gradient is overwritten by each `backward`.
     """
 
     def __init__(
@@ -127,16 +141,21 @@ class Recurrent(Stateful):
         if isinstance(cell, str):
             cell = CELLS[arguments.choice("cell", cell, CELLS)]
         if not isinstance(cell, Cell):
-            raise ArgumentError(f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}")
+            raise ArgumentError(
+                f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of "
+                f"{', '.join(CELLS)}"
+            )
         derivatives.check_cell(cell)
         self.cell = cell
-        self.recurrent_dropout, self.zoneout = recurrent_dropout, tuple(zoneout) if isinstance(zoneout, list) else zoneout
+        self.recurrent_dropout = recurrent_dropout
+        self.zoneout = tuple(zoneout) if isinstance(zoneout, list) else zoneout
         self._noise = noise(recurrent_dropout, zoneout, cell.states)
         self.input_size = arguments.size("input_size", input_size)
         self.hidden_size = self.output_size = arguments.size("hidden_size", hidden_size)
         self.batch_first = arguments.flag("batch_first", batch_first)
         self.reverse = arguments.flag("reverse", reverse)
-        self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
+        self.seed = arguments.seed("seed", seed)
+        self.init = arguments.choice("init", init, parameters.INITS)
         if self.draws:
             key(self.seed)
         its = cell, self.input_size, self.hidden_size
@@ -152,18 +171,39 @@ class Recurrent(Stateful):
         return bool(self._noise)
 
     def config(self) -> dict:
-        names = ("input_size", "hidden_size", "batch_first", "seed", "init", "reverse", "precision", "recurrent_dropout", "zoneout")
+        names = (
+            "input_size",
+            "hidden_size",
+            "batch_first",
+            "seed",
+            "init",
+            "reverse",
+            "precision",
+            "recurrent_dropout",
+            "zoneout",
+        )
         own = {"cell": self.cell} if type(self) is Recurrent else {}
         return own | {name: getattr(self, name) for name in names}
 
     def explain(self, T: int, B: int) -> str:
-        """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it remembers for the way back."""
-        T, B, cell = arguments.size("T", T), arguments.size("B", B), self._noise.around(self.cell, training=True)
-        states, itemsize = (T + 1) * B * cell.states * self.hidden_size, np.dtype(self.dtype).itemsize
+        """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it
+        remembers for the way back.
+        """
+        T, B = arguments.size("T", T), arguments.size("B", B)
+        cell = self._noise.around(self.cell, training=True)
+        states = (T + 1) * B * cell.states * self.hidden_size
+        itemsize = np.dtype(self.dtype).itemsize
         numbers = T * B * (self.input_size + cell.kept * self.hidden_size) + states
-        remembered = f"remembered for backward: {numbers * itemsize:,} bytes (x, states, activations)"
-        taped = f"tape=True: {states * itemsize + 8 * T:,} bytes more (dE/ds, ‖∇W_t‖), and one call of the kernel a step"
-        return f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
+        remembered = (
+            f"remembered for backward: {numbers * itemsize:,} bytes (x, states, activations)"
+        )
+        taped = (
+            f"tape=True: {states * itemsize + 8 * T:,} bytes more (dE/ds, ‖∇W_t‖), and one call "
+            "of the kernel a step"
+        )
+        return (
+            f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
+        )
 
     @property
     def delta(self) -> np.ndarray:
@@ -178,23 +218,32 @@ class Recurrent(Stateful):
         """What every step computed in the last backward, which was called with tape=True."""
         back = self._found("tape")
         if back is None or back.tape is None:
-            raise OrderError("tape is known after backward(…, tape=True): call it after the layer went forward")
+            raise OrderError(
+                "tape is known after backward(…, tape=True): call it after the layer went forward"
+            )
         return back.tape
 
     def _forward(self, x, s0, steps, pass_=INFERENCE):
         training = pass_.training
-        d, θ, cell, mask = self._device, self.parameters, self._noise.around(self.cell, training), None
+        d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, training)
+        mask = None
         T, B, _ = x.shape
         p = d.project(x, θ["U"], θ["b"], cell.gates)
         if cell.drawn:
             place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
-            p, mask = self._noise.beside(d, p, cell.gates, self.seed, place, number, steps.first, training)
+            p, mask = self._noise.beside(
+                d, p, cell.gates, self.seed, place, number, steps.first, training
+            )
         p = self._in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
-        kept = p if cell.kept == cell.gates + cell.drawn else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
+        kept = (
+            p
+            if cell.kept == cell.gates + cell.drawn
+            else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
+        )
         own = steps.turned(d) if self.reverse else steps
         d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
         tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
@@ -202,17 +251,30 @@ class Recurrent(Stateful):
 
     def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         d, θ, (T, B, _), cell = self._device, self.parameters, tape.x.shape, tape.cell
-        ds = later.wide_ds if later else tape.widened(*ds)  # of the cell that ran: to add what the mask hides would round
+        # of the cell that ran: to add what the mask hides would round
+        ds = later.wide_ds if later else tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
             seen, clipped = self._back_by_steps(tape, self._in_turn(dy), dp, dq, ds, clip)
         else:
-            arrays = self._in_turn(dy), θ["W"], self._c(), tape.wide_s, tape.wide_kept, tape.flags, dp, dq, ds
+            arrays = (
+                self._in_turn(dy),
+                θ["W"],
+                self._c(),
+                tape.wide_s,
+                tape.wide_kept,
+                tape.flags,
+                dp,
+                dq,
+                ds,
+            )
             seen, clipped = None, d.backward(cell, *arrays, clip)
         δ, sums = self._in_turn(dp), later.grads if later else {}
         dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums.get("U"), sums.get("b"))
-        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums.get("W"), sums.get("c"), below=False, bias=cell.apart)
+        _, dW, dc = d.project_back(
+            dq, tape.before()[0], θ["W"], sums.get("W"), sums.get("c"), below=False, bias=cell.apart
+        )
         grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
         clipped += later.clipped_steps if later else 0
         return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
@@ -220,12 +282,15 @@ class Recurrent(Stateful):
     def _in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.
 
-        Steps beyond a sample's length come first when all T are turned around, and are not live: they hand the state on.
+        Steps beyond a sample's length come first when all T are turned around, and are not live:
+        they hand the state on.
         """
         return self._device.array(a[::-1], a.dtype) if self.reverse else a
 
     def _back_by_steps(self, tape, dy, dp, dq, ds, clip) -> tuple[DeltaTape, int]:
-        """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites dp, dq and ds."""
+        """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites
+        dp, dq and ds.
+        """
         ds0, clipped = zeros(self._device, ds.shape, self.dtype), 0
         T, B, G, n = dp.shape
         live = (tape.flags & LIVE)[:, :, None] != 0
@@ -244,11 +309,23 @@ class Recurrent(Stateful):
         return DeltaTape(dp, dq, tape.narrowed(carried), tape.s, tape.kept, norms), clipped
 
     def _one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
-        """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell that ran."""
+        """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell
+        that ran.
+        """
         one = slice(t, t + 1)
         s = tape.wide_s[:, t : t + 2].copy()
         s[:, 0] = tape.before(t)
-        arrays = dy, self.parameters["W"], self._c(), s, tape.wide_kept[one], tape.flags[one], dp, dq, ds
+        arrays = (
+            dy,
+            self.parameters["W"],
+            self._c(),
+            s,
+            tape.wide_kept[one],
+            tape.flags[one],
+            dp,
+            dq,
+            ds,
+        )
         return self._device.backward(tape.cell, *arrays, clip)
 
     def _c(self):
@@ -272,7 +349,11 @@ class Recurrent(Stateful):
         return s
 
     def _as_state(self, x, s):
-        return self._to_kind_of(x, s[0]) if len(s) == 1 else tuple(self._to_kind_of(x, part) for part in s)
+        return (
+            self._to_kind_of(x, s[0])
+            if len(s) == 1
+            else tuple(self._to_kind_of(x, part) for part in s)
+        )
 
     def _check_states(self, name, state, B):
         return [self._check_state(name, state, B)]
@@ -283,7 +364,10 @@ class Recurrent(Stateful):
     # Other libraries' parameters: see weights.py
 
     def _as_torch(self, θ):
-        return {theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"]) for theirs, ours in TORCH.items()}
+        return {
+            theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"])
+            for theirs, ours in TORCH.items()
+        }
 
     def _of_torch(self, state_dict):
         known(state_dict, TORCH, optional=("bias_ih_l0", "bias_hh_l0"))
@@ -309,7 +393,8 @@ class Recurrent(Stateful):
 class RNN(Recurrent):
     """Elman network, s_t = f(U x_t + b + W s_{t-1}) (式2).
 
-    activation  a name ("tanh", "relu", "sigmoid", …), an Activation, or your own pair (f, df) with df from the output y.
+    activation  a name ("tanh", "relu", "sigmoid", …), an Activation, or your own pair (f, df) with
+                df from the output y.
     The other options: see Recurrent. The state is s (B, n).
     """
 
@@ -349,14 +434,17 @@ class RNN(Recurrent):
         return {"activation": self.activation} | super().config()
 
     def __getstate__(self):
-        return super().__getstate__() | {"cell": None}  # a formula around the activation, which can be found again
+        # a formula around the activation, which can be found again
+        return super().__getstate__() | {"cell": None}
 
     def __setstate__(self, state):
         super().__setstate__(state | {"cell": elman(state["activation"])})
 
 
 class LSTM(Recurrent):
-    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each (B, n).  Options: see Recurrent."""
+    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each
+    (B, n).  Options: see Recurrent.
+    """
 
     def __init__(
         self,
@@ -390,7 +478,9 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h (B, n).  Options: see Recurrent."""
+    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h
+    (B, n).  Options: see Recurrent.
+    """
 
     def __init__(
         self,

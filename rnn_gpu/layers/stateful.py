@@ -17,7 +17,9 @@ State = ArrayLike | Sequence[Any]  # of a cell of several states a tuple, of sev
 
 
 class Stateful(Layer):
-    """What a recurrent layer and a bidirectional one share: the way in and out for sequences and states."""
+    """What a recurrent layer and a bidirectional one share: the way in and out for sequences and
+    states.
+    """
 
     input_size: int
     output_size: int
@@ -36,19 +38,27 @@ class Stateful(Layer):
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
 
         x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
-        state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c) for the LSTM; for a
+        state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c)
+                 for the LSTM; for a
                  Bidirectional a list of two, forward and reverse; None is zero
-        lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x holds beyond is ignored, y is
+        lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x
+                 holds beyond is ignored, y is
                  zero there
-        mask     (T, B) booleans; False is a step that does not happen: as if it were deleted, but that y is zero there
-        resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`: as if two sequences stood one
+        mask     (T, B) booleans; False is a step that does not happen: as if it were deleted, but
+                 that y is zero there
+        resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`:
+                 as if two sequences stood one
                  behind the other. A masked step resets too
         training  True draws the masks of recurrent dropout and zoneout
-        y        (T, B, n), the output of every step; state as above, after the last step of each sample
+        y        (T, B, n), the output of every step; state as above, after the last step of each
+                 sample
         """
         training = training is not False and arguments.flag("training", training)
-        a, steps = enter(self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets)
-        a = self._device.copy(a) if steps.dead is None else a  # the caller may write into x before `backward`
+        a, steps = enter(
+            self._device, x, self.input_size, self.dtype, lengths, self.batch_first, mask, resets
+        )
+        # the caller may write into x before `backward`
+        a = self._device.copy(a) if steps.dead is None else a
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
         self._begin()
         y, s, tape = self._forward(a, s0, steps, next_pass((self,), training))
@@ -68,22 +78,29 @@ class Stateful(Layer):
 
         dy      (T, B, n), dE/dy of every step; None for zero. Where no step happens it is ignored
         dstate  dE/d(the state after the last step), as `state`; None for zero
-        tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call of the kernel a step
-        clip_step_value, clip_step_norm  bounds of δ of every step and sample, before it is used: of each number, then of the norm
-                over all gates and units. `clipped_steps` then is how many steps (each sample's count) were beyond. What goes
+        tape    True also leaves what every step computed in `tape`, a DeltaTape; it takes one call
+                of the kernel a step
+        clip_step_value, clip_step_norm  bounds of δ of every step and sample, before it is used: of
+                                         each number, then of the norm
+                over all gates and units. `clipped_steps` then is how many steps (each sample's
+                count) were beyond. What goes
                 back past W, as along an LSTM's c, is not clipped
         dx      (T, B, m); dstate: the gradient with respect to `state`, the sum over all beginnings
 
-        Raises OrderError where this thread has made no call, another thread has since, or a parameter was written since.
+        Raises OrderError where this thread has made no call, another thread has since, or a
+        parameter was written since.
         """
         last = self._recall()
-        tape, clip = tape is not False and arguments.flag("tape", tape), clip_of(clip_step_value, clip_step_norm)
+        tape = tape is not False and arguments.flag("tape", tape)
+        clip = clip_of(clip_step_value, clip_step_norm)
         T, B = last.steps.flags.shape
         if dy is None:
             dy = zeros(self._device, (T, B, self.output_size), self.dtype)
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
-            dy = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, 0 if self.batch_first else 1)
+            dy = arguments.floats(
+                "dy", dy, self.dtype, (*shape, self.output_size), axes, 0 if self.batch_first else 1
+            )
             dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
             dy = last.steps.only_live(dy)
             if not self._device.finite(dy):
@@ -110,12 +127,19 @@ def as_states(recurrent, like, states):
 
 
 def check_states(recurrent, name, states, B):
-    """A list with the state of each recurrent layer, or None, checked -> a list of arrays (S, B, n) of the device."""
+    """A list with the state of each recurrent layer, or None, checked -> a list of arrays (S, B, n)
+    of the device.
+    """
     states = [None] * len(recurrent) if states is None else states
     if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
         came = arguments.came_in_parts(states)
-        raise ShapeError(f"{name} is {came}, expected a list of {len(recurrent)}: one a recurrent layer")
-    return [layer._check_state(f"{name}[{i}]", s, B) for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))]
+        raise ShapeError(
+            f"{name} is {came}, expected a list of {len(recurrent)}: one a recurrent layer"
+        )
+    return [
+        layer._check_state(f"{name}[{i}]", s, B)
+        for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))
+    ]
 
 
 def clip_of(value, norm) -> Clip:
@@ -123,4 +147,10 @@ def clip_of(value, norm) -> Clip:
     if value is None and norm is None:
         return UNCLIPPED
     given = {"value": value, "norm": norm}
-    return Clip(**{name: arguments.bound(f"clip_step_{name}", bound) for name, bound in given.items() if bound is not None})
+    return Clip(
+        **{
+            name: arguments.bound(f"clip_step_{name}", bound)
+            for name, bound in given.items()
+            if bound is not None
+        }
+    )

@@ -20,7 +20,9 @@ from .passes import INFERENCE, Back, Last, next_pass
 
 
 class Stateless(Layer):
-    """A layer that treats every step and sample alike.  x is (T, B, m), or (B, m) without time; y has the same axes."""
+    """A layer that treats every step and sample alike.  x is (T, B, m), or (B, m) without time; y
+    has the same axes.
+    """
 
     def __call__(self, x: ArrayLike, *, training: bool = False) -> Any:
         """Carry the layer over x; remember what `backward` needs.  x (…, B, m) -> y (…, B, n)."""
@@ -28,7 +30,9 @@ class Stateless(Layer):
         a = arguments.as_array("x", x, self.dtype)
         rank = 3 if a.ndim == 3 else 2
         axes = f"{'(T, B, ' if rank == 3 else '(B, '}m={self.input_size})"
-        a = arguments.floats("x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes, rank - 2)
+        a = arguments.floats(
+            "x", a, self.dtype, (None,) * (rank - 1) + (self.input_size,), axes, rank - 2
+        )
         arguments.finite("x", a)
         a, weights = self._device.copy(self._with_time("x", a)), self._fingerprint()
         y, _, tape = self._forward(a, [], None, next_pass((self,), training))
@@ -36,10 +40,19 @@ class Stateless(Layer):
         return self._to_kind_of(x, y.reshape(*np.shape(x)[:-1], y.shape[-1]))
 
     def backward(self, dy: ArrayLike) -> Any:
-        """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads` and `delta`.  Raises OrderError as that of a recurrent layer."""
+        """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads` and `delta`.  Raises OrderError as
+        that of a recurrent layer.
+        """
         last = self._recall()
         shape = np.shape(last.like)
-        dy = arguments.floats("dy", dy, self.dtype, (*shape[:-1], self.output_size or shape[-1]), "(…, B, n)", len(shape) - 2)
+        dy = arguments.floats(
+            "dy",
+            dy,
+            self.dtype,
+            (*shape[:-1], self.output_size or shape[-1]),
+            "(…, B, n)",
+            len(shape) - 2,
+        )
         arguments.finite("dy", dy)
         back = self._back(last.tape, self._with_time("dy", dy), [])
         self._keep(last.returned(back))
@@ -77,8 +90,8 @@ def output_formula(activation: Activation):
 class Dense(Stateless):
     """A fully connected layer, o = g(V s + b) (式1), at every step.
 
-    activation as for RNN. parameters, grads: dicts of V (output_size, input_size) and b (output_size,): the weight of an input
-    that is always 1.
+    activation as for RNN. parameters, grads: dicts of V (output_size, input_size) and b
+    (output_size,): the weight of an input that is always 1.
     """
 
     input_size: int
@@ -99,17 +112,23 @@ class Dense(Stateless):
         self.activation = derivatives.activation(activation)
         self.input_size = arguments.size("input_size", input_size)
         self.output_size = arguments.size("output_size", output_size)
-        self.seed, self.init = arguments.seed("seed", seed), arguments.choice("init", init, parameters.INITS)
+        self.seed = arguments.seed("seed", seed)
+        self.init = arguments.choice("init", init, parameters.INITS)
         shapes = {"V": (self.output_size, self.input_size), "b": (self.output_size,)}
         draw = partial(parameters.dense, self.input_size, self.output_size, self.seed, init)
         super().__init__(device, dtype, shapes, draw, precision)
 
     def config(self):
-        return {name: getattr(self, name) for name in ("input_size", "output_size", "activation", "seed", "init", "precision")}
+        return {
+            name: getattr(self, name)
+            for name in ("input_size", "output_size", "activation", "seed", "init", "precision")
+        }
 
     @property
     def delta(self):
-        """δ = dE/dnet (BP 式3, but for its sign) of every row, from the last backward: shaped as y."""
+        """δ = dE/dnet (BP 式3, but for its sign) of every row, from the last backward: shaped as
+        y.
+        """
         back = self._found("delta")
         if back is None or back.delta is None:
             raise OrderError("delta is known after backward: call it after the layer went forward")
@@ -127,7 +146,9 @@ class Dense(Stateless):
         δ = d.empty(tape.y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (tape.y, dy))
         gates = δ[:, :, None]  # (T, B, G = 1, n)
-        dx, dV, db = d.project_back(gates, tape.x, V, sums.get("V"), sums.get("b"), bias="b" in self.parameters)
+        dx, dV, db = d.project_back(
+            gates, tape.x, V, sums.get("V"), sums.get("b"), bias="b" in self.parameters
+        )
         return Back(dx, [], {"V": dV} | ({} if db is None else {"b": db}), δ)
 
     def _as_torch(self, θ):
@@ -135,7 +156,10 @@ class Dense(Stateless):
 
     def _of_torch(self, state_dict):
         known(state_dict, ("weight", "bias"), optional=("bias",))
-        return {"V": state_dict["weight"], "b": state_dict.get("bias", np.zeros(self.output_size, self.dtype))}
+        return {
+            "V": state_dict["weight"],
+            "b": state_dict.get("bias", np.zeros(self.output_size, self.dtype)),
+        }
 
     def _as_keras(self, θ):
         return [("kernel", θ["V"].T), ("bias", θ["b"])]
@@ -145,9 +169,11 @@ class Dense(Stateless):
 
 
 class Embedding(Dense):
-    """A vector of its own for each of `symbols` symbols, learned: the columns of V (size, symbols), no bias.
+    """A vector of its own for each of `symbols` symbols, learned: the columns of V (size, symbols),
+    no bias.
 
-    It is the product of V with the one-hot vectors that integers stand for; so it is meant for characters, not for 100,000 words.
+    It is the product of V with the one-hot vectors that integers stand for; so it is meant for
+    characters, not for 100,000 words.
     """
 
     def __init__(
@@ -161,13 +187,18 @@ class Embedding(Dense):
         precision: str = "fp32",
     ):
         self.activation = derivatives.activation("identity")
-        self.input_size, self.output_size = arguments.size("symbols", symbols), arguments.size("size", size)
+        self.input_size = arguments.size("symbols", symbols)
+        self.output_size = arguments.size("size", size)
         self.seed = arguments.seed("seed", seed)
         draw = partial(parameters.embedding, self.input_size, self.output_size, self.seed)
-        Layer.__init__(self, device, dtype, {"V": (self.output_size, self.input_size)}, draw, precision)
+        Layer.__init__(
+            self, device, dtype, {"V": (self.output_size, self.input_size)}, draw, precision
+        )
 
     def __call__(self, x: ArrayLike, *, training: bool = False) -> Any:
-        """x (T, B) or (B,) integers, or one-hot (…, symbols) -> (…, size).  What `backward` returns is with respect to the one-hot."""
+        """x (T, B) or (B,) integers, or one-hot (…, symbols) -> (…, size).  What `backward` returns
+        is with respect to the one-hot.
+        """
         return super().__call__(self.vectors(x), training=training)
 
     def vectors(self, x):
@@ -176,11 +207,18 @@ class Embedding(Dense):
         if a.dtype.kind not in "iu":
             return x
         a = self._device.numpy(a) if type(a) is not np.ndarray else a
-        checked = arguments.symbols("x", a, self.input_size, "(T, B) or (B,)", 2 if a.ndim == 2 else 1, a.ndim - 1)
+        checked = arguments.symbols(
+            "x", a, self.input_size, "(T, B) or (B,)", 2 if a.ndim == 2 else 1, a.ndim - 1
+        )
         return arguments.one_hot(checked, self.input_size, self.dtype)
 
     def config(self):
-        return {"symbols": self.input_size, "size": self.output_size, "seed": self.seed, "precision": self.precision}
+        return {
+            "symbols": self.input_size,
+            "size": self.output_size,
+            "seed": self.seed,
+            "precision": self.precision,
+        }
 
     def _as_torch(self, θ):
         return {"weight": θ["V"].T}
@@ -198,11 +236,13 @@ class Embedding(Dense):
 
 
 class Dropout(Stateless):
-    """Zero a share `rate` of the numbers in training, scale the others by 1/(1 − rate); outside training do nothing.
+    """Zero a share `rate` of the numbers in training, scale the others by 1/(1 − rate); outside
+    training do nothing.
 
     variational  True draws one mask for all steps of a sequence (Gal and Ghahramani 2016)
-    A mask's number is a function of `seed`, the layer's place in its network, the training pass, step, sample and unit, by Philox:
-    the same on every device, whatever the batch's size and length.
+    A mask's number is a function of `seed`, the layer's place in its network, the training pass,
+    step, sample and unit, by Philox: the same on every device, whatever the batch's size and
+    length.
     """
 
     draws = True
@@ -230,7 +270,9 @@ class Dropout(Stateless):
             T, B, n = x.shape
             first = 0 if self.variational or steps is None else steps.first
             T = 1 if self.variational else T
-            drawn = struck(self._device, self.rate, T, B, n, self.seed, self.place, pass_.numbers[self], first)
+            drawn = struck(
+                self._device, self.rate, T, B, n, self.seed, self.place, pass_.numbers[self], first
+            )
             mask = drop_mask(x.dtype, self.rate, drawn)
         return x * mask, [], DropoutTape(x, mask)
 

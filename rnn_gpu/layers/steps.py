@@ -14,7 +14,8 @@ class Steps(NamedTuple):
 
     flags: np.ndarray  # (T, B) uint8, what the kernels are told
     dead: np.ndarray | None  # (T, B, 1) bool, the steps that do not happen; None where all do
-    starts: np.ndarray | None = None  # (T, B, 1) bool, the steps before which the state becomes the initial one; None for none
+    # (T, B, 1) bool, the steps before which the state becomes the initial one; None for none
+    starts: np.ndarray | None = None
     first: int = 0  # the number of the first of them in the whole sequence
 
     def only_live(self, a):
@@ -23,16 +24,25 @@ class Steps(NamedTuple):
 
     def part(self, start: int, end: int):
         """Steps start … end−1, of samples that nowhere begin anew."""
-        return Steps(self.flags[start:end], None if self.dead is None else self.dead[start:end], None, self.first + start)
+        return Steps(
+            self.flags[start:end],
+            None if self.dead is None else self.dead[start:end],
+            None,
+            self.first + start,
+        )
 
     def turned(self, device):
-        """For a layer that goes from the last step to the first. What begins at t then ends there: the step t−1 begins anew."""
+        """For a layer that goes from the last step to the first. What begins at t then ends there:
+        the step t−1 begins anew.
+        """
         flags, starts = self.flags[::-1] & LIVE, None
         if self.starts is not None:
             starts = zeros(device, self.starts.shape, bool)
             starts[1:] = self.starts[:0:-1]
             flags = flags | starts[:, :, 0] * np.uint8(RESET)
-        return Steps(device.array(flags, np.uint8), None if self.dead is None else self.dead[::-1], starts)
+        return Steps(
+            device.array(flags, np.uint8), None if self.dead is None else self.dead[::-1], starts
+        )
 
 
 @lru_cache(maxsize=8)
@@ -44,7 +54,9 @@ def all_live(device, place, T: int, B: int) -> Steps:
 
 
 def steps_of(device, live, starts=False) -> Steps:
-    """From NumPy's (T, B) booleans. Every sample begins with its first step, so `starts` says nothing there."""
+    """From NumPy's (T, B) booleans. Every sample begins with its first step, so `starts` says
+    nothing there.
+    """
     starts = starts & (np.arange(len(live)) > 0)[:, None]
     return Steps(
         device.array(live * LIVE | starts * RESET, np.uint8),
@@ -54,9 +66,11 @@ def steps_of(device, live, starts=False) -> Steps:
 
 
 def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, resets=None):
-    """Sequences at the door -> (x as the device's (T, B, m), zero where no step happens; its Steps).
+    """Sequences at the door -> (x as the device's (T, B, m), zero where no step happens; its
+    Steps).
 
-    x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if batch_first, in mask and resets too.
+    x is (T, B, m), or integers (T, B) that stand for one-hot vectors of m; B comes first if
+    batch_first, in mask and resets too.
     """
     order, batch = ("B, T", 0) if batch_first else ("T, B", 1)
     a = arguments.as_array("x", x, dtype)
@@ -68,7 +82,8 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
     if mask is None and resets is None and (lengths is None or (lengths == T).all()):
-        steps = all_live(device, getattr(a.device, "id", a.device), T, B)  # CuPy's Device has no hash
+        # CuPy's Device has no hash
+        steps = all_live(device, getattr(a.device, "id", a.device), T, B)
     else:
         shape = (B, T) if batch_first else (T, B)
         live = arguments.booleans("mask", mask, shape, order, otherwise=True)

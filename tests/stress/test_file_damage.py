@@ -1,4 +1,6 @@
-"""2,000 damaged files and 200 kills: `pytest -m stress tests/stress/test_file_damage.py -s` prints what became of them."""
+"""2,000 damaged files and 200 kills: `pytest -m stress tests/stress/test_file_damage.py -s` prints
+what became of them.
+"""
 
 import os
 
@@ -6,7 +8,18 @@ import pytest
 from test_checkpoint import fresh, goes_on, stopped
 
 from damage import CHECKPOINTS, SAVES, apart, damaged_checkpoints, damaged_models, killed
-from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Network, Recurrent, load
+from rnn_gpu import (
+    GRU,
+    LSTM,
+    RNN,
+    Bidirectional,
+    Dense,
+    Dropout,
+    Embedding,
+    Network,
+    Recurrent,
+    load,
+)
 
 pytestmark = pytest.mark.stress
 ON = {"device": "reference"}

@@ -1,4 +1,5 @@
-"""Hundreds of programs that start, compute at odd moments and end, and hundreds of forks under load.  pytest -m stress tests/stress
+"""Hundreds of programs that start, compute at odd moments and end, and hundreds of forks under
+load.  pytest -m stress tests/stress
 
 They take minutes; the same a few times is in test_threads.py.
 """
@@ -46,7 +47,8 @@ expected, last = train(layer), Last()
 call()  # what is not compiled cannot be when Python is no more
 if random.random() < 0.5:
     atexit.register(late)
-how = random.choice(["at once", "asleep", "interrupted", "handler", "daemon", "thread", "exit", "error"])
+ends = ["at once", "asleep", "interrupted", "handler", "daemon", "thread", "exit", "error"]
+how = random.choice(ends)
 if how == "asleep":
     call()
     time.sleep(0.01)

@@ -1,4 +1,6 @@
-"""The store of kernels in a bad world: damaged files, full disks, other users, processes that are killed or come at once."""
+"""The store of kernels in a bad world: damaged files, full disks, other users, processes that are
+killed or come at once.
+"""
 
 import os
 import random
@@ -24,9 +26,12 @@ from rnn_gpu.kernels.devices.cpu.folder import Folder
 pytestmark = [
     pytest.mark.stress,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
-    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),  # of threads and fork: ours are none here
+    # of threads and fork: ours are none here
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
 ]
-as_root = pytest.mark.skipif(files.OWNERS and os.geteuid() != 0, reason="only root can be another user")
+as_root = pytest.mark.skipif(
+    files.OWNERS and os.geteuid() != 0, reason="only root can be another user"
+)
 NOBODY = 65534
 
 
@@ -39,7 +44,9 @@ def bent(z):
 
 
 def elementwise(f):
-    """Is what the kernel of f computes right, and was it found? The kernel is made anew, as in another run."""
+    """Is what the kernel of f computes right, and was it found? The kernel is made anew, as in
+    another run.
+    """
     kernel = cpu.elementwise_kernel.__wrapped__(f, np.float64, 1, 1, 0)
     x, y = np.linspace(-2.0, 2.0, 33), np.zeros(33)
     kernel(y, x)
@@ -55,11 +62,15 @@ def recurrent(name):
     rest = np.ones((1, 1), np.uint8), np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1
     kernel(p, W, np.zeros(0 if not cell.apart else cell.gates * n, "f"), s, kept, *rest)
     expected, _ = cell.step((1.0,) * cell.gates, (0.0,) * cell.gates, (0.0,) * cell.states)
-    return np.allclose(s[:, 1, 0, 0], expected, rtol=1e-5), sum(kernel.stats.cache_hits.values()) == 1
+    return np.allclose(s[:, 1, 0, 0], expected, rtol=1e-5), sum(
+        kernel.stats.cache_hits.values()
+    ) == 1
 
 
 def in_a_fork(do) -> str:
-    """How a process ends that does this: "found", "compiled", "wrong", "raised", or by which signal."""
+    """How a process ends that does this: "found", "compiled", "wrong", "raised", or by which
+    signal.
+    """
     process = os.fork()
     if not process:
         code = 3
@@ -118,7 +129,14 @@ def test_a_flipped_bit_is_a_kernel_compiled_again(folder, name):
 def test_a_file_that_is_cut_off_is_a_kernel_compiled_again(folder):
     file, rng = warmed(lambda: elementwise(bent), folder), random.Random(0)
     whole = file.read_bytes()
-    for length in (0, 1, len(files.MARK), files.HEAD, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(45))):
+    for length in (
+        0,
+        1,
+        len(files.MARK),
+        files.HEAD,
+        len(whole) - 1,
+        *(rng.randrange(len(whole)) for _ in range(45)),
+    ):
         file.write_bytes(whole[:length])
         assert in_a_fork(lambda: elementwise(bent)) == "compiled"
 
@@ -156,7 +174,8 @@ def test_without_the_right_to_read_or_to_write_kernels_are_compiled(tmp_path, mo
         folder = home / f"rnn_gpu-{NOBODY}"
         file = only(folder)
         file.chmod(0)
-        assert [in_a_fork(do) for _ in range(2)] == ["compiled", "found"]  # another file takes its place
+        # another file takes its place
+        assert [in_a_fork(do) for _ in range(2)] == ["compiled", "found"]
         folder.chmod(0o500)
         assert in_a_fork(do) == "found"
         file.chmod(0)
@@ -249,7 +268,8 @@ def test_readers_and_writers_at_the_bound_stay_within_it(tmp_path):
 
     processes = [forever(one) for _ in range(4) if not rng.seed(_)]
     time.sleep(5)
-    assert [os.waitpid(process, os.WNOHANG) for process in processes] == [(0, 0)] * 4  # none has ended
+    # none has ended
+    assert [os.waitpid(process, os.WNOHANG) for process in processes] == [(0, 0)] * 4
     for process in processes:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
@@ -267,11 +287,20 @@ print(hashlib.sha256(b"".join(g.tobytes() for g in layer.grads.values())).hexdig
 
 
 def test_a_training_step_is_right_whatever_stands_in_the_store(folder):
-    """The files of all its kernels, each damaged in some way: the gradients have the bits of before, and no word is said."""
+    """The files of all its kernels, each damaged in some way: the gradients have the bits of
+    before, and no word is said.
+    """
 
     def step():
         here = os.environ | {"NUMBA_CACHE_DIR": config.CACHE_DIR}
-        return subprocess.run([sys.executable, "-c", STEP], env=here, capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(
+            [sys.executable, "-c", STEP],
+            env=here,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
 
     rng, first = random.Random(0), step()
     assert first.returncode == 0 and first.stderr == ""

@@ -1,4 +1,6 @@
-"""The CPU: Numba `@njit` kernels; each step a product in tiles, and the cells on the vectors that come out of it."""
+"""The CPU: Numba `@njit` kernels; each step a product in tiles, and the cells on the vectors that
+come out of it.
+"""
 
 import numpy as np
 
@@ -35,7 +37,9 @@ def finite(a):
 
 @jit
 def fingerprint(words):
-    """See reference.py; by sums of products of two words and their keys (NH, as in UMAC), four times as fast as `mixed`."""
+    """See reference.py; by sums of products of two words and their keys (NH, as in UMAC), four
+    times as fast as `mixed`.
+    """
     whole, full = np.uint64(0), words.size - words.size % (2 * HALF)
     for first in range(0, full, 2 * HALF):
         block = np.uint64(0)
@@ -54,30 +58,50 @@ keep(fingerprint)
 
 @once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
-    kernel = jit(define("kernel", elementwise_source(outputs, inputs, scalars, "range(o0.size)"), f=formula(f, number)))
+    kernel = jit(
+        define(
+            "kernel",
+            elementwise_source(outputs, inputs, scalars, "range(o0.size)"),
+            f=formula(f, number),
+        )
+    )
     return keep(kernel, f, number, outputs, inputs, scalars)
 
 
 def elementwise(f, outputs, inputs, scalars=()):
-    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have one shape and dtype."""
+    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have
+    one shape and dtype.
+    """
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
     kernel(*(a.reshape(-1) for a in (*outputs, *inputs)), *map(number, scalars))
 
 
 def matvec(W, s, out):
-    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites out."""
+    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites
+    out.
+    """
     out[...] = project(s[None], W, None, 1)[0, :, 0]
 
 
 def explain(cell, n, B, dtype) -> str:
     """Which kernels one layer of n units runs for B samples, and why."""
     number = np.dtype(dtype).type
-    way = "vectors" if vectorized(cell, number) else "one number at a time (its formulas cannot be compiled on vectors)"
-    lines = [f"cpu: one call a direction, whatever T; {lanes(number)} numbers a vector; the cell works on {way}"]
+    way = (
+        "vectors"
+        if vectorized(cell, number)
+        else "one number at a time (its formulas cannot be compiled on vectors)"
+    )
+    lines = [
+        f"cpu: one call a direction, whatever T; {lanes(number)} numbers a vector; the cell works "
+        f"on {way}"
+    ]
     for direction, gates in (("forward", cell.gates), ("backward", 1)):
         V, H = layout(gates, n, number)
         tile = f"tiles of up to {rows_of_tiles(H * V)[0]} samples by {V * lanes(number)} units"
         tile += f", {H} of {gates} gates at a time" if gates > H else ""
-        lines.append(f"{direction:9}{tile}; {sharing(cell, B, n, -(-n // (V * lanes(number))), np.dtype(dtype))}")
+        lines.append(
+            f"{direction:9}{tile}; "
+            f"{sharing(cell, B, n, -(-n // (V * lanes(number))), np.dtype(dtype))}"
+        )
     return "\n".join(lines)

@@ -1,10 +1,13 @@
-"""How functions are compiled: `jit` what Python calls, `inlined` formulas, `within` our own pieces of kernels.
+"""How functions are compiled: `jit` what Python calls, `inlined` formulas, `within` our own pieces
+of kernels.
 
-A kernel is some ten pieces within each other. Numba makes of each piece an optimized program of its own before it is inlined in
-the next, which is a third of the time that compiling takes. A piece that is only ever a part of kernels needs none.
+A kernel is some ten pieces within each other. Numba makes of each piece an optimized program of its
+own before it is inlined in the next, which is a third of the time that compiling takes. A piece
+that is only ever a part of kernels needs none.
 
-Neither Numba nor LLVM can be stopped while they compile: after a Ctrl-C there the process crashes, or takes a function for one
-that is still being compiled. Python's signals are the main thread's affair, so it only waits, and another thread compiles.
+Neither Numba nor LLVM can be stopped while they compile: after a Ctrl-C there the process crashes,
+or takes a function for one that is still being compiled. Python's signals are the main thread's
+affair, so it only waits, and another thread compiles.
 """
 
 import sys
@@ -36,7 +39,9 @@ class Piece(JITCodeLibrary):
 
 @register_pass(mutates_CFG=False, analysis_only=False)
 class Lowering(LoweringPass):
-    """Numba's, into a Piece.  A formula is not a piece: what it prints needs an environment, which only whole programs have."""
+    """Numba's, into a Piece.  A formula is not a piece: what it prints needs an environment, which
+    only whole programs have.
+    """
 
     _name = "lowering of a piece"
 
@@ -48,7 +53,8 @@ class Lowering(LoweringPass):
         state.library = Piece(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         self.numbas.run_pass(state)
-        entry = state.library.__sizeof__  # stands for the piece; Numba wants something built in, of its own for each
+        # stands for the piece; Numba wants something built in, of its own for each
+        entry = state.library.__sizeof__
         state.cr = state.cr._replace(cfunc=entry)
         state.targetctx.insert_user_function(entry, state.cr.fndesc, [state.library])
         return True
@@ -57,17 +63,25 @@ class Lowering(LoweringPass):
 class ByPieces(CompilerBase):
     def define_pipelines(self):
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [(Lowering if each is NativeLowering else each, what) for each, what in passes.passes]
+        passes.passes = [
+            (Lowering if each is NativeLowering else each, what) for each, what in passes.passes
+        ]
         passes.finalize()
         return [passes]
 
 
 def undisturbed(action, *arguments):
-    """action(*arguments), to its end whatever comes meanwhile: a KeyboardInterrupt ends the wait for it, not the action.
+    """action(*arguments), to its end whatever comes meanwhile: a KeyboardInterrupt ends the wait
+    for it, not the action.
 
-    It is done here where no signal comes, where the lock of compilers is held already, and where no thread can be started any more.
+    It is done here where no signal comes, where the lock of compilers is held already, and where no
+    thread can be started any more.
     """
-    if current_thread() is not main_thread() or global_compiler_lock.is_locked() or sys.is_finalizing():
+    if (
+        current_thread() is not main_thread()
+        or global_compiler_lock.is_locked()
+        or sys.is_finalizing()
+    ):
         return action(*arguments)
     done = Future()
 
@@ -85,7 +99,9 @@ def undisturbed(action, *arguments):
 
 
 class Kernel(CPUDispatcher):
-    """A function that Python calls: compiled, or read from disk, by a thread that no signal stops."""
+    """A function that Python calls: compiled, or read from disk, by a thread that no signal
+    stops.
+    """
 
     def compile(self, sig):
         return undisturbed(super().compile, sig)
@@ -97,4 +113,10 @@ def jit(f):
 
 options = {"error_model": "numpy", "nogil": True}
 inlined = njit(**options, forceinline=True)
-within = njit(**options, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=ByPieces)
+within = njit(
+    **options,
+    forceinline=True,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    pipeline_class=ByPieces,
+)

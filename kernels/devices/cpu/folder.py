@@ -1,7 +1,8 @@
-"""A folder of files that only its owner can have written, each behind its digest, all within a bound.
+"""A folder of files that only its owner can have written, each behind its digest, all within a
+bound.
 
-What is in these files is unpickled and run. So nothing is read that another user could have put there,
-nor what is not, bit by bit, what was written.
+What is in these files is unpickled and run. So nothing is read that another user could have put
+there, nor what is not, bit by bit, what was written.
 """
 
 import hashlib
@@ -32,7 +33,8 @@ class File(NamedTuple):
 class Folder:
     """Bytes by name.
 
-    Where the folder is not its user's alone, or cannot be made, nothing is found and nothing is kept.
+    Where the folder is not its user's alone, or cannot be made, nothing is found and nothing is
+    kept.
     path    of the folder; it is made when something is kept
     most    bytes of all files: those that were not used for longest go first
     """
@@ -43,7 +45,11 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         """What was kept under this name; None where there is nothing, or something else."""
         whole = name + ENDING
-        with suppress(OSError), self.entered() as here, opened(self.at(here, whole), os.O_RDONLY, here) as at:
+        with (
+            suppress(OSError),
+            self.entered() as here,
+            opened(self.at(here, whole), os.O_RDONLY, here) as at,
+        ):
             if mine(os.fstat(at), stat.S_ISREG).st_size > self.most:
                 return None
             with open(at, "rb", closefd=False) as file:
@@ -100,7 +106,9 @@ class Folder:
         return []
 
     def trouble(self) -> str:
-        """Why nothing is read nor kept here; "" where it can be, or the folder is yet to be made."""
+        """Why nothing is read nor kept here; "" where it can be, or the folder is yet to be
+        made.
+        """
         try:
             with self.entered():
                 return ""
@@ -111,7 +119,9 @@ class Folder:
 
     @contextmanager
     def entered(self):
-        """A descriptor of the folder, the same one whatever is put in its place; None where there are none."""
+        """A descriptor of the folder, the same one whatever is put in its place; None where there
+        are none.
+        """
         if os.open not in os.supports_dir_fd:
             mine(os.stat(self.path), stat.S_ISDIR)
             yield None

@@ -1,7 +1,8 @@
-"""Arrays for kernels: what is read often at the beginning of a cache line, and large ones on memory that was used before.
+"""Arrays for kernels: what is read often at the beginning of a cache line, and large ones on memory
+that was used before.
 
-What a program gives back to the operating system comes again as new pages, each to be found and cleared: for a layer whose
-arrays have some megabytes that is a tenth of a training step.
+What a program gives back to the operating system comes again as new pages, each to be found and
+cleared: for a layer whose arrays have some megabytes that is a tenth of a training step.
 """
 
 import contextlib
@@ -17,19 +18,27 @@ import numpy as np
 LEAST = 1 << 14  # numbers that a thread has at hand at least
 LASTING = 1 << 18  # numbers: the memory of a larger one is kept for the next
 LINE = 64  # bytes of a line of the cache
-MOST, SHARE = 1 << 30, 8  # bytes that are kept: no more than this, nor than one part of so many of what there is
+# bytes that are kept: no more than this, nor than one part of so many of what there is
+MOST, SHARE = 1 << 30, 8
 
 
 def limits():
-    """Bytes that this machine has, and that the process may have of them, where the operating system tells."""
+    """Bytes that this machine has, and that the process may have of them, where the operating
+    system tells.
+    """
     with contextlib.suppress(AttributeError, ValueError, OSError):
         yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(ImportError, OSError):
         import resource
 
-        yield from (limit for limit in resource.getrlimit(resource.RLIMIT_AS) if limit != resource.RLIM_INFINITY)
+        yield from (
+            limit
+            for limit in resource.getrlimit(resource.RLIMIT_AS)
+            if limit != resource.RLIM_INFINITY
+        )
     groups = Path("/sys/fs/cgroup")
-    for told in (groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"):  # of a container
+    # of a container
+    for told in (groups / "memory.max", groups / "memory" / "memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # "max"
             yield int(told.read_text())
 
@@ -40,8 +49,9 @@ def bound(limits) -> int:
 
 IDLE = bound(limits())  # bytes that are kept at most
 
-# Memory by its address, the longest unused first. There is no lock: every step on it is one of the interpreter's own, for a
-# finalizer may come in the middle of anything, and a fork in the middle of what another thread does.
+# Memory by its address, the longest unused first. There is no lock: every step on it is one of the
+# interpreter's own, for a finalizer may come in the middle of anything, and a fork in the middle of
+# what another thread does.
 idle: dict[int, np.ndarray] = {}
 
 
@@ -59,7 +69,9 @@ class Lent:
 
 
 def release(kept: int = 0) -> int:
-    """Give idle memory back to the operating system, the longest unused first, down to `kept` bytes; returns how many went."""
+    """Give idle memory back to the operating system, the longest unused first, down to `kept`
+    bytes; returns how many went.
+    """
     excess = sum([memory.nbytes for memory in list(idle.values())]) - kept
     released = 0
     for address in list(idle):
@@ -91,7 +103,9 @@ def new(shape, dtype):
 
 
 def empty(shape, dtype):
-    """An array of undefined values; a large one at the beginning of a cache line: a vector across two takes two loads."""
+    """An array of undefined values; a large one at the beginning of a cache line: a vector across
+    two takes two loads.
+    """
     if math.prod(shape) < LASTING:
         try:
             return np.empty(shape, dtype)
@@ -127,7 +141,9 @@ desk = Desk()
 
 
 def scratch(count: int, dtype):
-    """At least `count` numbers for what a call makes on its way, at the beginning of a cache line; the thread's next call has the same."""
+    """At least `count` numbers for what a call makes on its way, at the beginning of a cache line;
+    the thread's next call has the same.
+    """
     if count >= LASTING:
         return empty((count,), dtype)
     mine = desk.arrays.get(dtype)

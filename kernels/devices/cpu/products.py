@@ -1,4 +1,6 @@
-"""Products over all T·B at once, in tiles: a layer's way forward through its inputs, and the way back; a call each."""
+"""Products over all T·B at once, in tiles: a layer's way forward through its inputs, and the way
+back; a call each.
+"""
 
 import math
 from functools import cache
@@ -14,8 +16,10 @@ from .stored import keep
 from .threads import meet, share, threads_for
 from .tiles import column_packer, layout, row_packer, rows_of_tiles, slice_of, sweep_of
 
-ROWS = 256  # of the long side that are worked on together: they stay in the cache while the panels pass
-FAR = 2048  # bytes from a row of δ to the next from which its columns fall on each other in the cache
+# of the long side that are worked on together: they stay in the cache while the panels pass
+ROWS = 256
+# bytes from a row of δ to the next from which its columns fall on each other in the cache
+FAR = 2048
 
 
 @within
@@ -47,7 +51,9 @@ def put_more(how):
 
 @cache
 def rows_through(number, V):
-    """(k, count, a, at, W, panels, more, out) -> None: rows k … k + count − 1 of a times packed panels, and `more`, into those of out."""
+    """(k, count, a, at, W, panels, more, out) -> None: rows k … k + count − 1 of a times packed
+    panels, and `more`, into those of out.
+    """
     sweep, L = sweep_of(number, 1, V, 1, fetch_row, put("whole"), put("some")), lanes(number)
 
     @within
@@ -78,11 +84,13 @@ def multiply_kernel(number, V):
 
 @cache
 def row_adder(number):
-    """(a, k, count, first, n, out) -> None: out[j] becomes the sum of a[r, first + j] over rows r = k … k + count − 1, j < n.  Windows.
+    """(a, k, count, first, n, out) -> None: out[j] becomes the sum of a[r, first + j] over rows r =
+    k … k + count − 1, j < n.  Windows.
 
     Numba's own loop would not be vectorized: for all it knows the two overlap.
     """
-    L, load, store, load_some, store_some = lanes(number), LOAD["whole"], STORE["whole"], LOAD["some"], STORE["some"]
+    L, load, store, load_some = lanes(number), LOAD["whole"], STORE["whole"], LOAD["some"]
+    store_some = STORE["some"]
 
     @within
     def add_rows(a, k, count, first, n, out):
@@ -94,28 +102,38 @@ def row_adder(number):
             for j in range(0, n - L + 1, L):
                 store(out, (j,), L, load(out, (j,), L) + load(a, (r, first + j), L))
             j = n // L * L
-            store_some(out, (j,), left, load_some(out, (j,), left) + load_some(a, (r, first + j), left))
+            store_some(
+                out, (j,), left, load_some(out, (j,), left) + load_some(a, (r, first + j), left)
+            )
 
     return add_rows
 
 
 @cache
 def back_kernel(number, V, C):
-    """Chunk by chunk from the last, and ROWS of a chunk at a time: a thread has some rows of dM, and in each chunk some of da."""
-    sweep, rows_below = sweep_of(number, 1, V, 1, fetch_row, put_more("whole"), put_more("some")), rows_through(number, V)
-    units, wide, pack, pack_δ = V * lanes(number), C * lanes(number), row_packer(number, V), row_packer(number, C)
+    """Chunk by chunk from the last, and ROWS of a chunk at a time: a thread has some rows of dM,
+    and in each chunk some of da.
+    """
+    sweep = sweep_of(number, 1, V, 1, fetch_row, put_more("whole"), put_more("some"))
+    rows_below = rows_through(number, V)
+    units, wide, pack = V * lanes(number), C * lanes(number), row_packer(number, V)
+    pack_δ = row_packer(number, C)
     add_rows = row_adder(number)
 
     @jit
     def back(δ, a, M, rows, fresh, far, dM, db, da, scratch, arrived, part, parts):
-        (N, m), (first, last), below, bias, k = M.shape, slice_of(len(M), part, parts), len(da) > 0, len(db) > 0, len(δ)
+        N, m = M.shape
+        first, last = slice_of(len(M), part, parts)
+        below, bias, k = len(da) > 0, len(db) > 0, len(δ)
         own, panels = last - first, -(-m // units)
         panels_δ = -(-own // wide) if far else 0
-        # on the desk: M, where it is asked for, and zeros; then each thread's rows of a, and of δ where they are far from each other
+        # on the desk: M, where it is asked for, and zeros; then each thread's rows of a, and of δ
+        # where they are far from each other
         desk, each = flat(scratch), ROWS * (panels * units + -(-N // parts // wide) * wide * far)
         zeros, x0 = N * panels * units * below, (N * below + 1) * panels * units + part * each
         δ0 = x0 + ROWS * panels * units
-        packed, packed_δ = carve(desk, x0, (panels, ROWS, 1, units)), carve(desk, δ0, (panels_δ, ROWS, 1, wide))
+        packed = carve(desk, x0, (panels, ROWS, 1, units))
+        packed_δ = carve(desk, δ0, (panels_δ, ROWS, 1, wide))
         W, zero = carve(desk, x0, (1,)), carve(desk, zeros, (m,))
         at, at_below, sums = np.empty(own, np.intp), np.empty(ROWS, np.intp), np.empty(own, number)
         A, x, o, o_below = window(δ), window(a), window(dM), window(da)
@@ -125,7 +143,15 @@ def back_kernel(number, V, C):
         if below:
             for j in range(m):
                 scratch[zeros + j] = 0
-            pack(window(M), 0, N, 0, m, carve(desk, 0, (panels, N, 1, units)), *slice_of(panels, part, parts))
+            pack(
+                window(M),
+                0,
+                N,
+                0,
+                m,
+                carve(desk, 0, (panels, N, 1, units)),
+                *slice_of(panels, part, parts),
+            )
             meet(flat(arrived), parts)
         for i in range(own):
             at[i] = i // wide * ROWS * wide + i % wide
@@ -146,7 +172,19 @@ def back_kernel(number, V, C):
                     db[first + j] += sums[j]
             if below:
                 r0, r1 = slice_of(count, part, parts)
-                rows_below(k + r0, r1 - r0, N, m, flat(δ), at_below, flat(at_below), desk, panels, zero, o_below)
+                rows_below(
+                    k + r0,
+                    r1 - r0,
+                    N,
+                    m,
+                    flat(δ),
+                    at_below,
+                    flat(at_below),
+                    desk,
+                    panels,
+                    zero,
+                    o_below,
+                )
 
     return keep(back, number, V, C)
 
@@ -160,11 +198,19 @@ def plan(N: int, K: int, dtype):
 
 @cache
 def plan_back(N: int, m: int, dtype, below: bool, parts: int):
-    """(kernel, are rows of δ far from each other, numbers on its desk) for the way back through a matrix (N, m)."""
+    """(kernel, are rows of δ far from each other, numbers on its desk) for the way back through a
+    matrix (N, m).
+    """
     V, _ = layout(1, m, dtype.type)
-    C = math.lcm(rows_of_tiles(V)[0], lanes(dtype.type)) // lanes(dtype.type)  # whole tiles: δ's columns are read one below the other
-    across, wide, far = -(-m // (V * lanes(dtype.type))) * V * lanes(dtype.type), C * lanes(dtype.type), N * dtype.itemsize >= FAR
-    return back_kernel(dtype.type, V, C), far, (N * below + 1) * across + parts * ROWS * (across + -(-N // parts // wide) * wide * far)
+    # whole tiles: δ's columns are read one below the other
+    C = math.lcm(rows_of_tiles(V)[0], lanes(dtype.type)) // lanes(dtype.type)
+    across = -(-m // (V * lanes(dtype.type))) * V * lanes(dtype.type)
+    wide, far = C * lanes(dtype.type), N * dtype.itemsize >= FAR
+    return (
+        back_kernel(dtype.type, V, C),
+        far,
+        (N * below + 1) * across + parts * ROWS * (across + -(-N // parts // wide) * wide * far),
+    )
 
 
 def multiply(a, M, more, rows: int):
@@ -184,7 +230,18 @@ def multiply_back(δ, a, M, rows: int, dM, db, below: bool, bias: bool):
     dM = empty((N, m), dtype) if fresh else dM
     db = np.empty(N if bias else 0, dtype) if fresh or not bias else db
     da = empty((R if below else 0, m), dtype)
-    arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, rows, fresh, far, dM, db, da, scratch(numbers, dtype)
+    arrays = (
+        np.ascontiguousarray(δ),
+        np.ascontiguousarray(a),
+        M,
+        rows,
+        fresh,
+        far,
+        dM,
+        db,
+        da,
+        scratch(numbers, dtype),
+    )
     share(kernel, parts, *arrays)
     return da if below else None, dM, db if bias else None
 

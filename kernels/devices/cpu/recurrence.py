@@ -45,10 +45,15 @@ def formula(f, number, vectors=False):
 @once
 def vectorized(cell, number) -> bool:
     """Can the cell be compiled on vectors? A formula that says `if` cannot."""
-    v, (G, D, S, K) = Vector(types.float32 if number is np.float32 else types.float64), (cell.gates, cell.drawn, cell.states, cell.kept)
+    v = Vector(types.float32 if number is np.float32 else types.float64)
+    G, D, S, K = (cell.gates, cell.drawn, cell.states, cell.kept)
     try:
-        formula(cell.step, number, True).compile(tuple(types.UniTuple(v, count) for count in (G + D, G, S)))
-        formula(cell.back, number, True).compile(tuple(types.UniTuple(v, count) for count in (S, K, S, S)))
+        formula(cell.step, number, True).compile(
+            tuple(types.UniTuple(v, count) for count in (G + D, G, S))
+        )
+        formula(cell.back, number, True).compile(
+            tuple(types.UniTuple(v, count) for count in (S, K, S, S))
+        )
     except NumbaError:
         return False
     return True
@@ -58,7 +63,12 @@ def epilogues(make, ahead, cell, number, partial):
     """(ahead, whole, some, width) for sweep_of."""
     if not vectorized(cell, number):
         return ahead(cell), make(cell, number, "one", False), nothing, 1
-    return ahead(cell), make(cell, number, "whole", True), make(cell, number, "some", True) if partial else nothing, None
+    return (
+        ahead(cell),
+        make(cell, number, "whole", True),
+        make(cell, number, "some", True) if partial else nothing,
+        None,
+    )
 
 
 @within
@@ -69,10 +79,22 @@ def entered(flags, t, b):
 
 def advance_of(cell, number, how, vectors):
     """The cell's step for `count` units of sample b."""
-    step, APART, load, store = formula(cell.step, number, vectors), cell.apart, LOAD[how], STORE[how]
+    step, APART, load = formula(cell.step, number, vectors), cell.apart, LOAD[how]
+    store = STORE[how]
     inputs, _, _, states, _, put_kept, put_states = access(cell, within, load, store)
-    recurrent = within(gather(cell.gates, "q, i, v", "load(q, (i, {k}, v), 0)", load=LOAD["whole"] if vectors else load))
-    bias = within(gather(cell.gates, "q, c, j, n, count", "q[{k}] + load(c, ({k} * n + j,), count)", load=load))
+    recurrent = within(
+        gather(
+            cell.gates,
+            "q, i, v",
+            "load(q, (i, {k}, v), 0)",
+            load=LOAD["whole"] if vectors else load,
+        )
+    )
+    bias = within(
+        gather(
+            cell.gates, "q, c, j, n, count", "q[{k}] + load(c, ({k} * n + j,), count)", load=load
+        )
+    )
     zero = within(gather(cell.kept, "", "0.0"))
 
     @within
@@ -123,11 +145,18 @@ def before_retreat(cell):
 
 
 def retreat_of(cell, number, how, vectors):
-    """The cell's step back for `count` units of sample b; q is what came through W from step t+1."""
-    back, APART, load, store = formula(cell.back, number, vectors), cell.apart, LOAD[how], STORE[how]
+    """The cell's step back for `count` units of sample b; q is what came through W from step
+    t+1.
+    """
+    back, APART, load = formula(cell.back, number, vectors), cell.apart, LOAD[how]
+    store = STORE[how]
     _, _, activations, states, put_gates, _, put_states = access(cell, within, load, store)
-    add, add_output = (within(gather(cell.states, "d, x", f"d[{{k}}] + (x if {{k}} == {to} else 0.0)")) for to in (0, cell.output))
-    both, none = within(gather(cell.states, "a, b", "a[{k}] + b[{k}]")), within(gather(cell.states, "", "0.0"))
+    add, add_output = (
+        within(gather(cell.states, "d, x", f"d[{{k}}] + (x if {{k}} == {to} else 0.0)"))
+        for to in (0, cell.output)
+    )
+    both = within(gather(cell.states, "a, b", "a[{k}] + b[{k}]"))
+    none = within(gather(cell.states, "", "0.0"))
     zero, load_q = within(gather(cell.gates, "", "0.0")), LOAD["whole"] if vectors else load
 
     @within
@@ -142,7 +171,9 @@ def retreat_of(cell, number, how, vectors):
         if t >= 0 and one(flags, (t, b), 1) & LIVE:
             total = add_output(through_W, load(dy, (t, b, j), count))
             before = states(s, entered(flags, t, b), b, j, count)
-            δp, δq, d = back(total, activations(kept, t, b, j, count), before, states(s, t + 1, b, j, count))
+            δp, δq, d = back(
+                total, activations(kept, t, b, j, count), before, states(s, t + 1, b, j, count)
+            )
             put_gates(dp, t, b, j, count, δp)
             if APART:
                 put_gates(dq, t, b, j, count, δq)
@@ -158,8 +189,11 @@ def retreat_of(cell, number, how, vectors):
 
 @once
 def forward_kernel(cell, number, V, H, partial):
-    STRIPS, units, pack = cell.gates // H, V * lanes(number), column_packer(number, cell.gates, V, H)
-    sweep = sweep_of(number, cell.gates, V, H, *epilogues(advance_of, before_advance, cell, number, partial))
+    STRIPS, units = cell.gates // H, V * lanes(number)
+    pack = column_packer(number, cell.gates, V, H)
+    sweep = sweep_of(
+        number, cell.gates, V, H, *epilogues(advance_of, before_advance, cell, number, partial)
+    )
 
     @jit
     def forward(p, weights, c, s, kept, flags, scratch, by_panels, arrived, part, parts):
@@ -170,7 +204,13 @@ def forward_kernel(cell, number, V, H, partial):
         at = np.empty(B, np.intp)
         a, places, W, counter = flat(s), flat(at), flat(scratch), flat(arrived)
         rest = window(p), window(c), window(s), window(kept), window(flags)
-        pack(window(weights), n, n, carve(W, 0, (panels * STRIPS, n, H, units)), *slice_of(panels, part, parts))
+        pack(
+            window(weights),
+            n,
+            n,
+            carve(W, 0, (panels * STRIPS, n, H, units)),
+            *slice_of(panels, part, parts),
+        )
         meet(counter, parts)
         for t in range(T):
             for b in range(b0, b1):
@@ -184,8 +224,11 @@ def forward_kernel(cell, number, V, H, partial):
 
 @cache
 def clip_of(number, apart: bool):
-    """(dp, dq, value, norm): δ of one step and sample, (G, n), within the bounds; both overwritten. Was it beyond?"""
-    bound, shrink, ZERO, ONE = formula(bounded, number), formula(factor, number), number(0), number(1)
+    """(dp, dq, value, norm): δ of one step and sample, (G, n), within the bounds; both overwritten.
+    Was it beyond?
+    """
+    bound, shrink, ZERO = formula(bounded, number), formula(factor, number), number(0)
+    ONE = number(1)
 
     @within
     def each(δ, value):
@@ -220,10 +263,29 @@ def clip_of(number, apart: bool):
 @once
 def backward_kernel(cell, number, V, partial, clips):
     sweep = sweep_of(number, 1, V, 1, *epilogues(retreat_of, before_retreat, cell, number, partial))
-    clip, units, pack = clip_of(number, cell.apart) if clips else None, V * lanes(number), row_packer(number, V)
+    clip = clip_of(number, cell.apart) if clips else None
+    units, pack = V * lanes(number), row_packer(number, V)
 
     @jit
-    def backward(dy, weights, s, kept, flags, dp, dq, ds, ds0, value, norm, clipped, scratch, by_panels, arrived, part, parts):
+    def backward(
+        dy,
+        weights,
+        s,
+        kept,
+        flags,
+        dp,
+        dq,
+        ds,
+        ds0,
+        value,
+        norm,
+        clipped,
+        scratch,
+        by_panels,
+        arrived,
+        part,
+        parts,
+    ):
         T, B, G, n = dp.shape
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         panels = -(-n // units)
@@ -231,8 +293,26 @@ def backward_kernel(cell, number, V, partial, clips):
         at, size = np.empty(B, np.intp), G * n * units
         a, places, W, counter = flat(dq), flat(at), flat(scratch), flat(arrived)
         c0, c1 = slice_of(B, part, parts)
-        rest = T - 1, window(dy), window(s), window(kept), window(flags), window(dp), window(dq), window(ds), window(ds0)
-        pack(window(weights), 0, G * n, 0, n, carve(W, 0, (panels, G * n, 1, units)), *slice_of(panels, part, parts))
+        rest = (
+            T - 1,
+            window(dy),
+            window(s),
+            window(kept),
+            window(flags),
+            window(dp),
+            window(dq),
+            window(ds),
+            window(ds0),
+        )
+        pack(
+            window(weights),
+            0,
+            G * n,
+            0,
+            n,
+            carve(W, 0, (panels, G * n, 1, units)),
+            *slice_of(panels, part, parts),
+        )
         meetings = 1
         meet(counter, parts)
         for t in range(T - 1, -2, -1):
@@ -253,7 +333,9 @@ def backward_kernel(cell, number, V, partial, clips):
 
 
 class Shares(NamedTuple):
-    """Who does what of a call: threads share the samples, or the units, and then meet after every step."""
+    """Who does what of a call: threads share the samples, or the units, and then meet after every
+    step.
+    """
 
     threads: int
     by_panels: bool
@@ -268,16 +350,18 @@ def operations(cell, B: int, n: int) -> int:
 
 
 def shares(cell, T: int, B: int, n: int, panels: int, dtype) -> Shares:
-    """Samples where every thread has some tiles of them; units where a step is long enough for a meeting; else one thread.
+    """Samples where every thread has some tiles of them; units where a step is long enough for a
+    meeting; else one thread.
 
-    A thread that has samples reads all of W at every step, one that has units its part: with few samples that is worth meeting for,
-    where W does not stay in a core's cache.
+    A thread that has samples reads all of W at every step, one that has units its part: with few
+    samples that is worth meeting for, where W does not stay in a core's cache.
     """
     a_step = operations(cell, B, n)
     threads = threads_for(T * a_step, max(B // 4, panels))
     if threads == 1:
         return ALONE
-    can_meet, large = a_step >= WORTH_MEETING * threads and panels >= threads, cell.gates * n * n * dtype.itemsize > STAYS
+    can_meet = a_step >= WORTH_MEETING * threads and panels >= threads
+    large = cell.gates * n * n * dtype.itemsize > STAYS
     if 4 * threads <= B and not (can_meet and large and FEW * threads > B):
         return Shares(threads, False)
     return Shares(threads, True) if can_meet else ALONE
@@ -295,16 +379,24 @@ def sharing(cell, B: int, n: int, panels: int, dtype) -> str:
 
 @once
 def plan(cell, n: int, dtype, clips: bool | None):
-    """(kernel, panels, numbers on its desk) for a layer of n units; `clips` is None on the way forward."""
+    """(kernel, panels, numbers on its desk) for a layer of n units; `clips` is None on the way
+    forward.
+    """
     number, partial = dtype.type, n % lanes(dtype.type) != 0
     V, H = layout(cell.gates if clips is None else 1, n, number)
-    kernel = forward_kernel(cell, number, V, H, partial) if clips is None else backward_kernel(cell, number, V, partial, clips)
+    kernel = (
+        forward_kernel(cell, number, V, H, partial)
+        if clips is None
+        else backward_kernel(cell, number, V, partial, clips)
+    )
     units = V * lanes(number)
     return kernel, -(-n // units), (n + units) * cell.gates * n
 
 
 def forward(cell, p, W, c, s, kept, flags):
-    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
+    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments:
+    see reference.forward.
+    """
     T, B, _, n = p.shape
     kernel, panels, numbers = plan(cell, n, p.dtype, None)
     way = shares(cell, T, B, n, panels, p.dtype)

@@ -1,7 +1,9 @@
-"""Vectors of numbers as values of compiled code: what a formula is compiled on, to work on L units at once.
+"""Vectors of numbers as values of compiled code: what a formula is compiled on, to work on L units
+at once.
 
-Numba knows scalars and arrays; here it learns a type whose values are LLVM vectors, with Python's operators and the functions
-of math. LLVM by itself would call a scalar `tanh` or `exp` L times: no vector library comes with Numba.
+Numba knows scalars and arrays; here it learns a type whose values are LLVM vectors, with Python's
+operators and the functions of math. LLVM by itself would call a scalar `tanh` or `exp` L times: no
+vector library comes with Numba.
 """
 
 import math
@@ -46,7 +48,9 @@ class Vector(types.Type):
 
     def __init__(self, element):
         self.element, self.lanes = element, lanes(element.name)
-        self.ir = ir.VectorType(ir.FloatType() if element == types.float32 else ir.DoubleType(), self.lanes)
+        self.ir = ir.VectorType(
+            ir.FloatType() if element == types.float32 else ir.DoubleType(), self.lanes
+        )
         self.bits = ir.VectorType(ir.IntType(element.bitwidth), self.lanes)
         super().__init__(f"{self.lanes} × {element}")
 
@@ -66,10 +70,17 @@ class Model(models.PrimitiveModel):
         super().__init__(manager, kind, kind.ir)
 
 
-# The terms of (eʳ − 1 − r)/r², of r⁰ first. Taylor's next one is below the last bit of a float64; NEAREST has the least relative error
-# of eʳ − 1 that five can have, 1.3e-8, by Lawson's method on |r| ≤ ½ ln 2.
+# The terms of (eʳ − 1 − r)/r², of r⁰ first. Taylor's next one is below the last bit of a float64;
+# NEAREST has the least relative error of eʳ − 1 that five can have, 1.3e-8, by Lawson's method on
+# |r| ≤ ½ ln 2.
 TAYLORS = [1 / math.factorial(k) for k in range(2, 14)]
-NEAREST = [0.49999998149620656, 0.16666543424311742, 0.041667200711305696, 0.008366547127217125, 0.001388251648923074]
+NEAREST = [
+    0.49999998149620656,
+    0.16666543424311742,
+    0.041667200711305696,
+    0.008366547127217125,
+    0.001388251648923074,
+]
 
 
 class Build:
@@ -83,23 +94,33 @@ class Build:
         return ir.Constant(self.v.ir, [float(self.number(value))] * self.v.lanes)
 
     def splat(self, number):
-        one = self.b.insert_element(ir.Constant(ir.VectorType(number.type, self.v.lanes), ir.Undefined), number, I32(0))
-        return self.b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, self.v.lanes), [0] * self.v.lanes))
+        one = self.b.insert_element(
+            ir.Constant(ir.VectorType(number.type, self.v.lanes), ir.Undefined), number, I32(0)
+        )
+        return self.b.shuffle_vector(
+            one, one, ir.Constant(ir.VectorType(I32, self.v.lanes), [0] * self.v.lanes)
+        )
 
     def call(self, name, *values, kind=None, suffix=""):
         """One of LLVM's own operations on vectors, such as fma."""
         name = f"llvm.{name}.v{self.v.lanes}f{self.v.element.bitwidth}{suffix}"
         kind = ir.FunctionType(kind or self.v.ir, [value.type for value in values])
-        return self.b.call(self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name), values)
+        return self.b.call(
+            self.b.module.globals.get(name) or ir.Function(self.b.module, kind, name), values
+        )
 
     def each(self, f, *values):
         """f of math, one lane after another."""
         typing = self.context.typing_context
         kind = typing.resolve_value_type(f)
-        scalar = self.context.get_function(kind, kind.get_call_type(typing, [self.v.element] * len(values), {}))
+        scalar = self.context.get_function(
+            kind, kind.get_call_type(typing, [self.v.element] * len(values), {})
+        )
         y = ir.Constant(self.v.ir, ir.Undefined)
         for lane in range(self.v.lanes):
-            y = self.b.insert_element(y, scalar(self.b, [self.b.extract_element(x, I32(lane)) for x in values]), I32(lane))
+            y = self.b.insert_element(
+                y, scalar(self.b, [self.b.extract_element(x, I32(lane)) for x in values]), I32(lane)
+            )
         return y
 
     def power(self, x, n):
@@ -135,27 +156,39 @@ class Build:
     def power_of_2(self, n):
         """2ⁿ of whole numbers n in the range of the exponent."""
         bits, bias = (23, 127) if self.number is np.float32 else (52, 1023)
-        return self.b.bitcast(self.b.shl(self.b.add(n, self.whole(bias)), self.whole(bits)), self.v.ir)
+        return self.b.bitcast(
+            self.b.shl(self.b.add(n, self.whole(bias)), self.whole(bits)), self.v.ir
+        )
 
     def reduced(self, x, by=1):
-        """by·x = n ln 2 + by·r with |by·r| ≤ ½ ln 2.  Returns (n as whole numbers, (e^(by·r) − 1)/by)."""
-        # Where magic is added n stands in the lowest bits. ln 2 has two parts, the first so short that n times it is exact.
+        """by·x = n ln 2 + by·r with |by·r| ≤ ½ ln 2.  Returns (n as whole numbers, (e^(by·r) −
+        1)/by).
+        """
+        # Where magic is added n stands in the lowest bits. ln 2 has two parts, the first so short
+        # that n times it is exact.
         single = self.number is np.float32
         magic, series = (1.5 * 2**23, NEAREST) if single else (1.5 * 2**52, TAYLORS)
-        ln2, rest = (0.693359375, -2.12194440e-4) if single else (0.6931471803691238, 1.9082149292705877e-10)
+        ln2, rest = (
+            (0.693359375, -2.12194440e-4)
+            if single
+            else (0.6931471803691238, 1.9082149292705877e-10)
+        )
         shifted = self.fma(x, self(by * math.log2(math.e)), self(magic))
         n = self.b.fsub(shifted, self(magic))
         r = self.fma(n, self(-rest / by), self.fma(n, self(-ln2 / by), x))
         *terms, y = (self(by ** (k + 1) * term) for k, term in enumerate(series))
         for term in reversed(terms):
             y = self.fma(y, r, term)
-        n = self.b.sub(self.b.bitcast(shifted, self.v.bits), self.b.bitcast(self(magic), self.v.bits))
+        n = self.b.sub(
+            self.b.bitcast(shifted, self.v.bits), self.b.bitcast(self(magic), self.v.bits)
+        )
         return n, self.fma(self.mul(r, r), y, r)
 
     def exp(self, x):
         low, high = (-104, 89) if self.number is np.float32 else (-746, 710)
         n, y = self.reduced(self.at_most(self.at_least(x, low), high))
-        half = self.b.ashr(n, self.whole(1))  # in two steps: what overflows becomes infinite, what underflows does so gradually
+        # in two steps: what overflows becomes infinite, what underflows does so gradually
+        half = self.b.ashr(n, self.whole(1))
         y = self.b.fmul(self.b.fadd(y, self(1)), self.power_of_2(half))
         return self.b.fmul(y, self.power_of_2(self.b.sub(n, half)))
 
@@ -196,18 +229,30 @@ IN_PLACE_OF_PYTHONS = {f.__name__: f for f in (where, maximum, minimum, sign)}  
 
 
 def offer(f, kinds, build, result=Vector):
-    """Compiled code may call f with values of these kinds, numbers standing for vectors; build(Build, values…) writes it."""
+    """Compiled code may call f with values of these kinds, numbers standing for vectors;
+    build(Build, values…) writes it.
+    """
 
     def fits(argument, kind):
-        return isinstance(argument, kind) or (kind is Vector and isinstance(argument, (types.Number, types.Boolean)))
+        return isinstance(argument, kind) or (
+            kind is Vector and isinstance(argument, (types.Number, types.Boolean))
+        )
 
     @infer_global(f)
     class Typing(AbstractTemplate):
         def generic(self, arguments, keywords):
             found = [getattr(a, "vector", a) for a in arguments if isinstance(a, (Vector, Mask))]
-            if found and not keywords and len(arguments) == len(kinds) and all(map(fits, arguments, kinds)):
+            if (
+                found
+                and not keywords
+                and len(arguments) == len(kinds)
+                and all(map(fits, arguments, kinds))
+            ):
                 v = found[0]
-                wanted = [v if kind is Vector else argument for argument, kind in zip(arguments, kinds, strict=True)]
+                wanted = [
+                    v if kind is Vector else argument
+                    for argument, kind in zip(arguments, kinds, strict=True)
+                ]
                 return signature(v if result is Vector else Mask(v), *wanted)
             return None
 
@@ -229,7 +274,13 @@ def offer_all():
         offer(f, one, lambda h, x, name=f.__name__: h.call(name, x))
     for f in (math.exp, math.expm1, math.tanh):
         offer(f, one, getattr(Build, f.__name__))
-    for f, sign_ in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">="), (operator.eq, "==")):
+    for f, sign_ in (
+        (operator.lt, "<"),
+        (operator.le, "<="),
+        (operator.gt, ">"),
+        (operator.ge, ">="),
+        (operator.eq, "=="),
+    ):
         offer(f, two, lambda h, x, y, sign_=sign_: h.b.fcmp_ordered(sign_, x, y), Mask)
     offer(operator.ne, two, lambda h, x, y: h.b.fcmp_unordered("!=", x, y), Mask)
     offer(operator.and_, (Mask, Mask), lambda h, x, y: h.b.and_(x, y), Mask)
@@ -240,25 +291,36 @@ def offer_all():
         offer(
             f,
             two,
-            lambda h, x, y, better=better: h.b.select(h.b.fcmp_unordered("uno", x, x), x, h.b.select(h.b.fcmp_ordered(better, x, y), x, y)),
+            lambda h, x, y, better=better: h.b.select(
+                h.b.fcmp_unordered("uno", x, x), x, h.b.select(h.b.fcmp_ordered(better, x, y), x, y)
+            ),
         )
-    offer(sign, one, lambda h, x: h.choose((">", x, h(0)), h(1), h.choose(("<", x, h(0)), h(-1), x)))
+    offer(
+        sign, one, lambda h, x: h.choose((">", x, h(0)), h(1), h.choose(("<", x, h(0)), h(-1), x))
+    )
     offer(operator.pow, (Vector, types.Integer), Build.power)
     offer(operator.pow, two, lambda h, x, y: h.each(math.pow, x, y))
     done = (math.fabs, math.sqrt, math.floor, math.ceil, math.exp, math.expm1, math.tanh)
     for name in {*SAME_NAME, *NAMES.values()}:
         if (f := getattr(math, name)) not in done:
-            offer(f, two if name in ("pow", "atan2", "hypot") else one, lambda h, *x, f=f: h.each(f, *x))
+            offer(
+                f,
+                two if name in ("pow", "atan2", "hypot") else one,
+                lambda h, *x, f=f: h.each(f, *x),
+            )
 
 
 offer_all()
 
 
-# From and to arrays, which kernels see through windows: passing an array on would count its references, at every call.
+# From and to arrays, which kernels see through windows: passing an array on would count its
+# references, at every call.
 
 
 class Window(types.Type):
-    """Where an array's numbers are: the first one's address, and the bytes from one to the next along each axis."""
+    """Where an array's numbers are: the first one's address, and the bytes from one to the next
+    along each axis.
+    """
 
     def __init__(self, dtype, ndim):
         self.dtype, self.ndim = dtype, ndim
@@ -268,13 +330,17 @@ class Window(types.Type):
 @register_model(Window)
 class WindowModel(models.StructModel):
     def __init__(self, manager, window):
-        members = [("data", types.CPointer(window.dtype)), ("strides", types.UniTuple(types.intp, window.ndim))]
+        members = [
+            ("data", types.CPointer(window.dtype)),
+            ("strides", types.UniTuple(types.intp, window.ndim)),
+        ]
         super().__init__(manager, window, members)
 
 
 def windowed(context, builder, kind: Window, data, strides):
     made = cgutils.create_struct_proxy(kind)(context, builder)
-    made.data, made.strides = data, context.make_tuple(builder, types.UniTuple(types.intp, kind.ndim), strides)
+    made.data = data
+    made.strides = context.make_tuple(builder, types.UniTuple(types.intp, kind.ndim), strides)
     return made._getvalue()
 
 
@@ -302,7 +368,9 @@ def carve(typing, a, at, shape):
         kinds, sizes = sig.args[2], cgutils.unpack_tuple(builder, values[2])
         strides = [I64(a.dtype.bitwidth // 8)]
         for size, kind in list(zip(sizes, kinds, strict=True))[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], context.cast(builder, size, kind, types.intp)))
+            strides.insert(
+                0, builder.mul(strides[0], context.cast(builder, size, kind, types.intp))
+            )
         data = builder.gep(place(context, builder, a, values[0]), [values[1]])
         return windowed(context, builder, sig.return_type, data, strides)
 
@@ -310,7 +378,9 @@ def carve(typing, a, at, shape):
 
 
 def on_stack(number, shape: tuple[int, ...]):
-    """What makes () -> an array of the function's own, at the beginning of a cache line: a flat window on it, and one of its shape."""
+    """What makes () -> an array of the function's own, at the beginning of a cache line: a flat
+    window on it, and one of its shape.
+    """
     element = from_dtype(np.dtype(number))
     strides = [element.bitwidth // 8 * math.prod(shape[k:]) for k in range(1, len(shape) + 1)]
 
@@ -321,7 +391,10 @@ def on_stack(number, shape: tuple[int, ...]):
             memory = cgutils.alloca_once(builder, ir.ArrayType(item, math.prod(shape)))
             memory.align, data = 64, builder.bitcast(memory, item.as_pointer())
             kinds = zip(sig.return_type, (strides[-1:], strides), strict=True)
-            views = [windowed(context, builder, kind, data, [I64(stride) for stride in steps]) for kind, steps in kinds]
+            views = [
+                windowed(context, builder, kind, data, [I64(stride) for stride in steps])
+                for kind, steps in kinds
+            ]
             return context.make_tuple(builder, sig.return_type, views)
 
         return types.Tuple((Window(element, 1), Window(element, len(shape))))(), build
@@ -335,20 +408,27 @@ def place(context, builder, window, a, indices=None, at=None):
     if at is None:
         return a.data
     p = builder.bitcast(a.data, ir.IntType(8).as_pointer())
-    for i, kind, stride in zip(cgutils.unpack_tuple(builder, at), indices, cgutils.unpack_tuple(builder, a.strides), strict=True):
+    for i, kind, stride in zip(
+        cgutils.unpack_tuple(builder, at),
+        indices,
+        cgutils.unpack_tuple(builder, a.strides),
+        strict=True,
+    ):
         p = builder.gep(p, [builder.mul(context.cast(builder, i, kind, types.intp), stride)])
     return builder.bitcast(p, a.data.type)
 
 
 def access(storing: bool, how: str):
-    """load(a, index, count) -> numbers, or store(a, index, count, numbers): those of window a that begin at a[index].
+    """load(a, index, count) -> numbers, or store(a, index, count, numbers): those of window a that
+    begin at a[index].
 
     how  "whole": a vector, all of it; "some": a vector, its first `count` lanes; "one": a number
     """
 
     def build(context, builder, sig, values):
         a, (window, index) = values[0], sig.args[:2]
-        p, align = place(context, builder, window, a, index, values[1]), max(window.dtype.bitwidth // 8, 1)
+        p = place(context, builder, window, a, index, values[1])
+        align = max(window.dtype.bitwidth // 8, 1)
         if how != "one":
             h = Build(builder, Vector(window.dtype))
             p = builder.bitcast(p, h.v.ir.as_pointer())
@@ -356,7 +436,9 @@ def access(storing: bool, how: str):
             lane = ir.Constant(ir.VectorType(I64, h.v.lanes), list(range(h.v.lanes)))
             mask = builder.icmp_signed("<", lane, h.splat(values[2]))
             if storing:
-                h.call("masked.store", values[3], p, I32(align), mask, kind=ir.VoidType(), suffix=".p0")
+                h.call(
+                    "masked.store", values[3], p, I32(align), mask, kind=ir.VoidType(), suffix=".p0"
+                )
             else:
                 return h.call("masked.load", p, I32(align), mask, h(0), suffix=".p0")
         elif storing:
@@ -381,17 +463,23 @@ def access(storing: bool, how: str):
     return store if storing else load
 
 
-LOAD, STORE = ({how: access(storing, how) for how in ("whole", "some", "one")} for storing in (False, True))
+LOAD, STORE = (
+    {how: access(storing, how) for how in ("whole", "some", "one")} for storing in (False, True)
+)
 
 
 @intrinsic
 def fetch(typing, a, index, count):
-    """In place of a load: the line of the cache that a[index] stands in, which is soon to be read or written.  Returns `count`."""
+    """In place of a load: the line of the cache that a[index] stands in, which is soon to be read
+    or written.  Returns `count`.
+    """
 
     def build(context, builder, sig, values):
         p = place(context, builder, sig.args[0], values[0], sig.args[1], values[1])
         kind = ir.FunctionType(ir.VoidType(), [p.type, I32, I32, I32])
-        prefetch = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(builder.module, kind, "llvm.prefetch.p0")
+        prefetch = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            builder.module, kind, "llvm.prefetch.p0"
+        )
         builder.call(prefetch, [p, I32(0), I32(3), I32(1)])
         return values[2]
 
@@ -400,20 +488,34 @@ def fetch(typing, a, index, count):
 
 @intrinsic
 def transpose(typing, a, row, k, out, index):
-    """out[index], L rows of L numbers along axis 1, become the transpose of a[row : row + L, k : k + L]."""
+    """out[index], L rows of L numbers along axis 1, become the transpose of a[row : row + L, k : k
+    + L].
+    """
     v = Vector(a.dtype)
 
     def build(context, builder, sig, values):
         L, align = v.lanes, a.dtype.bitwidth // 8
-        source, target = (cgutils.create_struct_proxy(w)(context, builder, x) for w, x in ((a, values[0]), (out, values[3])))
-        steps = [cgutils.unpack_tuple(builder, s.strides)[axis] for s, axis in ((source, 0), (target, 1))]
-        at = context.make_tuple(
-            builder, types.UniTuple(types.intp, 2), [context.cast(builder, x, types.intp, types.intp) for x in values[1:3]]
+        source, target = (
+            cgutils.create_struct_proxy(w)(context, builder, x)
+            for w, x in ((a, values[0]), (out, values[3]))
         )
-        starts = place(context, builder, a, values[0], (types.intp,) * 2, at), place(context, builder, out, values[3], index, values[4])
+        steps = [
+            cgutils.unpack_tuple(builder, s.strides)[axis] for s, axis in ((source, 0), (target, 1))
+        ]
+        at = context.make_tuple(
+            builder,
+            types.UniTuple(types.intp, 2),
+            [context.cast(builder, x, types.intp, types.intp) for x in values[1:3]],
+        )
+        starts = (
+            place(context, builder, a, values[0], (types.intp,) * 2, at),
+            place(context, builder, out, values[3], index, values[4]),
+        )
 
         def row_at(start, step, r):
-            p = builder.gep(builder.bitcast(start, ir.IntType(8).as_pointer()), [builder.mul(step, I64(r))])
+            p = builder.gep(
+                builder.bitcast(start, ir.IntType(8).as_pointer()), [builder.mul(step, I64(r))]
+            )
             return builder.bitcast(p, v.ir.as_pointer())
 
         rows = [builder.load(row_at(starts[0], steps[0], r)) for r in range(L)]
@@ -426,7 +528,8 @@ def transpose(typing, a, row, k, out, index):
                 high = [lane + half if not lane & half else L + lane for lane in range(L)]
                 pair = rows[r], rows[r + half]
                 rows[r], rows[r + half] = (
-                    builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, L), order)) for order in (low, high)
+                    builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(I32, L), order))
+                    for order in (low, high)
                 )
             half //= 2
         for r, x in enumerate(rows):

@@ -1,8 +1,10 @@
-"""Compiled kernels, kept from one run to the next in NUMBA_CACHE_DIR, or else in the user's directory for caches.
+"""Compiled kernels, kept from one run to the next in NUMBA_CACHE_DIR, or else in the user's
+directory for caches.
 
-Numba's own `cache=True` looks at the file that a function stands in; a kernel is made of a cell's formulas too, wherever they
-stand. So a kernel's key is made of everything it is compiled from: our sources, the formulas' code and what they refer to,
-the versions, the processor, and Numba's settings.
+Numba's own `cache=True` looks at the file that a function stands in; a kernel is made of a cell's
+formulas too, wherever they stand. So a kernel's key is made of everything it is compiled from: our
+sources, the formulas' code and what they refer to, the versions, the processor, and Numba's
+settings.
 """
 
 import hashlib
@@ -33,8 +35,9 @@ from .folder import OWNERS, File, Folder, mine
 HERE = Path(__file__).parent
 MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say another number
 
-# Numba tells functions of one name apart by a number, counted from 1 in every run; the linker knows nothing else of them, and
-# takes the function of this run for that of the run a kernel was stored in, where the numbers meet. From chance on they do not.
+# Numba tells functions of one name apart by a number, counted from 1 in every run; the linker knows
+# nothing else of them, and takes the function of this run for that of the run a kernel was stored
+# in, where the numbers meet. From chance on they do not.
 FunctionIdentity._unique_ids = count(secrets.randbits(60))
 
 # Of Numba's settings, those that change with the day and never the code of a kernel. Any other may:
@@ -48,7 +51,10 @@ NO_MATTER = re.compile(
 @cache
 def surroundings() -> tuple:
     """What every kernel is compiled from: our sources, versions, the processor."""
-    sources = [*sorted(HERE.glob("*.py")), *(HERE.parents[1] / name for name in ("__init__.py", "binding.py", "clipping.py"))]
+    sources = [
+        *sorted(HERE.glob("*.py")),
+        *(HERE.parents[1] / name for name in ("__init__.py", "binding.py", "clipping.py")),
+    ]
     texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
     return texts, versions, cpu_target.target_context.codegen().magic_tuple()
@@ -56,7 +62,9 @@ def surroundings() -> tuple:
 
 def settings() -> list:
     """Numba's, as they are now."""
-    named = sorted(name for name in vars(config) if name.isupper() and not NO_MATTER.fullmatch(name))
+    named = sorted(
+        name for name in vars(config) if name.isupper() and not NO_MATTER.fullmatch(name)
+    )
     return [(name, repr(getattr(config, name))) for name in named]
 
 
@@ -127,7 +135,9 @@ def folder() -> Folder:
 
 
 def clear() -> list[File]:
-    """Remove this user's kernels, those too that older versions kept beside the folder; returns them."""
+    """Remove this user's kernels, those too that older versions kept beside the folder; returns
+    them.
+    """
     gone = folder().clear()
     for path in home().glob("*"):
         if re.fullmatch("[0-9a-f]{64}", path.name):

@@ -1,12 +1,14 @@
 """Threads that share one call: as many as numba.set_num_threads says, where there is work for them.
 
-A call of some hundred microseconds cannot wait for Python to hand its parts out. So the parts of a call are handed from compiled
-code to compiled code, by a board of numbers in memory: the other threads of a team look at it for a while after each call, and
-sleep, until a bell rings, when none follows.
+A call of some hundred microseconds cannot wait for Python to hand its parts out. So the parts of a
+call are handed from compiled code to compiled code, by a board of numbers in memory: the other
+threads of a team look at it for a while after each call, and sleep, until a bell rings, when none
+follows.
 
-Python may stop a call between any two of its steps, for a signal, a finalizer or a fork. So a call is one step, where nobody
-sleeps: compiled code announces it, hands it out and waits for it. Where threads are to be woken first, it is two, and what was
-announced is taken back if the second does not come.
+Python may stop a call between any two of its steps, for a signal, a finalizer or a fork. So a call
+is one step, where nobody sleeps: compiled code announces it, hands it out and waits for it. Where
+threads are to be woken first, it is two, and what was announced is taken back if the second does
+not come.
 """
 
 import atexit
@@ -35,19 +37,24 @@ GRACE = 2.0  # seconds at the end of Python for the calls of others, and for thr
 
 NOBODY = np.zeros(1, np.int64)  # where a call meets itself: more have arrived than it waits for
 LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
-COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (LINE * k for k in range(8))  # of the board
+# of the board
+COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (LINE * k for k in range(8))
 ASLEEP, SERVED = 0, 1  # of each thread, whose lines stand one behind the other from THREADS on
 
 
 class UncompiledError(Exception):
-    """A function must first be compiled for these arguments, which takes seconds: not while others wait for it."""
+    """A function must first be compiled for these arguments, which takes seconds: not while others
+    wait for it.
+    """
 
 
 class Turns:
-    """One call at a time has the team: threads of two calls that wait for each other within each could wait for ever.
+    """One call at a time has the team: threads of two calls that wait for each other within each
+    could wait for ever.
 
-    A call is done alone, with the same bits, where this very thread is in the midst of another (it comes from a signal's handler
-    or from a finalizer), and at the end of Python, when there are no threads any more.
+    A call is done alone, with the same bits, where this very thread is in the midst of another (it
+    comes from a signal's handler or from a finalizer), and at the end of Python, when there are no
+    threads any more.
     """
 
     def __init__(self):
@@ -55,7 +62,8 @@ class Turns:
         atexit.register(self.end)
         if hasattr(os, "register_at_fork"):
             before, after = global_compiler_lock.acquire, global_compiler_lock.release
-            os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)  # Numba leaves it locked in a child
+            # Numba leaves it locked in a child
+            os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)
             os.register_at_fork(after_in_child=self.begin_anew)
 
     def begin_anew(self):
@@ -97,7 +105,8 @@ class Turns:
 
     def end(self):
         """The threads end: none must come out of compiled code when Python is no more."""
-        self.over = True  # from here on nobody waits for the lock: a daemon that has it may never go on
+        # from here on nobody waits for the lock: a daemon that has it may never go on
+        self.over = True
         limit = time.monotonic() + GRACE
         if self.lock.acquire(timeout=GRACE):  # a daemon's call is done
             self.lock.release()
@@ -109,17 +118,23 @@ class Turns:
 
 
 class Team:
-    """The threads 1 … count − 1 of calls that `count` threads share.  A team that has ended does a call alone."""
+    """The threads 1 … count − 1 of calls that `count` threads share.  A team that has ended does a
+    call alone.
+    """
 
     def __init__(self, count: int):
         self.home = get_native_id()
         self.board = np.zeros(THREADS + LINE * count, np.int64)
         self.bells = [SimpleQueue() for _ in range(count)]
-        self.threads = [Thread(target=self.attend, args=(i,), name=f"rnn_gpu-{i}", daemon=True) for i in range(1, count)]
+        self.threads = [
+            Thread(target=self.attend, args=(i,), name=f"rnn_gpu-{i}", daemon=True)
+            for i in range(1, count)
+        ]
 
     def attend(self, i: int):
         try:
-            while get_native_id() != self.home:  # where Python's threads are greenlets, there is nobody to share with
+            # where Python's threads are greenlets, there is nobody to share with
+            while get_native_id() != self.home:
                 serve(self.board, i, len(self.bells))
                 if self.board[ENDED]:
                     return
@@ -141,7 +156,8 @@ class Team:
                         self.bells[i].put(None)
                 call(board, count, True, *arguments)
         except BaseException:
-            board[COMING] = board[TURN]  # taken back without a call: another Ctrl-C could come at the first line of one
+            # taken back without a call: another Ctrl-C could come at the first line of one
+            board[COMING] = board[TURN]
             raise
 
 
@@ -149,12 +165,15 @@ turns = Turns()
 
 
 def threads_for(operations: float, parts: int) -> int:
-    """How many threads share a call of so many multiplications and additions that can be cut in `parts`."""
+    """How many threads share a call of so many multiplications and additions that can be cut in
+    `parts`.
+    """
     return 1 if operations < ENOUGH else max(1, min(numba.get_num_threads(), parts))
 
 
 def share(kernel, count: int, *arguments):
-    """kernel(*arguments, arrived, i, count) for every i < count, at once; i = 0 in the caller's thread.  RuntimeError where a part raises.
+    """kernel(*arguments, arrived, i, count) for every i < count, at once; i = 0 in the caller's
+    thread.  RuntimeError where a part raises.
 
     arrived is where the parts of this call `meet`.
     """
@@ -181,7 +200,9 @@ def add(typing, a, i, value):
     """Count up; returns what it was."""
 
     def build(context, builder, sig, values):
-        return builder.atomic_rmw("add", number_at(context, builder, sig, values), values[2], "seq_cst")
+        return builder.atomic_rmw(
+            "add", number_at(context, builder, sig, values), values[2], "seq_cst"
+        )
 
     return types.int64(a, types.intp, types.int64), build
 
@@ -191,7 +212,9 @@ def swap(typing, a, i, value):
     """Write; returns what it was."""
 
     def build(context, builder, sig, values):
-        return builder.atomic_rmw("xchg", number_at(context, builder, sig, values), values[2], "seq_cst")
+        return builder.atomic_rmw(
+            "xchg", number_at(context, builder, sig, values), values[2], "seq_cst"
+        )
 
     return types.int64(a, types.intp, types.int64), build
 
@@ -212,7 +235,9 @@ def step_aside(typing):
 
     def build(context, builder, sig, values):
         if os.name == "posix":
-            f = builder.module.globals.get("sched_yield") or ir.Function(builder.module, ir.FunctionType(I32, []), "sched_yield")
+            f = builder.module.globals.get("sched_yield") or ir.Function(
+                builder.module, ir.FunctionType(I32, []), "sched_yield"
+            )
             builder.call(f, [])
         return context.get_dummy_value()
 
@@ -239,12 +264,15 @@ def meet(counter, arrivals):
 # The board
 
 
-ENTRY = ir.FunctionType(I64, [ir.IntType(8).as_pointer(), I64, I64])  # (arguments, part, parts) -> did it raise?
+# (arguments, part, parts) -> did it raise?
+ENTRY = ir.FunctionType(I64, [ir.IntType(8).as_pointer(), I64, I64])
 
 
 @cache
 def post_of(kernel):
-    """An intrinsic (board, arguments) that writes there what others are to call, and with what: a tuple on the caller's stack."""
+    """An intrinsic (board, arguments) that writes there what others are to call, and with what: a
+    tuple on the caller's stack.
+    """
 
     def part_of(arguments, part, parts):
         kernel(*arguments, part, parts)
@@ -254,14 +282,23 @@ def post_of(kernel):
         def build(context, builder, sig, values):
             part_sig = types.void(arguments, types.intp, types.intp)
             compiled = context.compile_subroutine(builder, part_of, part_sig)
-            entry = ir.Function(builder.module, ENTRY, context.mangler("entry", (), abi_tags=(compiled.fndesc.mangled_name,)))
+            entry = ir.Function(
+                builder.module,
+                ENTRY,
+                context.mangler("entry", (), abi_tags=(compiled.fndesc.mangled_name,)),
+            )
             entry.linkage = "internal"
             inside = ir.IRBuilder(entry.append_basic_block())
             given = inside.load(inside.bitcast(entry.args[0], values[1].type.as_pointer()))
-            status, _ = context.call_internal_no_propagate(inside, compiled.fndesc, part_sig, (given, *entry.args[1:]))
+            status, _ = context.call_internal_no_propagate(
+                inside, compiled.fndesc, part_sig, (given, *entry.args[1:])
+            )
             inside.ret(inside.zext(status.is_error, I64))
             numbers = place(context, builder, board, values[0])
-            for at, pointer in ((WORK, entry), (WITH, cgutils.alloca_once_value(builder, values[1]))):
+            for at, pointer in (
+                (WORK, entry),
+                (WITH, cgutils.alloca_once_value(builder, values[1])),
+            ):
                 builder.store(builder.ptrtoint(pointer, I64), builder.gep(numbers, [I64(at)]))
             return context.get_dummy_value()
 
@@ -277,14 +314,19 @@ def work(typing, board, part, parts):
     def build(context, builder, sig, values):
         numbers = place(context, builder, sig.args[0], values[0])
         entry, given = (builder.load(builder.gep(numbers, [I64(at)])) for at in (WORK, WITH))
-        return builder.call(builder.inttoptr(entry, ENTRY.as_pointer()), [builder.inttoptr(given, ENTRY.args[0]), *values[1:]])
+        return builder.call(
+            builder.inttoptr(entry, ENTRY.as_pointer()),
+            [builder.inttoptr(given, ENTRY.args[0]), *values[1:]],
+        )
 
     return types.int64(board, types.intp, types.intp), build
 
 
 @within
 def announce(numbers, count):
-    """Who looks at the board from now on does not sleep before the next call has come.  Does anybody sleep?"""
+    """Who looks at the board from now on does not sleep before the next call has come.  Does
+    anybody sleep?
+    """
     swap(numbers, COMING, seen(numbers, TURN) + 1)
     asleep = 0
     for i in range(1, count):
@@ -323,10 +365,11 @@ keep(serve)
 
 @cache
 def shared(kernel):
-    """The function (board, count, awake, *arguments): the kernel by `count` threads, this one the first; returns when all are done.
+    """The function (board, count, awake, *arguments): the kernel by `count` threads, this one the
+    first; returns when all are done.
 
-    Returns False where nothing was done but to announce the call: somebody sleeps. `awake` says that all have been woken.
-    Raises UncompiledError for types that it was not compiled for.
+    Returns False where nothing was done but to announce the call: somebody sleeps. `awake` says
+    that all have been woken. Raises UncompiledError for types that it was not compiled for.
     """
     serve.compile((types.int64[::1], types.intp, types.intp))  # no thread of a team compiles
     post = post_of(kernel)

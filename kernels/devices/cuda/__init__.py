@@ -1,4 +1,6 @@
-"""The GPU: Numba `@cuda.jit` kernels, CuPy's arrays and cuBLAS. Under the simulator the same kernels on NumPy's arrays."""
+"""The GPU: Numba `@cuda.jit` kernels, CuPy's arrays and cuBLAS. Under the simulator the same
+kernels on NumPy's arrays.
+"""
 
 import numpy as np
 
@@ -8,7 +10,17 @@ from ...fingerprint import mixed
 from ...once import once
 from ...products import by_chunks, products
 from . import block, gemm, plain
-from .launch import SIMULATED, THREADS, arrays, blocks_for, cuda, formula, launch, on_stream, threads_for  # noqa: F401  for rnn_gpu.torch
+from .launch import (
+    SIMULATED,
+    THREADS,
+    arrays,
+    blocks_for,
+    cuda,
+    formula,
+    launch,
+    on_stream,  # noqa: F401  for rnn_gpu.torch
+    threads_for,
+)
 from .precision import asked, matmul
 from .schedules import card, choose
 
@@ -55,7 +67,9 @@ def fingerprint(words):
 
 
 def chunk(B):
-    """The steps of B samples whose products are taken together, counted from the last step; whatever T is."""
+    """The steps of B samples whose products are taken together, counted from the last step;
+    whatever T is.
+    """
     return max(1, TOGETHER // B)
 
 
@@ -64,27 +78,42 @@ project, project_back = products(chunk, *by_chunks(matmul, empty))
 
 @once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
-    text = elementwise_source(outputs, inputs, scalars, "range(cuda.grid(1), o0.size, cuda.gridsize(1))")
+    text = elementwise_source(
+        outputs, inputs, scalars, "range(cuda.grid(1), o0.size, cuda.gridsize(1))"
+    )
     return cuda.jit(define("kernel", text, f=formula(f, number), cuda=cuda))
 
 
 def elementwise(f, outputs, inputs, scalars=()):
-    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have one shape and dtype."""
+    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have
+    one shape and dtype.
+    """
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
     blocks = blocks_for(-(-outputs[0].size // THREADS))
-    launch(kernel, blocks, THREADS, *(a.reshape(-1) for a in (*outputs, *inputs)), *map(number, scalars))
+    launch(
+        kernel,
+        blocks,
+        THREADS,
+        *(a.reshape(-1) for a in (*outputs, *inputs)),
+        *map(number, scalars),
+    )
 
 
 def matvec(W, s, out):
-    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites out."""
+    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites
+    out.
+    """
     B, n = s.shape
-    kernel, W_T = plain.matvec_kernel(out.dtype.type), W.T.copy()  # neighbouring threads read neighbouring weights
+    # neighbouring threads read neighbouring weights
+    kernel, W_T = plain.matvec_kernel(out.dtype.type), W.T.copy()
     launch(kernel, blocks_for(B), threads_for(out.shape[1]), W_T, s.reshape(1, 1, B, n), out)
 
 
 def forward(cell, p, W, c, s, kept, flags):
-    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments: see reference.forward."""
+    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments:
+    see reference.forward.
+    """
     T, B, _, n = p.shape
     it, number = choose(cell, "forward", n, B, p.itemsize), p.dtype.type
     if it.schedule == "gemm":
@@ -93,7 +122,8 @@ def forward(cell, p, W, c, s, kept, flags):
     if it.schedule == "block":
         kernel = block.forward_kernel(cell, number, it.plan)
     else:
-        kernel, W = plain.forward_kernel(cell, number), W.T.copy()  # neighbouring threads read neighbouring weights
+        # neighbouring threads read neighbouring weights
+        kernel, W = plain.forward_kernel(cell, number), W.T.copy()
     launch(kernel, it.blocks, it.threads, p, W, c, s, kept, flags, shared=it.shared)
 
 
@@ -101,27 +131,61 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
     T, B, G, n = dp.shape
     clips, number, carried = clip != UNCLIPPED, dp.dtype.type, ds.reshape(len(ds), 1, B, n)
-    bounds = (number(clip.value), number(clip.norm), arrays().zeros((T, B), np.uint8)) if clips else ()
+    bounds = (
+        (number(clip.value), number(clip.norm), arrays().zeros((T, B), np.uint8)) if clips else ()
+    )
     it = choose(cell, "backward", n, B, dp.itemsize, clips)
     if it.schedule == "gemm":
-        gemm.backward(cell, dy, W, s, kept, flags, dp, dq, carried, arrays().empty(carried.shape, dp.dtype), bounds)
+        gemm.backward(
+            cell,
+            dy,
+            W,
+            s,
+            kept,
+            flags,
+            dp,
+            dq,
+            carried,
+            arrays().empty(carried.shape, dp.dtype),
+            bounds,
+        )
     elif it.schedule == "block":
         kernel = block.backward_kernel(cell, number, it.plan)
-        launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, carried, bounds, shared=it.shared)
+        launch(
+            kernel,
+            it.blocks,
+            it.threads,
+            dy,
+            W,
+            s,
+            kept,
+            flags,
+            dp,
+            dq,
+            carried,
+            bounds,
+            shared=it.shared,
+        )
     else:
-        kernel, rows, now = plain.backward_kernel(cell, number, clips), dq.reshape(1, T, B, G * n), arrays().empty(carried.shape, dp.dtype)
-        launch(kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, rows, carried, now, bounds)
+        kernel = plain.backward_kernel(cell, number, clips)
+        rows, now = dq.reshape(1, T, B, G * n), arrays().empty(carried.shape, dp.dtype)
+        launch(
+            kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, rows, carried, now, bounds
+        )
     return int(bounds[2].sum()) if clips else 0
 
 
 def explain(cell, n, B, dtype) -> str:
     """Which kernels one layer of n units runs for B samples, with which grid, and why."""
     precision = "TF32" if asked.get() == "tf32" else f"strict {dtype}"
-    itemsize, lines = np.dtype(dtype).itemsize, [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {precision}"]
+    itemsize = np.dtype(dtype).itemsize
+    lines = [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {precision}"]
     for direction in ("forward", "backward"):
         it = choose(cell, direction, n, B, itemsize)
         plan = f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, " if it.plan else ""
-        grid = f"{it.blocks} blocks of {it.threads} threads, {plan}{it.shared} bytes of shared memory"
+        grid = (
+            f"{it.blocks} blocks of {it.threads} threads, {plan}{it.shared} bytes of shared memory"
+        )
         launches = "two launches a step" if it.schedule == "gemm" else "one launch whatever T"
         lines.append(f"{direction:9}{it.schedule}, {launches}: {grid}; {it.why}")
     return "\n".join(lines)

@@ -1,12 +1,15 @@
-"""The block schedule: W of one SM's size on the chip, a slice of the batch a block, all T steps in one launch.
+"""The block schedule: W of one SM's size on the chip, a slice of the batch a block, all T steps in
+one launch.
 
-A unit is `lanes` neighbouring threads. Each sums over its share of the inputs, for all gates at once; shuffles add the shares, so
-that every lane has every gate and takes the step itself. Weights stand in registers as far as these go, the rest in shared
-memory, thread by thread; the state of the block's rows in shared memory, twice, so that one barrier a step is enough.
-What the next step needs from global memory is fetched before the sums of this one.
+A unit is `lanes` neighbouring threads. Each sums over its share of the inputs, for all gates at
+once; shuffles add the shares, so that every lane has every gate and takes the step itself. Weights
+stand in registers as far as these go, the rest in shared memory, thread by thread; the state of the
+block's rows in shared memory, twice, so that one barrier a step is enough. What the next step needs
+from global memory is fetched before the sums of this one.
 
-What runs over the block's samples, or over weights in registers, is spelled out (`repeat`): an array stays in registers only
-if every index is a constant, and the compiler unrolls no loop that it finds too long.
+What runs over the block's samples, or over weights in registers, is spelled out (`repeat`): an
+array stays in registers only if every index is a constant, and the compiler unrolls no loop that it
+finds too long.
 """
 
 import inspect
@@ -29,14 +32,17 @@ CUT = RESET << 1  # of a step's flags, in registers: the step after it began ane
 
 
 class Plan(NamedTuple):
-    """What is fixed when a kernel is compiled. Quads are four neighbouring inputs: one 16-byte load."""
+    """What is fixed when a kernel is compiled. Quads are four neighbouring inputs: one 16-byte
+    load.
+    """
 
     n: int  # units
     inputs: int  # length of the vector that W multiplies: n forward, G·n backward
     outputs: int  # sums a unit takes: G forward, 1 backward
     lanes: int  # threads a unit: 1, 2, 4 or 8
     rows: int  # samples a block
-    held: int  # quads of inputs a lane has weights for in registers; the others are in shared memory
+    # quads of inputs a lane has weights for in registers; the others are in shared memory
+    held: int
     clips: bool = False  # δ is clipped
 
     @property
@@ -55,7 +61,9 @@ class Plan(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """Numbers in shared memory: inputs of every row twice, weights that registers do not hold, and δ² if it is clipped."""
+        """Numbers in shared memory: inputs of every row twice, weights that registers do not hold,
+        and δ² if it is clipped.
+        """
         return self.squares + self.clips * 2 * self.rows * self.padded
 
     @property
@@ -66,7 +74,9 @@ class Plan(NamedTuple):
     @property
     def squares(self) -> int:
         """Where in shared memory Σ δ² of each unit begins, for every row, twice."""
-        return 2 * self.rows * self.width + 4 * (self.quads - self.held) * self.outputs * self.threads
+        return (
+            2 * self.rows * self.width + 4 * (self.quads - self.held) * self.outputs * self.threads
+        )
 
 
 def each_sample(rows: int, one):
@@ -77,8 +87,11 @@ def each_sample(rows: int, one):
 
 @cache
 def sums_of(plan: Plan, number):
-    """The device functions (fill, sums): weights to where the plan wants them; W · x for all outputs of this unit and all samples."""
-    lanes, rows, held, outputs, threads = plan.lanes, plan.rows, plan.held, plan.outputs, plan.threads
+    """The device functions (fill, sums): weights to where the plan wants them; W · x for all
+    outputs of this unit and all samples.
+    """
+    lanes, rows, held, outputs = plan.lanes, plan.rows, plan.held, plan.outputs
+    threads = plan.threads
     quads, width, n, inputs = plan.quads, plan.width, plan.n, plan.inputs
     first_weight = 2 * rows * width
     ZERO = number(0)
@@ -95,9 +108,13 @@ def sums_of(plan: Plan, number):
         """Quad q of this lane to registers."""
         for o in range(outputs):
             for e in range(4):
-                w[(q * outputs + o) * 4 + e] = weight(W, transposed, j, o, (q * lanes + lane) * 4 + e)
+                w[(q * outputs + o) * 4 + e] = weight(
+                    W, transposed, j, o, (q * lanes + lane) * 4 + e
+                )
 
-    hold_all = device_function(repeat(held, "W, transposed, w, lane, j", "hold(W, transposed, w, lane, j, {k})", hold=hold))
+    hold_all = device_function(
+        repeat(held, "W, transposed, w, lane, j", "hold(W, transposed, w, lane, j, {k})", hold=hold)
+    )
 
     @device_function
     def fill(W, transposed, w, shared):
@@ -126,7 +143,10 @@ def sums_of(plan: Plan, number):
         total[place] += w3 * x3
 
     four = device_function(gather(4, "w, base", "w[base + {k}]"))
-    add_outputs = "total, x, w, base, r", f"add(total, r * {outputs} + {{k}}, four(w, base + {{k}} * 4), x)"
+    add_outputs = (
+        "total, x, w, base, r",
+        f"add(total, r * {outputs} + {{k}}, four(w, base + {{k}} * 4), x)",
+    )
     add_held = device_function(repeat(outputs, *add_outputs, add=add, four=four))
 
     @device_function
@@ -137,18 +157,36 @@ def sums_of(plan: Plan, number):
     def shared_sample(weights, shared, at, total, o, r):
         add(total, r * outputs + o, weights, quad(shared, at + r * width))
 
-    held_samples = device_function(repeat(rows, "w, shared, at, total, q", "one(w, shared, at, total, q, {k})", one=held_sample))
+    held_samples = device_function(
+        repeat(
+            rows, "w, shared, at, total, q", "one(w, shared, at, total, q, {k})", one=held_sample
+        )
+    )
     shared_samples = device_function(
-        repeat(rows, "weights, shared, at, total, o", "one(weights, shared, at, total, o, {k})", one=shared_sample)
+        repeat(
+            rows,
+            "weights, shared, at, total, o",
+            "one(weights, shared, at, total, o, {k})",
+            one=shared_sample,
+        )
     )
     all_held = f"some(w, shared, base + ({{k}} * {lanes} + lane) * 4, total, {{k}})"
-    sum_held = device_function(repeat(held, "w, shared, base, lane, total", all_held, some=held_samples))
+    sum_held = device_function(
+        repeat(held, "w, shared, base, lane, total", all_held, some=held_samples)
+    )
 
     @device_function
     def sum_shared(shared, at, place, total, o):
         shared_samples(quad(shared, place + o * threads * 4), shared, at, total, o)
 
-    shared_outputs = device_function(repeat(outputs, "shared, at, place, total", "one(shared, at, place, total, {k})", one=sum_shared))
+    shared_outputs = device_function(
+        repeat(
+            outputs,
+            "shared, at, place, total",
+            "one(shared, at, place, total, {k})",
+            one=sum_shared,
+        )
+    )
 
     @device_function
     def clear(total, k):
@@ -162,11 +200,15 @@ def sums_of(plan: Plan, number):
             by *= 2
 
     clear_all = device_function(repeat(rows * outputs, "total", "clear(total, {k})", clear=clear))
-    reduce_all = device_function(repeat(rows * outputs, "total", "reduce(total, {k})", reduce=reduce))
+    reduce_all = device_function(
+        repeat(rows * outputs, "total", "reduce(total, {k})", reduce=reduce)
+    )
 
     @device_function
     def sums(w, shared, base, total):
-        """total[r·outputs + o] = Σ w x over all inputs, x of sample r at shared[base + r·width …]."""
+        """total[r·outputs + o] = Σ w x over all inputs, x of sample r at shared[base + r·width
+        …].
+        """
         thread = cuda.threadIdx.x
         lane = thread % lanes
         clear_all(total)
@@ -191,7 +233,9 @@ def forward_kernel(cell, number, plan: Plan):
     ZERO, NOTHING, APART = number(0), (number(0),) * K, cell.apart
     inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
     fetched = device_function(gather(P, "a, base", "a[base + {k}]"))
-    recurrent = device_function(gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else "")))
+    recurrent = device_function(
+        gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else ""))
+    )
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
     fetch = device_function(repeat(P, "a, base, values", "a[base + {k}] = values[{k}]"))
     carry = device_function(repeat(S, "a, base, values", "a[base + {k}] = values[{k}]"))
@@ -220,7 +264,9 @@ def forward_kernel(cell, number, plan: Plan):
         b = first + r
         if b < B and j < n:
             if live_t[r] & LIVE:
-                s_next, k = step(fetched(p_t, r * P), recurrent(total, r * G, bias), carried(now, r * S))
+                s_next, k = step(
+                    fetched(p_t, r * P), recurrent(total, r * G, bias), carried(now, r * S)
+                )
                 carry(now, r * S, s_next)
                 if lane == 0:
                     put_kept(kept, t, b, j, k)
@@ -270,15 +316,23 @@ def forward_kernel(cell, number, plan: Plan):
 
 @once
 def shrink_of(cell, number, plan: Plan):
-    """The device functions (clear, put_square, shrink): Σ δ² of a unit to shared memory; after a barrier, a sample's norm in bounds.
+    """The device functions (clear, put_square, shrink): Σ δ² of a unit to shared memory; after a
+    barrier, a sample's norm in bounds.
 
-    What has gone through W is shrunk by the same factor, rather than δ before: so there is no second barrier.
+    What has gone through W is shrunk by the same factor, rather than δ before: so there is no
+    second barrier.
     """
     if not plan.clips:
-        nothing = "shared", "shared, δ, clip, j, t, r", "shared, dp, dq, total, clip, first, B, lane, j, t, r"
+        nothing = (
+            "shared",
+            "shared, δ, clip, j, t, r",
+            "shared, dp, dq, total, clip, first, B, lane, j, t, r",
+        )
         return tuple(device_function(repeat(0, arguments, "")) for arguments in nothing)
-    n, lanes, rows, padded, squares, threads, end = plan.n, plan.lanes, plan.rows, plan.padded, plan.squares, plan.threads, plan.shared
-    square, shrinking, ZERO, ONE, APART = square_of(cell, number), formula(factor, number), number(0), number(1), cell.apart
+    n, lanes, rows, padded, squares = plan.n, plan.lanes, plan.rows, plan.padded, plan.squares
+    threads, end = plan.threads, plan.shared
+    square, shrinking, ZERO = square_of(cell, number), formula(factor, number), number(0)
+    ONE, APART = number(1), cell.apart
     _, gates, _, _, put_gates, _, _ = access(cell, device_function)
     times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
 
@@ -326,15 +380,20 @@ def backward_kernel(cell, number, plan: Plan):
     back, (fill, sums) = formula(cell.back, number), sums_of(plan, number)
     HELD, STATES = max(1, plan.held * plan.outputs * 4), rows * S
     NOTHING, APART, OUTPUT = (number(0),) * G, cell.apart, cell.output
-    limited, (clear, put_square, shrink) = limit_of(cell, number, plan.clips), shrink_of(cell, number, plan)
+    limited = limit_of(cell, number, plan.clips)
+    clear, put_square, shrink = shrink_of(cell, number, plan)
     NO_STATES = (number(0),) * S
     FETCHED = 1 + K + S  # dy, activations and states of one step
     AHEAD = rows * FETCHED
     _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
     both = device_function(gather(S, "a, b", "a[{k}] + b[{k}]"))
-    fetch_activations = device_function(repeat(K, "a, base, values", "a[base + 1 + {k}] = values[{k}]"))
+    fetch_activations = device_function(
+        repeat(K, "a, base, values", "a[base + 1 + {k}] = values[{k}]")
+    )
     fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
-    fetch_states = device_function(repeat(S, "a, base, values", f"a[base + {1 + K} + {{k}}] = values[{{k}}]"))
+    fetch_states = device_function(
+        repeat(S, "a, base, values", f"a[base + {1 + K} + {{k}}] = values[{{k}}]")
+    )
     fetched_states = device_function(gather(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
     carried = device_function(gather(S, "a, base", "a[base + {k}]"))
     carry = device_function(repeat(S, "a, base, values", "a[base + {k}] = values[{k}]"))
@@ -368,10 +427,31 @@ def backward_kernel(cell, number, plan: Plan):
             put_states(ds, 0, b, j, both(states(ds, 0, b, j), carried(now, r * S)))
 
     @device_function
-    def retreat(dy, s, kept, flags, dp, dq, ds, clip, shared, now, after, ahead, live, first, B, lane, j, t, r):
+    def retreat(
+        dy,
+        s,
+        kept,
+        flags,
+        dp,
+        dq,
+        ds,
+        clip,
+        shared,
+        now,
+        after,
+        ahead,
+        live,
+        first,
+        B,
+        lane,
+        j,
+        t,
+        r,
+    ):
         b = first + r
         if b < B and j < n:
-            live_t, dy_t, kept_t = live[r], ahead[r * FETCHED], fetched_activations(ahead, r * FETCHED)
+            live_t, dy_t = live[r], ahead[r * FETCHED]
+            kept_t = fetched_activations(ahead, r * FETCHED)
             s_t, s_next = fetched_states(ahead, r * FETCHED), carried(after, r * S)
             carry(after, r * S, s_t)
             if t > 0:
@@ -431,7 +511,26 @@ def backward_kernel(cell, number, plan: Plan):
         empty_all(ds, first, B, lane, j)
         t = T - 1
         while t >= 0:
-            retreat_all(dy, s, kept, flags, dp, dq, ds, clip, shared, now, after, ahead, live, first, B, lane, j, t)
+            retreat_all(
+                dy,
+                s,
+                kept,
+                flags,
+                dp,
+                dq,
+                ds,
+                clip,
+                shared,
+                now,
+                after,
+                ahead,
+                live,
+                first,
+                B,
+                lane,
+                j,
+                t,
+            )
             cuda.syncthreads()  # Wᵀ dq reads δ of every unit
             sums(w, shared, (t & 1) * rows * width, total)
             shrink_all(shared, dp, dq, total, clip, first, B, lane, j, t)

@@ -1,6 +1,8 @@
-"""The gemm schedule, for W of any size: cuBLAS for the product of a step, one kernel for the cells of all samples and units.
+"""The gemm schedule, for W of any size: cuBLAS for the product of a step, one kernel for the cells
+of all samples and units.
 
-Two launches a step, and no CUDA graph to save them: CuPy refuses cuBLAS while a stream is captured (its issue 6290).
+Two launches a step, and no CUDA graph to save them: CuPy refuses cuBLAS while a stream is captured
+(its issue 6290).
 """
 
 from numba import cuda
@@ -19,7 +21,8 @@ def forward_kernel(cell, number):
     recurrent = device_function(gather(cell.gates, "q, c, b, j, n", "q[b, {k} * n + j]" + bias))
 
     @cuda.jit
-    def forward(p, q, c, s, h, kept, flags, t):  # q = W h (B, G·n); h (B, n) is state 0 that this step, then the next begins with
+    # q = W h (B, G·n); h (B, n) is state 0 that this step, then the next begins with
+    def forward(p, q, c, s, h, kept, flags, t):
         T, B, n = p.shape[0], p.shape[1], p.shape[3]
         b = cuda.blockIdx.x
         while b < B:
@@ -36,10 +39,12 @@ def forward_kernel(cell, number):
 
 @once
 def backward_kernel(cell, number, clips: bool):
-    retreat, shrink, hand_over = retreat_of(cell, number, clips), shrink_of(cell, number, clips), hand_over_of(cell, number)
+    retreat, shrink = retreat_of(cell, number, clips), shrink_of(cell, number, clips)
+    hand_over = hand_over_of(cell, number)
 
     @cuda.jit
-    def backward(dy, through_W, s, kept, flags, dp, dq, ds, now, clip, t):  # through_W = Wᵀ dq of step t+1 (B, n)
+    # through_W = Wᵀ dq of step t+1 (B, n)
+    def backward(dy, through_W, s, kept, flags, dp, dq, ds, now, clip, t):
         T, B, n = dp.shape[0], dp.shape[1], dp.shape[3]
         b = cuda.blockIdx.x
         while b < B:
@@ -59,7 +64,18 @@ def backward_kernel(cell, number, clips: bool):
 def forward(cell, p, W, c, s, kept, flags):
     T, B, _, n = p.shape
     q, h, W_T = arrays().empty((B, cell.gates * n), p.dtype), s[0, 0].copy(), W.T
-    step = prepared(forward_kernel(cell, p.dtype.type), blocks_for(B), threads_for(n), p, q, c, s, h, kept, flags)
+    step = prepared(
+        forward_kernel(cell, p.dtype.type),
+        blocks_for(B),
+        threads_for(n),
+        p,
+        q,
+        c,
+        s,
+        h,
+        kept,
+        flags,
+    )
     for t in range(T):
         matmul(h, W_T, out=q)
         step(t)
@@ -70,7 +86,9 @@ def backward(cell, dy, W, s, kept, flags, dp, dq, ds, now, clip):
     through_W, rows = arrays().zeros((B, n), dp.dtype), dq.reshape(T, B, G * n)
     now[...], ds[...] = ds, 0
     kernel = backward_kernel(cell, dp.dtype.type, clip != ())
-    back = prepared(kernel, blocks_for(B), threads_for(n), dy, through_W, s, kept, flags, dp, dq, ds, now, clip)
+    back = prepared(
+        kernel, blocks_for(B), threads_for(n), dy, through_W, s, kept, flags, dp, dq, ds, now, clip
+    )
     for t in reversed(range(T)):
         back(t)
         matmul(rows[t], W, out=through_W)

@@ -1,4 +1,6 @@
-"""Compiling and launching: the only place that knows whether a GPU or the simulator is behind `numba.cuda`."""
+"""Compiling and launching: the only place that knows whether a GPU or the simulator is behind
+`numba.cuda`.
+"""
 
 import warnings
 from contextlib import nullcontext
@@ -19,7 +21,9 @@ from numba.core.errors import NumbaPerformanceWarning  # noqa: E402
 from ...binding import bind, compiled_maths, interpreted_maths  # noqa: E402
 from ...once import once  # noqa: E402
 
-if SIMULATED:  # every simulated thread is a thread of the operating system: few, but more than one block and more than one a block
+# every simulated thread is a thread of the operating system: few, but more than one block and more
+# than one a block
+if SIMULATED:
     THREADS, BLOCKS, TOGETHER = 4, 3, 4
 else:
     THREADS, BLOCKS = 256, 1 << 16  # of kernels that take any number
@@ -44,22 +48,30 @@ def formula(f, number):
 
 
 def blocks_for(count: int) -> int:
-    """Blocks for `count` samples, or elements in blocks of THREADS; a block takes further ones in turn."""
+    """Blocks for `count` samples, or elements in blocks of THREADS; a block takes further ones in
+    turn.
+    """
     return max(1, min(count, BLOCKS))
 
 
 def threads_for(n: int) -> int:
-    """Threads of a block for n units: whole warps, at most THREADS; a thread takes further units in turn."""
+    """Threads of a block for n units: whole warps, at most THREADS; a thread takes further units in
+    turn.
+    """
     return min(THREADS, -(-n // TOGETHER) * TOGETHER)
 
 
 def launch(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
-    """Start a kernel on CuPy's current stream (in the simulator: run it), with `shared` bytes of dynamic shared memory."""
+    """Start a kernel on CuPy's current stream (in the simulator: run it), with `shared` bytes of
+    dynamic shared memory.
+    """
     prepared(kernel, blocks, threads, *arguments, shared=shared)()
 
 
 def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
-    """What starts a kernel, its arrays converted once, when it is called with the arguments that are left."""
+    """What starts a kernel, its arrays converted once, when it is called with the arguments that
+    are left.
+    """
     arguments = converted(arguments)
     if SIMULATED:
         return lambda *more: kernel[blocks, threads, 0, shared](*arguments, *more)
@@ -89,7 +101,9 @@ def configure(kernel, blocks, threads, stream, shared):
 
 @once
 def ask_for_shared_memory(kernel, signature, shared):
-    """More than 48 KB must be asked for, once a compiled kernel: Numba never does (its issue 94)."""
+    """More than 48 KB must be asked for, once a compiled kernel: Numba never does (its issue
+    94).
+    """
     from numba.cuda.cudadrv.driver import binding, driver
 
     function = kernel.compile(signature)._codelibrary.get_cufunc()

@@ -1,8 +1,10 @@
-"""The plain schedule: a block carries whole samples through all T steps, a thread takes every blockDim-th unit.
+"""The plain schedule: a block carries whole samples through all T steps, a thread takes every
+blockDim-th unit.
 
-One launch a layer and direction, any T, B and n. The state of step t is read back from global memory after one barrier.
-Loops say `while`: a `range` divides 64-bit integers to know its length, and its index, which might be negative, is wrapped
-around at every use (2,008 instructions against 1,336 in the LSTM's forward kernel, 140 against 29 in its inner loop).
+One launch a layer and direction, any T, B and n. The state of step t is read back from global
+memory after one barrier. Loops say `while`: a `range` divides 64-bit integers to know its length,
+and its index, which might be negative, is wrapped around at every use (2,008 instructions against
+1,336 in the LSTM's forward kernel, 140 against 29 in its inner loop).
 """
 
 from functools import cache
@@ -18,7 +20,9 @@ from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
 
 @cache
 def product(number):
-    """(A, i, x, k, t, b) -> Σ_j A[j, i] x[k, t, b, j], in the order of j; neighbouring threads read neighbouring A."""
+    """(A, i, x, k, t, b) -> Σ_j A[j, i] x[k, t, b, j], in the order of j; neighbouring threads read
+    neighbouring A.
+    """
     ZERO = number(0)
 
     @device_function
@@ -54,7 +58,9 @@ def matvec_kernel(number):
 def forward_kernel(cell, number):
     advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
     element = "row(W_T, {k} * n + j, s, 0, before, b)" + bias
-    recurrent = device_function(gather(cell.gates, "W_T, c, s, before, b, j, n", element, row=product(number)))
+    recurrent = device_function(
+        gather(cell.gates, "W_T, c, s, before, b, j, n", element, row=product(number))
+    )
 
     @cuda.jit
     def forward(p, W_T, c, s, kept, flags):
@@ -65,7 +71,16 @@ def forward_kernel(cell, number):
             while t < T:
                 j = cuda.threadIdx.x
                 while j < n:
-                    advance(p, recurrent(W_T, c, s, entered(flags, t, b), b, j, n), s, kept, flags, t, b, j)
+                    advance(
+                        p,
+                        recurrent(W_T, c, s, entered(flags, t, b), b, j, n),
+                        s,
+                        kept,
+                        flags,
+                        t,
+                        b,
+                        j,
+                    )
                     j += cuda.blockDim.x
                 cuda.syncthreads()  # unit j of step t+1 reads every unit of step t
                 t += 1
@@ -76,12 +91,14 @@ def forward_kernel(cell, number):
 
 @once
 def backward_kernel(cell, number, clips: bool):
-    retreat, shrink, column = retreat_of(cell, number, clips), shrink_of(cell, number, clips), product(number)
+    retreat, shrink = retreat_of(cell, number, clips), shrink_of(cell, number, clips)
+    column = product(number)
     hand_over, NOTHING = hand_over_of(cell, number), (number(0),) * cell.states
     _, _, _, states, _, _, put_states = access(cell, device_function)
 
     @cuda.jit
-    def backward(dy, W, s, kept, flags, dp, dq, rows, ds, now, clip):  # rows is dq (1, T, B, G·n); now, like ds, what is carried
+    # rows is dq (1, T, B, G·n); now, like ds, what is carried
+    def backward(dy, W, s, kept, flags, dp, dq, rows, ds, now, clip):
         T, B, G, n = dp.shape
         b = cuda.blockIdx.x
         while b < B:

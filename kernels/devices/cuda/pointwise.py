@@ -1,4 +1,6 @@
-"""One unit of one sample for one step, from and to global memory: what the schedules share that keep no state on the chip."""
+"""One unit of one sample for one step, from and to global memory: what the schedules share that
+keep no state on the chip.
+"""
 
 from numba import cuda
 
@@ -17,7 +19,9 @@ def entered(flags, t, b):
 
 @once
 def advance_of(cell, number):
-    """The device function advance(p, q, s, kept, flags, t, b, j): step t of unit j of sample b, q its G recurrent inputs."""
+    """The device function advance(p, q, s, kept, flags, t, b, j): step t of unit j of sample b, q
+    its G recurrent inputs.
+    """
     step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
     inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
 
@@ -37,8 +41,11 @@ def advance_of(cell, number):
 
 @once
 def retreat_of(cell, number, clips: bool):
-    """The device function retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j): the step back, but for what passes through W."""
-    back, APART, OUTPUT, NOTHING = formula(cell.back, number), cell.apart, cell.output, (number(0),) * cell.gates
+    """The device function retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j): the step back,
+    but for what passes through W.
+    """
+    back, APART, OUTPUT = formula(cell.back, number), cell.apart, cell.output
+    NOTHING = (number(0),) * cell.gates
     _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
     limited = limit_of(cell, number, clips)
 
@@ -47,7 +54,9 @@ def retreat_of(cell, number, clips: bool):
         if flags[t, b] & LIVE:
             ds[OUTPUT, 0, b, j] += dy[t, b, j]
             before = states(s, entered(flags, t, b), b, j)
-            δp, δq, d = back(states(ds, 0, b, j), activations(kept, t, b, j), before, states(s, t + 1, b, j))
+            δp, δq, d = back(
+                states(ds, 0, b, j), activations(kept, t, b, j), before, states(s, t + 1, b, j)
+            )
             put_gates(dp, t, b, j, limited(δp, clip, t, b))
             if APART:
                 put_gates(dq, t, b, j, limited(δq, clip, t, b))
@@ -62,7 +71,9 @@ def retreat_of(cell, number, clips: bool):
 
 @once
 def hand_over_of(cell, number):
-    """The device function hand_over(now, ds, b, j): what is carried back arrives at the initial state, and nothing goes on."""
+    """The device function hand_over(now, ds, b, j): what is carried back arrives at the initial
+    state, and nothing goes on.
+    """
     _, _, _, states, _, _, put_states = access(cell, device_function)
     NOTHING = (number(0),) * cell.states
     sums = device_function(gather(cell.states, "a, b", "a[{k}] + b[{k}]"))
@@ -75,22 +86,29 @@ def hand_over_of(cell, number):
     return hand_over
 
 
-# Clipping. Kernels take clip = (value, norm, beyond), beyond (T, B) uint8 to be set where a step is clipped, or () if they do not clip.
+# Clipping. Kernels take clip = (value, norm, beyond), beyond (T, B) uint8 to be set where a step is
+# clipped, or () if they do not clip.
 
 
 @once
 def limit_of(cell, number, clips: bool):
-    """The device function limited(δ, clip, t, b): the G numbers of one unit within the bound of each."""
+    """The device function limited(δ, clip, t, b): the G numbers of one unit within the bound of
+    each.
+    """
     if not clips:
         return device_function(define("same", "def same(δ, clip, t, b):\n    return δ\n"))
-    each = device_function(gather(cell.gates, "δ, value", "bound(δ[{k}], value)", bound=formula(bounded, number)))
+    each = device_function(
+        gather(cell.gates, "δ, value", "bound(δ[{k}], value)", bound=formula(bounded, number))
+    )
 
     @device_function
     def note(δ, value, beyond, t, b):
         if δ > value or δ < -value:
             beyond[t, b] = 1
 
-    note_all = device_function(repeat(cell.gates, "δ, value, beyond, t, b", "note(δ[{k}], value, beyond, t, b)", note=note))
+    note_all = device_function(
+        repeat(cell.gates, "δ, value, beyond, t, b", "note(δ[{k}], value, beyond, t, b)", note=note)
+    )
 
     @device_function
     def limited(δ, clip, t, b):
@@ -110,11 +128,14 @@ def square_of(cell, number):
 
 @once
 def shrink_of(cell, number, clips: bool):
-    """The device function shrink(dp, dq, clip, t, b): the norm of δ of step t and sample b within its bound, by all threads of a block."""
+    """The device function shrink(dp, dq, clip, t, b): the norm of δ of step t and sample b within
+    its bound, by all threads of a block.
+    """
     if not clips:
         return device_function(repeat(0, "dp, dq, clip, t, b", ""))
     _, gates, _, _, put_gates, _, _ = access(cell, device_function)
-    square, shrinking, ZERO, ONE, APART = square_of(cell, number), formula(factor, number), number(0), number(1), cell.apart
+    square, shrinking, ZERO = square_of(cell, number), formula(factor, number), number(0)
+    ONE, APART = number(1), cell.apart
     times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
 
     @device_function

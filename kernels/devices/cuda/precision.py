@@ -1,7 +1,8 @@
 """How precise the GEMMs are: strict float32, or TF32 where a layer asks for it.
 
-TF32 keeps 10 of float32's 23 bits of the mantissa of both operands, and sums in float32. CuPy's own setting is one for the
-whole process, so it is set around our products and put back: the user's products are not ours to change, nor ours theirs.
+TF32 keeps 10 of float32's 23 bits of the mantissa of both operands, and sums in float32. CuPy's own
+setting is one for the whole process, so it is set around our products and put back: the user's
+products are not ours to change, nor ours theirs.
 """
 
 from contextlib import contextmanager
@@ -31,7 +32,9 @@ def in_tf32(f):
 
 
 def matmul(a, b, out=None):
-    """The product of two matrices in the precision that was asked for; in the simulator by NumPy, TF32 by rounding the operands."""
+    """The product of two matrices in the precision that was asked for; in the simulator by NumPy,
+    TF32 by rounding the operands.
+    """
     if not SIMULATED:
         with compute_type(asked.get()):
             return arrays().matmul(a, b, out=out)
@@ -42,12 +45,16 @@ def matmul(a, b, out=None):
 
 @contextmanager
 def compute_type(precision: str):
-    """CuPy's products of float32 in this precision, whatever its setting was (CUPY_TF32=1 makes TF32 its default)."""
+    """CuPy's products of float32 in this precision, whatever its setting was (CUPY_TF32=1 makes
+    TF32 its default).
+    """
     from cupy import _core
     from cupy._core import _routines_linalg as types
 
     before = _core.get_compute_type(np.float32)
-    _core.set_compute_type(np.float32, types.COMPUTE_TYPE_TF32 if precision == "tf32" else types.COMPUTE_TYPE_DEFAULT)
+    _core.set_compute_type(
+        np.float32, types.COMPUTE_TYPE_TF32 if precision == "tf32" else types.COMPUTE_TYPE_DEFAULT
+    )
     try:
         yield
     finally:

@@ -1,9 +1,10 @@
 """The CUDA simulator made strong enough for our kernels (NUMBA_ENABLE_CUDASIM=1).
 
-Numba's own runs one block after another, knows no warp operation, and fills shared memory with nothing in particular.
-Here all blocks of a launch run at once, each with its own shared memory filled with NaN; `syncthreads` is a real barrier, which
-all threads of a block reach or none; shuffles and votes work by exchange within a warp; options of `cuda.jit` that only a
-compiler understands are accepted; and host threads launch one after the other.
+Numba's own runs one block after another, knows no warp operation, and fills shared memory with
+nothing in particular. Here all blocks of a launch run at once, each with its own shared memory
+filled with NaN; `syncthreads` is a real barrier, which all threads of a block reach or none;
+shuffles and votes work by exchange within a warp; options of `cuda.jit` that only a compiler
+understands are accepted; and host threads launch one after the other.
 """
 
 import os
@@ -22,8 +23,8 @@ MOST_THREADS = 1024  # of a block, on every card
 class Barrier:
     """A reusable barrier, which an error anywhere in the grid breaks.
 
-    All parties of a strict one come to the same place of the kernel, or RuntimeError names the places: on a GPU anything may
-    happen.  The parties of another may leave.
+    All parties of a strict one come to the same place of the kernel, or RuntimeError names the
+    places: on a GPU anything may happen.  The parties of another may leave.
     """
 
     def __init__(self, parties: int, strict: str = ""):
@@ -65,13 +66,20 @@ class Barrier:
         self.turn.notify_all()
 
     def skipped(self) -> str:
-        groups = [f"{self.waiting.count(at)} wait at {named(at)}" for at in dict.fromkeys(self.waiting)]
+        groups = [
+            f"{self.waiting.count(at)} wait at {named(at)}" for at in dict.fromkeys(self.waiting)
+        ]
         groups += [f"{self.ended} have ended"] * (self.ended > 0)
-        return f"a barrier that not all threads of {self.strict} reach: of {self.parties}, {', '.join(groups)}"
+        return (
+            f"a barrier that not all threads of {self.strict} reach: of {self.parties}, "
+            f"{', '.join(groups)}"
+        )
 
 
 def where() -> tuple:
-    """The place of the calling thread in its kernel: (code, instruction, line) of each call it is in, the innermost first."""
+    """The place of the calling thread in its kernel: (code, instruction, line) of each call it is
+    in, the innermost first.
+    """
     frame, places = sys._getframe(1), []
     while frame:
         if frame.f_globals.get("__name__") not in MACHINERY:
@@ -107,13 +115,18 @@ def install():
     original = api.jit
 
     def jit(*arguments, **options):
-        return original(*arguments, **{key: value for key, value in options.items() if key not in COMPILER_OPTIONS})
+        return original(
+            *arguments,
+            **{key: value for key, value in options.items() if key not in COMPILER_OPTIONS},
+        )
 
     cuda.jit = jit
 
 
 def running(kernel):
-    """What `cuda` means in a device function of another module than its kernel's, where Numba does not put the grid in its place."""
+    """What `cuda` means in a device function of another module than its kernel's, where Numba does
+    not put the grid in its place.
+    """
 
     def attribute(name):
         grid = kernel._get_kernel_context()
@@ -125,7 +138,9 @@ def running(kernel):
 
 
 def of_the_host(cuda):
-    """What `cuda` means to another host thread in a module whose kernel runs: Numba has put the grid in its place."""
+    """What `cuda` means to another host thread in a module whose kernel runs: Numba has put the
+    grid in its place.
+    """
 
     def attribute(self, name):
         try:
@@ -137,7 +152,9 @@ def of_the_host(cuda):
 
 
 def take_turns(kernel):
-    """Launches of several host threads come one after the other, each with its own configuration."""
+    """Launches of several host threads come one after the other, each with its own
+    configuration.
+    """
     Kernel, lock = kernel.FakeCUDAKernel, threading.RLock()
     configure, start = Kernel.__getitem__, Kernel.__call__
 
@@ -150,19 +167,29 @@ def take_turns(kernel):
         if self._device:
             return self.fn(*arguments)
         if self.block_dim and (count := int(np.prod(self.block_dim))) > MOST_THREADS:
-            raise ValueError(f"{self.__name__} is launched with {count} threads a block, but a GPU takes {MOST_THREADS} at most")
+            raise ValueError(
+                f"{self.__name__} is launched with {count} threads a block, but a GPU takes "
+                f"{MOST_THREADS} at most"
+            )
         with lock:
             if kernel._get_kernel_context():
-                raise RuntimeError(f"{self.__name__} is launched by a handler or finalizer in the middle of another launch")
+                raise RuntimeError(
+                    f"{self.__name__} is launched by a handler or finalizer in the middle of "
+                    "another launch"
+                )
             return start(self, *arguments)
 
     Kernel.__getitem__, Kernel.__call__ = configured, launch
     if hasattr(os, "register_at_fork"):  # a grid that runs does not survive
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+        os.register_at_fork(
+            before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release
+        )
 
 
 def as_device_array(a):
-    """A NumPy array as the simulator's device array of the same memory: NumPy arrays themselves are copied in and out, each."""
+    """A NumPy array as the simulator's device array of the same memory: NumPy arrays themselves are
+    copied in and out, each.
+    """
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
     return FakeCUDAArray(a) if isinstance(a, np.ndarray) else a
@@ -182,7 +209,8 @@ def grid_runner(kernel):
             try:
                 with np.errstate(all="ignore"):  # a GPU does not warn
                     super().run()
-            except Exception as e:  # Numba puts the thread's index into a copy of the error; some errors cannot be copied
+            # Numba puts the thread's index into a copy of the error; some errors cannot be copied
+            except Exception as e:
                 self.exception = e.__context__, e.__context__.__traceback__
             if self.exception:
                 for barrier in self.all_barriers:
@@ -199,7 +227,10 @@ def grid_runner(kernel):
         def run(self, grid_point, *arguments):
             if any(grid_point):
                 return
-            threads, all_barriers = [], [Barrier(int(np.prod(self.grid_dim) * np.prod(self.block_dim)), "the grid")]
+            threads = []
+            all_barriers = [
+                Barrier(int(np.prod(self.grid_dim) * np.prod(self.block_dim)), "the grid")
+            ]
             for block in np.ndindex(*self.grid_dim):
                 threads += self.threads_of(block, arguments, all_barriers)
             try:
@@ -210,11 +241,13 @@ def grid_runner(kernel):
             except BaseException:  # Ctrl-C: nothing of this launch is left to the next
                 for barrier in all_barriers:
                     barrier.abort()
-                while any(thread.ident and not thread.done for thread in threads):  # a join that was stopped forgets its thread
+                # a join that was stopped forgets its thread
+                while any(thread.ident and not thread.done for thread in threads):
                     time.sleep(1e-3)
                 raise
             failed = [thread.exception for thread in threads if thread.exception]
-            failed.sort(key=lambda e: isinstance(e[0], threading.BrokenBarrierError))  # the cause before its consequences
+            # the cause before its consequences
+            failed.sort(key=lambda e: isinstance(e[0], threading.BrokenBarrierError))
             if failed:
                 raise failed[0][0].with_traceback(failed[0][1])
 
@@ -228,7 +261,8 @@ def grid_runner(kernel):
             for point in np.ndindex(*self.block_dim):
                 thread = Thread(lambda: self.f(*arguments), manager, block, point, self.debug)
                 warp = thread.thread_id // 32
-                thread.barrier, thread.warp_barrier, thread.slots = barrier, warps[warp], slots[warp]
+                thread.barrier, thread.warp_barrier = barrier, warps[warp]
+                thread.slots = slots[warp]
                 thread.all_barriers, thread.grid_barrier = all_barriers, all_barriers[0]
                 yield thread
 
@@ -252,10 +286,15 @@ def give_memory(kernelapi):
         key = (block, "dynamic") if shape == 0 else (block, caller.f_code, caller.f_lasti)
         with lock:
             if key not in self._allocations:
-                dynamic = np.full(self._dynshared_size, 0xFF, np.uint8)  # all bits set is a NaN in every float type
+                # all bits set is a NaN in every float type
+                dynamic = np.full(self._dynshared_size, 0xFF, np.uint8)
                 self._allocations[key] = dynamic if shape == 0 else poisoned(shape, dtype)
             memory = self._allocations[key]
-        return memory[: memory.size // dtype.itemsize * dtype.itemsize].view(dtype) if shape == 0 else memory
+        return (
+            memory[: memory.size // dtype.itemsize * dtype.itemsize].view(dtype)
+            if shape == 0
+            else memory
+        )
 
     def local_array(self, shape, dtype, alignment=None):
         return poisoned(shape, dtype_of(dtype))

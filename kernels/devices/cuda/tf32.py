@@ -1,4 +1,6 @@
-"""The GPU with its GEMMs in TF32. The product of a step is one in the gemm schedule; in the others it is a kernel's, and stays strict."""
+"""The GPU with its GEMMs in TF32. The product of a step is one in the gemm schedule; in the others
+it is a kernel's, and stays strict.
+"""
 
 from .. import cuda
 from . import array, chunk, copy, elementwise, empty, fingerprint, finite, matvec, name, numpy  # noqa: F401  nothing of these is a GEMM
