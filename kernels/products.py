@@ -16,9 +16,8 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
     multiply       (a (R, K), M (N, K), more (N,) or None, rows) -> a Mᵀ + more, (R, N); `rows` are
                    those of a chunk
     multiply_back  (δ (R, N), a (R, K), M, rows, dM (N, K) or None, db (N,) or None, below, bias) ->
-                   (δ M, dM + δᵀ a, db + Σ δ);
-                   dM and db are overwritten; the first is None unless `below`, the last unless
-                   `bias`
+                   (δ M, dM + δᵀ a, db + Σ δ); dM and db are overwritten; the first is None unless
+                   `below`, the last unless `bias`
     """
 
     def project(x, U, b, gates: int):

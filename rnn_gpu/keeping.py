@@ -12,10 +12,9 @@ def release(*, kernels: bool = False) -> int:
     What is kept is that of large arrays on the CPU, at most an eighth of the machine's, and at most
     a gigabyte.
     kernels  True also lets go of what was made of formulas, cells and activations, and of their
-             kernels. An activation keeps
-             some 20 MB while the process lives, 5 where its kernels were found on disk; a third to
-             more than half of that
-             comes back. Layers go on: what they need is compiled again, or read again.
+             kernels. An activation keeps some 20 MB while the process lives, 5 where its kernels
+             were found on disk; a third to more than half of that comes back. Layers go on: what
+             they need is compiled again, or read again.
     """
     if arguments.flag("kernels", kernels):
         forget()

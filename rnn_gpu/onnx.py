@@ -65,8 +65,8 @@ def export(network: Network, path):
     """Write the network, as it computes outside training, to an ONNX file.
 
     inputs   x (T, B, m), or int64 symbols (T, B) if the first layer is an Embedding, or (B, m)
-             without recurrent layers; then for
-             recurrent layer i `state_i` (B, n), or `state_i_0`, `state_i_1` (h and c of an LSTM)
+             without recurrent layers; then for recurrent layer i `state_i` (B, n), or `state_i_0`,
+             `state_i_1` (h and c of an LSTM)
     outputs  y (T, B, k), every step whatever network.steps says, or (B, k); then `last_i`, as the
              states
 

@@ -75,8 +75,7 @@ def recurrent(cell: Cell, m: int, n: int, seed: int, init: str) -> dict[str, np.
     float64.
 
     "default"  U Glorot uniform, W orthogonal (Saxe 2014) or identity (Le 2015), both gate by gate;
-               biases as the cell says,
-               an LSTM's forget gate 1 (Jozefowicz 2015).
+               biases as the cell says, an LSTM's forget gate 1 (Jozefowicz 2015).
     "torch"    everything uniform in ±1/√n, as torch.nn.RNN, LSTM and GRU start; b is the sum of
                torch's two where c is not.
     "tutorial" U and W uniform in ±1e-4, biases zero, as the tutorial's code starts: the gradient

@@ -273,8 +273,7 @@ class Stack(torch.nn.Module):
         hx     (layers·directions, B, n), or without B for an input without B; of several states a
                tuple; None is zero
         mask   booleans shaped as the steps of input, (T, B), (B, T) or (T,): where False the state
-               is carried through and the output
-               is zero
+               is carried through and the output is zero
         resets booleans likewise: before a step where True the sample begins anew, with its hx, and
         no gradient goes back past it. A
                masked step resets too. For the reverse direction it is the step before that begins

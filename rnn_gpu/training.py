@@ -41,9 +41,8 @@ class Samples:
     from them.
 
     x  N sequences: a list of arrays (T_i, m) or of symbols (T_i,), or one array whose first axis is
-       N. For a network without
-       recurrent layers N rows (m,). What has labels of its own (pandas, polars, xarray) is taken by
-       position, as a list is.
+       N. For a network without recurrent layers N rows (m,). What has labels of its own (pandas,
+       polars, xarray) is taken by position, as a list is.
     y  N targets. steps="every": (T_i, k) each, or class labels (T_i,). steps="last", or no
        recurrent layers: (k,) or a label.
     """
@@ -178,38 +177,32 @@ def fit(
     clip_step_norm, clip_step_value  bounds of δ of each step and sample within BPTT, value first
                                      (see Recurrent.backward)
     truncate       (k1, k2): truncated BPTT, an update after every k1 steps, from their loss, which
-                   goes back through the last k2
-                   steps (see `windows`); the state is carried on. None is (T, T)
+                   goes back through the last k2 steps (see `windows`); the state is carried on.
+                   None is (T, T)
     validation     a pair (x, y), evaluated after each epoch
     shuffle, seed  a new order each epoch, the same for the same seed
     on_epoch       called with (network, history) after each epoch
     watch          called with (network, number of the update) when its gradients are there and no
-                   weight has changed yet:
-                   network.tapes then holds what BPTT computed at every step, which takes one call
-                   of a kernel a step
+                   weight has changed yet: network.tapes then holds what BPTT computed at every
+                   step, which takes one call of a kernel a step
     checkpoint     a path, where all that training stands on is written after each epoch, and after
-                   each `checkpoint_every`
-                   batches: whole or not at all, over the one before, and only if every weight is
-                   finite. That a file can be
-                   written there is tried before the first epoch
+                   each `checkpoint_every` batches: whole or not at all, over the one before, and
+                   only if every weight is finite. That a file can be written there is tried before
+                   the first epoch
     resume         the path of such a file: training goes on from there, bit for bit, with the same
-                   network, data and arguments;
-                   `epochs`, the optimizer's hyperparameters and clipping may be others. If anything
-                   else is, or the file is
-                   damaged, an error says what, and nothing has changed
+                   network, data and arguments; `epochs`, the optimizer's hyperparameters and
+                   clipping may be others. If anything else is, or the file is damaged, an error
+                   says what, and nothing has changed
     memory_budget  bytes, or "512MB": where a batch needs more, its sequences are cut into segments,
-                   of which only the first states
-                   are kept, and each is computed again on the way back: the same gradient to the
-                   last bit, for one more pass forward
-                   (see `Network.plan`)
+                   of which only the first states are kept, and each is computed again on the way
+                   back: the same gradient to the last bit, for one more pass forward (see
+                   `Network.plan`)
 
     history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update,
-                   and
-                   "clipped_steps" where δ has a bound; "loss", "accuracy" (of the
-                   training batches as they passed; only where the loss knows classes),
-                   "validation_loss", "validation_accuracy"
-                   and "seconds" of every epoch; and "compile_seconds", of the kernels that were not
-                   compiled yet.
+                   and "clipped_steps" where δ has a bound; "loss", "accuracy" (of the training
+                   batches as they passed; only where the loss knows classes), "validation_loss",
+                   "validation_accuracy" and "seconds" of every epoch; and "compile_seconds", of the
+                   kernels that were not compiled yet.
     Raises NonFiniteError at the first NaN or infinity in a loss or gradient, naming the earliest
     place, before a weight has changed.
     """
@@ -426,9 +419,8 @@ def gradient(
     """(loss, gradients by name) of N samples (see Samples) as one batch; no weight changes.
 
     truncate  (k1, k2) cuts BPTT as `fit` does: every k1 steps, their loss goes back through the
-              last k2 steps, and the gradients
-              are summed. Segments that reach the first step are not cut: they share one pass, so k2
-              >= T is full BPTT to the last bit.
+              last k2 steps, and the gradients are summed. Segments that reach the first step are
+              not cut: they share one pass, so k2 >= T is full BPTT to the last bit.
     """
     samples = Samples(network, x, y)
     cuts = check_truncate(network, truncate)

@@ -112,8 +112,8 @@ class Recurrent(Stateful):
                        one mask for all steps (Gal and
                     Ghahramani 2016)
     zoneout         in training this share of each state stays as it was, drawn anew at every step;
-                    outside, the mean of both
-                    (Krueger et al. 2016). One rate, or a tuple of one a state: (h, c) of the LSTM
+                    outside, the mean of both (Krueger et al. 2016). One rate, or a tuple of one a
+                    state: (h, c) of the LSTM
 
     Masks are drawn as Dropout's: by seed, place in the network, training pass, step, sample and
     unit.

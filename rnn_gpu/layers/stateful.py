@@ -39,16 +39,13 @@ class Stateful(Layer):
 
         x        (T, B, m), or integers (T, B) that stand for one-hot vectors of m
         state    before the first step, (B, n); for a cell of several states a tuple of them, (h, c)
-                 for the LSTM; for a
-                 Bidirectional a list of two, forward and reverse; None is zero
+                 for the LSTM; for a Bidirectional a list of two, forward and reverse; None is zero
         lengths  (B,) integers in 1..T, in any order: sample b ends after lengths[b] steps. What x
-                 holds beyond is ignored, y is
-                 zero there
+                 holds beyond is ignored, y is zero there
         mask     (T, B) booleans; False is a step that does not happen: as if it were deleted, but
                  that y is zero there
         resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`:
-                 as if two sequences stood one
-                 behind the other. A masked step resets too
+                 as if two sequences stood one behind the other. A masked step resets too
         training  True draws the masks of recurrent dropout and zoneout
         y        (T, B, n), the output of every step; state as above, after the last step of each
                  sample

@@ -241,8 +241,7 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
     ahead        (t, n, b, j, …): fetches what an epilogue will ask for, while the tile before has
                  its own
     whole, some  epilogues (t, n, b, j, count, q, i, v, …): `count` units from j on, whose sums
-                 stand in q[i, :, v]; `some`
-                 where they do not fill a vector
+                 stand in q[i, :, v]; `some` where they do not fill a vector
     width        units an epilogue takes at once: those of a vector, or 1
     """
     L = lanes(number)
