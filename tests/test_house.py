@@ -212,9 +212,9 @@ def test_every_error_is_at_the_door_and_in_the_tree():
         assert name in rnn_gpu.errors.__doc__
 
 
-def python(text, **environment):
-    """What a new interpreter prints."""
-    command = [sys.executable, "-P", "-c", text]
+def python(text, *options, **environment):
+    """What a new interpreter prints, in words."""
+    command = [sys.executable, "-P", *options, "-c", text]
     here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     run = subprocess.run(
         command,
@@ -226,6 +226,52 @@ def python(text, **environment):
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
+
+
+ONCE = """
+import os, sys
+from importlib import import_module
+from importlib.util import find_spec
+
+sys.path.insert(0, {checkout!r})
+for name in {names!r}:
+    import_module(name)
+files = [
+    os.path.realpath(module.__file__)
+    for name, module in sys.modules.items()
+    if name.split(".")[0] in ("rnn_gpu", "kernels")
+]
+print(len(files) - len(set(files)), find_spec("rnn_gpu.rnn_gpu"))
+"""
+
+
+def test_no_module_has_two_names():
+    """From the root of a checkout, where Python finds the folder kernels by itself too."""
+    needs_more = ("rnn_gpu.torch", "rnn_gpu.kernels.devices.cuda")  # torch; a GPU or the simulator
+    names = [name for name in MODULES if not name.startswith(needs_more)]
+    assert python(ONCE.format(checkout=str(CHECKOUT), names=names)) == ["0", "None"]
+
+
+def test_kernels_by_itself_is_refused():
+    lines = (
+        f"import sys; sys.path.append({str(KERNELS.parent)!r})",
+        "try: import kernels.cells",
+        "except ImportError as e: print(e)",
+    )
+    assert python("\n".join(lines))[:3] == ["say", "`import", "rnn_gpu.kernels`:"]
+
+
+def test_a_checkout_without_links_says_what_to_do(tmp_path):
+    """git on Windows writes the link rnn_gpu/kernels as a file."""
+    ignore = ignore_patterns("__pycache__", "kernels")
+    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
+    (tmp_path / "rnn_gpu" / "kernels").write_text("../kernels", encoding="utf-8")
+    text = "try: import rnn_gpu\nexcept ImportError as e: print(e)"
+    # -S: nothing that is installed fills in
+    said = " ".join(python(text, "-S", PYTHONPATH=str(tmp_path)))
+    assert "rnn_gpu.kernels is missing" in said
+    assert "`pip install .`" in said
+    assert "`git config core.symlinks true`" in said
 
 
 def test_import_is_quick_and_light():
@@ -395,7 +441,7 @@ def built(project, tmp_path_factory):
         ".*_cache",
         ".hypothesis",
     )
-    copytree(CHECKOUT, checkout, ignore=ignore_patterns(*left))
+    copytree(CHECKOUT, checkout, symlinks=True, ignore=ignore_patterns(*left))
     stale = checkout / "build" / "lib" / "rnn_gpu" / "stale.py"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -450,3 +496,13 @@ def test_the_source_distribution_has_what_its_tests_read(built):
         "README.md",
         "CHANGELOG.md",
     } | needed <= there
+
+
+def test_the_source_distribution_has_the_link(built):
+    if not (CHECKOUT / "rnn_gpu" / "kernels").is_symlink():
+        pytest.skip("no link in this checkout")
+    with tarfile.open(built.sdist) as sdist:
+        links = {
+            member.name.partition("/")[2]: member.linkname for member in sdist if member.issym()
+        }
+    assert links == {"rnn_gpu/kernels": "../kernels"}
