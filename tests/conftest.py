@@ -28,7 +28,7 @@ from hypothesis import settings
 settings.register_profile("the same every time", derandomize=True, database=None, deadline=None)
 settings.load_profile("the same every time")
 
-pytest.register_assert_rewrite("door", "simulation")
+pytest.register_assert_rewrite("door", "programs", "simulation")
 
 from door import DOORS, MODELS
 from rnn_gpu.kernels.cells import CELLS

@@ -7,6 +7,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
+from own_cells import LEAKY, leaky_back, leaky_step
 from rnn_gpu.kernels import Activation, Cell
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import back as lstm_back
@@ -127,17 +128,6 @@ def dswish_like(y):
     return (1 - y) ** 2 if y > 0 else 0.5 * (1 + 2 * y) ** 2
 
 
-def leaky_step(p, q, s):
-    """s ← s + α (tanh(p + q) − s), a leaky integrator."""
-    f = np.tanh(p[0] + q[0])
-    return (s[0] + 0.25 * (f - s[0]),), (f,)
-
-
-def leaky_back(ds, kept, s, s_next):
-    δ = 0.25 * ds[0] * (1 - kept[0] ** 2)
-    return (δ,), (δ,), (0.75 * ds[0],)
-
-
 def test_a_users_activation_on_every_device(device):
     rng = np.random.default_rng(3)
     layer = rnn_gpu.RNN(3, 4, (swish_like, dswish_like), device=device, dtype="float64")
@@ -151,9 +141,8 @@ def test_a_users_activation_on_every_device(device):
 
 
 def test_a_users_cell_on_every_device(device, dtype):
-    cell = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
     rng = np.random.default_rng(3)
-    layer = rnn_gpu.Recurrent(cell, 3, 4, device=device, dtype=dtype)
+    layer = rnn_gpu.Recurrent(LEAKY, 3, 4, device=device, dtype=dtype)
     x = rng.normal(size=(5, 2, 3)).astype(dtype)
     s, θ = np.zeros((2, 4)), {name: layer._device.numpy(a) for name, a in layer.parameters.items()}
     y, _ = layer(x)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from conftest import DEVICES, close
 from door import explained, named, results
+from own_cells import MINE
 from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Network, Recurrent, stack
 from rnn_gpu.kernels.devices.cuda import schedules
-from test_twins import MINE
 
 KINDS = {  # each with one dtype: every pair is another set of kernels to compile
     "tanh": (partial(RNN, activation="tanh"), "float32"),

@@ -2,10 +2,6 @@
 checked, and named when refused.
 """
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -27,6 +23,7 @@ from door import (
     same,
     table,
 )
+from programs import NO_GPU, python
 from rnn_gpu import (
     LSTM,
     ArgumentError,
@@ -469,7 +466,7 @@ def test_a_weight_that_is_not_finite_is_named_where_it_comes_in(way, number):
 
 # The GPU that is not there
 
-NO_GPU = """
+BUILDS = """
 import rnn_gpu
 builds = (
     lambda: rnn_gpu.LSTM(3, 5, device="cuda"),
@@ -486,19 +483,7 @@ print(rnn_gpu.LSTM(3, 5).device)
 
 
 def test_cuda_without_a_gpu_is_an_error_and_auto_is_the_cpu():
-    environment = {
-        name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"
-    } | {"CUDA_VISIBLE_DEVICES": "-1"}
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", NO_GPU],
-        check=False,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    *refusals, auto = run.stdout.splitlines()
+    *refusals, auto = python(BUILDS, **NO_GPU).stdout.splitlines()
     assert len(refusals) == 3
     for line in refusals:
         assert line.startswith("device='cuda', but ") and "Say device='cpu', or 'auto'" in line

@@ -2,15 +2,14 @@
 `plan` said before.
 """
 
-import gc
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
 
 from conftest import close
 from door import named, parameters_of, refuses, same, table
+from measuring import peak
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -136,16 +135,6 @@ def test_backward_within_a_budget_gives_the_bits_of_the_whole(how, device, chunk
     again, _ = other.backward(dy, dstate, clip_step_norm=options["clip"])
     same(again, expected["dx"])  # the layers remember nothing of a segment
     assert all(layer._last.tape is None for layer in other.layers)
-
-
-def peak(run) -> int:
-    """Bytes at most, all of them from the operating system."""
-    gc.collect()
-    tracemalloc.start()
-    run()
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most
 
 
 NETWORKS = {

@@ -10,6 +10,7 @@ import pytest
 import rnn_gpu
 from conftest import RTOL, close
 from door import parameters_of, refuses, results, same, table
+from measuring import peak
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -32,8 +33,7 @@ from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.reference import formula
 from rnn_gpu.kernels.philox import words
 from rnn_gpu.layers.noise import Noise
-from test_memory import peak
-from test_twins import OTHERS, run
+from twins import OTHERS, one_pass
 
 T, B, N = 5, 3, 7
 CHOSEN = {
@@ -51,8 +51,10 @@ def drawn(request):
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_agree_on_noise_and_clip_alike(drawn, other):
-    expected, _, beyond = run("reference", drawn.noisy, "float32", pattern=1, clip=Clip(0.3, 0.5))
-    got, _, clipped = run(other, drawn.noisy, "float32", pattern=1, clip=Clip(0.3, 0.5))
+    expected, _, beyond = one_pass(
+        "reference", drawn.noisy, "float32", pattern=1, clip=Clip(0.3, 0.5)
+    )
+    got, _, clipped = one_pass(other, drawn.noisy, "float32", pattern=1, clip=Clip(0.3, 0.5))
     for a, b in zip(got, expected, strict=True):
         close(a, b, "float32")
     assert clipped == beyond > 0

@@ -11,7 +11,7 @@ from rnn_gpu.kernels import UNCLIPPED, Clip
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.cuda.schedules import H200, Choice, choose, decide, fitted, only
-from test_twins import run
+from twins import one_pass
 
 CLIPS = (UNCLIPPED, Clip(0.4, 0.6))
 CHOSEN = ("elman_tanh", "lstm", "gru")
@@ -23,8 +23,8 @@ def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
     for clip, pattern in itertools.product(CLIPS, (None, 4, 5)):
         with only(schedule):
             assert choose(CELLS[name], "forward", 7, 5, 4).schedule == schedule
-            got, _, clipped = run("cuda", CELLS[name], dtype, pattern=pattern, clip=clip)
-        expected, _, beyond = run("reference", CELLS[name], dtype, pattern=pattern, clip=clip)
+            got, _, clipped = one_pass("cuda", CELLS[name], dtype, pattern=pattern, clip=clip)
+        expected, _, beyond = one_pass("reference", CELLS[name], dtype, pattern=pattern, clip=clip)
         for a, b in zip(got, expected, strict=True):
             close(a, b, dtype)
         assert clipped == beyond
@@ -59,10 +59,10 @@ def test_every_shape_of_block_plan_equals_the_reference(
     """
     planned(monkeypatch, lanes, rows, shared_quads)
     for clip, pattern in itertools.product(CLIPS, (None, 6)):
-        expected, _, beyond = run(
+        expected, _, beyond = one_pass(
             "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
         )
-        got, _, clipped = run("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
+        got, _, clipped = one_pass("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
         for a, b in zip(got, expected, strict=True):
             close(a, b)
         assert clipped == beyond

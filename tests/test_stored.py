@@ -19,6 +19,7 @@ import pytest
 from numba.core import config
 
 import rnn_gpu
+from programs import python
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.elman import elman as elman_of
@@ -86,16 +87,7 @@ def elementwise(f, x):
 
 def run(text, folder, *arguments):
     """What a program that keeps its kernels in the folder prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return python(text, *arguments, NUMBA_CACHE_DIR=str(folder)).stdout
 
 
 def test_a_kernel_is_compiled_once(folder):
