@@ -49,6 +49,7 @@ def drawn(request):
     return Drawn(*request.param)
 
 
+@pytest.mark.quick_on_devices("both, lstm", "cuda")
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_agree_on_noise_and_clip_alike(drawn, other):
     expected, _, beyond = one_pass(
@@ -131,6 +132,7 @@ class Drawn:
         )
 
 
+@pytest.mark.quick_on_devices("both, lstm", "cuda")
 def test_states_are_those_of_a_loop_with_the_masks_by_hand(drawn, device):
     close(drawn.run(device)[0], drawn.states(drawn.p, drawn.W, drawn.c, drawn.s0))
 
@@ -143,6 +145,7 @@ def test_every_schedule_takes_noise(drawn, schedule):
         close(a, b)
 
 
+@pytest.mark.quick_on_devices("both, lstm", "cuda")
 def test_gradients_with_the_masks_fixed_are_slopes(drawn, device):
     rng, ε = np.random.default_rng(4), 1e-6
     θ = drawn.p, drawn.W, drawn.c, drawn.s0
@@ -206,6 +209,7 @@ def test_a_layer_is_the_loop_with_philox_masks(device, reverse):
     close(np.array(last), s)
 
 
+@pytest.mark.quick_on_devices("LSTM", "cuda")
 @pytest.mark.parametrize("kind", [RNN, LSTM, GRU])
 def test_gradients_of_a_layer_are_slopes_while_its_masks_stay(kind, device):
     layer, twin, ε, rng = layer_of(kind, device), layer_of(kind), 1e-6, np.random.default_rng(1)
@@ -266,6 +270,7 @@ def test_rates_of_zero_change_no_bit_and_draw_nothing(device):
     )
 
 
+@pytest.mark.quick_on_devices("reference")
 def test_outside_training_dropout_is_off_and_zoneout_its_mean(device):
     assert (
         layer_of(device=device, zoneout=0)(X)[0] == LSTM(4, N, device=device, dtype="float64")(X)[0]
@@ -279,6 +284,7 @@ def test_outside_training_dropout_is_off_and_zoneout_its_mean(device):
     rnn_gpu.gradcheck(layer, X, DY)
 
 
+@pytest.mark.quick_on_devices("reference")
 def test_a_share_of_the_units_stays(device):
     x = np.random.default_rng(2).normal(size=(12, 5, 4))
     y, _ = GRU(4, 33, device=device, dtype="float64", zoneout=0.2)(
@@ -301,6 +307,7 @@ def data(dtype="float64", count=4):
     return [[rng.normal(size=(3 + i, k)).astype(dtype) for i in range(count)] for k in (4, 2)]
 
 
+@pytest.mark.quick_on_devices("cuda")
 def test_the_training_run_is_the_references(device, dtype):
     def curve(device):
         return network(device, dtype).fit(*data(dtype), epochs=2, batch_size=2, progress=False)[
@@ -310,6 +317,7 @@ def test_the_training_run_is_the_references(device, dtype):
     assert curve(device) == pytest.approx(curve("reference"), rel=10 * RTOL[dtype])
 
 
+@pytest.mark.quick_on_devices("cuda")
 @pytest.mark.parametrize("segment", [2, 4])
 def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monkeypatch):
     monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 8)  # chunks of two steps
@@ -325,6 +333,7 @@ def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monke
         same(a, b)
 
 
+@pytest.mark.quick_on_devices("cuda")
 def test_training_goes_on_bit_for_bit(tmp_path, device):
     whole, half, rest = (network(device) for _ in range(3))
     options = {"batch_size": 2, "progress": False, "shuffle": True}
@@ -439,7 +448,7 @@ def test_onnx_has_no_zoneout(tmp_path):
     [{"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "zoneout": 0.1}],
     ids=["dropout", "both"],
 )
-@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("kind", [LSTM, pytest.param(GRU, marks=pytest.mark.slow)])
 def test_the_plan_knows_of_noise(kind, noise, monkeypatch):
     monkeypatch.setattr(pool, "LASTING", sys.maxsize)
     net = Network(

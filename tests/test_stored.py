@@ -145,6 +145,7 @@ layer(np.array([[[-1.0]], [[3.0]]], "f"))
         assert run(text, tmp_path).split()[-2:] == ["positive:", "3.0"]
 
 
+@pytest.mark.slow
 def test_a_kernel_of_another_run_is_not_taken_for_one_of_this_run(tmp_path):
     text = """
 import sys

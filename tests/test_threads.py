@@ -180,7 +180,7 @@ def test_where_no_thread_can_be_started_a_call_is_done_alone(monkeypatch):
 
 
 @posix
-@pytest.mark.parametrize("others", ["compute", "compile"])
+@pytest.mark.parametrize("others", ["compute", pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_forked_process_computes_whatever_other_threads_were_doing(others):
     assert run(FORKING, 10, others).split()[-1] == "done"
 

@@ -785,6 +785,7 @@ def test_two_processes_get_the_gradient_of_the_whole_batch(tmp_path):
         assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 @distributed
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="the tests run outside a checkout")
 def test_the_example_trains_on_two_processes():
