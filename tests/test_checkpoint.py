@@ -129,12 +129,6 @@ def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monk
             ArgumentError,
             "checkpoint_every is given, but no checkpoint",
         ),
-        (
-            "no batches",
-            {"checkpoint": "c", "checkpoint_every": 0},
-            ArgumentError,
-            "checkpoint_every is 0, expected an integer",
-        ),
     ),
 )
 def test_another_run_is_refused_and_nothing_changes(changes, error, message, path):

@@ -246,16 +246,6 @@ BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
     ("call", "message"),
     table(
         (
-            "words",
-            lambda net: net.plan(9, 1, "much"),
-            "memory_budget is 'much', expected bytes, or words as '512MB'",
-        ),
-        (
-            "number",
-            lambda net: net.plan(9, 1, -5),
-            "memory_budget is -5, expected an integer of at least 1",
-        ),
-        (
             "too small",
             lambda net: net.plan(9, 1, "1KB"),
             r"memory_budget is '1KB', but T = 9 steps of 1 samples need at least \d+ bytes",

@@ -398,12 +398,6 @@ def test_a_stream_and_the_gradients_flow_take_zoneouts_mean():
 
 REFUSED = table(
     (
-        "dropout of 1",
-        {"recurrent_dropout": 1.0},
-        "^recurrent_dropout is 1.0, expected a number from 0 to below 1",
-    ),
-    ("zoneout below 0", {"zoneout": -0.1}, "^zoneout is -0.1, expected a number from 0 to below 1"),
-    (
         "zoneout of one state",
         {"zoneout": (0.1, 1)},
         r"^zoneout\[1\] is 1, expected a number from 0 to below 1",
