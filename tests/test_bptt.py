@@ -11,6 +11,7 @@ from own_cells import LEAKY, leaky_back, leaky_step
 from rnn_gpu.kernels import Activation, Cell
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import back as lstm_back
+from rnn_gpu.kernels.losses import LOSSES
 
 T, B, M, N = 5, 1, 3, 4
 
@@ -95,7 +96,7 @@ def test_gradients_are_slopes(cell, device, lengths):
     )
 
 
-@pytest.mark.parametrize("loss", ["squared_error", "binary_cross_entropy", "softmax_cross_entropy"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("steps", ["every", "last"])
 def test_losses_of_a_deep_network(device, loss, steps):
     rng = np.random.default_rng(2)
