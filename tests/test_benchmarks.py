@@ -187,6 +187,7 @@ def test_without_a_card_nothing_is_measured(tmp_path):
     assert not list(tmp_path.glob("*/steps.json"))
 
 
+@pytest.mark.slow
 def test_a_rehearsal_does_not_write_among_the_results():
     done = run(
         sys.executable,
@@ -255,6 +256,7 @@ def on_the_cpu(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_cpu):
     body = strict(on_the_cpu[1]["cpu"])
     assert [
@@ -281,6 +283,7 @@ def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_
             )
 
 
+@pytest.mark.slow
 def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
     rows = strict(on_the_cpu[1]["cpu_own"])["results"]
     assert [row["case"]["cell"] for row in rows] == ["lstm"]
@@ -292,6 +295,7 @@ def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
         )
 
 
+@pytest.mark.slow
 def test_goals_of_the_cpu_are_printed_one_by_one(on_the_cpu):
     printed, files = on_the_cpu
     for goal in (
@@ -323,6 +327,7 @@ assert max(row["errors"]["ours"].values()) < 1e-5
 """
 
 
+@pytest.mark.slow
 def test_without_torch_the_cpu_is_measured_alone_and_judged_by_the_reference():
     done = run(sys.executable, "-c", ALONE)
     assert (
@@ -432,6 +437,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_microbenchmarks_have_the_instructions_that_they_are_about():
     done = run(sys.executable, "-c", COMPILE)
     if done.returncode:

@@ -96,6 +96,7 @@ def test_gradients_are_slopes(cell, device, lengths):
     )
 
 
+@pytest.mark.quick_on_devices("cpu", "every")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("steps", ["every", "last"])
 def test_losses_of_a_deep_network(device, loss, steps):
@@ -193,7 +194,7 @@ def wrong(cell: Cell, monkeypatch, **changes):
     """A layer of a cell that is wrong on purpose, past the check at the door."""
     monkeypatch.setattr("rnn_gpu.derivatives.check_cell", lambda cell: None)
     return rnn_gpu.Recurrent(
-        cell._replace(name="wrong", **changes), 3, 4, device="cpu", dtype="float64"
+        cell._replace(name="wrong", **changes), 3, 4, device="reference", dtype="float64"
     )
 
 
@@ -224,7 +225,7 @@ def test_gradcheck_finds_wrong_formulas(name, back, monkeypatch):
 def blind_case(**changes):
     rng = np.random.default_rng(0)
     case = {
-        "model": rnn_gpu.RNN(3, 4, device="cpu", dtype="float64"),
+        "model": rnn_gpu.RNN(3, 4, device="reference", dtype="float64"),
         "x": rng.normal(size=(4, 2, 3)),
         "y": rng.normal(size=(4, 2, 4)),
     }
@@ -237,7 +238,7 @@ def blind_case(**changes):
         ({"x": np.ones((2, 2, 3)), "y": np.ones((2, 2, 4))}, "T = 2 time steps"),
         ({"state": [np.zeros((2, 4))]}, r"state\[0\] is zero"),
         ({"lengths": [2, 1]}, "lengths are at most 2"),
-        ({"model": rnn_gpu.RNN(3, 4, "identity", device="cpu", dtype="float64")}, "identity"),
+        ({"model": rnn_gpu.RNN(3, 4, "identity", device="reference", dtype="float64")}, "identity"),
     ],
 )
 def test_gradcheck_refuses_blind_settings(changes, message):
@@ -248,7 +249,7 @@ def test_gradcheck_refuses_blind_settings(changes, message):
 
 def test_gradcheck_wants_float64():
     with pytest.raises(rnn_gpu.ArgumentError, match="float32, expected float64"):
-        rnn_gpu.gradcheck(**blind_case(model=rnn_gpu.RNN(3, 4, device="cpu")))
+        rnn_gpu.gradcheck(**blind_case(model=rnn_gpu.RNN(3, 4, device="reference")))
 
 
 def test_a_kink_is_no_mistake():

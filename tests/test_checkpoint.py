@@ -32,6 +32,7 @@ def path(tmp_path):
     return tmp_path / "checkpoint"
 
 
+@pytest.mark.quick_on_devices("cpu", "first epoch")
 @pytest.mark.parametrize(
     "updates", [1, 5, 8], ids=["first epoch", "in the middle", "a whole number of epochs"]
 )

@@ -170,6 +170,7 @@ def pieces(case, b):
     return [piece[::-1] for piece in reversed(cut)] if case.model == "reverse" else cut
 
 
+@pytest.mark.quick_on_devices("cuda")
 @pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=40)
 @given(case=cases(("one", "reverse"), largest=7, sizes=(1, 3, 5)))

@@ -145,7 +145,13 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.4])
-@pytest.mark.parametrize(("kinds", "sizes"), NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    ("kinds", "sizes"),
+    [
+        pytest.param(*network, id=name, marks=[pytest.mark.slow] * (name != "RNN"))
+        for name, network in NETWORKS.items()
+    ],
+)
 def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     monkeypatch.setattr(pool, "LASTING", sys.maxsize)  # memory that is used again is not seen
     T, B = 700, 4

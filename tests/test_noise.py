@@ -132,7 +132,7 @@ class Drawn:
         )
 
 
-@pytest.mark.quick_on_devices("both, lstm", "cuda")
+@pytest.mark.quick_on_devices("cuda")
 def test_states_are_those_of_a_loop_with_the_masks_by_hand(drawn, device):
     close(drawn.run(device)[0], drawn.states(drawn.p, drawn.W, drawn.c, drawn.s0))
 
@@ -145,7 +145,7 @@ def test_every_schedule_takes_noise(drawn, schedule):
         close(a, b)
 
 
-@pytest.mark.quick_on_devices("both, lstm", "cuda")
+@pytest.mark.quick_on_devices("cuda")
 def test_gradients_with_the_masks_fixed_are_slopes(drawn, device):
     rng, ε = np.random.default_rng(4), 1e-6
     θ = drawn.p, drawn.W, drawn.c, drawn.s0
@@ -439,7 +439,10 @@ def test_onnx_has_no_zoneout(tmp_path):
 
 @pytest.mark.parametrize(
     "noise",
-    [{"recurrent_dropout": 0.2}, {"recurrent_dropout": 0.2, "zoneout": 0.1}],
+    [
+        pytest.param({"recurrent_dropout": 0.2}, marks=pytest.mark.slow),
+        {"recurrent_dropout": 0.2, "zoneout": 0.1},
+    ],
     ids=["dropout", "both"],
 )
 @pytest.mark.parametrize("kind", [LSTM, pytest.param(GRU, marks=pytest.mark.slow)])

@@ -126,6 +126,7 @@ def test_a_formula_of_a_module_that_is_gone_is_compiled_again(folder, monkeypatc
         monkeypatch.delitem(sys.modules, "gone", raising=False)
 
 
+@pytest.mark.slow
 def test_a_formula_may_print_newly_compiled_or_kept(tmp_path):
     text = """
 import numpy as np, rnn_gpu

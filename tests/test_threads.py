@@ -182,9 +182,9 @@ def test_where_no_thread_can_be_started_a_call_is_done_alone(monkeypatch):
 @posix
 @pytest.mark.parametrize("others", ["compute", pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_forked_process_computes_whatever_other_threads_were_doing(others):
-    assert run(FORKING, 10, others).split()[-1] == "done"
+    assert run(FORKING, 5, others).split()[-1] == "done"
 
 
 @posix
 def test_a_forked_process_launches_in_the_simulator_whatever_other_threads_were_doing():
-    assert run(SIMULATED, 10).split()[-1] == "done"
+    assert run(SIMULATED, 5).split()[-1] == "done"

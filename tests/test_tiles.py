@@ -86,7 +86,13 @@ def test_a_sample_does_not_depend_on_those_beside_it(cell, n):
 
 
 @pytest.mark.parametrize(
-    "clips", [{}, {"clip_step_value": 0.5, "clip_step_norm": 1.0}], ids=["free", "clipped"]
+    "clips",
+    [
+        pytest.param({}, id="free"),
+        pytest.param(
+            {"clip_step_value": 0.5, "clip_step_norm": 1.0}, id="clipped", marks=pytest.mark.slow
+        ),
+    ],
 )
 @pytest.mark.parametrize("B, n, how", [(33, 20, "the samples"), (2, 70, "the units and meet")])
 def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):

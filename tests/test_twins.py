@@ -38,6 +38,7 @@ def test_twins_agree_on_any_pattern_of_masks_and_resets(cell, other, dtype):
             close(a, b, dtype)
 
 
+@pytest.mark.quick_on_devices("7")
 @pytest.mark.parametrize("n", [N, 33])
 @pytest.mark.parametrize("cell", [CELLS["lstm"], MINE], ids=["lstm", "mine"])
 def test_what_is_kept_may_lie_where_p_was(cell, device, n):
