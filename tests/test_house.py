@@ -30,8 +30,11 @@ CHECKOUT = Path(__file__).parents[1]
 # line of its own.
 ORDER = """
 kernels
-kernels.activations kernels.binding kernels.clipping kernels.description kernels.philox
-kernels.fingerprint kernels.losses kernels.once kernels.products kernels.updates
+kernels.activations kernels.clipping kernels.description kernels.fingerprint kernels.losses
+kernels.philox kernels.products kernels.updates kernels.binding.closures kernels.binding.literals
+kernels.binding.accessors kernels.binding.names kernels.binding.text
+kernels.binding kernels.once
+kernels.whole_arrays
 kernels.cells.*
 kernels.cells
 kernels.devices
@@ -51,7 +54,6 @@ kernels.devices.cuda.block
 kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
-kernels.devices.cuda.tf32
 errors outline
 arguments device io
 derivatives keeping losses optimizers parameters weights

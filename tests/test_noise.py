@@ -29,8 +29,8 @@ from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cpu import memory as pool
 from rnn_gpu.kernels.devices.cuda import schedules
-from rnn_gpu.kernels.devices.reference import formula
 from rnn_gpu.kernels.philox import words
+from rnn_gpu.kernels.whole_arrays import formula
 from rnn_gpu.layers.noise import Noise
 from test_memory import peak
 from test_twins import OTHERS, run

@@ -17,6 +17,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
+from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
 from rnn_gpu.kernels.devices.cpu import products, recurrence, threads
@@ -36,11 +37,10 @@ def test_products_of_any_size(size, dtype):
     close(cpu.project(x, U, b, 3), reference.project(x, U, b, 3), dtype)
     assert (cpu.project(x, U, None, 3) == cpu.project(x, U, 0 * b, 3)).all()
     for below, bias in ((True, True), (True, False), (False, True), (False, False)):
-        got = cpu.project_back(δ, x, U, below=below, bias=bias)
+        got = cpu.project_back(δ, x, U, Sums(below=below, bias=bias))
         assert [a is None for a in got] == [not below, False, not bias]
-        added = cpu.project_back(
-            δ, x, U, 2 * got[1], None if got[2] is None else 2 * got[2], below, bias
-        )
+        sums = Sums(2 * got[1], None if got[2] is None else 2 * got[2], below, bias)
+        added = cpu.project_back(δ, x, U, sums)
         for once, thrice, expected in zip(got, added, reference.project_back(δ, x, U), strict=True):
             if once is not None:
                 close(once, expected, dtype)

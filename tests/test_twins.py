@@ -2,19 +2,15 @@
 buffer poisoned first.
 """
 
-import inspect
-
 import numpy as np
 import pytest
 
 import rnn_gpu
 from conftest import close
 from rnn_gpu.device import resolve
-from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED, Clip, updates
+from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED, Backward, Clip, Forward, updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices import cpu, cuda, reference
-from rnn_gpu.kernels.devices.cuda import tf32
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
@@ -51,12 +47,13 @@ def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=Fa
         )
     s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
-    d.forward(cell, p, W, c, s, kept, flags)
+    d.forward(cell, Forward(p, W, c, s, kept, flags))
     dy = rng.normal(size=(T, B, n))
     dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
     dp, ds = poisoned(T, B, G, n), draw(S, B, n)
     dq = poisoned(T, B, G, n) if cell.apart else dp
-    clipped = d.backward(cell, d.array(dy, dtype), W, c, s, kept, flags, dp, dq, ds, clip)
+    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip)
+    clipped = d.backward(cell, call)
     return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped
 
 
@@ -189,22 +186,3 @@ def test_elementwise_formulas(case, other, dtype):
         results.append([d.numpy(o) for o in out])
     for a, b in zip(*reversed(results), strict=True):
         close(a, b, dtype)
-
-
-def test_devices_offer_the_same_functions():
-    names = {
-        name
-        for name, f in vars(reference).items()
-        if inspect.isfunction(f) and f.__module__ == reference.__name__
-    }
-    # the reference's own
-    names -= {"clip_step", "entered", "has", "leaves", "one_by_one", "pick", "stack", "unpack"}
-    shared = {"project", "project_back"}
-    for module in (cpu, cuda, tf32):
-        for name in names | shared:
-            mine = getattr(module, name)
-            mine = getattr(mine, "py_func", mine)
-            assert inspect.signature(mine) == inspect.signature(getattr(reference, name)), (
-                module.__name__,
-                name,
-            )

@@ -21,7 +21,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
 from numba.np.numpy_support import from_dtype
 
-from ...binding import NAMES, SAME_NAME
+from ...binding.names import NAMES, SAME_NAME
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 

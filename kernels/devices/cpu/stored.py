@@ -51,9 +51,11 @@ NO_MATTER = re.compile(
 @cache
 def surroundings() -> tuple:
     """What every kernel is compiled from: our sources, versions, the processor."""
+    kernels = HERE.parents[1]
     sources = [
         *sorted(HERE.glob("*.py")),
-        *(HERE.parents[1] / name for name in ("__init__.py", "binding.py", "clipping.py")),
+        *sorted((kernels / "binding").glob("*.py")),
+        *(kernels / name for name in ("__init__.py", "clipping.py")),
     ]
     texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
