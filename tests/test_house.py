@@ -30,10 +30,10 @@ CHECKOUT = Path(__file__).parents[1]
 # line of its own.
 ORDER = """
 kernels
-kernels.activations kernels.clipping kernels.description kernels.fingerprint kernels.losses
-kernels.philox kernels.products kernels.updates kernels.binding.closures kernels.binding.literals
-kernels.binding.accessors kernels.binding.names kernels.binding.text
-kernels.binding kernels.once
+kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
+kernels.description kernels.fingerprint kernels.philox kernels.products kernels.updates
+kernels.binding.accessors kernels.binding.names kernels.binding.text kernels.losses kernels.once
+kernels.binding
 kernels.whole_arrays
 kernels.cells.*
 kernels.cells
@@ -147,7 +147,7 @@ def test_imports_are_seen_wherever_they_stand():
     assert "rnn_gpu.arguments" in seen["rnn_gpu.layers.base"]
     assert "rnn_gpu.kernels" in seen["rnn_gpu.layers.steps"]
     assert "matplotlib.figure.Figure" in seen["rnn_gpu.plots"]
-    assert {"rnn_gpu.kernels.devices.cuda", "rnn_gpu.kernels.devices"} <= seen["rnn_gpu.device"]
+    assert "rnn_gpu.kernels.devices" in seen["rnn_gpu.device"]
     assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]
 
 

@@ -65,10 +65,14 @@ class Lent:
         if sys.is_finalizing():
             return
         idle[self.__array_interface__["data"][0]] = self.memory
-        release(IDLE)
+        trim(IDLE)
 
 
-def release(kept: int = 0) -> int:
+def release() -> int:
+    return trim(0)
+
+
+def trim(kept: int) -> int:
     """Give idle memory back to the operating system, the longest unused first, down to `kept`
     bytes; returns how many went.
     """
