@@ -31,7 +31,8 @@ CHECKOUT = Path(__file__).parents[1]
 ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
-kernels.description kernels.fingerprint kernels.philox kernels.products kernels.updates
+kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
+kernels.updates
 kernels.binding.accessors kernels.binding.names kernels.binding.text kernels.losses kernels.once
 kernels.binding
 kernels.whole_arrays

@@ -15,12 +15,18 @@ from concurrent.futures import Future
 from threading import Thread, current_thread, main_thread
 
 from numba import njit
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, CompilerBase, DefaultPassBuilder
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.compiler_machinery import LoweringPass, register_pass
-from numba.core.registry import CPUDispatcher
-from numba.core.typed_passes import NativeLowering
+
+from ...private import (
+    Compiler,
+    CompilerBase,
+    CPUDispatcher,
+    DefaultPassBuilder,
+    JITCodeLibrary,
+    LoweringPass,
+    NativeLowering,
+    global_compiler_lock,
+    register_pass,
+)
 
 
 class Piece(JITCodeLibrary):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.core.errors import NumbaError
 
 from ... import LIVE, RESET, UNCLIPPED, At, Backward, Forward
 from ...binding import bind
@@ -16,6 +15,7 @@ from ...binding.closures import tuple_of, tuple_over
 from ...binding.names import compiled_maths
 from ...clipping import bounded, factor
 from ...once import at_first, once
+from ...private import NumbaError
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch

@@ -13,15 +13,20 @@ from functools import cache
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.imputils import lower_builtin, lower_cast
-from numba.core.registry import cpu_target
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, models, register_model
-from numba.np.numpy_support import from_dtype
 
 from ...binding.names import NAMES, SAME_NAME
+from ...private import (
+    AbstractTemplate,
+    cgutils,
+    cpu_target,
+    from_dtype,
+    infer_global,
+    lower_builtin,
+    lower_cast,
+    signature,
+    value_of,
+)
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -341,7 +346,7 @@ def windowed(context, builder, kind: Window, data, strides):
     made = cgutils.create_struct_proxy(kind)(context, builder)
     made.data = data
     made.strides = context.make_tuple(builder, types.UniTuple(types.intp, kind.ndim), strides)
-    return made._getvalue()
+    return value_of(made)
 
 
 def look(flat: bool):

@@ -22,10 +22,15 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from ...private import (
+    cache_of,
+    cgutils,
+    compile_for,
+    global_compiler_lock,
+    instead_of_compiling,
+)
 from .compilation import jit, within
 from .simd import I32, I64, flat, place
 from .stored import Stored, keep
@@ -184,7 +189,7 @@ def share(kernel, count: int, *arguments):
     try:
         turns.give(call, count, arguments)
     except UncompiledError as missing:
-        type(call)._compile_for_args(call, *missing.args)
+        compile_for(call, missing.args)
         turns.give(call, count, arguments)
 
 
@@ -388,8 +393,9 @@ def shared(kernel):
             raise RuntimeError("a part of a call that threads share failed")
         return True
 
-    shared._compile_for_args = refuse
-    return keep(shared, kernel._cache.key) if isinstance(kernel._cache, Stored) else shared
+    instead_of_compiling(shared, refuse)
+    stored = cache_of(kernel)
+    return keep(shared, stored.key) if isinstance(stored, Stored) else shared
 
 
 def refuse(*arguments):

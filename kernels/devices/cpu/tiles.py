@@ -13,10 +13,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ... import At
+from ...private import cgutils
 from .compilation import within
 from .memory import LINE
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
