@@ -107,7 +107,7 @@ class Backward(NamedTuple):
     dp: Any  # (T, B, G, n)   becomes δ of the input side
     dq: Any  # (T, B, G, n)   becomes δ of the recurrent side; dp itself unless the cell is `apart`
     ds: Any  # (S, B, n)      enters as dE/ds after the last step, leaves as that of s[:, 0]
-    clip: Clip = UNCLIPPED  # bounds of δ of each step and sample
+    clip: Any = UNCLIPPED  # a Clip: bounds of δ of each step and sample
 
 
 class Sums(NamedTuple):

@@ -11,10 +11,13 @@ affair, so it only waits, and another thread compiles.
 """
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread, current_thread, main_thread
+from typing import Any
 
 from numba import njit
+from numba.extending import intrinsic as numbas_intrinsic
 
 from ...private import (
     Compiler,
@@ -104,6 +107,9 @@ def undisturbed(action, *arguments):
     return done.result()
 
 
+of_kernels = {"error_model": "numpy", "nogil": True, "nopython": True}
+
+
 class Kernel(CPUDispatcher):
     """A function that Python calls: compiled, or read from disk, by a thread that no signal
     stops.
@@ -113,16 +119,18 @@ class Kernel(CPUDispatcher):
         return undisturbed(super().compile, sig)
 
 
-def jit(f):
-    return Kernel(f, targetoptions={**options, "nopython": True}, pipeline_class=Compiler)
+def jit(f: Callable) -> Kernel:
+    """f compiled, at its first call, for Python to call."""
+    return Kernel(f, targetoptions=of_kernels, pipeline_class=Compiler)
 
 
-options = {"error_model": "numpy", "nogil": True}
-inlined = njit(**options, forceinline=True)
-within = njit(
-    **options,
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=ByPieces,
+def intrinsic(typed: Callable) -> Callable:
+    """The function of compiled code that typed(typing, *types) gives a type and LLVM's code."""
+    return numbas_intrinsic(typed)
+
+
+options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "forceinline": True}
+inlined: Callable = njit(**options)
+within: Callable = njit(
+    **options, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=ByPieces
 )

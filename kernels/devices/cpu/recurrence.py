@@ -42,11 +42,12 @@ FEW = 12  # samples of a thread
 
 @cache
 def maths(number, vectors):
+    """What formulas find under `np` and `math`, on one number or on vectors of them."""
     module = compiled_maths(number, inlined)
-    module.floor, module.ceil = np.floor, np.ceil  # math's are integers
     if vectors:
-        module.floor, module.ceil = math.floor, math.ceil
         vars(module).update(simd.IN_PLACE_OF_PYTHONS)
+    else:
+        vars(module).update(floor=np.floor, ceil=np.ceil)  # math's are integers
     return module
 
 
@@ -284,7 +285,7 @@ def clip_of(number, apart: bool):
 def backward_kernel(cell, number, V, partial, clips):
     by_cell = epilogues(retreat_of, before_retreat, cell, number, partial)
     sweep = sweep_of(number, 1, V, 1, by_cell)
-    clip = clip_of(number, cell.apart) if clips else None
+    clip = clip_of(number, cell.apart) if clips else nothing
     units, pack = V * lanes(number), row_packer(number, V)
 
     @jit

@@ -9,11 +9,12 @@ vector library comes with Numba.
 import math
 import operator
 from functools import cache
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
 from ...binding.names import NAMES, SAME_NAME
 from ...private import (
@@ -27,6 +28,7 @@ from ...private import (
     signature,
     value_of,
 )
+from .compilation import intrinsic
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -91,7 +93,7 @@ NEAREST = [
 class Build:
     """Writes LLVM's instructions for vectors of one kind."""
 
-    def __init__(self, builder, v: Vector, context=None):
+    def __init__(self, builder, v: Vector, context: Any = None):
         self.b, self.v, self.context = builder, v, context
         self.number = np.dtype(v.element.name).type
 
@@ -233,7 +235,7 @@ def sign(a): ...
 IN_PLACE_OF_PYTHONS = {f.__name__: f for f in (where, maximum, minimum, sign)}  # binding's say `if`
 
 
-def offer(f, kinds, build, result=Vector):
+def offer(f, kinds, build, result: type[types.Type] = Vector):
     """Compiled code may call f with values of these kinds, numbers standing for vectors;
     build(Build, values…) writes it.
     """
@@ -407,7 +409,7 @@ def on_stack(number, shape: tuple[int, ...]):
     return room
 
 
-def place(context, builder, window, a, indices=None, at=None):
+def place(context, builder, window, a, indices: Any = None, at=None):
     """A pointer to a[at]; without an index to the first number."""
     a = cgutils.create_struct_proxy(window)(context, builder, a)
     if at is None:

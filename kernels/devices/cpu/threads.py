@@ -22,7 +22,6 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from ...private import (
     cache_of,
@@ -31,7 +30,7 @@ from ...private import (
     global_compiler_lock,
     instead_of_compiling,
 )
-from .compilation import jit, within
+from .compilation import intrinsic, jit, within
 from .simd import I32, I64, flat, place
 from .stored import Stored, keep
 

@@ -13,11 +13,10 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from numba import types
-from numba.extending import intrinsic
 
 from ... import At
 from ...private import cgutils
-from .compilation import within
+from .compilation import intrinsic, within
 from .memory import LINE
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
 
