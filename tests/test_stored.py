@@ -148,7 +148,7 @@ import sys
 import numba, numpy as np, rnn_gpu
 from rnn_gpu.kernels.devices.cpu import recurrence, threads
 
-threads.ENOUGH = recurrence.WORTH_MEETING = 1
+threads.ENOUGH = recurrence.WORTH_BARRIER = 1
 numba.get_num_threads = lambda: 2
 for name in sys.argv[1:]:
     y, _ = rnn_gpu.RNN(3, 7, activation=name, device="cpu", seed=0)(np.ones((5, 9, 3), "f"))

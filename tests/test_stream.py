@@ -61,7 +61,7 @@ def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypat
     net = Network([RNN(M, 7, **on), LSTM(7, N, **on), GRU(N, 33, **on), Dense(33, 3, "tanh", **on)])
     with monkeypatch.context() as patch:
         patch.setattr(threads, "ENOUGH", 1)
-        patch.setattr(recurrence, "WORTH_MEETING", 1)
+        patch.setattr(recurrence, "WORTH_BARRIER", 1)
         patch.setattr(numba, "get_num_threads", lambda: count)
         whole, _ = net(x)
     stream = Stream(net)

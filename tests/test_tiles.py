@@ -47,8 +47,8 @@ def test_products_of_any_size(size, dtype):
                 close(thrice, expected if once is got[0] else 3 * expected, dtype)
 
 
-@pytest.mark.parametrize("far", [True, False])
-def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far, monkeypatch):
+@pytest.mark.parametrize("repacked", [True, False])
+def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(repacked, monkeypatch):
     """Rows of δ that are far from each other are packed; threads share rows of the sums, and of
     each chunk of what goes below.
     """
@@ -57,7 +57,7 @@ def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far
         rng.normal(size=shape).astype("f") for shape in ((70, 9, 4, 29), (70, 9, 21), (116, 21))
     )
     expected = cpu.project_back(δ, x, U)
-    monkeypatch.setattr(products, "FAR", 0 if far else 1 << 20)
+    monkeypatch.setattr(products, "REPACKED_FROM", 0 if repacked else 1 << 20)
     monkeypatch.setattr(threads, "ENOUGH", 1)
     products.plan_back.cache_clear()
     for count in (1, 2, 3):
@@ -96,7 +96,7 @@ def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
     alone = passes(B, n, resets=resets, **clips)
     assert (alone[-1] > 0) == bool(clips)
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     for count in {2, numba.config.NUMBA_NUM_THREADS}:
         monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
         assert f"on {count}, which share {how}" in rnn_gpu.LSTM(n, n, device="cpu").explain(5, B)
@@ -170,7 +170,7 @@ def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
 def test_calls_that_meet_take_turns(monkeypatch):
     """Four calls at once, each of three threads that wait for each other."""
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     alone = passes(2, 70, T=3)
     monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
     with ThreadPoolExecutor(4) as callers:

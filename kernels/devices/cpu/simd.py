@@ -429,17 +429,17 @@ def access(storing: bool, how: str):
     """load(a, index, count) -> numbers, or store(a, index, count, numbers): those of window a that
     begin at a[index].
 
-    how  "whole": a vector, all of it; "some": a vector, its first `count` lanes; "one": a number
+    how  "vector": all of one; "masked": its first `count` lanes; "scalar": a number
     """
 
     def build(context, builder, sig, values):
         a, (window, index) = values[0], sig.args[:2]
         p = place(context, builder, window, a, index, values[1])
         align = max(window.dtype.bitwidth // 8, 1)
-        if how != "one":
+        if how != "scalar":
             h = Build(builder, Vector(window.dtype))
             p = builder.bitcast(p, h.v.ir.as_pointer())
-        if how == "some":
+        if how == "masked":
             lane = ir.Constant(ir.VectorType(I64, h.v.lanes), list(range(h.v.lanes)))
             mask = builder.icmp_signed("<", lane, h.splat(values[2]))
             if storing:
@@ -457,7 +457,7 @@ def access(storing: bool, how: str):
         return context.get_dummy_value()
 
     def kind(a):
-        return a.dtype if how == "one" else Vector(a.dtype)
+        return a.dtype if how == "scalar" else Vector(a.dtype)
 
     @intrinsic
     def load(typing, a, index, count):
@@ -471,12 +471,13 @@ def access(storing: bool, how: str):
 
 
 LOAD, STORE = (
-    {how: access(storing, how) for how in ("whole", "some", "one")} for storing in (False, True)
+    {how: access(storing, how) for how in ("vector", "masked", "scalar")}
+    for storing in (False, True)
 )
 
 
 @intrinsic
-def fetch(typing, a, index, count):
+def prefetch(typing, a, index, count):
     """In place of a load: the line of the cache that a[index] stands in, which is soon to be read
     or written.  Returns `count`.
     """

@@ -179,7 +179,7 @@ def share(kernel, count: int, *arguments):
     """kernel(*arguments, arrived, i, count) for every i < count, at once; i = 0 in the caller's
     thread.  RuntimeError where a part raises.
 
-    arrived is where the parts of this call `meet`.
+    arrived is the counter of the barriers between these parts.
     """
     if count == 1:
         kernel(*arguments, NOBODY, 0, 1)
@@ -259,7 +259,7 @@ def wait_for(a, i, value):
 
 
 @within
-def meet(counter, arrivals):
+def barrier(counter, arrivals):
     """Go on when `arrivals` threads in all have come here. The counter is never taken back."""
     add(counter, 0, 1)
     wait_for(counter, 0, arrivals)
