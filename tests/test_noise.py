@@ -23,7 +23,7 @@ from rnn_gpu import (
     training,
 )
 from rnn_gpu.device import resolve
-from rnn_gpu.kernels import LIVE, RESET, Clip
+from rnn_gpu.kernels import LIVE, RESET, Backward, Clip, Forward
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
@@ -111,11 +111,11 @@ class Drawn:
         s[:, 0] = d.array(
             np.concatenate([self.m * self.s0[:1]] * self.drops + [self.s0]), "float64"
         )
-        d.forward(noisy, p, W, c, s, kept, flags)
+        d.forward(noisy, Forward(p, W, c, s, kept, flags))
         dp = d.array(np.full(self.p.shape, np.nan), "float64")
         ds = d.array(np.concatenate([zero, self.ds]), "float64")
         dq = d.array(np.full(self.p.shape, np.nan), "float64") if noisy.apart else dp
-        d.backward(noisy, dy, W, c, s, kept, flags, dp, dq, ds)
+        d.backward(noisy, Backward(dy, W, s, kept, flags, dp, dq, ds))
         s, dp, dq, ds = (d.numpy(a) for a in (s, dp, dq, ds))
         seen = np.where(self.flags[:, :, None] & RESET, s[0, :1], s[0, :-1])
         ds0 = ds[self.drops :].copy()
