@@ -34,10 +34,14 @@ class Cell(NamedTuple):
 
     p is the input side U x_t + b of the weighted input, q the recurrent side W s_{t-1} (+ c); 式2's
     net_t is p + q. δ is dE/dnet everywhere (the tutorial's BP chapter writes −dE/dnet, its BPTT
-    chapter dE/dnet).
-    `back` leaves out what passes through W: the device adds Wᵀ dq to the gradient of state 0 itself
-    (式3), and dE/dy to that of
-    the state that is the output.
+    chapter dE/dnet). What `back` leaves out is the device's: it adds Wᵀ dq to the gradient of state
+    0 (式3), and dE/dy to that of the state that is the output.
+
+    What a cell cannot have: parameters of its own beside U, W, b and c; a second product with a
+    matrix in a step, or one of another state than state 0; a look at another unit, sample or step;
+    states of another size than its units. Everything that the way back needs must be kept, or be
+    among the states before and after the step. Formulas are pure, of numbers, with NumPy's or
+    math's functions (see kernels.binding).
     """
 
     name: str
@@ -70,7 +74,6 @@ class Clip(NamedTuple):
     norm: float = inf
 
 
-# bit 0 of flags (T, B): the step happens; else the state is carried through, and δ is exactly zero
 LIVE = 1  # bit 0 of flags: the step happens; else the state is carried through, and δ is zero
 # bit 1: before the step the state becomes the initial one, and no gradient goes back past it
 RESET = 2
