@@ -40,9 +40,9 @@ LOOKS = 1500  # at the board before a thread sleeps: some 200 µs
 GRACE = 2.0  # seconds at the end of Python for the calls of others, and for threads to end
 
 NOBODY = np.zeros(1, np.int64)  # where a call meets itself: more have arrived than it waits for
-LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
+SPACING = 8  # numbers of 64 bits: each on the board has a cache line of its own
 # of the board
-COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (LINE * k for k in range(8))
+COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (SPACING * k for k in range(8))
 ASLEEP, SERVED = 0, 1  # of each thread, whose lines stand one behind the other from THREADS on
 
 
@@ -79,7 +79,7 @@ class Turns:
     def give(self, call, count: int, arguments):
         shared = not self.over and self.take(call, count, arguments)
         if not shared:
-            call(np.zeros(THREADS + LINE, np.int64), 1, True, *arguments)
+            call(np.zeros(THREADS + SPACING, np.int64), 1, True, *arguments)
 
     def take(self, call, count: int, arguments) -> bool:
         """Have the call shared, unless there are no threads for it."""
@@ -128,7 +128,7 @@ class Team:
 
     def __init__(self, count: int):
         self.home = get_native_id()
-        self.board = np.zeros(THREADS + LINE * count, np.int64)
+        self.board = np.zeros(THREADS + SPACING * count, np.int64)
         self.bells = [SimpleQueue() for _ in range(count)]
         self.threads = [
             Thread(target=self.attend, args=(i,), name=f"rnn_gpu-{i}", daemon=True)
@@ -156,7 +156,7 @@ class Team:
         try:
             if not call(board, count, False, *arguments):
                 for i in range(1, count):
-                    if board[THREADS + LINE * i + ASLEEP]:
+                    if board[THREADS + SPACING * i + ASLEEP]:
                         self.bells[i].put(None)
                 call(board, count, True, *arguments)
         except BaseException:
@@ -334,14 +334,14 @@ def announce(numbers, count):
     swap(numbers, COMING, seen(numbers, TURN) + 1)
     asleep = 0
     for i in range(1, count):
-        asleep += seen(numbers, THREADS + LINE * i + ASLEEP)
+        asleep += seen(numbers, THREADS + SPACING * i + ASLEEP)
     return asleep > 0
 
 
 @jit
 def serve(board, i, count):
     """Take part in the calls on the board; returns when the thread may sleep or is to end."""
-    numbers, mine, looks = flat(board), THREADS + LINE * i, 0
+    numbers, mine, looks = flat(board), THREADS + SPACING * i, 0
     swap(numbers, mine + ASLEEP, 0)
     served = seen(numbers, mine + SERVED)
     while True:

@@ -17,7 +17,7 @@ from numba import types
 from ... import At
 from ...private import cgutils
 from .compilation import intrinsic, within
-from .memory import LINE
+from .memory import CACHE_LINE
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
 
 load, load_masked, store, load_scalar = (
@@ -66,7 +66,8 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     columns as leave enough rows a tile: a row of weights that is loaded is used once for each. No
     more than a quarter of the columns are beyond n.
     """
-    across, most, line = -(-n // lanes(number)), machine()[1] // 8, max(1, LINE // machine()[0])
+    across, most = -(-n // lanes(number)), machine()[1] // 8
+    line = max(1, CACHE_LINE // machine()[0])
 
     def fits(V):
         return V == 1 or (most >= V and 3 * -(-across // V) * V <= 4 * across)
@@ -297,7 +298,7 @@ def sweep_of(number, G: int, V: int, H: int, epilogues: Epilogues):
     """
     L = lanes(number)
     vector, masked, prefetch, width = epilogues
-    width, line, most = width or L, max(L, LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
+    width, line, most = width or L, max(L, CACHE_LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
     together, product = product_of(H * V, G // H)
     sums = on_stack(number, (max(most, together), G, V * L))
 
