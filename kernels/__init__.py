@@ -7,7 +7,7 @@ arrays.
 
 from collections.abc import Callable
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ != "rnn_gpu.kernels":  # from the root of a checkout Python finds the folder itself
     raise ImportError(
@@ -40,10 +40,14 @@ class Cell(NamedTuple):
 
     p is the input side U x_t + b of the weighted input, q the recurrent side W s_{t-1} (+ c); 式2's
     net_t is p + q. δ is dE/dnet everywhere (the tutorial's BP chapter writes −dE/dnet, its BPTT
-    chapter dE/dnet).
-    `back` leaves out what passes through W: the device adds Wᵀ dq to the gradient of state 0 itself
-    (式3), and dE/dy to that of
-    the state that is the output.
+    chapter dE/dnet). What `back` leaves out is the device's: it adds Wᵀ dq to the gradient of state
+    0 (式3), and dE/dy to that of the state that is the output.
+
+    What a cell cannot have: parameters of its own beside U, W, b and c; a second product with a
+    matrix in a step, or one of another state than state 0; a look at another unit, sample or step;
+    states of another size than its units. Everything that the way back needs must be kept, or be
+    among the states before and after the step. Formulas are pure, of numbers, with NumPy's or
+    math's functions (see kernels.binding).
     """
 
     name: str
@@ -76,9 +80,52 @@ class Clip(NamedTuple):
     norm: float = inf
 
 
-# bit 0 of flags (T, B): the step happens; else the state is carried through, and δ is exactly zero
-LIVE = 1
-# bit 1: before the step the state becomes the initial one, and no gradient goes back to the step
-# before
+LIVE = 1  # bit 0 of flags: the step happens; else the state is carried through, and δ is zero
+# bit 1: before the step the state becomes the initial one, and no gradient goes back past it
 RESET = 2
 UNCLIPPED = Clip()
+
+
+class At(NamedTuple):
+    """Where in a cell's arrays the numbers of one unit, or of the first of several, stand."""
+
+    t: int  # step
+    b: int  # sample
+    j: int  # unit
+
+
+class Forward(NamedTuple):
+    """The arrays of a layer's way forward through time: T steps, B samples, n units."""
+
+    p: Any  # (T, B, G + D, n)  input side of every step; read before kept is written
+    W: Any  # (G·n, n)          recurrent weights
+    c: Any  # (G·n,)            bias of the recurrent side, of a cell that is `apart`; else (0,)
+    s: Any  # (S, T + 1, B, n)  s[:, 0] the initial states; s[:, 1:] is overwritten
+    kept: Any  # (T, B, K, n)   activations for the way back; overwritten. May be p, if K = G + D
+    flags: Any  # (T, B) uint8  LIVE, RESET
+
+
+class Backward(NamedTuple):
+    """The arrays of the way back; s, kept and flags as the way forward left them."""
+
+    dy: Any  # (T, B, n)      dE/dy of every step
+    W: Any  # (G·n, n)
+    s: Any  # (S, T + 1, B, n)
+    kept: Any  # (T, B, K, n)
+    flags: Any  # (T, B) uint8
+    dp: Any  # (T, B, G, n)   becomes δ of the input side
+    dq: Any  # (T, B, G, n)   becomes δ of the recurrent side; dp itself unless the cell is `apart`
+    ds: Any  # (S, B, n)      enters as dE/ds after the last step, leaves as that of s[:, 0]
+    clip: Any = UNCLIPPED  # a Clip: bounds of δ of each step and sample
+
+
+class Sums(NamedTuple):
+    """What `Device.project_back` is asked for beside ∇U, and what its sums are added to."""
+
+    U: Any = None  # (G·n, m), that ∇U is added to; None is zero
+    b: Any = None  # (G·n,), that ∇b is added to; None is zero
+    below: bool = True  # is what goes to the layer below asked for?
+    bias: bool = True  # is ∇b?
+
+
+FRESH = Sums()

@@ -8,8 +8,8 @@ from . import arguments
 from .errors import ArgumentError, DerivativeError
 from .kernels import Activation, Cell, Operator, binding
 from .kernels.activations import ACTIVATIONS
-from .kernels.devices.reference import formula
 from .kernels.once import once_as_it_reads
+from .kernels.whole_arrays import formula
 
 STEP = 1e-6  # of the central differences, in float64
 TOLERANCE = 1e-5  # of the derivative, relative to 1 + its size

@@ -14,7 +14,7 @@ import numpy as np
 from . import finite, outline, plots
 from .errors import ArgumentError, NonFiniteError
 from .kernels import LIVE
-from .kernels.devices.reference import formula, unpack
+from .kernels.whole_arrays import formula, unpack
 from .layers import Recurrent
 from .layers.steps import zeros
 from .training import Made, Samples

@@ -19,7 +19,7 @@ from programs import python
 from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads  # noqa: F401
 from rnn_gpu.kernels.devices.cpu.compilation import jit
 from rnn_gpu.kernels.devices.cpu.simd import flat
-from rnn_gpu.kernels.devices.cpu.threads import meet
+from rnn_gpu.kernels.devices.cpu.threads import barrier
 
 PATIENCE = 240  # seconds that a program may take on a busy machine; each takes a few
 
@@ -39,7 +39,7 @@ def adding(amount):
         half = a.size // 2
         for i in range(part, half, parts):
             a[i] += amount
-        meet(flat(arrived), parts)
+        barrier(flat(arrived), parts)
         for i in range(half + part, a.size, parts):
             a[i] += amount
 
@@ -68,7 +68,7 @@ def train(layer):
 
 def share_all(count: int = 2):
     """Every call is shared, however small."""
-    threads.ENOUGH = recurrence.WORTH_MEETING = 1
+    threads.ENOUGH = recurrence.WORTH_BARRIER = 1
     numba.get_num_threads = lambda: count
 
 

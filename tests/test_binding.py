@@ -2,7 +2,6 @@
 Python.
 """
 
-import inspect
 import math
 from collections import namedtuple
 from functools import cache
@@ -14,16 +13,10 @@ from numba import njit, types
 from numpy import exp as e
 
 from conftest import close
-from rnn_gpu.kernels.binding import (
-    NAMES,
-    bind,
-    define,
-    elementwise_source,
-    gather,
-    interpreted_maths,
-    repeat,
-    retyped,
-)
+from rnn_gpu.kernels import whole_arrays
+from rnn_gpu.kernels.binding import bind
+from rnn_gpu.kernels.binding.literals import retyped
+from rnn_gpu.kernels.binding.names import NAMES, interpreted_maths
 from rnn_gpu.kernels.devices import cpu, reference
 
 NUMBA = {np.float32: types.float32, np.float64: types.float64}
@@ -32,6 +25,13 @@ NUMBA = {np.float32: types.float32, np.float64: types.float64}
 @pytest.fixture(params=NUMBA, ids=lambda number: number.__name__)
 def number(request):
     return request.param
+
+
+def define(name, text, **names):
+    """The function that a text defines: of more literals, or arguments, than one writes by hand."""
+    names["__name__"] = __name__
+    exec(compile(text, f"<{name}>", "exec"), names)
+    return names[name]
 
 
 def as_is(f):
@@ -233,7 +233,7 @@ def test_keyword_only_arguments_are_refused():
     def f(y, *, slope=3):
         return slope * y
 
-    for formula in (reference.formula, lambda f: cpu.formula(f, np.float32)):
+    for formula in (whole_arrays.formula, lambda f: cpu.formula(f, np.float32)):
         with pytest.raises(ValueError, match="f has keyword-only arguments"):
             formula(f)
 
@@ -269,7 +269,7 @@ def test_named_tuples_keep_their_names():
     def f(y):
         return CONSTANTS.slope * y + CONSTANTS.tenth
 
-    close(reference.formula(f)(np.ones(3)), np.full(3, 3.1))
+    close(whole_arrays.formula(f)(np.ones(3)), np.full(3, 3.1))
     value, type_ = compiled(f, np.float32, 1)
     assert type_ == types.float32
     close(value, 3.1, "float32")
@@ -282,14 +282,14 @@ def test_constants_of_the_maths_are_retyped(number):
     values, type_ = compiled(f, number, 2)
     assert type_ == types.UniTuple(NUMBA[number], 5)
     close(values, f(2.0), number.__name__)
-    close(reference.formula(f)(np.float64(2)), f(2.0))
+    close(whole_arrays.formula(f)(np.float64(2)), f(2.0))
 
 
 def test_infinity_is_a_constant_of_the_maths():
     def f(y):
         return np.inf * y, math.inf * y, np.nan * y, math.nan * y, math.tau * 0
 
-    np.testing.assert_array_equal(reference.formula(f)(2.0), f(2.0))
+    np.testing.assert_array_equal(whole_arrays.formula(f)(2.0), f(2.0))
     values, type_ = compiled(f, np.float32, 2)
     assert type_ == types.UniTuple(types.float32, 5)
     np.testing.assert_array_equal(values, f(2.0))
@@ -332,7 +332,7 @@ def jitted_helper(z):
 def test_a_formula_means_on_every_device_what_it_means_in_python(f, number):
     z = np.array([-1.5, 0.25, 2.0], number)
     expected = [getattr(f, "py_func", f)(one) for one in z.tolist()]
-    close(reference.formula(f)(z), expected, number.__name__)
+    close(whole_arrays.formula(f)(z), expected, number.__name__)
     close([interpreted(f, number)(one) for one in z], expected, number.__name__)
     out = np.full(3, np.nan, number)
     cpu.elementwise(f, [out], [z])
@@ -409,7 +409,7 @@ def test_recursion_is_refused(f, name):
     ):
         cpu.formula(f, np.float32)
     with pytest.raises(ValueError, match=f"{name} calls itself"):
-        reference.formula(f)
+        whole_arrays.formula(f)
 
 
 # The maths of a device
@@ -450,7 +450,7 @@ def test_every_name_is_what_it_is_in_numpy(name, dtype):
     bound = cpu.formula(named(name), np.dtype(dtype).type)
     for got in (
         zip(*(bound(*one) for one in zip(*z, strict=True)), strict=True),
-        reference.formula(named(name))(*z),
+        whole_arrays.formula(named(name))(*z),
     ):
         for spelling in got:
             close(spelling, expected, dtype)
@@ -481,7 +481,7 @@ def test_choices_pass_nan_and_infinity_on_as_numpy_does(number):
     a, b = (x.ravel() for x in np.meshgrid(np.array(EXTREMES, number), np.array(EXTREMES, number)))
     with np.errstate(all="ignore"):
         expected = choices(a, b)
-    np.testing.assert_array_equal(reference.formula(choices)(a, b), expected)
+    np.testing.assert_array_equal(whole_arrays.formula(choices)(a, b), expected)
     out = [np.zeros_like(a) for _ in expected]
     cpu.elementwise(choices, out, [a, b])
     np.testing.assert_array_equal(out, expected)
@@ -521,7 +521,7 @@ def test_a_formula_that_says_if_runs_number_by_number_on_the_reference(number):
 
     rng = np.random.default_rng(0)
     a, b, h = rng.normal(size=(3, 4, 5)).astype(number)
-    (x, y), (z,) = reference.formula(f)((a, b), (h,))
+    (x, y), (z,) = whole_arrays.formula(f)((a, b), (h,))
     flat = define(
         "flat", "def flat(a, b, h):\n    (x, y), (z,) = f((a, b), (h,))\n    return x, y, z\n", f=f
     )
@@ -542,46 +542,3 @@ def test_scalars_of_an_elementwise_formula_are_not_widened_by_if(number):
     for device in (reference, cpu):
         device.elementwise(f, [out], [z], (0.75,))
         assert out.tolist() == [0.75, 0.75, 2]
-
-
-# Code that counts gates
-
-
-def test_gather_spells_a_tuple_out():
-    a = np.arange(6).reshape(2, 3)
-    assert gather(3, "a, i", "a[i, {k}]")(a, 1) == (3, 4, 5)
-    assert gather(1, "a, i", "a[i, {k}]")(a, 1) == (3,)
-    assert gather(0, "a, i", "a[i, {k}]")(a, 1) == ()
-    assert gather(2, "x", "row({k}, x)", row=lambda k, x: k + x)(5) == (5, 6)
-
-
-def test_repeat_writes_what_gather_reads():
-    a = np.zeros((2, 3))
-    assert repeat(3, "a, i, values", "a[i, {k}] = values[{k}]")(a, 1, (7, 8, 9)) is None
-    assert a.tolist() == [[0, 0, 0], [7, 8, 9]]
-    repeat(0, "a, i, values", "a[i, {k}] = values[{k}]")(a, 1, ())
-    assert a.tolist() == [[0, 0, 0], [7, 8, 9]]
-
-
-@pytest.mark.parametrize(
-    ("outputs", "inputs", "scalars"), [(1, 1, 0), (2, 3, 0), (1, 0, 2), (3, 2, 2)]
-)
-def test_an_elementwise_kernel_takes_outputs_inputs_scalars(outputs, inputs, scalars):
-    def f(*arguments):
-        values = tuple(sum(arguments) * (k + 1) for k in range(outputs))
-        return values if outputs > 1 else values[0]
-
-    kernel = define("kernel", elementwise_source(outputs, inputs, scalars, "range(1, 3)"), f=f)
-    names = [
-        f"{letter}{k}"
-        for letter, count in (("o", outputs), ("x", inputs), ("a", scalars))
-        for k in range(count)
-    ]
-    assert list(inspect.signature(kernel).parameters) == names
-    o = np.zeros((outputs, 4))
-    x = np.arange(4.0 * inputs).reshape(inputs, 4)
-    a = np.arange(scalars) + 0.5
-    kernel(*o, *x, *a)
-    assert (o[:, [0, 3]] == 0).all()  # `range(1, 3)` is all it does
-    for k in range(outputs):
-        assert (o[k, 1:3] == (x.sum(0)[1:3] + a.sum()) * (k + 1)).all()

@@ -24,14 +24,14 @@ from rnn_gpu import (
     training,
 )
 from rnn_gpu.device import resolve
-from rnn_gpu.kernels import LIVE, RESET, Clip
+from rnn_gpu.kernels import LIVE, RESET, Backward, Clip, Forward
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cpu import memory as pool
 from rnn_gpu.kernels.devices.cuda import schedules
-from rnn_gpu.kernels.devices.reference import formula
 from rnn_gpu.kernels.philox import words
+from rnn_gpu.kernels.whole_arrays import formula
 from rnn_gpu.layers.noise import Noise
 from twins import OTHERS, one_pass
 
@@ -114,11 +114,11 @@ class Drawn:
         s[:, 0] = d.array(
             np.concatenate([self.m * self.s0[:1]] * self.drops + [self.s0]), "float64"
         )
-        d.forward(noisy, p, W, c, s, kept, flags)
+        d.forward(noisy, Forward(p, W, c, s, kept, flags))
         dp = d.array(np.full(self.p.shape, np.nan), "float64")
         ds = d.array(np.concatenate([zero, self.ds]), "float64")
         dq = d.array(np.full(self.p.shape, np.nan), "float64") if noisy.apart else dp
-        d.backward(noisy, dy, W, c, s, kept, flags, dp, dq, ds)
+        d.backward(noisy, Backward(dy, W, s, kept, flags, dp, dq, ds))
         s, dp, dq, ds = (d.numpy(a) for a in (s, dp, dq, ds))
         seen = np.where(self.flags[:, :, None] & RESET, s[0, :1], s[0, :-1])
         ds0 = ds[self.drops :].copy()

@@ -3,6 +3,7 @@ else; "fp32" is strict.
 """
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,7 @@ from rnn_gpu import (
     Network,
     Recurrent,
 )
+from rnn_gpu.kernels import Backward, Forward
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import precision
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
@@ -107,7 +109,6 @@ def test_gemms_are_of_rounded_operands_and_strict_by_default(cell, name, monkeyp
 @pytest.mark.parametrize("schedule", ["block", "plain", "gemm"])
 def test_the_product_of_a_step_is_in_tf32_in_the_gemm_schedule_alone(cell, schedule):
     """p and δ that TF32 holds exactly, so that only the product of a step can differ."""
-    d, strict = Recurrent(cell, M, N, **CUDA)._device, cuda
     rng = np.random.default_rng(1)
     G, S, K = cell.gates, cell.states, cell.kept
     W, c = (
@@ -116,18 +117,17 @@ def test_the_product_of_a_step_is_in_tf32_in_the_gemm_schedule_alone(cell, sched
     )
     p, flags = rng.normal(size=(T, B, G, N)).astype("float32"), np.ones((T, B), "uint8")
 
-    def run(device):
+    def run(name):
         s, kept = np.zeros((S, T + 1, B, N), "float32"), np.empty((T, B, K, N), "float32")
         s[:, 0] = 0.3
-        device.forward(cell, p, W, c, s, kept, flags)
+        cuda.forward(cell, Forward(p, W, c, s, kept, flags), name)
         dp, ds = np.empty_like(p), np.full((S, B, N), 0.7, "float32")
-        device.backward(
-            cell, p[:, :, 0], W, c, s, kept, flags, dp, np.empty_like(p) if cell.apart else dp, ds
-        )
+        dq = np.empty_like(p) if cell.apart else dp
+        cuda.backward(cell, Backward(p[:, :, 0], W, s, kept, flags, dp, dq, ds), name)
         return s[:, 1], ds
 
     with only(schedule):
-        (s, ds), (s_strict, ds_strict) = run(d), run(strict)
+        (s, ds), (s_strict, ds_strict) = run("tf32"), run("fp32")
     assert np.array_equal(s, s_strict) == np.array_equal(ds, ds_strict) == (schedule != "gemm")
     if schedule == "gemm":
         s_rounded = np.empty((S, 2, B, N), "float32")
@@ -135,9 +135,8 @@ def test_the_product_of_a_step_is_in_tf32_in_the_gemm_schedule_alone(cell, sched
         s_exact = s_rounded.copy()
         s_exact[1:, 0] = 0.3  # what does not pass through W is not rounded
         with only("gemm"):
-            strict.forward(
-                cell, p[:1], tf32(W), c, s_exact, np.empty((1, B, K, N), "float32"), flags[:1]
-            )
+            kept = np.empty((1, B, K, N), "float32")
+            cuda.forward(cell, Forward(p[:1], tf32(W), c, s_exact, kept, flags[:1]))
         if cell.name != "gru":  # where state 0 enters the cell by W alone
             close(s, s_exact[:, 1], "float32")
         assert 1e-6 < np.abs(s - s_strict).max() < 3e-2
@@ -181,7 +180,7 @@ def test_precision_is_refused(build, options, message):
 
 
 def test_an_old_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.tf32.missing", lambda: "this GPU is old")
+    monkeypatch.setattr(cuda, "lacks_tf32", lambda: "this GPU is old")
     with pytest.raises(
         DeviceError, match=r"precision='tf32', but this GPU is old\. Say precision='fp32'"
     ):
@@ -262,9 +261,8 @@ def test_cupys_setting_is_ours_in_our_products_and_the_users_elsewhere(
             raise ValueError(a)
 
     monkeypatch.setattr(precision, "arrays", lambda: SimpleNamespace(matmul=multiply))
-    of_ours = precision.matmul if asked == "fp32" else precision.in_tf32(precision.matmul)
+    of_ours = partial(precision.matmul, precision=asked)
     of_ours("a", "b")
     with pytest.raises(ValueError, match="bad"):
         of_ours("bad", "b")
     assert calls == [expected, expected] and now == {"float32": users}
-    assert precision.asked.get() == "fp32"

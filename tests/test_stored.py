@@ -62,26 +62,15 @@ def fresh(cell):
     kernel = recurrence.forward_kernel.__wrapped__(cell, np.float32, 1, 1, True)
     p, W = np.ones((1, 1, 1, 3), "f"), np.zeros((3, 3), "f")
     s, kept = np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
-    kernel(
-        p,
-        W,
-        np.zeros(0, "f"),
-        s,
-        kept,
-        np.ones((1, 1), np.uint8),
-        np.zeros(999, "f"),
-        False,
-        np.zeros(1, np.int64),
-        0,
-        1,
-    )
+    arrays = p, W, np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8)
+    kernel(arrays, np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
     return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
 
 
 def elementwise(f, x):
     """(f of x, whether its kernel was found): the kernel made anew, as in another run."""
     kernel, y = cpu.elementwise_kernel.__wrapped__(f, np.float64, 1, 1, 0), np.zeros(len(x))
-    kernel(y, x)
+    kernel((y,), (x,), ())
     return y, sum(kernel.stats.cache_hits.values()) == 1
 
 
@@ -153,7 +142,7 @@ import sys
 import numba, numpy as np, rnn_gpu
 from rnn_gpu.kernels.devices.cpu import recurrence, threads
 
-threads.ENOUGH = recurrence.WORTH_MEETING = 1
+threads.ENOUGH = recurrence.WORTH_BARRIER = 1
 numba.get_num_threads = lambda: 2
 for name in sys.argv[1:]:
     y, _ = rnn_gpu.RNN(3, 7, activation=name, device="cpu", seed=0)(np.ones((5, 9, 3), "f"))

@@ -15,6 +15,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from processes import run
+from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
 from rnn_gpu.kernels.devices.cpu import products, recurrence, threads
@@ -34,19 +35,18 @@ def test_products_of_any_size(size, dtype):
     close(cpu.project(x, U, b, 3), reference.project(x, U, b, 3), dtype)
     assert (cpu.project(x, U, None, 3) == cpu.project(x, U, 0 * b, 3)).all()
     for below, bias in ((True, True), (True, False), (False, True), (False, False)):
-        got = cpu.project_back(δ, x, U, below=below, bias=bias)
+        got = cpu.project_back(δ, x, U, Sums(below=below, bias=bias))
         assert [a is None for a in got] == [not below, False, not bias]
-        added = cpu.project_back(
-            δ, x, U, 2 * got[1], None if got[2] is None else 2 * got[2], below, bias
-        )
+        sums = Sums(2 * got[1], None if got[2] is None else 2 * got[2], below, bias)
+        added = cpu.project_back(δ, x, U, sums)
         for once, thrice, expected in zip(got, added, reference.project_back(δ, x, U), strict=True):
             if once is not None:
                 close(once, expected, dtype)
                 close(thrice, expected if once is got[0] else 3 * expected, dtype)
 
 
-@pytest.mark.parametrize("far", [True, False])
-def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far, monkeypatch):
+@pytest.mark.parametrize("repacked", [True, False])
+def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(repacked, monkeypatch):
     """Rows of δ that are far from each other are packed; threads share rows of the sums, and of
     each chunk of what goes below.
     """
@@ -55,7 +55,7 @@ def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far
         rng.normal(size=shape).astype("f") for shape in ((70, 9, 4, 29), (70, 9, 21), (116, 21))
     )
     expected = cpu.project_back(δ, x, U)
-    monkeypatch.setattr(products, "FAR", 0 if far else 1 << 20)
+    monkeypatch.setattr(products, "REPACKED_FROM", 0 if repacked else 1 << 20)
     monkeypatch.setattr(threads, "ENOUGH", 1)
     products.plan_back.cache_clear()
     for count in (1, 2, 3):
@@ -100,7 +100,7 @@ def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
     alone = passes(B, n, resets=resets, **clips)
     assert (alone[-1] > 0) == bool(clips)
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     for count in {2, numba.config.NUMBA_NUM_THREADS}:
         monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
         assert f"on {count}, which share {how}" in rnn_gpu.LSTM(n, n, device="cpu").explain(5, B)
@@ -162,7 +162,7 @@ def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
 def test_calls_that_meet_take_turns(monkeypatch):
     """Four calls at once, each of three threads that wait for each other."""
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     alone = passes(2, 70, T=3)
     monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
     with ThreadPoolExecutor(4) as callers:

@@ -2,8 +2,6 @@
 buffer poisoned first.
 """
 
-import inspect
-
 import numpy as np
 import pytest
 
@@ -13,8 +11,6 @@ from rnn_gpu.device import resolve
 from rnn_gpu.kernels import Clip, updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices import cpu, cuda, reference
-from rnn_gpu.kernels.devices.cuda import tf32
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
@@ -136,22 +132,3 @@ def test_elementwise_formulas(case, other, dtype):
         results.append([d.numpy(o) for o in out])
     for a, b in zip(*reversed(results), strict=True):
         close(a, b, dtype)
-
-
-def test_devices_offer_the_same_functions():
-    names = {
-        name
-        for name, f in vars(reference).items()
-        if inspect.isfunction(f) and f.__module__ == reference.__name__
-    }
-    # the reference's own
-    names -= {"clip_step", "entered", "has", "leaves", "one_by_one", "pick", "stack", "unpack"}
-    shared = {"project", "project_back"}
-    for module in (cpu, cuda, tf32):
-        for name in names | shared:
-            mine = getattr(module, name)
-            mine = getattr(mine, "py_func", mine)
-            assert inspect.signature(mine) == inspect.signature(getattr(reference, name)), (
-                module.__name__,
-                name,
-            )

@@ -10,9 +10,10 @@ import pytest
 import rnn_gpu
 from conftest import close
 from rnn_gpu.kernels.activations import ACTIVATIONS
-from rnn_gpu.kernels.binding import NAMES, SAME_NAME, gather
+from rnn_gpu.kernels.binding.closures import tuple_of
+from rnn_gpu.kernels.binding.names import NAMES, SAME_NAME
 from rnn_gpu.kernels.devices import reference
-from rnn_gpu.kernels.devices.cpu.compilation import jit
+from rnn_gpu.kernels.devices.cpu.compilation import jit, within
 from rnn_gpu.kernels.devices.cpu.recurrence import formula
 from rnn_gpu.kernels.devices.cpu.simd import LOAD, STORE, lanes, transpose, window
 
@@ -38,20 +39,19 @@ def on_vectors(f, *arrays):
     """f of arrays of one shape, computed by vectors, the last of them only partly filled."""
     number = arrays[0].dtype.type
     f, L, count = formula(f, number, True), lanes(number), len(arrays)
-    spread, spread_some = (
-        jit(gather(count, "a, i, n", "load(a, ({k}, i), n)", load=LOAD[how]))
-        for how in ("whole", "some")
-    )
-    store, store_some = STORE["whole"], STORE["some"]
+    load, load_masked = LOAD["vector"], LOAD["masked"]
+    spread = tuple_of(count, within(lambda k, a, i: load(a, (k, i), 0)), within)
+    spread_some = tuple_of(count, within(lambda k, a, i, n: load_masked(a, (k, i), n)), within)
+    store, store_masked = STORE["vector"], STORE["masked"]
 
     @jit
     def kernel(x, y):
         a, o, n = window(x), window(y), x.shape[1]
         for i in range(0, n - n % L, L):
-            store(o, (i,), L, f(*spread(a, i, L)))
+            store(o, (i,), L, f(*spread(a, i)))
         if n % L:
             i = n - n % L
-            store_some(o, (i,), n - i, f(*spread_some(a, i, n - i)))
+            store_masked(o, (i,), n - i, f(*spread_some(a, i, n - i)))
 
     out = np.full(arrays[0].size + 1, 7.0, number)
     kernel(np.stack(arrays), out[:-1])

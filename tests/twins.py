@@ -3,7 +3,7 @@
 import numpy as np
 
 from rnn_gpu.device import resolve
-from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED
+from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED, Backward, Forward
 
 T, B, N = 6, 5, 7
 OTHERS = ("cpu", "cuda")
@@ -37,10 +37,11 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
         )
     s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
-    d.forward(cell, p, W, c, s, kept, flags)
+    d.forward(cell, Forward(p, W, c, s, kept, flags))
     dy = rng.normal(size=(T, B, n))
     dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
     dp, ds = poisoned(T, B, G, n), draw(S, B, n)
     dq = poisoned(T, B, G, n) if cell.apart else dp
-    clipped = d.backward(cell, d.array(dy, dtype), W, c, s, kept, flags, dp, dq, ds, clip)
+    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip)
+    clipped = d.backward(cell, call)
     return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped

@@ -3,7 +3,7 @@ cell does not know of them.
 """
 
 from .. import Cell
-from ..binding import gather
+from ..binding.closures import tuple_over
 from ..once import once
 
 
@@ -48,19 +48,19 @@ def zoned(cell: Cell) -> Cell:
     inputs, kept_within, made, masks = part(0, P), part(0, K), part(K, S), part(P, S)
     kept_masks = part(K + S, S)
     # exact where z is 0 or 1
-    mixed = gather(S, "z, s, s_made", "z[{k}] * s[{k}] + (1.0 - z[{k}]) * s_made[{k}]")
-    let_in = gather(S, "z, ds", "(1.0 - z[{k}]) * ds[{k}]")
-    with_past = gather(S, "z, ds, d", "d[{k}] + z[{k}] * ds[{k}]")
+    mixed = tuple_over(S, lambda k, made, z, s: z[k] * s[k] + (1.0 - z[k]) * made)
+    let_in = tuple_over(S, lambda k, d, z: (1.0 - z[k]) * d)
+    with_past = tuple_over(S, lambda k, d, z, ds: d + z[k] * ds[k])
 
     def step(p, q, s):
         z = masks(p)
         s_made, kept = own_step(inputs(p), q, s)
-        return mixed(z, s, s_made), kept + s_made + z
+        return mixed(s_made, z, s), kept + s_made + z
 
     def back(ds, kept, s, s_next):
         z = kept_masks(kept)
-        dp, dq, d = own_back(let_in(z, ds), kept_within(kept), s, made(kept))
-        return dp, dq, with_past(z, ds, d)
+        dp, dq, d = own_back(let_in(ds, z), kept_within(kept), s, made(kept))
+        return dp, dq, with_past(d, z, ds)
 
     return cell._replace(
         name=f"zoned_{cell.name}", kept=K + 2 * S, drawn=cell.drawn + S, step=step, back=back
@@ -69,7 +69,7 @@ def zoned(cell: Cell) -> Cell:
 
 def part(first: int, count: int):
     """a -> a[first : first + count] of a tuple: kernels know no slices."""
-    return gather(count, "a", f"a[{{k}} + {first}]")
+    return tuple_over(count, lambda k, value: value, first=first)
 
 
 CELLS = ()  # none that is built in: these are made of others

@@ -1,20 +1,188 @@
-"""Devices: the loops. Each module offers the same functions with the same arguments; a test
-compares their signatures.
+"""Devices: the loops. A file or package of this folder that answers `Device` is found here.
 
-name                                  "reference", "cpu", "cuda"
-array(x, dtype)                       a contiguous array of the device with the values of x
-numpy(a)                              a NumPy array with the values of a
-empty(shape, dtype)                   an array of the device, its values undefined
-copy(a)                               a contiguous array of the device with the values of a, of its
-                                      own
-finite(a)                             has an array of the device neither NaN nor infinity?
-fingerprint(words)                    a number that says whether anything in an array of uint32 was
-                                      written
-elementwise(f, outputs, inputs, scalars)
-matvec(W, s, out)
-forward(cell, p, W, c, s, kept, flags)
-backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip)
-explain(cell, n, B, dtype)            a text: which kernels a layer of n units runs for B samples,
-                                      and why
-project, project_back                from products.py, with the device's own product of matrices
+Arrays of a device are contiguous and answer `Array`. Where a function says that it overwrites an
+array, all of it is written, or what the function names; other arguments are left as they are.
 """
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from .. import FRESH, Backward, Cell, Forward, Sums
+
+NAMES = tuple(sorted(module.name for module in iter_modules(__path__)))
+
+
+class Array(Protocol):
+    """What layers, losses and optimizers ask of a device's arrays, beside Python's operators."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def base(self) -> Any: ...
+    @property
+    def T(self) -> Any: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index, /) -> Any: ...
+    def __setitem__(self, index, value, /) -> None: ...
+    def __dlpack__(self) -> Any: ...
+    def astype(self, dtype, /) -> Any: ...
+    def copy(self) -> Any: ...
+    def reshape(self, *shape) -> Any: ...
+    def sum(self, axis=None, /) -> Any: ...
+    def view(self, dtype, /) -> Any: ...
+
+
+class Device(Protocol):
+    """Where kernels run, and how: the one contract that every module of this folder keeps."""
+
+    name: str  # as users say it
+    preference: int  # "auto" is the device with the highest that is not missing; 0 is never taken
+
+    def missing(self, precision: str = "fp32") -> str:
+        """Why this device, or this precision of its products, cannot be used here; "" where it can.
+
+        The module itself may be imported wherever its packages are installed.
+        """
+        ...
+
+    def precisions(self, dtype: str) -> tuple[str, ...]:
+        """Of products of matrices of "float32" or "float64"; "fp32" is strict."""
+        ...
+
+    def array(self, x, dtype) -> Any:
+        """A contiguous array of the device with the values of x, which may be x itself."""
+        ...
+
+    def numpy(self, a) -> np.ndarray:
+        """A NumPy array with the values of a, which may be a itself."""
+        ...
+
+    def empty(self, shape, dtype) -> Any:
+        """An array of the device, its values undefined."""
+        ...
+
+    def copy(self, a) -> Any:
+        """A contiguous array of the device with the values of a, of its own."""
+        ...
+
+    def finite(self, a) -> bool:
+        """Has an array neither NaN nor infinity?"""
+        ...
+
+    def fingerprint(self, words) -> Any:
+        """A number of an array (·,) of uint32: where anything in it was written, another one, but
+        for a chance in some 2³².
+
+        Every device has a number of its own. On a GPU it is an array () that nobody has waited for
+        until it is compared.
+        """
+        ...
+
+    def elementwise(
+        self, f: Callable, outputs: Sequence[Any], inputs: Sequence[Any], scalars: Sequence = ()
+    ) -> None:
+        """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.
+
+        f is a formula; one of one output returns a number, else a tuple. All arrays have one shape
+        and dtype; outputs are overwritten, and may be inputs.
+        """
+        ...
+
+    def matvec(self, W, s, out) -> None:
+        """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r);
+        overwrites out.
+        """
+        ...
+
+    def chunk(self, B: int) -> int:
+        """The steps of B samples whose products are taken together, counted from the last step;
+        whatever T is. Segments of a sequence that begin with chunks have the bits of the whole.
+        """
+        ...
+
+    def project(self, x, U, b, gates: int, precision: str = "fp32") -> Any:
+        """U x_t + b for every step and sample.
+
+        x (T, B, m), U (G·n, m), b (G·n,) or None -> (T, B, G, n).
+        """
+        ...
+
+    def project_back(
+        self, dnet, a, U, sums: Sums = FRESH, precision: str = "fp32"
+    ) -> tuple[Any, Any, Any]:
+        """The way back through U a_t + b, of every step and sample.
+
+        dnet (T, B, G, n), a (T, B, m), U (G·n, m) -> (Uᵀ δ_t (式4), (T, B, m); ∇U (G·n, m) =
+        Σ_t Σ_b δ aᵀ, the sum over steps of 式5, that is 式6; ∇b (G·n,), 式6 for a bias, whose
+        input is always 1). The first and the last are None where `sums` does not ask for them; ∇U
+        and ∇b are added to what it gives.
+        """
+        ...
+
+    def forward(self, cell: Cell, call: Forward, precision: str = "fp32") -> None:
+        """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.
+
+        Overwrites call.s[:, 1:] and call.kept. Where RESET is set in flags the step begins with
+        s[:, 0] instead of s[:, t]; where LIVE is not set the state is carried through and kept is
+        zero. With RESET and without LIVE it is the initial state that is carried through. kept may
+        be p itself where K is G + D: a step's numbers are read before any of them is written.
+        """
+        ...
+
+    def backward(self, cell: Cell, call: Backward, precision: str = "fp32") -> int:
+        """Carry δ back through time (式3).  Returns how many (step, sample) pairs were clipped.
+
+        Overwrites call.dp, dq and ds. ds leaves as dE/ds[:, 0], the sum over all uses of the
+        initial state: before the first step, and at each RESET, where nothing goes further back.
+        Where LIVE is not set δ is exactly zero and dy is not looked at.
+
+        call.clip bounds δ of each step and sample before it is used: each number of dp and of dq
+        to ±clip.value; then both by the one factor that makes ‖dp‖ at most clip.norm. What goes
+        back past W, the third result of cell.back, is not clipped.
+        """
+        ...
+
+    def explain(self, cell: Cell, n: int, B: int, dtype: str, precision: str = "fp32") -> str:
+        """Which kernels one layer of n units runs for B samples, with which grid, and why."""
+        ...
+
+    def on_stream(self, pointer: int) -> AbstractContextManager:
+        """A context in which arrays and kernels use a stream of another library; no more than a
+        context where a device has no streams.
+        """
+        ...
+
+    def release(self) -> int:
+        """Give memory that is kept for later calls back; returns how many bytes."""
+        ...
+
+
+def find(name: str) -> Device:
+    """The device of this name; ImportError where its packages are missing."""
+    return cast(Device, import_module(f"{__name__}.{name}"))
+
+
+def imported() -> list[Device]:
+    """The devices that have been asked for in this process."""
+    return [find(name) for name in NAMES if f"{__name__}.{name}" in sys.modules]
+
+
+def missing(name: str) -> str:
+    """Why the device of this name cannot be used here; "" where it can."""
+    try:
+        return find(name).missing()
+    # without CUDA's libraries `import numba.cuda` itself raises RuntimeError
+    except (ImportError, RuntimeError) as error:
+        return f"what it needs cannot be imported ({error})"

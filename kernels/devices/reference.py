@@ -1,19 +1,25 @@
 """The definition: NumPy, slow and obvious. Every other device is judged by this one."""
 
-import itertools
+from contextlib import nullcontext
 
 import numpy as np
 
-from .. import LIVE, RESET, UNCLIPPED
-from ..binding import bind, interpreted_maths
+from .. import LIVE, RESET, UNCLIPPED, Backward, Forward
 from ..clipping import bounded, factor
 from ..fingerprint import mixed
-from ..once import once
 from ..products import by_chunks, products
+from ..whole_arrays import formula, unpack
 
-name = "reference"
-MATHS = interpreted_maths()
+name, preference = "reference", 0
 TOGETHER = 256  # rows of a chunk: see products.py
+
+
+def missing(precision="fp32"):
+    return ""
+
+
+def precisions(dtype):
+    return ("fp32",)
 
 
 def array(x, dtype):
@@ -37,70 +43,21 @@ def finite(a):
 
 
 def fingerprint(words):
-    """A number of an array (·,) of uint32: where anything in it was written, another one, but for a
-    chance in some 2³².
-
-    Every device has a number of its own. On a GPU it is an array () that nobody has waited for
-    until it is compared.
-    """
     return mixed(words, np.arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
 
 
 def chunk(B):
-    """The steps of B samples whose products are taken together, counted from the last step;
-    whatever T is.
-    """
     return max(1, TOGETHER // B)
 
 
-project, project_back = products(chunk, *by_chunks(np.matmul, empty))
+def matmul(a, b, precision, out=None):
+    return np.matmul(a, b, out=out)
 
 
-@once
-def formula(f):
-    """f on whole arrays; number by number where f cannot take an array (it says `if`)."""
-    bound = bind(f, None, MATHS, lambda g: g)
-
-    def apply(*arguments):
-        with np.errstate(all="ignore"):
-            try:
-                return bound(*arguments)
-            # the truth value of an array is ambiguous, or it wants one number
-            except (TypeError, ValueError):
-                return one_by_one(bound, arguments)
-
-    return apply
-
-
-def one_by_one(f, arguments):
-    """f of nested tuples of equally shaped arrays, called once for each element."""
-    shape = np.broadcast_shapes(*(np.shape(a) for a in leaves(arguments)))
-    picked = [f(*pick(arguments, index, shape)) for index in itertools.product(*map(range, shape))]
-    return stack(picked, shape)
-
-
-def leaves(tree):
-    return itertools.chain.from_iterable(map(leaves, tree)) if isinstance(tree, tuple) else (tree,)
-
-
-def pick(tree, index, shape):
-    return (
-        tuple(pick(t, index, shape) for t in tree)
-        if isinstance(tree, tuple)
-        else np.broadcast_to(tree, shape)[index]
-    )
-
-
-def stack(trees, shape):
-    if isinstance(trees[0], tuple):
-        return tuple(stack([t[k] for t in trees], shape) for k in range(len(trees[0])))
-    return np.reshape(trees, shape)
+project, project_back = products(chunk, *by_chunks(matmul, empty))
 
 
 def elementwise(f, outputs, inputs, scalars=()):
-    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have
-    one shape and dtype.
-    """
     values = formula(f)(*inputs, *map(outputs[0].dtype.type, scalars))
     for output, value in zip(
         outputs, values if isinstance(values, tuple) else (values,), strict=True
@@ -109,23 +66,12 @@ def elementwise(f, outputs, inputs, scalars=()):
 
 
 def matvec(W, s, out):
-    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites
-    out.
-    """
     for b in range(s.shape[0]):
         out[b] = W @ s[b]
 
 
-def forward(cell, p, W, c, s, kept, flags):
-    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Overwrites
-    s[:, 1:] and kept.
-
-    p (T, B, G + D, n), W (G·n, n), c (G·n,) where the cell takes p and q apart, else (0,), s (S,
-    T+1, B, n), kept (T, B, K, n), or p itself where K is G + D: a step's numbers are read before
-    any of them is written, flags (T, B) uint8: where RESET is set the step begins with s[:, 0]
-    instead of s[:, t]; where LIVE is not set the state is carried through and kept is zero. With
-    RESET and without LIVE it is the initial state that is carried through.
-    """
+def forward(cell, call: Forward, precision="fp32"):
+    p, W, c, s, kept, flags = call
     T, B, _, n = p.shape
     step = formula(cell.step)
     for t in range(T):
@@ -142,22 +88,12 @@ def forward(cell, p, W, c, s, kept, flags):
             kept[t, :, i] = value
 
 
-def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
-    """Carry δ back through time (式3).  Overwrites dp, dq and ds.  Returns how many (step, sample)
-    pairs were clipped.
-
-    dy (T, B, n) is dE/dy of every step; W, c, s, kept, flags as `forward` left them; dp (T, B, G,
-    n) becomes δ of the input side, dq of the recurrent side: the same array unless the cell takes p
-    and q apart. ds (S, B, n) enters as dE/ds after the last step and leaves as dE/ds[:, 0], the sum
-    over all uses of the initial state: before the first step, and at each RESET, where nothing goes
-    further back. Where LIVE is not set δ is exactly zero and dy is not looked at.
-
-    clip bounds δ of each step and sample before it is used: each number of dp and of dq to
-    ±clip.value; then both by the one factor that makes ‖dp‖ at most clip.norm. What goes back past
-    W, the third result of cell.back, is not clipped.
-    """
+def backward(cell, call: Backward, precision="fp32"):
+    dy, W, s, kept, flags, dp, dq, ds, clip = call
     T, B, G, n = dp.shape
-    back, ds0, clipped = formula(cell.back), np.zeros_like(ds), 0
+    back = formula(cell.back)
+    ds0 = np.zeros_like(ds)
+    clipped = 0
     for t in reversed(range(T)):
         live = has(flags[t], LIVE)
         d = unpack(ds, 0)
@@ -165,9 +101,8 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
             each + np.where(live, dy[t], 0) if i == cell.output else each
             for i, each in enumerate(d)
         )
-        δp, δq, d_prev = back(
-            total, unpack(kept[t], 1), unpack(entered(s, flags, t), 0), unpack(s[:, t + 1], 0)
-        )
+        before, after = unpack(entered(s, flags, t), 0), unpack(s[:, t + 1], 0)
+        δp, δq, d_prev = back(total, unpack(kept[t], 1), before, after)
         for g in range(G):
             dp[t, :, g] = np.where(live, δp[g], 0)
             dq[t, :, g] = np.where(live, δq[g], 0)
@@ -207,11 +142,13 @@ def entered(s, flags, t):
     return np.where(has(flags[t], RESET), s[:, 0], s[:, t])
 
 
-def explain(cell, n, B, dtype) -> str:
-    """Which kernels one layer of n units runs for B samples, and why."""
+def explain(cell, n, B, dtype, precision="fp32"):
     return "reference: NumPy, one step after another; slow, the definition"
 
 
-def unpack(a, axis):
-    """The tuple of the slices of a along an axis."""
-    return tuple(np.moveaxis(a, axis, 0))
+def on_stream(pointer):
+    return nullcontext()
+
+
+def release():
+    return 0

@@ -12,10 +12,9 @@ def vowels(dtype="float32", standardise=False) -> tuple[Sequences, Sequences]:
     12 LPC cepstrum coefficients.
 
     Returns (train, test), the published split in the published order: 270 and 370 sequences, x[i]
-    of shape (T_i, 12) and of
-    `dtype` ("float32" or "float64"), y int64 of shape (N,) with the speakers 0..8.
-    `standardise=True` subtracts the mean of the
-    training frames and divides by their standard deviation, channel by channel, in both splits.
+    of shape (T_i, 12) and of `dtype` ("float32" or "float64"), y int64 of shape (N,) with the
+    speakers 0..8. `standardise=True` subtracts the mean of the training frames and divides by their
+    standard deviation, channel by channel, in both splits.
 
     Source: M. Kudo, J. Toyama, M. Shimbo, Japanese Vowels, UCI Machine Learning Repository (1999),
     doi:10.24432/C5NS47. Licence: CC BY 4.0, see vowels.LICENSE.txt beside this file.

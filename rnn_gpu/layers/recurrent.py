@@ -10,7 +10,7 @@ import numpy.typing as npt
 from .. import arguments, derivatives, outline, parameters
 from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
-from ..kernels import LIVE, UNCLIPPED, Cell
+from ..kernels import LIVE, UNCLIPPED, Backward, Cell, Forward, Sums
 from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
@@ -201,9 +201,8 @@ class Recurrent(Stateful):
             f"tape=True: {states * itemsize + 8 * T:,} bytes more (dE/ds, ‖∇W_t‖), and one call "
             "of the kernel a step"
         )
-        return (
-            f"{self._device.explain(cell, self.hidden_size, B, self.dtype)}\n{remembered}\n{taped}"
-        )
+        kernels = self._device.explain(cell, self.hidden_size, B, self.dtype, self.precision)
+        return f"{kernels}\n{remembered}\n{taped}"
 
     @property
     def delta(self) -> np.ndarray:
@@ -228,7 +227,7 @@ class Recurrent(Stateful):
         d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, training)
         mask = None
         T, B, _ = x.shape
-        p = d.project(x, θ["U"], θ["b"], cell.gates)
+        p = d.project(x, θ["U"], θ["b"], cell.gates, self.precision)
         if cell.drawn:
             place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
             p, mask = self._noise.beside(
@@ -245,7 +244,7 @@ class Recurrent(Stateful):
             else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         )
         own = steps.turned(d) if self.reverse else steps
-        d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
+        d.forward(cell, Forward(p, θ["W"], self._c(), s, kept, own.flags), self.precision)
         tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
         return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
 
@@ -258,23 +257,14 @@ class Recurrent(Stateful):
         if taped:
             seen, clipped = self._back_by_steps(tape, self._in_turn(dy), dp, dq, ds, clip)
         else:
-            arrays = (
-                self._in_turn(dy),
-                θ["W"],
-                self._c(),
-                tape.wide_s,
-                tape.wide_kept,
-                tape.flags,
-                dp,
-                dq,
-                ds,
-            )
-            seen, clipped = None, d.backward(cell, *arrays, clip)
-        δ, sums = self._in_turn(dp), later.grads if later else {}
-        dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums.get("U"), sums.get("b"))
-        _, dW, dc = d.project_back(
-            dq, tape.before()[0], θ["W"], sums.get("W"), sums.get("c"), below=False, bias=cell.apart
-        )
+            dy, s, kept = self._in_turn(dy), tape.wide_s, tape.wide_kept
+            call = Backward(dy, θ["W"], s, kept, tape.flags, dp, dq, ds, clip)
+            seen, clipped = None, d.backward(cell, call, self.precision)
+        δ, later_grads = self._in_turn(dp), later.grads if later else {}
+        sums = Sums(later_grads.get("U"), later_grads.get("b"))
+        dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums, self.precision)
+        sums = Sums(later_grads.get("W"), later_grads.get("c"), below=False, bias=cell.apart)
+        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums, self.precision)
         grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
         clipped += later.clipped_steps if later else 0
         return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
@@ -315,18 +305,9 @@ class Recurrent(Stateful):
         one = slice(t, t + 1)
         s = tape.wide_s[:, t : t + 2].copy()
         s[:, 0] = tape.before(t)
-        arrays = (
-            dy,
-            self.parameters["W"],
-            self._c(),
-            s,
-            tape.wide_kept[one],
-            tape.flags[one],
-            dp,
-            dq,
-            ds,
-        )
-        return self._device.backward(tape.cell, *arrays, clip)
+        kept, flags = tape.wide_kept[one], tape.flags[one]
+        call = Backward(dy, self.parameters["W"], s, kept, flags, dp, dq, ds, clip)
+        return self._device.backward(tape.cell, call, self.precision)
 
     def _c(self):
         return self.parameters["c"] if self.cell.apart else self.parameters["b"][:0]

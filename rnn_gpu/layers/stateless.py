@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from .. import arguments, derivatives, parameters
 from ..derivatives import ActivationLike
 from ..errors import OrderError
-from ..kernels import UNCLIPPED, Activation
+from ..kernels import UNCLIPPED, Activation, Sums
 from ..kernels.once import once
 from ..weights import dense_of_keras, known, next_of
 from .base import Layer
@@ -136,19 +136,19 @@ class Dense(Stateless):
 
     def _forward(self, x, s0, steps, pass_=INFERENCE):
         d, θ = self._device, self.parameters
-        net = d.project(x, θ["V"], θ.get("b"), 1)[:, :, 0]
+        net = d.project(x, θ["V"], θ.get("b"), 1, self.precision)[:, :, 0]
         y = d.empty(net.shape, self.dtype)
         d.elementwise(self.activation.f, (y,), (net,))
         return y, [], DenseTape(x, y)
 
     def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
-        d, V, sums = self._device, self.parameters["V"], later.grads if later else {}
+        d, V, later_grads = self._device, self.parameters["V"], later.grads if later else {}
         δ = d.empty(tape.y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (tape.y, dy))
         gates = δ[:, :, None]  # (T, B, G = 1, n)
-        dx, dV, db = d.project_back(
-            gates, tape.x, V, sums.get("V"), sums.get("b"), bias="b" in self.parameters
-        )
+        bias = "b" in self.parameters
+        sums = Sums(later_grads.get("V"), later_grads.get("b"), bias=bias)
+        dx, dV, db = d.project_back(gates, tape.x, V, sums, self.precision)
         return Back(dx, [], {"V": dV} | ({} if db is None else {"b": db}), δ)
 
     def _as_torch(self, θ):

@@ -2,12 +2,14 @@
 come out of it.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 
-from ...binding import define, elementwise_source
+from ...binding.closures import each_over, tuple_over
 from ...once import caches, once
-from ..reference import numpy  # noqa: F401  NumPy's arrays are the CPU's
-from .compilation import jit
+from ..reference import array, missing, numpy, precisions  # noqa: F401  NumPy's arrays are the CPU's
+from .compilation import jit, within
 from .memory import copy, empty, release  # noqa: F401
 from .products import chunk, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
@@ -16,15 +18,11 @@ from .stored import keep
 from .threads import post_of, shared
 from .tiles import layout, rows_of_tiles
 
-name = "cpu"
+name, preference = "cpu", 1
 HALF = 64
 KEYS = np.random.default_rng(0).integers(1, 1 << 32, 2 * HALF).astype(np.uint32)
 ODD = np.uint64(0x9E3779B97F4A7C15)
 caches += post_of, shared  # of kernels
-
-
-def array(x, dtype):
-    return np.ascontiguousarray(x, dtype)
 
 
 @jit
@@ -37,8 +35,8 @@ def finite(a):
 
 @jit
 def fingerprint(words):
-    """See reference.py; by sums of products of two words and their keys (NH, as in UMAC), four
-    times as fast as `mixed`.
+    """By sums of products of two words and their keys (NH, as in UMAC), four times as fast as
+    `mixed`.
     """
     whole, full = np.uint64(0), words.size - words.size % (2 * HALF)
     for first in range(0, full, 2 * HALF):
@@ -58,34 +56,39 @@ keep(fingerprint)
 
 @once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
-    kernel = jit(
-        define(
-            "kernel",
-            elementwise_source(outputs, inputs, scalars, "range(o0.size)"),
-            f=formula(f, number),
-        )
-    )
+    apply, many = formula(f, number), outputs > 1
+    at = tuple_over(inputs, within(lambda k, a, i: a[i]), within)
+
+    @within
+    def put_number(k, a, i, values):
+        a[i] = values[k] if many else values
+
+    put = each_over(outputs, put_number, within)
+
+    @jit
+    def kernel(outputs, inputs, scalars):
+        for i in range(outputs[0].size):
+            put(outputs, i, apply(*(at(inputs, i) + scalars)))
+
     return keep(kernel, f, number, outputs, inputs, scalars)
 
 
 def elementwise(f, outputs, inputs, scalars=()):
-    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have
-    one shape and dtype.
-    """
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
-    kernel(*(a.reshape(-1) for a in (*outputs, *inputs)), *map(number, scalars))
+    flat = [tuple(a.reshape(-1) for a in arrays) for arrays in (outputs, inputs)]
+    kernel(*flat, tuple(map(number, scalars)))
 
 
 def matvec(W, s, out):
-    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites
-    out.
-    """
     out[...] = project(s[None], W, None, 1)[0, :, 0]
 
 
-def explain(cell, n, B, dtype) -> str:
-    """Which kernels one layer of n units runs for B samples, and why."""
+def on_stream(pointer):
+    return nullcontext()
+
+
+def explain(cell, n, B, dtype, precision="fp32"):
     number = np.dtype(dtype).type
     way = (
         "vectors"
@@ -100,8 +103,6 @@ def explain(cell, n, B, dtype) -> str:
         V, H = layout(gates, n, number)
         tile = f"tiles of up to {rows_of_tiles(H * V)[0]} samples by {V * lanes(number)} units"
         tile += f", {H} of {gates} gates at a time" if gates > H else ""
-        lines.append(
-            f"{direction:9}{tile}; "
-            f"{sharing(cell, B, n, -(-n // (V * lanes(number))), np.dtype(dtype))}"
-        )
+        panels = -(-n // (V * lanes(number)))
+        lines.append(f"{direction:9}{tile}; {sharing(cell, B, n, panels, np.dtype(dtype))}")
     return "\n".join(lines)

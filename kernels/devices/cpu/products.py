@@ -7,60 +7,80 @@ from functools import cache
 
 import numpy as np
 
+from ... import Sums
 from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
 from .memory import empty, scratch
-from .simd import LOAD, STORE, carve, fetch, flat, lanes, window
+from .simd import LOAD, STORE, carve, flat, lanes, prefetch, window
 from .stored import keep
-from .threads import meet, share, threads_for
-from .tiles import column_packer, layout, row_packer, rows_of_tiles, slice_of, sweep_of
+from .threads import barrier, share, threads_for
+from .tiles import (
+    Epilogues,
+    Operands,
+    Share,
+    column_packer,
+    layout,
+    row_packer,
+    rows_of_tiles,
+    slice_of,
+    sweep_of,
+)
 
 # of the long side that are worked on together: they stay in the cache while the panels pass
 ROWS = 256
 # bytes from a row of δ to the next from which its columns fall on each other in the cache
-FAR = 2048
+REPACKED_FROM = 2048
 
 
 @within
-def fetch_row(r, n, b, j, more, out):
-    fetch(out, (r + b, j), 0)
+def prefetch_row(at, n, more, out):
+    prefetch(out, (at.t + at.b, at.j), 0)
 
 
 def put(how):
-    """Epilogue: the sums and `more` of their columns become a row of out."""
-    load, store, sums = LOAD[how], STORE[how], LOAD["whole"]
+    """Epilogue: the sums and `more` of their columns become row t + b of out."""
+    load, store, sums = LOAD[how], STORE[how], LOAD["vector"]
 
     @within
-    def put(r, n, b, j, count, q, i, v, more, out):
-        store(out, (r + b, j), count, sums(q, (i, 0, v), count) + load(more, (j,), count))
+    def put(at, n, count, tile, more, out):
+        total = sums(tile.q, (tile.i, 0, tile.v), count) + load(more, (at.j,), count)
+        store(out, (at.t + at.b, at.j), count, total)
 
     return put
 
 
 def put_more(how):
-    """Epilogue: the sums are added to a row of out."""
-    load, store, sums = LOAD[how], STORE[how], LOAD["whole"]
+    """Epilogue: the sums are added to row t + b of out."""
+    load, store, sums = LOAD[how], STORE[how], LOAD["vector"]
 
     @within
-    def put_more(r, n, b, j, count, q, i, v, more, out):
-        store(out, (r + b, j), count, sums(q, (i, 0, v), count) + load(out, (r + b, j), count))
+    def put_more(at, n, count, tile, more, out):
+        place = at.t + at.b, at.j
+        total = sums(tile.q, (tile.i, 0, tile.v), count) + load(out, place, count)
+        store(out, place, count, total)
 
     return put_more
 
 
+def by_rows(epilogue) -> Epilogues:
+    return Epilogues(epilogue("vector"), epilogue("masked"), prefetch_row)
+
+
 @cache
 def rows_through(number, V):
-    """(k, count, a, at, W, panels, more, out) -> None: rows k … k + count − 1 of a times packed
-    panels, and `more`, into those of out.
+    """(k, count, N, operands, panels, more, out) -> None: rows k … k + count − 1 of a times all
+    panels, and `more`, into those of out, N wide. Overwrites operands.at.
     """
-    sweep, L = sweep_of(number, 1, V, 1, fetch_row, put("whole"), put("some")), lanes(number)
+    sweep = sweep_of(number, 1, V, 1, by_rows(put))
 
     @within
-    def rows(k, count, K, N, a, at, places, W, panels, more, out):
+    def rows(k, count, N, operands, panels, more, out):
         for i in range(count):
-            at[i] = (k + i) * K
-        sweep(k, N, a, places, 1, W, K * V * L, K, 0, count, 0, panels, more, out)
+            operands.at[i] = (k + i) * operands.K
+        a, at, step, W, size, K = operands
+        flat_operands = Operands(a, flat(at), step, W, size, K)
+        sweep(k, N, flat_operands, Share(0, count, 0, panels), more, out)
 
     return rows
 
@@ -73,11 +93,12 @@ def multiply_kernel(number, V):
     def multiply(a, M, more, out, scratch, arrived, part, parts):
         (N, K), (first, last) = M.shape, slice_of(len(a), part, parts)
         panels, W = -(-N // units), flat(scratch)
-        at, A, m, o = np.empty(ROWS, np.intp), flat(a), window(more), window(out)
+        m, o = window(more), window(out)
+        operands = Operands(flat(a), np.empty(ROWS, np.intp), 1, W, K * units, K)
         pack(window(M), N, K, carve(W, 0, (panels, K, 1, units)), *slice_of(panels, part, parts))
-        meet(flat(arrived), parts)
+        barrier(flat(arrived), parts)
         for r in range(first, last, ROWS):
-            rows(r, min(ROWS, last - r), K, N, A, at, flat(at), W, panels, m, o)
+            rows(r, min(ROWS, last - r), N, operands, panels, m, o)
 
     return keep(multiply, number, V)
 
@@ -89,21 +110,21 @@ def row_adder(number):
 
     Numba's own loop would not be vectorized: for all it knows the two overlap.
     """
-    L, load, store, load_some = lanes(number), LOAD["whole"], STORE["whole"], LOAD["some"]
-    store_some = STORE["some"]
+    L, load, store, load_masked = lanes(number), LOAD["vector"], STORE["vector"], LOAD["masked"]
+    store_masked = STORE["masked"]
 
     @within
     def add_rows(a, k, count, first, n, out):
         for j in range(0, n - L + 1, L):
             store(out, (j,), L, load(a, (k, first + j), L))
         j, left = n // L * L, n % L
-        store_some(out, (j,), left, load_some(a, (k, first + j), left))
+        store_masked(out, (j,), left, load_masked(a, (k, first + j), left))
         for r in range(k + 1, k + count):
             for j in range(0, n - L + 1, L):
                 store(out, (j,), L, load(out, (j,), L) + load(a, (r, first + j), L))
             j = n // L * L
-            store_some(
-                out, (j,), left, load_some(out, (j,), left) + load_some(a, (r, first + j), left)
+            store_masked(
+                out, (j,), left, load_masked(out, (j,), left) + load_masked(a, (r, first + j), left)
             )
 
     return add_rows
@@ -114,22 +135,26 @@ def back_kernel(number, V, C):
     """Chunk by chunk from the last, and ROWS of a chunk at a time: a thread has some rows of dM,
     and in each chunk some of da.
     """
-    sweep = sweep_of(number, 1, V, 1, fetch_row, put_more("whole"), put_more("some"))
+    sweep = sweep_of(number, 1, V, 1, by_rows(put_more))
     rows_below = rows_through(number, V)
     units, wide, pack = V * lanes(number), C * lanes(number), row_packer(number, V)
     pack_δ = row_packer(number, C)
     add_rows = row_adder(number)
 
     @jit
-    def back(δ, a, M, rows, fresh, far, dM, db, da, scratch, arrived, part, parts):
+    def back(arrays, fresh, rows, repacked, scratch, arrived, part, parts):
+        δ, a, M, dM, db, da = arrays
         N, m = M.shape
         first, last = slice_of(len(M), part, parts)
         below, bias, k = len(da) > 0, len(db) > 0, len(δ)
         own, panels = last - first, -(-m // units)
-        panels_δ = -(-own // wide) if far else 0
+        panels_δ = -(-own // wide) if repacked else 0
         # on the desk: M, where it is asked for, and zeros; then each thread's rows of a, and of δ
-        # where they are far from each other
-        desk, each = flat(scratch), ROWS * (panels * units + -(-N // parts // wide) * wide * far)
+        # where it is repacked
+        desk, each = (
+            flat(scratch),
+            ROWS * (panels * units + -(-N // parts // wide) * wide * repacked),
+        )
         zeros, x0 = N * panels * units * below, (N * below + 1) * panels * units + part * each
         δ0 = x0 + ROWS * panels * units
         packed = carve(desk, x0, (panels, ROWS, 1, units))
@@ -143,48 +168,31 @@ def back_kernel(number, V, C):
         if below:
             for j in range(m):
                 scratch[zeros + j] = 0
-            pack(
-                window(M),
-                0,
-                N,
-                0,
-                m,
-                carve(desk, 0, (panels, N, 1, units)),
-                *slice_of(panels, part, parts),
-            )
-            meet(flat(arrived), parts)
+            packed_M = carve(desk, 0, (panels, N, 1, units))
+            pack(window(M), 0, N, 0, m, packed_M, *slice_of(panels, part, parts))
+            barrier(flat(arrived), parts)
         for i in range(own):
             at[i] = i // wide * ROWS * wide + i % wide
-        D, step = (carve(desk, δ0, (1,)), wide) if far else (flat(δ), N)
+        D, step = (carve(desk, δ0, (1,)), wide) if repacked else (flat(δ), N)
         while k > 0:
             count = min(ROWS, (k - len(δ)) % rows or rows, k)  # what is left of the chunk
             k -= count
             pack(x, k, count, 0, m, packed, 0, panels)
-            if far:
+            if repacked:
                 pack_δ(A, k, count, first, own, packed_δ, 0, panels_δ)
             else:
                 for i in range(own):
                     at[i] = k * N + first + i
-            sweep(first, m, D, flat(at), step, W, ROWS * units, count, 0, own, 0, panels, zero, o)
+            operands = Operands(D, flat(at), step, W, ROWS * units, count)
+            sweep(first, m, operands, Share(0, own, 0, panels), zero, o)
             if bias:
                 add_rows(A, k, count, first, own, window(sums))
                 for j in range(own):
                     db[first + j] += sums[j]
             if below:
                 r0, r1 = slice_of(count, part, parts)
-                rows_below(
-                    k + r0,
-                    r1 - r0,
-                    N,
-                    m,
-                    flat(δ),
-                    at_below,
-                    flat(at_below),
-                    desk,
-                    panels,
-                    zero,
-                    o_below,
-                )
+                δ_rows = Operands(flat(δ), at_below, 1, desk, N * units, N)
+                rows_below(k + r0, r1 - r0, m, δ_rows, panels, zero, o_below)
 
     return keep(back, number, V, C)
 
@@ -198,22 +206,23 @@ def plan(N: int, K: int, dtype):
 
 @cache
 def plan_back(N: int, m: int, dtype, below: bool, parts: int):
-    """(kernel, are rows of δ far from each other, numbers on its desk) for the way back through a
+    """(kernel, is δ repacked, numbers on its desk) for the way back through a
     matrix (N, m).
     """
     V, _ = layout(1, m, dtype.type)
     # whole tiles: δ's columns are read one below the other
     C = math.lcm(rows_of_tiles(V)[0], lanes(dtype.type)) // lanes(dtype.type)
     across = -(-m // (V * lanes(dtype.type))) * V * lanes(dtype.type)
-    wide, far = C * lanes(dtype.type), N * dtype.itemsize >= FAR
+    wide, repacked = C * lanes(dtype.type), N * dtype.itemsize >= REPACKED_FROM
     return (
         back_kernel(dtype.type, V, C),
-        far,
-        (N * below + 1) * across + parts * ROWS * (across + -(-N // parts // wide) * wide * far),
+        repacked,
+        (N * below + 1) * across
+        + parts * ROWS * (across + -(-N // parts // wide) * wide * repacked),
     )
 
 
-def multiply(a, M, more, rows: int):
+def multiply(a, M, more, rows: int, precision: str):
     """a Mᵀ + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
     (R, K), N, dtype = a.shape, len(M), a.dtype
     kernel, numbers = plan(N, K, dtype)
@@ -223,27 +232,16 @@ def multiply(a, M, more, rows: int):
     return out
 
 
-def multiply_back(δ, a, M, rows: int, dM, db, below: bool, bias: bool):
-    (R, N), m, dtype, fresh = δ.shape, a.shape[1], δ.dtype, dM is None
-    parts = threads_for((2 + 2 * below) * R * N * m, N // 8)
-    kernel, far, numbers = plan_back(N, m, dtype, below, parts)
-    dM = empty((N, m), dtype) if fresh else dM
-    db = np.empty(N if bias else 0, dtype) if fresh or not bias else db
-    da = empty((R if below else 0, m), dtype)
-    arrays = (
-        np.ascontiguousarray(δ),
-        np.ascontiguousarray(a),
-        M,
-        rows,
-        fresh,
-        far,
-        dM,
-        db,
-        da,
-        scratch(numbers, dtype),
-    )
-    share(kernel, parts, *arrays)
-    return da if below else None, dM, db if bias else None
+def multiply_back(δ, a, M, sums: Sums, rows: int, precision: str):
+    (R, N), m, dtype, fresh = δ.shape, a.shape[1], δ.dtype, sums.U is None
+    parts = threads_for((2 + 2 * sums.below) * R * N * m, N // 8)
+    kernel, repacked, numbers = plan_back(N, m, dtype, sums.below, parts)
+    dM = empty((N, m), dtype) if fresh else sums.U
+    db = np.empty(N if sums.bias else 0, dtype) if fresh or not sums.bias else sums.b
+    da = empty((R if sums.below else 0, m), dtype)
+    arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, dM, db, da
+    share(kernel, parts, arrays, fresh, rows, repacked, scratch(numbers, dtype))
+    return da if sums.below else None, dM, db if sums.bias else None
 
 
 project, project_back = products(chunk, multiply, multiply_back)

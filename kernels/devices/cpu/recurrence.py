@@ -7,32 +7,47 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.core.errors import NumbaError
 
-from ... import LIVE, RESET, UNCLIPPED
-from ...binding import access, bind, compiled_maths, gather
+from ... import LIVE, RESET, UNCLIPPED, At, Backward, Forward
+from ...binding import bind
+from ...binding.accessors import access_by
+from ...binding.closures import tuple_of, tuple_over
+from ...binding.names import compiled_maths
 from ...clipping import bounded, factor
 from ...once import at_first, once
+from ...private import NumbaError
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch
-from .simd import LOAD, STORE, Vector, carve, fetch, flat, lanes, window
+from .simd import LOAD, STORE, Vector, carve, flat, lanes, prefetch, window
 from .stored import keep
-from .threads import ENOUGH, meet, share, threads_for
-from .tiles import column_packer, layout, nothing, one, row_packer, slice_of, sweep_of
+from .threads import ENOUGH, barrier, share, threads_for
+from .tiles import (
+    Epilogues,
+    Operands,
+    Share,
+    column_packer,
+    layout,
+    load_scalar,
+    nothing,
+    row_packer,
+    slice_of,
+    sweep_of,
+)
 
-WORTH_MEETING = 2e4  # operations of a thread's share of one step
+WORTH_BARRIER = 2e4  # operations of a thread's share of one step
 STAYS = 1 << 19  # bytes of W that stay in a core's cache from step to step
 FEW = 12  # samples of a thread
 
 
 @cache
 def maths(number, vectors):
+    """What formulas find under `np` and `math`, on one number or on vectors of them."""
     module = compiled_maths(number, inlined)
-    module.floor, module.ceil = np.floor, np.ceil  # math's are integers
     if vectors:
-        module.floor, module.ceil = math.floor, math.ceil
         vars(module).update(simd.IN_PLACE_OF_PYTHONS)
+    else:
+        vars(module).update(floor=np.floor, ceil=np.ceil)  # math's are integers
     return module
 
 
@@ -59,165 +74,171 @@ def vectorized(cell, number) -> bool:
     return True
 
 
-def epilogues(make, ahead, cell, number, partial):
-    """(ahead, whole, some, width) for sweep_of."""
+def epilogues(make, ahead, cell, number, partial: bool) -> Epilogues:
+    """Of a cell on vectors, or on one number at a time where its formulas are not for vectors."""
     if not vectorized(cell, number):
-        return ahead(cell), make(cell, number, "one", False), nothing, 1
-    return (
-        ahead(cell),
-        make(cell, number, "whole", True),
-        make(cell, number, "some", True) if partial else nothing,
-        None,
-    )
+        return Epilogues(make(cell, number, "scalar", False), nothing, ahead(cell), 1)
+    masked = make(cell, number, "masked", True) if partial else nothing
+    return Epilogues(make(cell, number, "vector", True), masked, ahead(cell))
 
 
 @within
 def entered(flags, t, b):
     """Where in s the state stands that step t begins with."""
-    return 0 if one(flags, (t, b), 1) & RESET else t
+    return 0 if load_scalar(flags, (t, b), 1) & RESET else t
 
 
 def advance_of(cell, number, how, vectors):
-    """The cell's step for `count` units of sample b."""
-    step, APART, load = formula(cell.step, number, vectors), cell.apart, LOAD[how]
-    store = STORE[how]
-    inputs, _, _, states, _, put_kept, put_states = access(cell, within, load, store)
-    recurrent = within(
-        gather(
-            cell.gates,
-            "q, i, v",
-            "load(q, (i, {k}, v), 0)",
-            load=LOAD["whole"] if vectors else load,
-        )
-    )
-    bias = within(
-        gather(
-            cell.gates, "q, c, j, n, count", "q[{k}] + load(c, ({k} * n + j,), count)", load=load
-        )
-    )
-    zero = within(gather(cell.kept, "", "0.0"))
+    """The cell's step, an epilogue."""
+    step, APART = formula(cell.step, number, vectors), cell.apart
+    load, store = LOAD[how], STORE[how]
+    load_sum = LOAD["vector"] if vectors else load
+    inputs, _, _, states, _, put_kept, put_states = access_by(cell, within, load, store)
+    sum_of = within(lambda k, tile: load_sum(tile.q, (tile.i, k, tile.v), 0))
+    with_bias = within(lambda k, q, c, j, n, count: q + load(c, (k * n + j,), count))
+    recurrent = tuple_of(cell.gates, sum_of, within)
+    biased = tuple_over(cell.gates, with_bias, within)
+    K = cell.kept
 
     @within
-    def advance(t, n, b, j, count, q, i, v, p, c, s, kept, flags):
-        before = states(s, entered(flags, t, b), b, j, count)
-        if one(flags, (t, b), 1) & LIVE:
-            net = recurrent(q, i, v)
+    def advance(at, n, count, tile, call):
+        before = states(call.s, At(entered(call.flags, at.t, at.b), at.b, at.j), count)
+        after = At(at.t + 1, at.b, at.j)
+        if load_scalar(call.flags, (at.t, at.b), 1) & LIVE:
+            net = recurrent(tile)
             if APART:
-                net = bias(net, c, j, n, count)
-            s_next, k = step(inputs(p, t, b, j, count), net, before)
-            put_states(s, t + 1, b, j, count, s_next)
-            put_kept(kept, t, b, j, count, k)
+                net = biased(net, call.c, at.j, n, count)
+            s_next, kept = step(inputs(call.p, at, count), net, before)
+            put_states(s_next, call.s, after, count)
+            put_kept(kept, call.kept, at, count)
         else:
-            put_states(s, t + 1, b, j, count, before)
-            put_kept(kept, t, b, j, count, zero())
+            put_states(before, call.s, after, count)
+            for k in range(K):
+                store(call.kept, (at.t, at.b, k, at.j), count, 0.0)
 
     return advance
 
 
+@within
+def prefetch_states(s, at, S):
+    for k in range(S):
+        prefetch(s, (k, at.t, at.b, at.j), 0)
+
+
+@within
+def prefetch_gates(a, at, G):
+    for k in range(G):
+        prefetch(a, (at.t, at.b, k, at.j), 0)
+
+
 def before_advance(cell):
-    inputs, _, activations, states, *_ = access(cell, within, fetch, fetch)
+    P, S, K = cell.gates + cell.drawn, cell.states, cell.kept
 
     @within
-    def ahead(t, n, b, j, p, c, s, kept, flags):
-        inputs(p, t, b, j, 0)
-        states(s, t, b, j, 0)
-        states(s, t + 1, b, j, 0)
-        activations(kept, t, b, j, 0)
+    def prefetch_all(at, n, call):
+        prefetch_gates(call.p, at, P)
+        prefetch_states(call.s, at, S)
+        prefetch_states(call.s, At(at.t + 1, at.b, at.j), S)
+        prefetch_gates(call.kept, at, K)
 
-    return ahead
+    return prefetch_all
 
 
 def before_retreat(cell):
-    _, gates, activations, states, *_ = access(cell, within, fetch, fetch)
-    APART = cell.apart
+    G, S, K, APART = cell.gates, cell.states, cell.kept, cell.apart
 
     @within
-    def ahead(t, n, b, j, last, dy, s, kept, flags, dp, dq, ds, ds0):
-        fetch(dy, (t, b, j), 0)
-        activations(kept, t, b, j, 0)
-        states(s, t, b, j, 0)
-        states(ds, 0, b, j, 0)
-        gates(dp, t, b, j, 0)
+    def prefetch_all(at, n, call, last, ds0):
+        prefetch(call.dy, (at.t, at.b, at.j), 0)
+        prefetch_gates(call.kept, at, K)
+        prefetch_states(call.s, at, S)
+        prefetch_states(call.ds, At(0, at.b, at.j), S)
+        prefetch_gates(call.dp, at, G)
         if APART:
-            gates(dq, t, b, j, 0)
+            prefetch_gates(call.dq, at, G)
 
-    return ahead
+    return prefetch_all
 
 
 def retreat_of(cell, number, how, vectors):
-    """The cell's step back for `count` units of sample b; q is what came through W from step
-    t+1.
-    """
-    back, APART, load = formula(cell.back, number, vectors), cell.apart, LOAD[how]
-    store = STORE[how]
-    _, _, activations, states, put_gates, _, put_states = access(cell, within, load, store)
-    add, add_output = (
-        within(gather(cell.states, "d, x", f"d[{{k}}] + (x if {{k}} == {to} else 0.0)"))
-        for to in (0, cell.output)
-    )
-    both = within(gather(cell.states, "a, b", "a[{k}] + b[{k}]"))
-    none = within(gather(cell.states, "", "0.0"))
-    zero, load_q = within(gather(cell.gates, "", "0.0")), LOAD["whole"] if vectors else load
+    """The cell's step back, an epilogue whose sums are what came through W from step t + 1."""
+    back, APART = formula(cell.back, number, vectors), cell.apart
+    load, store = LOAD[how], STORE[how]
+    load_sum = LOAD["vector"] if vectors else load
+    _, _, activations, states, put_gates, _, put_states = access_by(cell, within, load, store)
+
+    def adding_to(state):
+        added = within(lambda k, d, x: d[k] + x if k == state else d[k])
+        return tuple_of(cell.states, added, within)
+
+    add, add_output = adding_to(0), adding_to(cell.output)
+    both = tuple_of(cell.states, within(lambda k, a, b: a[k] + b[k]), within)
+    G, S = cell.gates, cell.states
 
     @within
-    def retreat(t, n, b, j, count, q, i, v, last, dy, s, kept, flags, dp, dq, ds, ds0):
-        through_W = add(states(ds, 0, b, j, count), load_q(q, (i, 0, v), count))
+    def retreat(at, n, count, tile, call, last, ds0):
+        t, b, j = at
+        carried, flags = At(0, b, j), call.flags
+        arrived = load_sum(tile.q, (tile.i, 0, tile.v), count)
+        through_W = add(states(call.ds, carried, count), arrived)
         if t < 0:
-            through_W = both(states(ds0, 0, b, j, count), through_W)
-        elif t < last and one(flags, (t + 1, b), 1) & RESET:
-            put_states(ds0, 0, b, j, count, both(states(ds0, 0, b, j, count), through_W))
-            put_states(ds, 0, b, j, count, none())
-            through_W = states(ds, 0, b, j, count)
-        if t >= 0 and one(flags, (t, b), 1) & LIVE:
-            total = add_output(through_W, load(dy, (t, b, j), count))
-            before = states(s, entered(flags, t, b), b, j, count)
-            δp, δq, d = back(
-                total, activations(kept, t, b, j, count), before, states(s, t + 1, b, j, count)
-            )
-            put_gates(dp, t, b, j, count, δp)
+            through_W = both(states(ds0, carried, count), through_W)
+        elif t < last and load_scalar(flags, (t + 1, b), 1) & RESET:
+            put_states(both(states(ds0, carried, count), through_W), ds0, carried, count)
+            for k in range(S):
+                store(call.ds, (k, 0, b, j), count, 0.0)
+            through_W = states(call.ds, carried, count)
+        if t >= 0 and load_scalar(flags, (t, b), 1) & LIVE:
+            total = add_output(through_W, load(call.dy, (t, b, j), count))
+            before = states(call.s, At(entered(flags, t, b), b, j), count)
+            after = states(call.s, At(t + 1, b, j), count)
+            δp, δq, d = back(total, activations(call.kept, at, count), before, after)
+            put_gates(δp, call.dp, at, count)
             if APART:
-                put_gates(dq, t, b, j, count, δq)
-            put_states(ds, 0, b, j, count, d)
+                put_gates(δq, call.dq, at, count)
+            put_states(d, call.ds, carried, count)
         else:
             if t >= 0:
-                put_gates(dp, t, b, j, count, zero())
-                put_gates(dq, t, b, j, count, zero())
-            put_states(ds, 0, b, j, count, through_W)
+                for g in range(G):
+                    store(call.dp, (t, b, g, j), count, 0.0)
+                    store(call.dq, (t, b, g, j), count, 0.0)
+            put_states(through_W, call.ds, carried, count)
 
     return retreat
 
 
 @once
 def forward_kernel(cell, number, V, H, partial):
-    STRIPS, units = cell.gates // H, V * lanes(number)
-    pack = column_packer(number, cell.gates, V, H)
-    sweep = sweep_of(
-        number, cell.gates, V, H, *epilogues(advance_of, before_advance, cell, number, partial)
+    STRIPS, units, pack = (
+        cell.gates // H,
+        V * lanes(number),
+        column_packer(number, cell.gates, V, H),
     )
+    by_cell = epilogues(advance_of, before_advance, cell, number, partial)
+    sweep = sweep_of(number, cell.gates, V, H, by_cell)
 
     @jit
-    def forward(p, weights, c, s, kept, flags, scratch, by_panels, arrived, part, parts):
-        T, B, _, n = p.shape
+    def forward(arrays, scratch, by_panels, arrived, part, parts):
+        given = Forward(*arrays)
+        T, B, _, n = given.p.shape
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         panels = -(-n // units)
         p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
         at = np.empty(B, np.intp)
-        a, places, W, counter = flat(s), flat(at), flat(scratch), flat(arrived)
-        rest = window(p), window(c), window(s), window(kept), window(flags)
-        pack(
-            window(weights),
-            n,
-            n,
-            carve(W, 0, (panels * STRIPS, n, H, units)),
-            *slice_of(panels, part, parts),
-        )
-        meet(counter, parts)
+        a, places, W, counter = flat(given.s), flat(at), flat(scratch), flat(arrived)
+        weights, flags = window(given.W), window(given.flags)
+        s, kept = window(given.s), window(given.kept)
+        call = Forward(window(given.p), weights, window(given.c), s, kept, flags)
+        own = slice_of(panels, part, parts)
+        pack(weights, n, n, carve(W, 0, (panels * STRIPS, n, H, units)), *own)
+        barrier(counter, parts)
         for t in range(T):
             for b in range(b0, b1):
-                at[b] = (entered(rest[-1], t, b) * B + b) * n
-            sweep(t, n, a, places, 1, W, n * H * units, n, b0, b1, p0, p1, *rest)
+                at[b] = (entered(flags, t, b) * B + b) * n
+            operands = Operands(a, places, 1, W, n * H * units, n)
+            sweep(t, n, operands, Share(b0, b1, p0, p1), call)
             if by_panels:
-                meet(counter, (t + 2) * parts)
+                barrier(counter, (t + 2) * parts)
 
     return keep(forward, cell, number, V, H, partial)
 
@@ -262,78 +283,50 @@ def clip_of(number, apart: bool):
 
 @once
 def backward_kernel(cell, number, V, partial, clips):
-    sweep = sweep_of(number, 1, V, 1, *epilogues(retreat_of, before_retreat, cell, number, partial))
-    clip = clip_of(number, cell.apart) if clips else None
+    by_cell = epilogues(retreat_of, before_retreat, cell, number, partial)
+    sweep = sweep_of(number, 1, V, 1, by_cell)
+    clip = clip_of(number, cell.apart) if clips else nothing
     units, pack = V * lanes(number), row_packer(number, V)
 
     @jit
-    def backward(
-        dy,
-        weights,
-        s,
-        kept,
-        flags,
-        dp,
-        dq,
-        ds,
-        ds0,
-        value,
-        norm,
-        clipped,
-        scratch,
-        by_panels,
-        arrived,
-        part,
-        parts,
-    ):
-        T, B, G, n = dp.shape
+    def backward(arrays, ds0, scratch, by_panels, arrived, part, parts):
+        given = Backward(*arrays)
+        T, B, G, n = given.dp.shape
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         panels = -(-n // units)
         p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
         at, size = np.empty(B, np.intp), G * n * units
-        a, places, W, counter = flat(dq), flat(at), flat(scratch), flat(arrived)
+        a, places, W, counter = flat(given.dq), flat(at), flat(scratch), flat(arrived)
         c0, c1 = slice_of(B, part, parts)
-        rest = (
-            T - 1,
-            window(dy),
-            window(s),
-            window(kept),
-            window(flags),
-            window(dp),
-            window(dq),
-            window(ds),
-            window(ds0),
-        )
-        pack(
-            window(weights),
-            0,
-            G * n,
-            0,
-            n,
-            carve(W, 0, (panels, G * n, 1, units)),
-            *slice_of(panels, part, parts),
-        )
-        meetings = 1
-        meet(counter, parts)
+        value, norm, clipped = given.clip
+        dy, weights, s = window(given.dy), window(given.W), window(given.s)
+        kept, flags = window(given.kept), window(given.flags)
+        dp, dq, ds = window(given.dp), window(given.dq), window(given.ds)
+        call, initial = Backward(dy, weights, s, kept, flags, dp, dq, ds, given.clip), window(ds0)
+        own = slice_of(panels, part, parts)
+        pack(weights, 0, G * n, 0, n, carve(W, 0, (panels, G * n, 1, units)), *own)
+        barriers = 1
+        barrier(counter, parts)
         for t in range(T - 1, -2, -1):
             for b in range(b0, b1):
                 at[b] = ((t + 1) * B + b) * G * n
-            sweep(t, n, a, places, 1, W, size, 0 if t == T - 1 else G * n, b0, b1, p0, p1, *rest)
+            operands = Operands(a, places, 1, W, size, 0 if t == T - 1 else G * n)
+            sweep(t, n, operands, Share(b0, b1, p0, p1), call, T - 1, initial)
             if by_panels:
-                meetings += 1
-                meet(counter, meetings * parts)
+                barriers += 1
+                barrier(counter, barriers * parts)
             if clips and t >= 0:
                 for b in range(c0, c1):
-                    clipped[part] += clip(dp[t, b], dq[t, b], value, norm)
+                    clipped[part] += clip(given.dp[t, b], given.dq[t, b], value, norm)
                 if by_panels:
-                    meetings += 1
-                    meet(counter, meetings * parts)
+                    barriers += 1
+                    barrier(counter, barriers * parts)
 
     return keep(backward, cell, number, V, partial, clips)
 
 
 class Shares(NamedTuple):
-    """Who does what of a call: threads share the samples, or the units, and then meet after every
+    """Who does what of a call: threads share the samples, or the units, with a barrier after every
     step.
     """
 
@@ -360,7 +353,7 @@ def shares(cell, T: int, B: int, n: int, panels: int, dtype) -> Shares:
     threads = threads_for(T * a_step, max(B // 4, panels))
     if threads == 1:
         return ALONE
-    can_meet = a_step >= WORTH_MEETING * threads and panels >= threads
+    can_meet = a_step >= WORTH_BARRIER * threads and panels >= threads
     large = cell.gates * n * n * dtype.itemsize > STAYS
     if 4 * threads <= B and not (can_meet and large and FEW * threads > B):
         return Shares(threads, False)
@@ -393,24 +386,23 @@ def plan(cell, n: int, dtype, clips: bool | None):
     return kernel, -(-n // units), (n + units) * cell.gates * n
 
 
-def forward(cell, p, W, c, s, kept, flags):
-    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments:
-    see reference.forward.
-    """
-    T, B, _, n = p.shape
-    kernel, panels, numbers = plan(cell, n, p.dtype, None)
-    way = shares(cell, T, B, n, panels, p.dtype)
-    share(kernel, way.threads, p, W, c, s, kept, flags, scratch(numbers, p.dtype), way.by_panels)
+def forward(cell, call: Forward, precision="fp32"):
+    T, B, _, n = call.p.shape
+    dtype = call.p.dtype
+    kernel, panels, numbers = plan(cell, n, dtype, None)
+    way = shares(cell, T, B, n, panels, dtype)
+    share(kernel, way.threads, tuple(call), scratch(numbers, dtype), way.by_panels)
 
 
-def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
-    """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
-    T, B, _, n = dp.shape
-    number, clips = dp.dtype.type, clip != UNCLIPPED
-    kernel, panels, numbers = plan(cell, n, dp.dtype, clips)
-    way, ds = shares(cell, T, B, n, panels, dp.dtype), ds.reshape(len(ds), 1, B, n)
+def backward(cell, call: Backward, precision="fp32"):
+    T, B, _, n = call.dp.shape
+    dtype, clip = call.dp.dtype, call.clip
+    number, clips = dtype.type, clip != UNCLIPPED
+    kernel, panels, numbers = plan(cell, n, dtype, clips)
+    way, ds = shares(cell, T, B, n, panels, dtype), call.ds.reshape(len(call.ds), 1, B, n)
     clipped = np.zeros(way.threads, np.int64)
-    arrays = np.ascontiguousarray(dy), W, s, kept, flags, dp, dq, ds, np.zeros(ds.shape, number)
-    desk = scratch(numbers, dp.dtype), way.by_panels
-    share(kernel, way.threads, *arrays, number(clip.value), number(clip.norm), clipped, *desk)
+    bounds = number(clip.value), number(clip.norm), clipped
+    arrays = (np.ascontiguousarray(call.dy), *call[1:-2], ds, bounds)
+    ds0 = np.zeros(ds.shape, number)
+    share(kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels)
     return sum(clipped.tolist()) if clips else 0

@@ -10,17 +10,51 @@ row's result does not depend on the rows beside it.
 """
 
 from functools import cache
+from typing import Any, NamedTuple
 
 from numba import types
-from numba.extending import intrinsic
 
-from ...binding import define
-from .compilation import within
-from .memory import LINE
+from ... import At
+from ...private import cgutils
+from .compilation import intrinsic, within
+from .memory import CACHE_LINE
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
 
-load, load_some, store, one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"]
-put_one = STORE["one"]
+load, load_masked, store, load_scalar = (
+    LOAD["vector"],
+    LOAD["masked"],
+    STORE["vector"],
+    LOAD["scalar"],
+)
+store_scalar = STORE["scalar"]
+
+
+class Operands(NamedTuple):
+    """Of a product of matrices, for rows of a by packed panels of W; arrays are flat windows."""
+
+    a: Any  # its row b begins at a[at[b]]; neighbours in it are `step` numbers apart
+    at: Any
+    step: Any
+    W: Any  # panels, packed
+    size: Any  # numbers of W a strip
+    K: Any  # terms of a sum
+
+
+class Share(NamedTuple):
+    """What one thread has of a product: rows b0 … b1 − 1 and panels p0 … p1 − 1."""
+
+    b0: Any
+    b1: Any
+    p0: Any
+    p1: Any
+
+
+class Tile(NamedTuple):
+    """Where an epilogue finds the sums of its units: q[i, gate, v …]."""
+
+    q: Any
+    i: Any
+    v: Any
 
 
 @cache
@@ -32,7 +66,8 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     columns as leave enough rows a tile: a row of weights that is loaded is used once for each. No
     more than a quarter of the columns are beyond n.
     """
-    across, most, line = -(-n // lanes(number)), machine()[1] // 8, max(1, LINE // machine()[0])
+    across, most = -(-n // lanes(number)), machine()[1] // 8
+    line = max(1, CACHE_LINE // machine()[0])
 
     def fits(V):
         return V == 1 or (most >= V and 3 * -(-across // V) * V <= 4 * across)
@@ -64,7 +99,7 @@ def row_packer(number, V: int):
                             out,
                             (panel, k, 0, v * L),
                             L,
-                            load_some(a, (k0 + k, j0 + min(j, n)), max(n - j, 0)),
+                            load_masked(a, (k0 + k, j0 + min(j, n)), max(n - j, 0)),
                         )
 
     return pack_rows
@@ -91,34 +126,35 @@ def column_packer(number, G: int, V: int, H: int):
                         transpose(a, g * n + j, k, out, (strip, k, h, v * L))
                     for k in range(turned, K):
                         for u in range(L):
-                            put_one(
+                            store_scalar(
                                 out,
                                 (strip, k, h, v * L + u),
                                 1,
-                                one(a, (g * n + j + u, k), 1) if j + u < n else number(0),
+                                load_scalar(a, (g * n + j + u, k), 1) if j + u < n else number(0),
                             )
 
     return pack_columns
 
 
 def tile(rows: int, columns: int, together: int, row: int):
-    """(a, at, b, step, W, strip, size, K, q, to) -> None: sums Σ_k a[at[b + r] + step·k] W[strip +
-    u, k] of r < rows, u < together.
+    """(operands, b, strip, q, to) -> None: sums Σ_k a[at[b + r] + step·k] W[strip + u, k] of r <
+    rows, u < together.
 
-    All are flat windows: W packed, `columns` vectors a row and `size` numbers a strip. The sums of
-    a row stand in q from `to` on, strip behind strip, those of the next row `row` vectors further.
+    W has `columns` vectors a row. The sums of a row stand in q, a flat window, from `to` on, strip
+    behind strip, those of the next row `row` vectors further.
     """
 
     @intrinsic
-    def product(typing, a, at, b, step, W, strip, size, K, q, to):
-        v = Vector(a.dtype)
+    def product(typing, operands, b, strip, q, to):
+        v = Vector(operands.types[0].dtype)
 
         def build(context, builder, sig, values):
             h, L = Build(builder, v), v.lanes
-            data, places, packed, out = (
-                place(context, builder, sig.args[i], values[i]) for i in (0, 1, 4, 8)
-            )
-            b, step, strip, size, K, to = (values[i] for i in (2, 3, 5, 6, 7, 9))
+            kinds, given = sig.args[0].types, cgutils.unpack_tuple(builder, values[0])
+            data, places, packed = (place(context, builder, kinds[i], given[i]) for i in (0, 1, 3))
+            step, size, K = given[2], given[4], given[5]
+            b, strip, to = values[1], values[2], values[4]
+            out = place(context, builder, sig.args[3], values[3])
 
             def vector(p, i):
                 return builder.bitcast(builder.gep(p, [I64(i * L)]), v.ir.as_pointer())
@@ -143,7 +179,7 @@ def tile(rows: int, columns: int, together: int, row: int):
             for p in strips:
                 for c in range(columns):
                     weights.append(builder.load(vector(builder.gep(p, [here]), c)))
-                    weights[-1].align = a.dtype.bitwidth // 8
+                    weights[-1].align = v.element.bitwidth // 8
             numbers = [
                 h.splat(builder.load(builder.gep(start, [builder.mul(k, step)])))
                 for start in starts
@@ -170,14 +206,11 @@ def tile(rows: int, columns: int, together: int, row: int):
             first = builder.gep(out, [to])
             for i, total in enumerate(totals):
                 u, r, c = i // (rows * columns), i // columns % rows, i % columns
-                builder.store(total, vector(first, r * row + u * columns + c)).align = (
-                    a.dtype.bitwidth // 8
-                )
+                stored = builder.store(total, vector(first, r * row + u * columns + c))
+                stored.align = v.element.bitwidth // 8
             return context.get_dummy_value()
 
-        return types.void(
-            a, at, types.intp, types.intp, W, types.intp, types.intp, types.intp, q, types.intp
-        ), build
+        return types.void(operands, types.intp, types.intp, q, types.intp), build
 
     return product
 
@@ -192,40 +225,53 @@ def rows_of_tiles(columns: int) -> list[int]:
 
 @cache
 def product_of(columns: int, strips: int):
-    """(together, (a, at, b, left, step, W, panel, size, many, K, q, L) -> rows): one tile, of at
-    most `left` rows.
+    """(together, (operands, b, left, panel, many, q, L) -> rows): one tile, of at most `left` rows.
 
     A single row takes several strips at a time, and `together` panels where those have few (many),
     so that its few sums do not wait for each other.
     """
-    row, rows_of = strips * columns, rows_of_tiles(columns)
+    row = strips * columns
     together = max(1, 8 // row)
-    wide = next(
+    count = next(
         count
         for count in range(strips * together, 0, -1)
         if strips * together % count == 0 and (count == 1 or count * columns <= 8)
     )
-    text = "def product(a, at, b, left, step, W, panel, size, many, K, q, L):\n"
-    tiles = {f"tile{rows}": tile(rows, columns, 1, row) for rows in rows_of} | {
-        "wide": tile(1, columns, wide, row)
-    }
-    text += (
-        f"    if many == {together} and left == 1:\n        for g in range(0, "
-        f"{strips * together}, {wide}):\n"
-    )
-    text += (
-        f"            wide(a, at, b, step, W, panel * {strips} + g, size, K, q, g * {columns} * "
-        "L)\n        return 1\n"
-    )
-    for rows, fewer in zip(rows_of, [*rows_of[1:], 0], strict=True):
-        # 8 rows are 4 and 4, not 6 and 2: the sums of 2 wait
-        twice = f" and left // 2 != {fewer}" if 2 * fewer > rows else ""
-        text += f"    if left >= {rows}{twice}:\n        for g in range({strips}):\n"
-        text += (
-            f"            tile{rows}(a, at, b, step, W, panel * {strips} + g, size, K, q, g * "
-            f"{columns} * L)\n        return {rows}\n"
-        )
-    return together, within(define("product", text + "    return 0\n", **tiles))
+    wide, product_of_rows = tile(1, columns, count, row), largest_tile(columns, strips)
+
+    @within
+    def product(operands, b, left, panel, many, q, L):
+        if many == together and left == 1:
+            for g in range(0, strips * together, count):
+                wide(operands, b, panel * strips + g, q, g * columns * L)
+            return 1
+        return product_of_rows(operands, b, left, panel, q, L)
+
+    return together, product
+
+
+def largest_tile(columns: int, strips: int, smaller: int = 0):
+    """(operands, b, left, panel, q, L) -> rows: the largest tile that `left` rows fill; the first
+    `smaller` sizes are left out.
+    """
+    sizes = rows_of_tiles(columns)[smaller:]
+    if not sizes:
+        return within(lambda operands, b, left, panel, q, L: 0)
+    rows, following = sizes[0], (*sizes, 0)[1]
+    product = tile(rows, columns, 1, strips * columns)
+    others = largest_tile(columns, strips, smaller + 1)
+    # 8 rows are 4 and 4, not 6 and 2: the sums of 2 wait
+    avoided = following if 2 * following > rows else -1
+
+    @within
+    def largest(operands, b, left, panel, q, L):
+        if left >= rows and left // 2 != avoided:
+            for g in range(strips):
+                product(operands, b, panel * strips + g, q, g * columns * L)
+            return rows
+        return others(operands, b, left, panel, q, L)
+
+    return largest
 
 
 @within
@@ -233,24 +279,32 @@ def nothing(*arguments):
     pass
 
 
-def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
-    """(t, n, a, at, step, W, size, K, b0, b1, p0, p1, …): for rows b0 … b1 and panels p0 … p1 the
-    product, then the epilogue on it.
+class Epilogues(NamedTuple):
+    """What is done with the sums of a tile, as functions (at, n, count, tile, …) of `count` units
+    from at.j on, of n.
+    """
 
-    a, at, W     flat windows
-    ahead        (t, n, b, j, …): fetches what an epilogue will ask for, while the tile before has
-                 its own
-    whole, some  epilogues (t, n, b, j, count, q, i, v, …): `count` units from j on, whose sums
-                 stand in q[i, :, v]; `some` where they do not fill a vector
-    width        units an epilogue takes at once: those of a vector, or 1
+    vector: Any  # of as many units as an epilogue takes
+    masked: Any  # of fewer
+    prefetch: (
+        Any  # (at, n, …): prefetches what they will ask for, while the tile before has its own
+    )
+    width: int | None = None  # units an epilogue takes at once; None is those of a vector
+
+
+def sweep_of(number, G: int, V: int, H: int, epilogues: Epilogues):
+    """(t, n, operands, share, …): the product for a thread's share of rows and panels, and the
+    epilogue on it; t is what At.t is there.
     """
     L = lanes(number)
-    width, line, most = width or L, max(L, LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
+    vector, masked, prefetch, width = epilogues
+    width, line, most = width or L, max(L, CACHE_LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
     together, product = product_of(H * V, G // H)
     sums = on_stack(number, (max(most, together), G, V * L))
 
     @within
-    def sweep(t, n, a, at, step, W, size, K, b0, b1, p0, p1, *rest):
+    def sweep(t, n, operands, share, *rest):
+        b0, b1, p0, p1 = share
         places, q = sums()
         done = 0
         while done < p1 - p0:
@@ -259,18 +313,19 @@ def sweep_of(number, G: int, V: int, H: int, ahead, whole, some, width=None):
             panel = p1 - done - many if t & 1 else p0 + done
             b = b0
             while b < b1:
-                rows = product(a, at, b, b1 - b, step, W, panel, size, many, K, places, L)
+                rows = product(operands, b, b1 - b, panel, many, places, L)
                 for u in range(many):
                     for r in range(rows):
                         if b + rows + r < b1:
                             for v in range(0, V * L, line):
-                                ahead(t, n, b + rows + r, panel * V * L + v, *rest)
+                                prefetch(At(t, b + rows + r, panel * V * L + v), n, *rest)
                         for v in range(0, V * L, width):
                             j = (panel + u) * V * L + v
+                            at, tile = At(t, b + r, j), Tile(q, u * rows + r, v)
                             if j + width <= n:
-                                whole(t, n, b + r, j, width, q, u * rows + r, v, *rest)
+                                vector(at, n, width, tile, *rest)
                             elif j < n:
-                                some(t, n, b + r, j, n - j, q, u * rows + r, v, *rest)
+                                masked(at, n, n - j, tile, *rest)
                 b += rows
             done += many
 

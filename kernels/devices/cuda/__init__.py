@@ -4,8 +4,8 @@ kernels on NumPy's arrays.
 
 import numpy as np
 
-from ... import UNCLIPPED
-from ...binding import define, elementwise_source
+from ... import UNCLIPPED, Backward, Forward
+from ...binding.text import define, elementwise_source
 from ...fingerprint import mixed
 from ...once import once
 from ...products import by_chunks, products
@@ -21,24 +21,26 @@ from .launch import (
     on_stream,  # noqa: F401  for rnn_gpu.torch
     threads_for,
 )
-from .precision import asked, matmul
+from .precision import lacks_tf32, matmul
 from .schedules import card, choose
 
-name = "cuda"
+name, preference = "cuda", 0 if SIMULATED else 2
 TOGETHER = 2048  # rows of a chunk (see products.py): enough that cuBLAS is not called often
 
 
-def missing() -> str:
-    """Why this device cannot be used here; "" where it can."""
-    if SIMULATED:
-        return ""
-    if not cuda.is_available():
-        return "Numba sees no GPU (no driver, or no CUDA toolkit beside it)"
-    try:
-        arrays()
-    except ImportError as error:
-        return f"CuPy cannot be imported ({error})"
-    return ""
+def missing(precision="fp32"):
+    if not SIMULATED:
+        if not cuda.is_available():
+            return "Numba sees no GPU (no driver, or no CUDA toolkit beside it)"
+        try:
+            arrays()
+        except ImportError as error:
+            return f"CuPy cannot be imported ({error})"
+    return lacks_tf32() if precision == "tf32" else ""
+
+
+def precisions(dtype):
+    return ("fp32", "tf32") if dtype == "float32" else ("fp32",)
 
 
 def array(x, dtype):
@@ -62,15 +64,20 @@ def finite(a):
 
 
 def fingerprint(words):
-    """See reference.py."""
     return mixed(words, arrays().arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
 
 
 def chunk(B):
-    """The steps of B samples whose products are taken together, counted from the last step;
-    whatever T is.
-    """
     return max(1, TOGETHER // B)
+
+
+def release():
+    if SIMULATED:
+        return 0
+    pool = arrays().get_default_memory_pool()
+    before = pool.total_bytes()
+    pool.free_all_blocks()
+    return before - pool.total_bytes()
 
 
 project, project_back = products(chunk, *by_chunks(matmul, empty))
@@ -85,9 +92,6 @@ def elementwise_kernel(f, number, outputs, inputs, scalars):
 
 
 def elementwise(f, outputs, inputs, scalars=()):
-    """outputs[0][i], … = f(inputs[0][i], …, scalars[0], …) for every element i.  All arrays have
-    one shape and dtype.
-    """
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
     blocks = blocks_for(-(-outputs[0].size // THREADS))
@@ -101,23 +105,18 @@ def elementwise(f, outputs, inputs, scalars=()):
 
 
 def matvec(W, s, out):
-    """Batched matrix-vector product, out_b = W s_b.  W (r, n), s (B, n), out (B, r); overwrites
-    out.
-    """
     B, n = s.shape
     # neighbouring threads read neighbouring weights
     kernel, W_T = plain.matvec_kernel(out.dtype.type), W.T.copy()
     launch(kernel, blocks_for(B), threads_for(out.shape[1]), W_T, s.reshape(1, 1, B, n), out)
 
 
-def forward(cell, p, W, c, s, kept, flags):
-    """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.  Arguments:
-    see reference.forward.
-    """
+def forward(cell, call: Forward, precision="fp32"):
+    p, W, c, s, kept, flags = call
     T, B, _, n = p.shape
     it, number = choose(cell, "forward", n, B, p.itemsize), p.dtype.type
     if it.schedule == "gemm":
-        gemm.forward(cell, p, W, c, s, kept, flags)
+        gemm.forward(cell, p, W, c, s, kept, flags, precision)
         return
     if it.schedule == "block":
         kernel = block.forward_kernel(cell, number, it.plan)
@@ -127,8 +126,8 @@ def forward(cell, p, W, c, s, kept, flags):
     launch(kernel, it.blocks, it.threads, p, W, c, s, kept, flags, shared=it.shared)
 
 
-def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
-    """Carry δ back through time (式3).  Arguments, and what is returned: see reference.backward."""
+def backward(cell, call: Backward, precision="fp32"):
+    dy, W, s, kept, flags, dp, dq, ds, clip = call
     T, B, G, n = dp.shape
     clips, number, carried = clip != UNCLIPPED, dp.dtype.type, ds.reshape(len(ds), 1, B, n)
     bounds = (
@@ -148,6 +147,7 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
             carried,
             arrays().empty(carried.shape, dp.dtype),
             bounds,
+            precision,
         )
     elif it.schedule == "block":
         kernel = block.backward_kernel(cell, number, it.plan)
@@ -175,11 +175,10 @@ def backward(cell, dy, W, c, s, kept, flags, dp, dq, ds, clip=UNCLIPPED) -> int:
     return int(bounds[2].sum()) if clips else 0
 
 
-def explain(cell, n, B, dtype) -> str:
-    """Which kernels one layer of n units runs for B samples, with which grid, and why."""
-    precision = "TF32" if asked.get() == "tf32" else f"strict {dtype}"
+def explain(cell, n, B, dtype, precision="fp32"):
+    strict = "TF32" if precision == "tf32" else f"strict {dtype}"
     itemsize = np.dtype(dtype).itemsize
-    lines = [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {precision}"]
+    lines = [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {strict}"]
     for direction in ("forward", "backward"):
         it = choose(cell, direction, n, B, itemsize)
         plan = f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, " if it.plan else ""

@@ -20,7 +20,7 @@ import numpy as np
 from numba import cuda
 
 from ... import LIVE, RESET
-from ...binding import access, gather, repeat
+from ...binding.text import access, gather, repeat
 from ...clipping import factor
 from ...once import once
 from .launch import TOGETHER, device_function, formula

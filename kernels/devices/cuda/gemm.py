@@ -8,7 +8,7 @@ Two launches a step, and no CUDA graph to save them: CuPy refuses cuBLAS while a
 from numba import cuda
 
 from ... import RESET
-from ...binding import gather
+from ...binding.text import gather
 from ...once import once
 from .launch import arrays, blocks_for, device_function, prepared, threads_for
 from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
@@ -61,7 +61,7 @@ def backward_kernel(cell, number, clips: bool):
     return backward
 
 
-def forward(cell, p, W, c, s, kept, flags):
+def forward(cell, p, W, c, s, kept, flags, precision):
     T, B, _, n = p.shape
     q, h, W_T = arrays().empty((B, cell.gates * n), p.dtype), s[0, 0].copy(), W.T
     step = prepared(
@@ -77,11 +77,11 @@ def forward(cell, p, W, c, s, kept, flags):
         flags,
     )
     for t in range(T):
-        matmul(h, W_T, out=q)
+        matmul(h, W_T, precision, out=q)
         step(t)
 
 
-def backward(cell, dy, W, s, kept, flags, dp, dq, ds, now, clip):
+def backward(cell, dy, W, s, kept, flags, dp, dq, ds, now, clip, precision):
     T, B, G, n = dp.shape
     through_W, rows = arrays().zeros((B, n), dp.dtype), dq.reshape(T, B, G * n)
     now[...], ds[...] = ds, 0
@@ -91,6 +91,6 @@ def backward(cell, dy, W, s, kept, flags, dp, dq, ds, now, clip):
     )
     for t in reversed(range(T)):
         back(t)
-        matmul(rows[t], W, out=through_W)
+        matmul(rows[t], W, precision, out=through_W)
     now[0, 0] += through_W
     ds += now

@@ -18,7 +18,8 @@ if SIMULATED:
 from numba import cuda  # noqa: E402  the simulator is installed first
 from numba.core.errors import NumbaPerformanceWarning  # noqa: E402
 
-from ...binding import bind, compiled_maths, interpreted_maths  # noqa: E402
+from ...binding import bind  # noqa: E402
+from ...binding.names import compiled_maths, interpreted_maths  # noqa: E402
 from ...once import once  # noqa: E402
 
 # every simulated thread is a thread of the operating system: few, but more than one block and more

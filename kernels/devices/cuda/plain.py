@@ -12,7 +12,7 @@ from functools import cache
 from numba import cuda
 
 from ... import RESET
-from ...binding import access, gather
+from ...binding.text import access, gather
 from ...once import once
 from .launch import device_function
 from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of

@@ -5,7 +5,7 @@ keep no state on the chip.
 from numba import cuda
 
 from ... import LIVE, RESET
-from ...binding import access, define, gather, repeat
+from ...binding.text import access, define, gather, repeat
 from ...clipping import bounded, factor
 from ...once import once
 from .launch import THREADS, device_function, formula

@@ -6,39 +6,22 @@ products are not ours to change, nor ours theirs.
 """
 
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import wraps
 
 import numpy as np
 
 from .launch import SIMULATED, arrays, cuda
 
-asked = ContextVar("precision", default="fp32")
 CUT = np.uint32(13)  # bits of the mantissa that TF32 has not
 
 
-def in_tf32(f):
-    """f with every product within it in TF32."""
-
-    @wraps(f)
-    def g(*arguments, **options):
-        before = asked.set("tf32")
-        try:
-            return f(*arguments, **options)
-        finally:
-            asked.reset(before)
-
-    return g
-
-
-def matmul(a, b, out=None):
-    """The product of two matrices in the precision that was asked for; in the simulator by NumPy,
-    TF32 by rounding the operands.
+def matmul(a, b, precision: str, out=None):
+    """The product of two matrices in "fp32" or "tf32"; in the simulator by NumPy, TF32 by rounding
+    the operands.
     """
     if not SIMULATED:
-        with compute_type(asked.get()):
+        with compute_type(precision):
             return arrays().matmul(a, b, out=out)
-    if asked.get() == "tf32":
+    if precision == "tf32":
         a, b = rounded(a), rounded(b)
     return np.matmul(a, b, out=out)
 
