@@ -627,6 +627,7 @@ def test_the_pages_say_of_the_cpu_what_the_files_say(page, report):
 # The page on vanishing gradients
 
 
+@pytest.mark.slow
 def test_the_page_on_vanishing_gradients_has_every_cell_with_its_horizon(tmp_path):
     done = run(
         sys.executable,

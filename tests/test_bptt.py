@@ -96,7 +96,7 @@ def test_gradients_are_slopes(cell, device, lengths):
     )
 
 
-@pytest.mark.quick_on_devices("cpu", "every")
+@pytest.mark.quick_on_devices("cpu", "squared_error")
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("steps", ["every", "last"])
 def test_losses_of_a_deep_network(device, loss, steps):

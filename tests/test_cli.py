@@ -125,7 +125,12 @@ def test_train_leaves_a_model_a_history_and_a_picture(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cell", "kind"), [("elman", rnn_gpu.RNN), ("lstm", rnn_gpu.LSTM), ("gru", rnn_gpu.GRU)]
+    ("cell", "kind"),
+    [
+        ("elman", rnn_gpu.RNN),
+        pytest.param("lstm", rnn_gpu.LSTM, marks=pytest.mark.slow),
+        pytest.param("gru", rnn_gpu.GRU, marks=pytest.mark.slow),
+    ],
 )
 def test_every_run_has_a_folder_of_its_own(cell, kind, run, tmp_path):
     for seed in (0, 0, 5):

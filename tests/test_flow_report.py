@@ -161,6 +161,7 @@ def test_devices_give_the_same_report(device):
 # The largest Lyapunov exponent.
 
 
+@pytest.mark.quick_on_devices("0.5")
 @pytest.mark.parametrize("scale", [0.5, 0.9, 1.2])
 def test_the_exponent_of_a_linear_layer_is_the_logarithm_of_its_spectral_radius(scale, device):
     """W is far from normal: its norm says nothing of its powers."""

@@ -285,6 +285,45 @@ def test_helpers_of_tests_are_known_to_the_linter(project):
     assert set(isort["known-first-party"]) == helpers() | {"rnn_gpu", "benchmarks"}
 
 
+COLLECT = """
+import sys
+from collections import defaultdict
+
+import pytest
+
+
+class Marks:
+    def pytest_collection_finish(self, session):
+        cases, quick = defaultdict(set), defaultdict(bool)
+        for item in session.items:
+            name = f"{item.path.name}::{item.originalname}"
+            for mark in item.iter_markers("quick_on_devices"):
+                cases[name, mark.args] |= set(item.callspec.id.split("-"))
+            quick[name] |= item.get_closest_marker("slow") is None or "[" not in item.name
+        for (name, expected), found in cases.items():
+            for case in set(expected) - found:
+                print("absent", name, case.replace(" ", "_"))
+        for name in [name for name, found in quick.items() if not found]:
+            print("never", name, "quick")
+
+
+sys.exit(pytest.main(["--collect-only", "-qq", sys.argv[1]], plugins=[Marks()]))
+"""
+
+# all of whose cases are slow, for what sets them up is
+SETS_UP = {"test_benchmarks.py", "test_contributing.py", "test_ptx.py"}
+
+
+@pytest.mark.slow
+def test_of_every_test_that_is_drawn_a_case_is_quick():
+    """And a case that a mark of quick ones names is one."""
+    done = python(COLLECT, Path(__file__).parent, cwd=Path(__file__).parent)
+    lines = done.stdout.splitlines()
+    said = [line.split(" ") for line in lines if line.startswith(("absent ", "never "))]
+    assert [line for line in said if line[1].partition("::")[0] not in SETS_UP] == []
+    assert {line[1].partition("::")[0] for line in said} == SETS_UP
+
+
 # The wheel, and the source distribution
 
 

@@ -21,6 +21,7 @@ def test_a_call_that_is_interrupted_anywhere_leaves_threads_that_work_and_end():
     assert int(run(INTERRUPTED, 2000)) > 100
 
 
+@pytest.mark.slow
 @posix
 def test_a_call_that_is_interrupted_while_it_compiles_can_be_made_again():
     assert int(run(COMPILING, 4)) > 0
@@ -80,7 +81,7 @@ time.sleep(random.choice([0, 0.001, 0.1]))
 """
 
 
-@pytest.mark.parametrize("others", ["idle", "busy"])
+@pytest.mark.parametrize("others", ["idle", pytest.param("busy", marks=pytest.mark.slow)])
 def test_calls_at_the_end_of_python_are_done_alone(others):
     told = run(AT_THE_END, others).split()
     # a daemon may keep what would be finalized

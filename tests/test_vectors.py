@@ -117,7 +117,13 @@ def test_operators_and_choices_work_on_vectors(dtype):
     close(on_vectors(plain, a, b), plain(a, b), dtype)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("tanh", "softplus", "elu")))
+        for name in ACTIVATIONS
+    ],
+)
 def test_activations_on_vectors_are_the_references(name, dtype):
     z = np.linspace(-4, 4, 45).astype(dtype)
     y = reference.formula(ACTIVATIONS[name].f)(z)
