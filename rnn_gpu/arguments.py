@@ -229,6 +229,17 @@ def take(device, name: str, a, dtype):
     return device.array(a, dtype)
 
 
+def give(device, like, a, ours: bool = True):
+    """a, an array of the device, as the kind of array that `like`, which came in, is.
+
+    ours  a stays ours: what goes out is a copy; False hands it over
+    """
+    if type(like) is type(a):
+        return device.copy(a) if ours else a
+    own = a if on_gpu(like) else device.numpy(a)
+    return as_kind_of(like, device.copy(a) if ours and own is a else own)
+
+
 def floats(
     name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None
 ) -> Any:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from . import arguments
 from .errors import ArgumentError, GradientError
 from .layers import Recurrent
+from .layers.stateful import check_states
 from .network import Network
 
 STEP = 1e-5
@@ -75,7 +76,10 @@ def gradcheck(
     )
     T, B, _ = x.shape
     state = draw_state(network, B, rng) if state is None else state
-    states = [np.array(network._device.numpy(s)) for s in network._states("state", state, B)]
+    states = [
+        np.array(network.backend.numpy(s))
+        for s in check_states(network.recurrent, "state", state, B)
+    ]
     if not allow_blind:
         refuse_blind(network, T, states, lengths)
     y = arguments.samples("y", y)
@@ -92,7 +96,7 @@ def gradcheck(
     for b, length in enumerate(lengths):
         weight[0 if network.steps == "every" else length - 1 : length, b] = 1
     weight *= arguments.booleans("mask", mask, (T, B), "T, B", otherwise=True)
-    d = network._device
+    d = network.backend
     target, weight = d.array(target, "float64"), d.array(weight, "float64")
     pull = [rng.normal(size=s.shape) for s in states]
 

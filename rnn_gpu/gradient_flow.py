@@ -16,6 +16,7 @@ from .errors import ArgumentError, NonFiniteError
 from .kernels import LIVE
 from .kernels.devices.reference import formula, unpack
 from .layers import Recurrent
+from .layers.stateful import zero_states
 from .layers.steps import zeros
 from .training import Made, Samples
 
@@ -152,12 +153,12 @@ def gradient_flow(network, x, y) -> Report:
     samples = Samples(network, x, y)
     batch = samples.batch(range(len(samples)))
     with np.errstate(all="ignore"):
-        o, _, tapes = network._forward(
-            batch.x, network._states("state", None, len(samples)), batch.steps
+        o, _, tapes = network.forward(
+            batch.x, zero_states(network.recurrent, len(samples)), batch.steps
         )
-        E, dy = network.objective(network._device, o, batch.target, batch.weight)
+        E, dy = network.objective(network.backend, o, batch.target, batch.weight)
         if not np.isfinite(E):
-            back = network._back(tapes, dy, network._states("dstate", None, len(samples)))
+            back = network.back(tapes, dy, zero_states(network.recurrent, len(samples)))
             raise NonFiniteError(
                 f"gradient_flow: {finite.first_bad(network, batch, Made(E, None, o, tapes, back))}"
             )
@@ -168,10 +169,10 @@ def gradient_flow(network, x, y) -> Report:
                 start, end = end, end + one.output_size
                 bias = f"{i}.b_reverse" if one.reverse and one is not layer else f"{i}.b"
                 here.append(
-                    measure(one, its_tape, network._device.numpy(dy[:, :, start:end]), i, bias)
+                    measure(one, its_tape, network.backend.numpy(dy[:, :, start:end]), i, bias)
                 )
             flows = here + flows
-            dy = layer._back(tape, dy, [nothing(*each) for each in own]).dx
+            dy = layer.back(tape, dy, [nothing(*each) for each in own]).dx
     return Report(flows, E, len(samples))
 
 
@@ -182,7 +183,7 @@ def recurrent_tapes(layer, tape):
 
 def nothing(layer: Recurrent, tape):
     """A gradient of zero with respect to the state after the last step."""
-    return zeros(layer._device, tape.s[:, 0].shape, layer.dtype)
+    return zeros(layer.backend, tape.s[:, 0].shape, layer.dtype)
 
 
 def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
@@ -190,7 +191,7 @@ def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
 
     way  the tape of its way forward; arriving (T, B, n), NumPy, is the whole dE/dy, in time's order
     """
-    number = layer._device.numpy
+    number = layer.backend.numpy
     # in the order of the layer's own steps, as all that follows
     live = number(way.flags & LIVE) != 0
     T, B = live.shape
@@ -202,8 +203,8 @@ def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
         last = arriving[T - 1 - own[-1] if layer.reverse else own[-1], b]
         known.append(bool(last.any()))
         entering[own[-1], b] = last if known[b] else others[b]
-    entering = layer._in_turn(layer._device.array(entering, layer.dtype))
-    seen = layer._back(way, entering, [nothing(layer, way)], taped=True).tape
+    entering = layer.in_turn(layer.backend.array(entering, layer.dtype))
+    seen = layer.back(way, entering, [nothing(layer, way)], taped=True).tape
     tape = type(seen)(*(number(a).astype(float) for a in seen))
 
     # (T, B), (T+1, B)
@@ -303,14 +304,14 @@ def lyapunov(layer: Recurrent, tape, steps, seed=0) -> tuple[float, float]:
     share of the others: where all units of a ReLU layer rest, v is 0 from there on, and its
     logarithm −inf.
     """
-    d = layer._device
+    d = layer.backend
     S, _, B, n = tape.s.shape
     v = np.random.default_rng(seed).normal(size=(S, B, n))
     v = d.array(v / np.sqrt((v**2).sum((0, 2), keepdims=True)), layer.dtype)
     dy, dp = zeros(d, (1, B, n), layer.dtype), zeros(d, (1, B, layer.cell.gates, n), layer.dtype)
     dq, growth = dp.copy() if layer.cell.apart else dp, np.zeros(tape.flags.shape)
     for t in reversed(range(len(growth))):
-        layer._one_step_back(tape, t, dy, dp, dq, v)
+        layer.one_step_back(tape, t, dy, dp, dq, v)
         norm = (v.astype(np.float64) ** 2).sum((0, 2)) ** 0.5
         growth[t] = np.log(d.numpy(norm))
         v /= np.where(norm > 0, norm, 1).astype(layer.dtype)[:, None]

@@ -66,7 +66,7 @@ def plan(
             f"memory_budget is {memory_budget!r}, which needs segments, but a layer goes in "
             "reverse or there is no time"
         )
-    least, chunk = whole.bytes, network._device.chunk(B)
+    least, chunk = whole.bytes, network.backend.chunk(B)
     whole_chunks = -(-T // chunk)
     for count in range(2, whole_chunks + 1):  # of segments; few are rather large
         k = -(-whole_chunks // count) * chunk
@@ -92,14 +92,14 @@ class Needs(NamedTuple):
 def needs(layer, k: int, B: int, ragged: bool) -> Needs:
     n, rows = layer.output_size, k * B
     if layer.recurrent:
-        cell = layer._noise.around(layer.cell, training=True)
+        cell = layer.noise.around(layer.cell, training=True)
         of_word = 8 // np.dtype(layer.dtype).itemsize
         states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
         inputs = (cell.gates + cell.drawn) * rows * n
         # else what is kept lies where p was
         beside = 0 if cell.kept == cell.gates + cell.drawn else inputs
         if cell.drawn:  # p is copied to where the masks come beside it, before there are states
-            masks = 2 * of_word * rows * n if layer._noise.zoneout else 0
+            masks = 2 * of_word * rows * n if layer.noise.zoneout else 0
             beside = max(beside, gates + inputs + masks - states - cell.kept * rows * n)
         return Needs(
             states + (cell.kept + ragged) * rows * n,
@@ -154,8 +154,8 @@ class SegmentsTape(NamedTuple):
 
 
 class Segments:
-    """A network by segments of k steps: its `_forward` keeps only the states before each, its
-    `_back` computes each again.
+    """A network by segments of k steps: its `forward` keeps only the states before each, its
+    `back` computes each again.
 
     Segments are counted from the last step, and have whole chunks of the device (see
     kernels/products.py): so gradients have the bits of the whole. `inputs` says that dE/dx is
@@ -165,25 +165,25 @@ class Segments:
     def __init__(self, network, k: int, inputs: bool = False):
         self.network, self.k, self.inputs = network, k, inputs
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps, pass_=INFERENCE):
         starts, outputs, states = [], [], s0
         for part in reversed(chunks(len(x), self.k)):
             starts.append(states)
-            o, states, _ = self.network._forward(
+            o, states, _ = self.network.forward(
                 x[part], states, steps.part(part.start, part.stop), pass_, keep=False
             )
             outputs.append(o)
             states = [s.copy() for s in states]  # not a view that keeps the segment alive
         return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED):
         network, back = self.network, None
-        dx = network._device.empty(tape.x.shape, network.dtype) if self.inputs else None
+        dx = network.backend.empty(tape.x.shape, network.dtype) if self.inputs else None
         for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):
-            *_, tapes = network._forward(
+            *_, tapes = network.forward(
                 tape.x[part], s0, tape.steps.part(part.start, part.stop), tape.pass_
             )
-            back = network._back(tapes, dy[part], ds, taped, clip, back)
+            back = network.back(tapes, dy[part], ds, taped, clip, back)
             del tapes  # before the next ones are made
             ds = back.ds
             if self.inputs:

@@ -115,7 +115,7 @@ def export(network: Network, path):
 
 
 def own(layer):
-    return {name: layer._device.numpy(a) for name, a in layer.parameters.items()}
+    return {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}
 
 
 def dense(graph, layer, x):
@@ -141,7 +141,7 @@ def recurrent(graph, layer, i, x, last):
     n) of its last states to `last`.
     """
     θ, cell, n = own(layer), layer.cell, layer.hidden_size
-    if layer._noise.zoneout:
+    if layer.noise.zoneout:
         raise UnsupportedError(
             f"zoneout is {layer.zoneout!r}: outside training it mixes states, which ONNX's "
             "operators do not"

@@ -16,7 +16,7 @@ def delta_norms(network, x, y):
     samples = Samples(network, x, y)
     batch = samples.batch(range(len(samples)))
     forward_backward(network, batch)
-    δ = network._device.numpy(network.recurrent[-1].delta)
+    δ = network.backend.numpy(network.recurrent[-1].delta)
     norms = np.sqrt((δ.astype(float) ** 2).sum((2, 3)))  # (T, B)
     aligned = [norms[: batch.lengths[b], b][::-1] for b in range(len(samples))]
     return np.array([np.mean([n[k] for n in aligned if len(n) > k]) for k in range(len(norms))])

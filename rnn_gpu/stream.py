@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from . import arguments
 from .errors import ArgumentError, ShapeError
-from .layers.stateful import as_states
+from .layers.stateful import as_states, check_states
 from .layers.steps import enter
 from .network import Network
 
@@ -54,19 +54,19 @@ class Stream:
         a = arguments.as_array("x", x, network.dtype)
         one = a.ndim == (1 if a.dtype.kind in "iu" else 2)
         a, steps = enter(
-            network._device, a[None] if one else a, network.input_size, network.dtype, None
+            network.backend, a[None] if one else a, network.input_size, network.dtype, None
         )
         B = a.shape[1]
         if self._s is None:
-            self._s = network._states("state", self._state, B)
+            self._s = check_states(network.recurrent, "state", self._state, B)
         if self._s[0].shape[1] != B:
             raise ShapeError(
                 f"x has {B} samples, but this stream goes on with {self._s[0].shape[1]}: reset() "
                 "begins another"
             )
-        y, s, _ = network._forward(a, self._s, steps, keep=False)
+        y, s, _ = network.forward(a, self._s, steps, keep=False)
         self._s = [state.copy() for state in s]  # not a view that keeps all steps alive
-        return network.layers[0]._to_kind_of(x, y[0] if one else y)
+        return arguments.give(network.backend, x, y[0] if one else y)
 
     @property
     def state(self):

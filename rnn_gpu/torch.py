@@ -91,7 +91,7 @@ def forward(call, x, s0, U, W, b, c):
         layer = layer_like(
             call.cell, values["U"].shape[1], values["W"].shape[1], call.device, dtype, call.reverse
         ).on(values)
-        y, (s,), tape = layer._forward(
+        y, (s,), tape = layer.forward(
             d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps
         )
         # the caller may write into y
@@ -106,9 +106,9 @@ def backward(went, call, dy, ds):
     """
     with on_the_stream_of(dy):
         layer, tape = went
-        d = layer._device
+        d = layer.backend
         dy, ds = d.array(dy.detach(), layer.dtype), d.array(ds.detach().clone(), layer.dtype)
-        back = layer._back(tape, dy, [ds], call.left.taped, call.clip)
+        back = layer.back(tape, dy, [ds], call.left.taped, call.clip)
         call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
         gradients = (back.dx, *back.ds, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
         return tuple(None if a is None else torch.from_dlpack(a) for a in gradients)

@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 from . import arguments, finite, io, memory, optimizers
 from . import checkpoint as checkpoints
 from .arguments import Listed
-from .errors import ArgumentError, DtypeError, NonFiniteError, OrderError, ShapeError
+from .errors import ArgumentError, DtypeError, NonFiniteError, ShapeError
 from .kernels import UNCLIPPED, Clip
 from .layers.passes import Back, Last, next_pass
-from .layers.stateful import clip_of
+from .layers.stateful import clip_of, zero_states
 from .layers.steps import Steps, enter
 
 Train = TypeVar("Train", bound=Callable)
@@ -84,7 +84,7 @@ class Samples:
         return len(self.x)
 
     def batch(self, chosen) -> Batch:
-        network, d = self.network, self.network._device
+        network, d = self.network, self.network.backend
         lengths = np.array([len(self.x[i]) for i in chosen])
         T, B = int(lengths.max()), len(chosen)
         x = np.zeros((T, B, *self.x[chosen[0]].shape[1:]), self.x[chosen[0]].dtype)
@@ -127,17 +127,8 @@ def alone(train: Train) -> Train:
 
     @wraps(train)
     def train_alone(network, *given, **options):
-        mine = object()
-        try:
-            # one step: no other thread comes between
-            if network.__dict__.setdefault("_trainer", mine) is not mine:
-                raise OrderError(
-                    "fit: this network is in fit already, here or in another thread; train a copy()"
-                )
+        with network.in_training():
             return train(network, *given, **options)
-        finally:
-            if network.__dict__.get("_trainer") is mine:
-                del network._trainer
 
     return cast(Train, train_alone)
 
@@ -388,8 +379,8 @@ def windows(batch: Batch, segments):
 
 def carried_on(network, window: Batch, states, on):
     """The states before step `on` of a window that the loss does not count."""
-    states = states or network._states("state", None, window.x.shape[1])
-    *_, tapes = network._forward(
+    states = states or zero_states(network.recurrent, window.x.shape[1])
+    *_, tapes = network.forward(
         window.x, states, window.steps, next_pass(network.layers, training=True)
     )
     return states_before(network, tapes, on)
@@ -462,7 +453,7 @@ def train_step(
     norm = global_norm(grads)
     if not np.isfinite(made.loss) or not np.isfinite(norm):
         found = (
-            memory.first_bad(network._device.numpy(made.o), made.loss)
+            memory.first_bad(network.backend.numpy(made.o), made.loss)
             if segment
             else finite.first_bad(network, batch, made)
         )
@@ -486,7 +477,7 @@ def train_step(
             f"update {step}: {squares}; the norm is {norm:.3g}. clip_norm bounds it. No weight "
             "has changed."
         )
-    optimizer.step(network._device, network.parameters, grads)
+    optimizer.step(network.backend, network.parameters, grads)
     return made, norm
 
 
@@ -514,16 +505,14 @@ def forward_backward(
     segment  steps that are computed, and computed again, at a time: see memory.py; None is all
     """
     B = batch.x.shape[1]
-    states = states or network._states("state", None, B)
+    states = states or zero_states(network.recurrent, B)
     way = memory.Segments(network, segment) if segment else network
-    network._begin()
-    o, _, tape = way._forward(
-        batch.x, states, batch.steps, next_pass(network.layers, training=True)
-    )
-    E, do = network.objective(network._device, o, batch.target, batch.weight)
-    back = way._back(tape, do, network._states("dstate", None, B), taped, clip)
+    network.let_go()
+    o, _, tape = way.forward(batch.x, states, batch.steps, next_pass(network.layers, training=True))
+    E, do = network.objective(network.backend, o, batch.target, batch.weight)
+    back = way.back(tape, do, zero_states(network.recurrent, B), taped, clip)
     # to look at, not to go back again
-    network._keep(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))
+    network.remember(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))
     return Made(E, network.objective.correct(o, batch.target, batch.weight), o, tape, back)
 
 
@@ -543,7 +532,7 @@ def compile_kernels(network, optimizer, progress: bool, clip: Clip = UNCLIPPED) 
     batch = zeros.batch([0])
     target = np.full((1, 1, k), 1 / k, network.dtype)
     train_step(
-        copy, batch._replace(target=copy._device.array(target, network.dtype)), once, clip=clip
+        copy, batch._replace(target=copy.backend.array(target, network.dtype)), once, clip=clip
     )
     seconds = time.perf_counter() - start
     if progress:
@@ -564,7 +553,7 @@ def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
     seen = []
     for batch in samples.batches(batch_size):
         o = run(network, batch)
-        E, _ = network.objective(network._device, o, batch.target, batch.weight)
+        E, _ = network.objective(network.backend, o, batch.target, batch.weight)
         seen.append(
             (E, network.objective.correct(o, batch.target, batch.weight), float(batch.weight.sum()))
         )
@@ -573,8 +562,8 @@ def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
 
 def run(network, batch: Batch):
     """Outputs (T, B, k) of one batch; what `backward` needs is left alone."""
-    return network._forward(
-        batch.x, network._states("state", None, batch.x.shape[1]), batch.steps, keep=False
+    return network.forward(
+        batch.x, zero_states(network.recurrent, batch.x.shape[1]), batch.steps, keep=False
     )[0]
 
 
@@ -595,7 +584,7 @@ def predict(network, x: Listed, *, batch_size: int = 256) -> Any:
     for batch in Samples(network, x, targets=False).batches(
         arguments.size("batch_size", batch_size)
     ):
-        o = network._device.numpy(run(network, batch))
+        o = network.backend.numpy(run(network, batch))
         for b, length in enumerate(batch.lengths):
             outputs.append(
                 o[length - 1, b]

@@ -55,8 +55,8 @@ kernels.devices.cuda.tf32
 errors outline
 arguments device io
 derivatives keeping losses optimizers parameters weights
-layers.passes
-layers.base layers.noise layers.steps
+layers.passes layers.steps
+layers.base layers.noise
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions
@@ -180,6 +180,51 @@ def test_cells_know_no_device_and_devices_know_no_cell():
                 assert not [
                     one for one in imports(name) if one.startswith(f"rnn_gpu.kernels{others}")
                 ], name
+
+
+# Private names
+
+# of a named tuple, where they are its public ones
+OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+# of numba, numba-cuda and torch, which the benchmarks ask for what these do not offer
+OF_OTHERS = {"_Kernel", "_codelibrary", "_dynamo", "_have_nvjitlink"}
+
+
+def private_names(text):
+    """What is reached for in a module's text beyond its own objects: `x._name`, where x is not self
+    or cls, and names that begin with _ imported from elsewhere.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            names = [] if mine else [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        hidden = {name for name in names if name.startswith("_") and not name.endswith("__")}
+        yield from (f"line {node.lineno}: {name}" for name in hidden - OF_TUPLES)
+
+
+def elsewhere():
+    """The modules that use layers, networks and optimizers, and the benchmarks."""
+    inside = ("rnn_gpu.layers", "rnn_gpu.kernels")
+    ours = [path for name, path in MODULES.items() if not name.startswith(inside)]
+    return ours + sorted((CHECKOUT / "benchmarks").glob("*.py"))
+
+
+def test_private_names_are_seen():
+    text = "from a import _b\nself._c, cls._d, e._f, e.__g__, e.h, e._replace(), super()._i()"
+    assert list(private_names(text)) == ["line 1: _b", "line 2: _f", "line 2: _i"]
+
+
+@pytest.mark.parametrize("path", elsewhere(), ids=lambda path: "/".join(path.parts[-2:]))
+def test_nobody_outside_reaches_for_a_private_name(path):
+    allowed = set()
+    if path.parent.name == "benchmarks":
+        allowed = OF_OTHERS | {module.stem for module in path.parent.glob("_*.py")}
+    found = private_names(path.read_text(encoding="utf-8"))
+    assert [one for one in found if one.split()[-1] not in allowed] == []
 
 
 # The door

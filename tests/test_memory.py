@@ -174,7 +174,7 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     samples = training.Samples(net, x, [np.zeros(T, int)] * B)
     # compiles, and leaves gradients
     training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
-    net._keep(None)
+    net.remember(None)
     measured = peak(
         lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
     )
@@ -190,7 +190,7 @@ def test_the_plan_of_a_call_is_right_to_ten_percent(monkeypatch):
         planned = net.plan(T, B, int(share * net.plan(T, B, inputs=True).bytes), inputs=True)
         assert (planned.extra == 0) == (share == 1)
         call(net, x, dy, memory_budget=planned.bytes)
-        net._keep(None)
+        net.remember(None)
         measured = peak(lambda bytes=planned.bytes: (net(x, memory_budget=bytes), net.backward(dy)))
         assert planned.bytes == pytest.approx(measured, rel=0.1)
 

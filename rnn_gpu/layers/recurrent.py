@@ -16,7 +16,7 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..weights import TORCH, by_gates, known, next_of, recurrent_of_keras
-from .noise import PART, key, noise
+from .noise import PART, Noise, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
 from .steps import zeros
@@ -170,6 +170,11 @@ class Recurrent(Stateful):
     def draws(self) -> bool:
         return bool(self._noise)
 
+    @property
+    def noise(self) -> Noise:
+        """What training draws: the rates of recurrent dropout and of zoneout."""
+        return self._noise
+
     def config(self) -> dict:
         names = (
             "input_size",
@@ -223,7 +228,7 @@ class Recurrent(Stateful):
             )
         return back.tape
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps, pass_=INFERENCE):
         training = pass_.training
         d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, training)
         mask = None
@@ -234,7 +239,7 @@ class Recurrent(Stateful):
             p, mask = self._noise.beside(
                 d, p, cell.gates, self.seed, place, number, steps.first, training
             )
-        p = self._in_turn(p)
+        p = self.in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0
         if mask is not None:
@@ -247,19 +252,19 @@ class Recurrent(Stateful):
         own = steps.turned(d) if self.reverse else steps
         d.forward(cell, p, θ["W"], self._c(), s, kept, own.flags)
         tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
-        return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
+        return steps.only_live(self.in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         d, θ, (T, B, _), cell = self._device, self.parameters, tape.x.shape, tape.cell
         # of the cell that ran: to add what the mask hides would round
         ds = later.wide_ds if later else tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            seen, clipped = self._back_by_steps(tape, self._in_turn(dy), dp, dq, ds, clip)
+            seen, clipped = self._back_by_steps(tape, self.in_turn(dy), dp, dq, ds, clip)
         else:
             arrays = (
-                self._in_turn(dy),
+                self.in_turn(dy),
                 θ["W"],
                 self._c(),
                 tape.wide_s,
@@ -270,7 +275,7 @@ class Recurrent(Stateful):
                 ds,
             )
             seen, clipped = None, d.backward(cell, *arrays, clip)
-        δ, sums = self._in_turn(dp), later.grads if later else {}
+        δ, sums = self.in_turn(dp), later.grads if later else {}
         dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums.get("U"), sums.get("b"))
         _, dW, dc = d.project_back(
             dq, tape.before()[0], θ["W"], sums.get("W"), sums.get("c"), below=False, bias=cell.apart
@@ -279,7 +284,7 @@ class Recurrent(Stateful):
         clipped += later.clipped_steps if later else 0
         return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
 
-    def _in_turn(self, a):
+    def in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.
 
         Steps beyond a sample's length come first when all T are turned around, and are not live:
@@ -299,7 +304,7 @@ class Recurrent(Stateful):
             carried[:, t + 1] = ds
             carried[tape.cell.output, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
             one = slice(t, t + 1)
-            clipped += self._one_step_back(tape, t, dy[one], dp[one], dq[one], ds, clip)
+            clipped += self.one_step_back(tape, t, dy[one], dp[one], dq[one], ds, clip)
             norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
             if tape.starts is not None:
                 ds0 += np.where(tape.starts[t], ds, ds.dtype.type(0))
@@ -308,7 +313,7 @@ class Recurrent(Stateful):
         carried[:, 0] = ds
         return DeltaTape(dp, dq, tape.narrowed(carried), tape.s, tape.kept, norms), clipped
 
-    def _one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
+    def one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
         """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell
         that ran.
         """
@@ -350,9 +355,9 @@ class Recurrent(Stateful):
 
     def _as_state(self, x, s):
         return (
-            self._to_kind_of(x, s[0])
+            arguments.give(self._device, x, s[0])
             if len(s) == 1
-            else tuple(self._to_kind_of(x, part) for part in s)
+            else tuple(arguments.give(self._device, x, part) for part in s)
         )
 
     def _check_states(self, name, state, B):
@@ -363,25 +368,25 @@ class Recurrent(Stateful):
 
     # Other libraries' parameters: see weights.py
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         return {
             theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"])
             for theirs, ours in TORCH.items()
         }
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         known(state_dict, TORCH, optional=("bias_ih_l0", "bias_hh_l0"))
         zero = np.zeros(self.parameters["b"].shape, self.dtype)
         b, c = state_dict.get("bias_ih_l0", zero), state_dict.get("bias_hh_l0", zero)
         θ = {"U": state_dict["weight_ih_l0"], "W": state_dict["weight_hh_l0"]}
         return θ | ({"b": b, "c": c} if self.cell.apart else {"b": b + c})
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         θ = {name: by_gates(a, self._gates_of_keras()) for name, a in θ.items()}
         bias = np.stack([θ["b"], θ["c"]]) if self.cell.apart else θ["b"]
         return [("kernel", θ["U"].T), ("recurrent kernel", θ["W"].T), ("bias", bias)]
 
-    def _of_keras(self, weights):
+    def of_keras(self, weights):
         return recurrent_of_keras(next_of(weights, 3), self._gates_of_keras(), self.cell.apart)
 
     def _gates_of_keras(self):
