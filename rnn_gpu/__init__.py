@@ -31,8 +31,7 @@ from .errors import (
 from .gradcheck import gradcheck
 from .keeping import release
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
-from .network import Network, load
-from .stream import Stream
+from .network import Network, Stream, load
 
 __version__ = "0.1.0"
 

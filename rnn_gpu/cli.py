@@ -151,7 +151,8 @@ def train(
     (folder / "history.json").write_text(json.dumps(kept | {it.held_out: found}))
     print(f"model    {model}\nhistory  {folder / 'history.json'}")
     try:
-        from .plots import delta_norms, training_picture
+        from .bridges.plots import training_picture
+        from .network.gradient_flow import delta_norms
 
         norms = delta_norms(best, it.train.x[:64], it.train.y[:64])
         training_picture(

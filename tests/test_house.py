@@ -52,21 +52,23 @@ kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 kernels.devices.cuda.tf32
-errors outline
-arguments device io
-derivatives keeping losses optimizers parameters weights
+bridges bridges.plots errors outline
+arguments bridges.io device
+bridges.weights derivatives keeping losses optimizers parameters
 layers.passes layers.steps
 layers.base layers.noise
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-checkpoint finite memory torch
-training
-plots
-gradient_flow
+bridges.torch network.checkpoint network.finite network.memory
+network.training
+network.gradient_flow
+network.network
+network.stream
 network
-gradcheck onnx stream
+bridges.onnx gradcheck
+gradient_flow onnx stream torch training
 datasets._sequences
 datasets.*
 datasets
@@ -144,7 +146,7 @@ def test_imports_are_seen_wherever_they_stand():
     assert "rnn_gpu.kernels.activations" in seen["rnn_gpu.kernels.cells.lstm"]
     assert "rnn_gpu.arguments" in seen["rnn_gpu.layers.base"]
     assert "rnn_gpu.kernels" in seen["rnn_gpu.layers.steps"]
-    assert "matplotlib.figure.Figure" in seen["rnn_gpu.plots"]
+    assert "matplotlib.figure.Figure" in seen["rnn_gpu.bridges.plots"]
     assert {"rnn_gpu.kernels.devices.cuda", "rnn_gpu.kernels.devices"} <= seen["rnn_gpu.device"]
     assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]
 
@@ -240,6 +242,27 @@ def test_all_is_exactly_what_is_there():
     assert set(rnn_gpu.__all__) == names | modules
     assert len(rnn_gpu.__all__) == len(set(rnn_gpu.__all__))
     assert all(isinstance(getattr(rnn_gpu, name), ModuleType) for name in modules)
+
+
+# where a user imports from, beside the door itself: rooms behind may be moved, these stay
+PUBLIC = {
+    "errors": ("RnnGpuError",),
+    "gradient_flow": ("LayerFlow", "Report"),
+    "network": ("Network", "load"),
+    "onnx": ("export",),
+    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "stream": ("Stream",),
+    "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack"),
+    "training": ("History", "Samples", "forward_backward", "train_step"),
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_modules_stay_where_they_are(module):
+    if module in ("onnx", "torch"):
+        pytest.importorskip(module)
+    there = import_module(f"rnn_gpu.{module}")
+    assert [name for name in PUBLIC[module] if not hasattr(there, name)] == []
 
 
 def test_all_is_sorted():

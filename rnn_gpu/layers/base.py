@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, outline, parameters
+from ..bridges.weights import Weights
 from ..device import PRECISIONS, resolve
 from ..kernels import UNCLIPPED, Clip
-from ..weights import Weights
 from .passes import INFERENCE, Back, Pass, Remembering
 from .steps import Steps
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, derivatives, outline, parameters
+from ..bridges.weights import TORCH, by_gates, known, next_of, recurrent_of_keras
 from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
 from ..kernels import LIVE, UNCLIPPED, Cell
@@ -15,7 +16,6 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
-from ..weights import TORCH, by_gates, known, next_of, recurrent_of_keras
 from .noise import PART, Noise, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
@@ -366,7 +366,7 @@ class Recurrent(Stateful):
     def _as_states(self, like, states):
         return self._as_state(like, *states)
 
-    # Other libraries' parameters: see weights.py
+    # Other libraries' parameters: see bridges/weights.py
 
     def as_torch(self, θ):
         return {

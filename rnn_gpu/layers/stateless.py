@@ -9,11 +9,11 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from .. import arguments, derivatives, parameters
+from ..bridges.weights import dense_of_keras, known, next_of
 from ..derivatives import ActivationLike
 from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
 from ..kernels.once import once
-from ..weights import dense_of_keras, known, next_of
 from .base import Layer
 from .noise import drop_mask, key, struck
 from .passes import INFERENCE, Back, Last, next_pass

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import arguments
-from .errors import ArgumentError
-from .kernels import UNCLIPPED
-from .kernels.products import chunks
-from .layers import Dense, Dropout
-from .layers.passes import INFERENCE, Pass
-from .layers.steps import Steps
+from .. import arguments
+from ..errors import ArgumentError
+from ..kernels import UNCLIPPED
+from ..kernels.products import chunks
+from ..layers import Dense, Dropout
+from ..layers.passes import INFERENCE, Pass
+from ..layers.steps import Steps
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

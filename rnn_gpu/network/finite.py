@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .kernels import LIVE
-from .layers import Dense, Recurrent
+from ..kernels import LIVE
+from ..layers import Dense, Recurrent
 
 
 def first_bad(network, batch, made) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arguments
-from .errors import ArgumentError, DtypeError, ShapeError
+from .. import arguments
+from ..errors import ArgumentError, DtypeError, ShapeError
 
 TORCH = {"weight_ih_l0": "U", "weight_hh_l0": "W", "bias_ih_l0": "b", "bias_hh_l0": "c"}
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import io
-from .errors import ArgumentError, NonFiniteError
-from .parameters import fitting
+from ..bridges import io
+from ..errors import ArgumentError, NonFiniteError
+from ..parameters import fitting
 
 FORMAT = "rnn_gpu checkpoint"
 

@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from . import arguments, gradient_flow, io, memory, outline, training
-from .device import PRECISIONS
-from .errors import ArgumentError, ModelFileError, OrderError, ShapeError
-from .kernels import UNCLIPPED, Activation, Cell
-from .kernels.activations import ACTIVATIONS
-from .kernels.cells import CELLS
-from .layers import (
+from .. import arguments, outline
+from ..bridges import io
+from ..bridges.weights import Weights
+from ..device import PRECISIONS
+from ..errors import ArgumentError, ModelFileError, OrderError, ShapeError
+from ..kernels import UNCLIPPED, Activation, Cell
+from ..kernels.activations import ACTIVATIONS
+from ..kernels.cells import CELLS
+from ..layers import (
     GRU,
     LSTM,
     RNN,
@@ -29,11 +31,11 @@ from .layers import (
     Layer,
     Recurrent,
 )
-from .layers.passes import INFERENCE, Back, Last, Remembering, next_pass
-from .layers.stateful import as_states, check_states, clip_of
-from .layers.steps import enter
-from .losses import Objective
-from .weights import Weights
+from ..layers.passes import INFERENCE, Back, Last, Remembering, next_pass
+from ..layers.stateful import as_states, check_states, clip_of
+from ..layers.steps import enter
+from ..losses import Objective
+from . import gradient_flow, memory, training
 
 
 class Network(Remembering, Weights):

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from .errors import ArgumentError, DeviceError, ModelFileError
+from ..errors import ArgumentError, DeviceError, ModelFileError
 
 try:
     import fcntl
