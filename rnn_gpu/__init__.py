@@ -12,7 +12,7 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "kernels").exists():
     __path__.append(str(_Path(__file__).parents[1]))
 
-from . import datasets, optimizers
+from . import callbacks, datasets, optimizers
 from .derivatives import activation, cell
 from .device import resolve as device
 from .errors import (
@@ -58,6 +58,7 @@ __all__ = [
     "Stream",
     "UnsupportedError",
     "activation",
+    "callbacks",
     "cell",
     "datasets",
     "device",

@@ -1,5 +1,24 @@
-"""What `Network.fit` is made of, for whoever trains by hand: samples, their batches, one update."""
+"""What `Network.fit` is made of, for whoever trains by hand: samples, settings, loop, one update.
 
-from .network.training import History, Samples, forward_backward, train_step
+>>> import numpy as np, rnn_gpu
+>>> from rnn_gpu.training import Samples, Settings, Training
+>>> network = rnn_gpu.Network([rnn_gpu.LSTM(3, 5, device="cpu"), rnn_gpu.Dense(5, 1, device="cpu")])
+>>> samples = Samples(network, np.zeros((4, 7, 3), "float32"), np.zeros((4, 7, 1), "float32"))
+>>> training = Training(network, samples, rnn_gpu.optimizers.Adam(), Settings(epochs=2))
+>>> losses = [update.loss for update in training]
+"""
 
-__all__ = ["History", "Samples", "forward_backward", "train_step"]
+from .network.batches import Samples
+from .network.gradients import forward_backward
+from .network.training import Clipping, History, Settings, Training, Update, train_step
+
+__all__ = [
+    "Clipping",
+    "History",
+    "Samples",
+    "Settings",
+    "Training",
+    "Update",
+    "forward_backward",
+    "train_step",
+]

@@ -61,14 +61,17 @@ layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-bridges.torch network.checkpoint network.finite network.memory
-network.training
-network.gradient_flow
+bridges.torch network.batches network.checkpoint network.finite network.memory
+network.evaluation network.truncation
+network.gradients
+network.gradient_flow network.training
+network.callbacks
+network.fit
 network.network
 network.stream
 network
 bridges.onnx gradcheck
-gradient_flow onnx stream torch training
+callbacks gradient_flow onnx stream torch training
 datasets._sequences
 datasets.*
 datasets
@@ -233,7 +236,7 @@ def test_nobody_outside_reaches_for_a_private_name(path):
 
 
 def test_all_is_exactly_what_is_there():
-    modules = {"datasets", "optimizers"}
+    modules = {"callbacks", "datasets", "optimizers"}
     names = {
         name
         for name, value in vars(rnn_gpu).items()
@@ -246,6 +249,7 @@ def test_all_is_exactly_what_is_there():
 
 # where a user imports from, beside the door itself: rooms behind may be moved, these stay
 PUBLIC = {
+    "callbacks": ("BestModel", "Callback"),
     "errors": ("RnnGpuError",),
     "gradient_flow": ("LayerFlow", "Report"),
     "network": ("Network", "load"),
@@ -253,7 +257,7 @@ PUBLIC = {
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "stream": ("Stream",),
     "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack"),
-    "training": ("History", "Samples", "forward_backward", "train_step"),
+    "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
 }
 
 

@@ -12,7 +12,7 @@ def first_bad(network, batch, made) -> str:
     """Where the first NaN or infinity of a pass stands, in causal order, and what stood there one
     step before.
 
-    batch (a training.Batch) and made (a training.Made): what the network was given, and what that
+    batch (a Batch) and made (a Made): what the network was given, and what that
     gave. A bad parameter comes first; then the way forward, step by step, in a step layer by layer
     and gates before states; then δ on its way back, the other way round; then the sums over steps.
     """

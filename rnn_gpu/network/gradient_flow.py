@@ -20,7 +20,8 @@ from ..layers import Recurrent
 from ..layers.stateful import zero_states
 from ..layers.steps import zeros
 from . import finite
-from .training import Made, Samples, forward_backward
+from .batches import Samples
+from .gradients import Made, forward_backward
 
 LOW, HIGH = 1e-3, 1e3  # the effective horizon is where ‖δ_k‖/‖δ_T‖ leaves this range
 DEAF = 0.05  # a unit is saturated at a step where ‖∂s_{t+1}/∂net_t‖ is below this

@@ -35,7 +35,8 @@ from ..layers.passes import INFERENCE, Back, Last, Remembering, next_pass
 from ..layers.stateful import as_states, check_states, clip_of
 from ..layers.steps import enter
 from ..losses import Objective
-from . import gradient_flow, memory, training
+from . import evaluation, gradient_flow, gradients, memory
+from .fit import fit
 
 
 class Network(Remembering, Weights):
@@ -324,11 +325,11 @@ class Network(Remembering, Weights):
         return by_layer("state_dict", named, len(self.layers))
 
     plan = memory.plan
-    fit = training.fit
-    gradient = training.gradient
+    fit = fit
+    gradient = gradients.gradient
     gradient_flow = gradient_flow.gradient_flow
-    evaluate = training.evaluate
-    predict = training.predict
+    evaluate = evaluation.evaluate
+    predict = evaluation.predict
 
     def config(self) -> dict:
         """What `load` needs to build the network again, in JSON's types; formulas of the user's own
