@@ -313,7 +313,7 @@ def one_hot(x, classes: int, dtype: str):
     return (np.asarray(x)[..., None] == np.arange(classes)).astype(dtype)
 
 
-def booleans(name: str, values, shape: tuple[int, int], axes: str, otherwise: bool):
+def booleans(name: str, values, shape: tuple[int, ...], axes: str, otherwise: bool):
     """values as NumPy's booleans of this shape; None is `otherwise` everywhere."""
     if values is None:
         return np.full(shape, otherwise)

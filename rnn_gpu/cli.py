@@ -25,6 +25,7 @@ Cell = StrEnum("Cell", list(CELLS))
 Data = StrEnum("Data", ["vowels", "python-manual"])
 Device = StrEnum("Device", list(NAMES))
 Precision = StrEnum("Precision", list(PRECISIONS))
+ELMAN, AUTO, FP32 = Cell("elman"), Device("auto"), Precision("fp32")  # the defaults
 NO_PICTURE = "no picture: matplotlib is not installed (pip install matplotlib)"
 
 
@@ -70,12 +71,13 @@ def new_folder(stem: Path) -> Path:
 
 @app.command()
 def train(
-    cell: Annotated[Cell, typer.Option(help="The recurrent cell.")] = Cell.elman,
+    *,
+    cell: Annotated[Cell, typer.Option(help="The recurrent cell.")] = ELMAN,
     data: Annotated[
         Data,
         typer.Option(help="Speakers of Japanese vowels, or the characters of Python's manual."),
     ] = Data.vowels,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = AUTO,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Default: 60 for vowels, 5 for python-manual.")
     ] = None,
@@ -89,7 +91,7 @@ def train(
     ] = 0,
     precision: Annotated[
         Precision, typer.Option(help="Of matrix products; tf32 is for a GPU.")
-    ] = Precision.fp32,
+    ] = FP32,
     out: Annotated[Path, typer.Option(help="Where the folder of this run is made.")] = Path("runs"),
 ):
     """Train a network, print how good it is on held-out data, and keep the model and a picture."""
@@ -181,7 +183,7 @@ def gradflow(
     ],
     data: Annotated[Data, typer.Option(help="What it was trained on.")] = Data.vowels,
     samples: Annotated[int, typer.Option(min=1, help="How many of the training sequences.")] = 64,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = AUTO,
     out: Annotated[
         Path | None, typer.Option(help="Where the picture goes. Default: beside the model.")
     ] = None,

@@ -58,6 +58,6 @@ def why_no_cuda() -> str:
 
 def simulated() -> bool:
     """Is the CUDA simulator on (NUMBA_ENABLE_CUDASIM=1 before the first import of numba)?"""
-    from numba.core import config
+    from numba import config
 
-    return bool(config.ENABLE_CUDASIM)
+    return bool(vars(config)["ENABLE_CUDASIM"])

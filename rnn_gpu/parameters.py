@@ -1,5 +1,7 @@
 """Parameters: their initial values, and the dictionary that holds them."""
 
+from typing import NoReturn
+
 import numpy as np
 
 from . import arguments
@@ -44,10 +46,13 @@ class Parameters(dict[str, np.ndarray]):
         self.update(other)
         return self
 
-    def fixed(self, *_):
+    def fixed(self, *_) -> NoReturn:
         raise TypeError("a layer's parameters have fixed names: assign to them")
 
-    __delitem__ = pop = popitem = clear = setdefault = fixed
+    __delitem__ = pop = popitem = clear = fixed
+
+    def setdefault(self, *_) -> NoReturn:
+        self.fixed()
 
 
 def fitting(values: dict, shapes: dict, dtype: str) -> dict:

@@ -232,6 +232,67 @@ def test_nobody_outside_reaches_for_a_private_name(path):
     assert [one for one in found if one.split()[-1] not in allowed] == []
 
 
+# Size
+
+MOST_POSITIONS = 8
+# the arguments of torch's modules, in torch's order
+AS_ELSEWHERE = {"rnn_gpu.bridges.torch.Stack.__init__"}
+
+
+def functions(name):
+    """(dotted name, node) of every function of a module, those of classes too."""
+
+    def within(node, path):
+        for child in ast.iter_child_nodes(node):
+            own = f"{path}.{child.name}" if hasattr(child, "name") else path
+            if isinstance(child, (ast.FunctionDef, ast.Lambda)):
+                yield own, child
+            yield from within(child, own)
+
+    return within(ast.parse(MODULES[name].read_text(encoding="utf-8")), name)
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
+def test_no_function_has_too_many_positions(name):
+    for path, node in functions(name):
+        given = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+        count = len(given) - (given[:1] in (["self"], ["cls"]))
+        assert count <= MOST_POSITIONS or path in AS_ELSEWHERE, f"{path} takes {count}"
+
+
+ALIKE = 6  # lines
+
+
+def code_of(name):
+    """(line's number, line) of a module, but for signatures, which an editor completes and so are
+    written out, and for what hands on an argument by its own name.
+    """
+    text = MODULES[name].read_text(encoding="utf-8")
+    signatures = {
+        line
+        for _, node in functions(name)
+        if isinstance(node, ast.FunctionDef)
+        for line in range(node.lineno, node.body[0].lineno)
+    }
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.strip()
+        if word and number not in signatures and not re.fullmatch(r"(\w+)=\1,", word):
+            yield number, word
+
+
+def test_nothing_is_written_twice():
+    """No six lines that follow each other, blank ones aside, stand in two places."""
+    seen, twice = {}, []
+    for name in [one for one in MODULES if ".kernels" not in one]:
+        lines = list(code_of(name))
+        for k in range(len(lines) - ALIKE + 1):
+            words = tuple(word for _, word in lines[k : k + ALIKE])
+            place = f"{name}, line {lines[k][0]}"
+            if seen.setdefault(words, place) != place:
+                twice.append((seen[words], place))
+    assert twice == []
+
+
 # The door
 
 

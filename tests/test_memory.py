@@ -21,12 +21,12 @@ from rnn_gpu import (
     Dropout,
     Network,
     NonFiniteError,
-    memory,
     training,
 )
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu import memory as pool
+from rnn_gpu.network import memory
 
 T, B = 13, 3
 

@@ -6,6 +6,7 @@ gates (see kernels.Operator).
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 import onnx
@@ -147,7 +148,7 @@ def recurrent(graph, layer, i, x, last):
             "operators do not"
         )
     operator = operator_of("cell", cell, CELLS)
-    options = dict(operator.attributes)
+    options: dict[str, Any] = dict(operator.attributes)
     for name in options.get("activations", ()):
         if name not in WITHIN_RNN:
             raise UnsupportedError(

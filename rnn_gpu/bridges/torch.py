@@ -248,8 +248,9 @@ class Stack(torch.nn.Module):
         """The DeltaTape of each layer and direction, of arrays as the device has them, after the
         backward of a call with tape=True.
         """
-        tapes = [left.tape for left in self._left if left.taped]
-        if None in tapes:
+        taped = [left for left in self._left if left.taped]
+        tapes = [left.tape for left in taped if left.tape is not None]
+        if len(tapes) < len(taped):
             raise OrderError(
                 "tapes are known after backward: call it on a loss of what the module returned"
             )
@@ -307,13 +308,13 @@ class Stack(torch.nn.Module):
             if k < self.num_layers - 1:
                 x = torch.nn.functional.dropout(x, self.dropout, self.training)
         h = torch.stack(last, 1)
-        if packed:
+        if lengths is not None:
             y = PackedSequence(pack_padded_sequence(x, lengths).data, *input[1:])
             h = h if input.unsorted_indices is None else h.index_select(2, input.unsorted_indices)
         else:
             y = (x.transpose(0, 1) if rows_first else x) if batched else x[:, 0]
-        h = tuple(h if batched else h[:, :, 0])
-        return y, h if len(h) > 1 else h[0]
+        states = list(h if batched else h[:, :, 0])
+        return y, tuple(states) if len(states) > 1 else states[0]
 
     def _weights(self, suffix):
         """U, W, b and c of a layer and direction; c where the cell takes the two sides apart, else

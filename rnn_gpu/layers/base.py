@@ -10,6 +10,7 @@ from .. import arguments, outline, parameters
 from ..bridges.weights import Weights
 from ..device import PRECISIONS, resolve
 from ..kernels import UNCLIPPED, Clip
+from ..parameters import Parameters
 from .passes import INFERENCE, Back, Pass, Remembering
 from .steps import Steps
 
@@ -24,6 +25,7 @@ class Layer(Remembering, Weights):
     `forward` and `back`, which do the work and remember nothing.
     """
 
+    parameters: Parameters
     input_size: int | None = None
     output_size: int | None = None
     place = 0  # in its network
@@ -66,7 +68,7 @@ class Layer(Remembering, Weights):
     def _hold(self, values: dict[str, np.ndarray], whole=None):
         """Have these parameters, which are all of them parts of `whole` where there is one."""
         θ = {name: self._device.array(value, self.dtype) for name, value in values.items()}
-        self.parameters = parameters.Parameters(θ)
+        self.parameters = Parameters(θ)
         self.bits = tuple(
             a.reshape(-1).view(np.uint32) for a in (θ.values() if whole is None else (whole,))
         )

@@ -84,6 +84,7 @@ class Remembering:
     bits: tuple  # all parameters, as arrays (·,) of uint32, for their fingerprint
     _last: Last | None = None
     _threads: Set[int] = frozenset()  # that went forward
+    _trainer: object  # who trains it, while somebody does
 
     def __getstate__(self) -> dict:
         """For copies and other processes: without what the last pass remembers, which stays with

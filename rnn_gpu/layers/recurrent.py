@@ -16,10 +16,10 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
-from .noise import PART, Noise, key, noise
+from .noise import PART, Noise, Source, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
-from .steps import zeros
+from .steps import Steps, zeros
 
 
 class Tape(NamedTuple):
@@ -228,7 +228,7 @@ class Recurrent(Stateful):
             )
         return back.tape
 
-    def forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps: Steps, pass_=INFERENCE):
         training = pass_.training
         d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, training)
         mask = None
@@ -236,9 +236,8 @@ class Recurrent(Stateful):
         p = d.project(x, θ["U"], θ["b"], cell.gates)
         if cell.drawn:
             place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
-            p, mask = self._noise.beside(
-                d, p, cell.gates, self.seed, place, number, steps.first, training
-            )
+            source = Source(self.seed, place, number, steps.first)
+            p, mask = self._noise.beside(d, p, cell.gates, source, training)
         p = self.in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0
@@ -446,73 +445,53 @@ class RNN(Recurrent):
         super().__setstate__(state | {"cell": elman(state["activation"])})
 
 
-class LSTM(Recurrent):
+class BuiltIn(Recurrent):
+    """A recurrent layer of one cell, which its class says.  Options: see Recurrent."""
+
+    built_in: Cell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        batch_first: bool = False,
+        device: str = "auto",
+        dtype: npt.DTypeLike = "float32",
+        seed: int = 0,
+        init: str = "default",
+        reverse: bool = False,
+        precision: str = "fp32",
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+    ):
+        super().__init__(
+            self.built_in,
+            input_size,
+            hidden_size,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            init=init,
+            reverse=reverse,
+            precision=precision,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+        )
+
+
+class LSTM(BuiltIn):
     """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each
     (B, n).  Options: see Recurrent.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        batch_first: bool = False,
-        device: str = "auto",
-        dtype: npt.DTypeLike = "float32",
-        seed: int = 0,
-        init: str = "default",
-        reverse: bool = False,
-        precision: str = "fp32",
-        recurrent_dropout: float = 0.0,
-        zoneout: float | Sequence[float] = 0.0,
-    ):
-        super().__init__(
-            lstm,
-            input_size,
-            hidden_size,
-            batch_first=batch_first,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            init=init,
-            reverse=reverse,
-            precision=precision,
-            recurrent_dropout=recurrent_dropout,
-            zoneout=zoneout,
-        )
+    built_in = lstm
 
 
-class GRU(Recurrent):
+class GRU(BuiltIn):
     """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h
     (B, n).  Options: see Recurrent.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        batch_first: bool = False,
-        device: str = "auto",
-        dtype: npt.DTypeLike = "float32",
-        seed: int = 0,
-        init: str = "default",
-        reverse: bool = False,
-        precision: str = "fp32",
-        recurrent_dropout: float = 0.0,
-        zoneout: float | Sequence[float] = 0.0,
-    ):
-        super().__init__(
-            gru,
-            input_size,
-            hidden_size,
-            batch_first=batch_first,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            init=init,
-            reverse=reverse,
-            precision=precision,
-            recurrent_dropout=recurrent_dropout,
-            zoneout=zoneout,
-        )
+    built_in = gru

@@ -15,7 +15,7 @@ from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation
 from ..kernels.once import once
 from .base import Layer
-from .noise import drop_mask, key, struck
+from .noise import Source, drop_mask, key, struck
 from .passes import INFERENCE, Back, Last, next_pass
 
 
@@ -129,10 +129,10 @@ class Dense(Stateless):
         """δ = dE/dnet (BP 式3, but for its sign) of every row, from the last backward: shaped as
         y.
         """
-        back = self._found("delta")
-        if back is None or back.delta is None:
+        back, last = self._found("delta"), self._last
+        if back is None or back.delta is None or last is None:
             raise OrderError("delta is known after backward: call it after the layer went forward")
-        return back.delta.reshape(*np.shape(self._last.like)[:-1], self.output_size)
+        return back.delta.reshape(*np.shape(last.like)[:-1], self.output_size)
 
     def forward(self, x, s0, steps, pass_=INFERENCE):
         d, θ = self._device, self.parameters
@@ -270,10 +270,8 @@ class Dropout(Stateless):
             T, B, n = x.shape
             first = 0 if self.variational or steps is None else steps.first
             T = 1 if self.variational else T
-            drawn = struck(
-                self._device, self.rate, T, B, n, self.seed, self.place, pass_.numbers[self], first
-            )
-            mask = drop_mask(x.dtype, self.rate, drawn)
+            source = Source(self.seed, self.place, pass_.numbers[self], first)
+            mask = drop_mask(x.dtype, self.rate, struck(self._device, self.rate, (T, B, n), source))
         return x * mask, [], DropoutTape(x, mask)
 
     def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):

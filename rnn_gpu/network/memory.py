@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from ..kernels import UNCLIPPED
 from ..kernels.products import chunks
 from ..layers import Dense, Dropout
-from ..layers.passes import INFERENCE, Pass
+from ..layers.passes import INFERENCE, Back, Pass
 from ..layers.steps import Steps
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -176,7 +176,7 @@ class Segments:
             states = [s.copy() for s in states]  # not a view that keeps the segment alive
         return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
 
-    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED) -> Back:
         network, back = self.network, None
         dx = network.backend.empty(tape.x.shape, network.dtype) if self.inputs else None
         for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):
@@ -186,9 +186,10 @@ class Segments:
             back = network.back(tapes, dy[part], ds, taped, clip, back)
             del tapes  # before the next ones are made
             ds = back.ds
-            if self.inputs:
+            if dx is not None:
                 dx[part] = back.dx
             back = back._replace(dx=dx, parts=tuple(own._replace(delta=None) for own in back.parts))
+        assert back is not None  # a sequence has a step
         return back
 
 

@@ -188,10 +188,11 @@ class Network(Remembering, Weights):
                 "x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})", batch=0
             )
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
-        way = memory.way(self, *a.shape[:2], memory_budget, steps)
+        T, B, _ = a.shape
+        way = memory.way(self, T, B, memory_budget, steps)
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
-        s0, weights = check_states(self.recurrent, "state", state, a.shape[1]), self._fingerprint()
+        s0, weights = check_states(self.recurrent, "state", state, B), self._fingerprint()
         self.let_go()
         y, s, tape = way.forward(a, s0, steps, next_pass(self.layers, training))
         self.remember(
@@ -228,17 +229,12 @@ class Network(Remembering, Weights):
             )
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
-        dy = arguments.floats(
-            "dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1
-        )
-        dy = steps.only_live(
-            arguments.take(self._device, "dy", dy.reshape(T, B, self.output_size), self.dtype)
-        )
-        if not self._device.finite(dy):
-            arguments.finite("dy", dy if self.recurrent else dy[0])
-        back = way.back(
-            last.tape, dy, check_states(self.recurrent, "dstate", dstate, B), tape, clip
-        )
+        a = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1)
+        a = a.reshape(T, B, self.output_size)
+        a = steps.only_live(arguments.take(self._device, "dy", a, self.dtype))
+        if not self._device.finite(a):
+            arguments.finite("dy", a if self.recurrent else a[0])
+        back = way.back(last.tape, a, check_states(self.recurrent, "dstate", dstate, B), tape, clip)
         self.remember(last.returned(back))
         return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
 
@@ -427,7 +423,7 @@ def by_layer(what: str, named, count: int) -> list[dict]:
     return parts
 
 
-def with_precision(words, precision: str):
+def with_precision(words, precision: str) -> Any:
     """What `config` says, with another precision wherever there is one."""
     if isinstance(words, dict):
         return {
@@ -448,9 +444,8 @@ def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
     if kind is Bidirectional:
         both = settings.pop("forward"), settings.pop("reverse")
         each = zip(both, Bidirectional.apart(values), strict=True)
-        return Bidirectional(
-            *(build(one, part, own, device, dtype) for one, part in each), **settings
-        )
+        layers: list[Any] = [build(one, part, own, device, dtype) for one, part in each]
+        return Bidirectional(*layers, **settings)
     for key, value in settings.items():
         if isinstance(value, dict):
             settings[key] = own_formula(own, key, value)
