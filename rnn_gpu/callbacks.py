@@ -7,6 +7,6 @@
 ...             training.stop()
 """
 
-from .network.callbacks import BestModel, Callback
+from .network.callbacks import BestModel, Callback, Checkpoint, Progress, Validation
 
-__all__ = ["BestModel", "Callback"]
+__all__ = ["BestModel", "Callback", "Checkpoint", "Progress", "Validation"]

@@ -158,6 +158,7 @@ def difference(loss, array, place, claimed) -> tuple[float, float]:
 
 
 def draw_state(network, B, rng):
+    """A state of each recurrent layer from N(0, ½), as users have them."""
     states = []
     for layer in network.recurrent:
         parts = [
@@ -168,6 +169,7 @@ def draw_state(network, B, rng):
 
 
 def refuse_blind(network, T, states, lengths):
+    """Raise ArgumentError for settings with which a wrong gradient could pass."""
     if T < 3:
         raise ArgumentError(
             f"x has T = {T} time steps: a wrong recurrence shows from T = 3 on (allow_blind=True "

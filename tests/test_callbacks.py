@@ -5,7 +5,7 @@ import pytest
 
 from door import refuses
 from rnn_gpu import GRU, ArgumentError, Dense, Network, OrderError, load, optimizers
-from rnn_gpu.callbacks import BestModel, Callback
+from rnn_gpu.callbacks import BestModel, Callback, Validation
 from rnn_gpu.training import Samples, Settings, Training, train_step
 
 RNG = np.random.default_rng(0)
@@ -142,6 +142,13 @@ def test_what_is_measured_goes_into_the_history_and_the_checkpoint(tmp_path):
     assert names[-4:] == ["validation_loss", "validation_accuracy", "size", "seconds"]
     again = fit(network(), Size(), validation=(X, Y), resume=path, epochs=3)
     assert again["size"] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
+
+
+def test_several_sets_are_held_out():
+    net = network()
+    history = fit(net, Validation(Samples(net, X[:2], Y[:2]), name="winter"), validation=(X, Y))
+    assert history["winter_loss"][-1] == net.evaluate(X[:2], Y[:2], batch_size=3)["loss"]
+    assert history["validation_loss"][-1] == net.evaluate(X, Y, batch_size=3)["loss"]
 
 
 @pytest.mark.parametrize("name", ["loss", "step_loss", "validation_loss"])

@@ -3,13 +3,16 @@ wheel.
 """
 
 import ast
+import inspect
 import os
 import re
 import subprocess
 import sys
 import tarfile
 import tomllib
+from enum import Enum
 from fnmatch import fnmatch
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -232,6 +235,34 @@ def test_nobody_outside_reaches_for_a_private_name(path):
     assert [one for one in found if one.split()[-1] not in allowed] == []
 
 
+# Docstrings
+
+
+def public(module):
+    """(name, object) of what a module defines for others: functions, classes, and their methods."""
+    for name, value in vars(module).items():
+        ours = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+        if ours and inspect.isfunction(value):
+            yield name, value
+        elif ours and isinstance(value, type) and not issubclass(value, Enum):
+            yield name, value
+            for inner, member in vars(value).items():
+                computed = isinstance(member, (property, cached_property))
+                if (computed or inspect.isroutine(member)) and not inner.startswith("_"):
+                    yield f"{name}.{inner}", getattr(value, inner)
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
+def test_everything_public_says_what_it_is_for(name):
+    for needed in ("onnx", "torch"):
+        if name.endswith(f".{needed}"):
+            pytest.importorskip(needed)
+    module = import_module(name)
+    assert module.__doc__
+    # an override may leave it to what it overrides
+    assert [one for one, value in public(module) if not inspect.getdoc(value)] == []
+
+
 # Size
 
 MOST_POSITIONS = 8
@@ -310,7 +341,7 @@ def test_all_is_exactly_what_is_there():
 
 # where a user imports from, beside the door itself: rooms behind may be moved, these stay
 PUBLIC = {
-    "callbacks": ("BestModel", "Callback"),
+    "callbacks": ("BestModel", "Callback", "Checkpoint", "Progress", "Validation"),
     "errors": ("RnnGpuError",),
     "gradient_flow": ("LayerFlow", "Report"),
     "network": ("Network", "load"),

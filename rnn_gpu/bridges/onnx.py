@@ -49,15 +49,18 @@ class Graph:
         return names if outputs > 1 else names[0]
 
     def constant(self, a):
+        """Add an array; its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(a), name))
         return name
 
     def input(self, name, *shape, number=None):
+        """Add an input of the graph; its name.  number: of ONNX's types, None is the graph's."""
         self.inputs.append(helper.make_tensor_value_info(name, number or self.number, shape))
         return name
 
     def output(self, value, name, *shape):
+        """Let a value leave the graph under this name."""
         self.nodes.append(helper.make_node("Identity", [value], [name]))
         self.outputs.append(helper.make_tensor_value_info(name, self.number, shape))
 
@@ -116,10 +119,12 @@ def export(network: Network, path):
 
 
 def own(layer):
+    """The layer's parameters by name, as NumPy's arrays."""
     return {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}
 
 
 def dense(graph, layer, x):
+    """The nodes of a Dense layer; the name of its output."""
     θ, activation = own(layer), layer.activation
     operator = operator_of("activation", activation, ACTIVATIONS)
     x = graph.node("MatMul", x, graph.constant(θ["V"].T))

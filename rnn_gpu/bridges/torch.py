@@ -217,6 +217,7 @@ class Stack(torch.nn.Module):
 
     @property
     def all_weights(self) -> list[list[torch.nn.Parameter]]:
+        """The parameters of each layer and direction, as torch.nn.LSTM lists them."""
         present = NAMES[: 4 if self.bias else 2]
         return [
             [getattr(self, name + suffix) for name in present]
@@ -417,6 +418,7 @@ class Recurrent(Stack):
 
     @property
     def cell(self):
+        """The Cell itself, where a name was given too."""
         return self._cell if isinstance(self._cell, Cell) else CELLS[self._cell]
 
 
@@ -440,6 +442,7 @@ class RNN(Stack):
 
     @property
     def cell(self):
+        """The Elman cell of its activation."""
         return elman(self.activation)
 
 

@@ -1,3 +1,5 @@
+"""Japanese vowels: whole sequences, to tell speakers apart."""
+
 from importlib.resources import files
 
 import numpy as np

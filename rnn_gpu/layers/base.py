@@ -14,8 +14,8 @@ from ..parameters import Parameters
 from .passes import INFERENCE, Back, Pass, Remembering
 from .steps import Steps
 
-FEW = 1 << 18  # numbers that are worth another copy
-LINE = 16  # numbers: every parameter begins a line of the cache, or where a vector would
+MOST_COPIED = 1 << 18  # numbers: larger layers keep the arrays that they were given
+ALIGNED = 16  # numbers: float32 of a cache line of 64 bytes, where each parameter begins
 
 
 class Layer(Remembering, Weights):
@@ -172,13 +172,13 @@ class Layer(Remembering, Weights):
 
 
 def side_by_side(device, arrays: dict, dtype) -> tuple[dict, Any]:
-    """(arrays of few numbers as parts of one array of the device, that one): what is asked of all
-    of them is then one call.
+    """Arrays by name -> (the same as parts of one array of the device, that one), so that a
+    fingerprint of all of them is one call; where they are large, (arrays, None).
     """
-    sizes = [-(-a.size // LINE) * LINE for a in arrays.values()]
-    if sum(sizes) > FEW:
+    sizes = [-(-a.size // ALIGNED) * ALIGNED for a in arrays.values()]
+    if sum(sizes) > MOST_COPIED:
         return arrays, None
-    whole = device.empty((sum(sizes) + LINE,), dtype)
+    whole = device.empty((sum(sizes) + ALIGNED,), dtype)
     whole[...] = 0
     # CuPy's begin a line
     at = -whole.ctypes.data % 64 // whole.itemsize if isinstance(whole, np.ndarray) else 0

@@ -71,10 +71,12 @@ class Bidirectional(Stateful):
         return Bidirectional(*(layer.copy(device, dtype, precision) for layer in self.recurrent))
 
     def explain(self, T, B):
+        """What both layers say of themselves: see Recurrent.explain."""
         return "\n".join(layer.explain(T, B) for layer in self.recurrent)
 
     @property
     def tape(self):
+        """The DeltaTape of each direction, from the last backward with tape=True."""
         return [layer.tape for layer in self.recurrent]
 
     def as_torch(self, θ):

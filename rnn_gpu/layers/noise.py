@@ -38,6 +38,7 @@ def drop_mask(dtype, rate: float, struck):
 
 
 def key(seed: int) -> int:
+    """A seed that Philox can take.  Raises ArgumentError for larger ones."""
     if seed > LOW:
         raise ArgumentError(
             f"seed is {seed!r}, expected an integer of at most {LOW}: it is half of Philox's key"

@@ -50,6 +50,7 @@ class Last(NamedTuple):
     thread: int = 0  # that went forward
 
     def returned(self, back: "Back") -> "Last":
+        """The same pass, after its way back."""
         return Last(self.like, self.steps, self.tape, self.weights, self.way, back, self.thread)
 
     def parts(self, count: int) -> list["Last"]:

@@ -45,6 +45,7 @@ class Tape(NamedTuple):
 
     @property
     def kept(self):
+        """What the layer's own cell keeps for the way back, (T, B, K, n)."""
         return self.wide_kept[:, :, : self.own.kept]
 
     def before(self, t=slice(None)):
@@ -243,6 +244,8 @@ class Recurrent(Stateful):
         (s[cell.output :, 0],) = s0
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
+        # kept shares p's memory where the cell keeps as many numbers as it gets: p of a step is
+        # read before it is overwritten
         kept = (
             p
             if cell.kept == cell.gates + cell.drawn
@@ -255,7 +258,7 @@ class Recurrent(Stateful):
 
     def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         d, θ, (T, B, _), cell = self._device, self.parameters, tape.x.shape, tape.cell
-        # of the cell that ran: to add what the mask hides would round
+        # dE/ds of the cell that ran: narrowed to that of its own cell it would be rounded
         ds = later.wide_ds if later else tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
@@ -482,16 +485,23 @@ class BuiltIn(Recurrent):
 
 
 class LSTM(BuiltIn):
-    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each
-    (B, n).  Options: see Recurrent.
+    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  With net_k = U_k x_t + b_k + W_k h:
+
+    i, f, o = σ(net_i), σ(net_f), σ(net_o);  g = tanh(net_g);  c ← f c + i g;  h ← o tanh(c)
+
+    The state is the pair (h, c), each (B, n); h is the output.  Options: see Recurrent.
     """
 
     built_in = lstm
 
 
 class GRU(BuiltIn):
-    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h
-    (B, n).  Options: see Recurrent.
+    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  With
+    p_k = U_k x_t + b_k and q_k = W_k h + c_k:
+
+    r, z = σ(p_r + q_r), σ(p_z + q_z);  n = tanh(p_n + r q_n);  h ← (1 − z) n + z h
+
+    The state is h (B, n), the output too.  Options: see Recurrent.
     """
 
     built_in = gru

@@ -68,6 +68,7 @@ class Samples:
         return len(self.x)
 
     def batch(self, chosen) -> Batch:
+        """The samples of these numbers side by side, in this order."""
         network, d = self.network, self.network.backend
         lengths = np.array([len(self.x[i]) for i in chosen])
         T, B = int(lengths.max()), len(chosen)
@@ -86,10 +87,12 @@ class Samples:
         )
 
     def batches(self, batch_size: int, order=None):
+        """Batch after batch of the samples of these numbers; None is all, in their order."""
         order = np.arange(len(self)) if order is None else order
         for first in range(0, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
 
 
 def host(a):
+    """a, or what it is on the CPU if it is an array of CuPy's."""
     return a.get() if hasattr(a, "get") and hasattr(a, "__cuda_array_interface__") else a

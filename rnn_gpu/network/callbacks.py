@@ -118,10 +118,10 @@ class Progress(Callback):
     """A bar on the terminal: batches of all epochs, and the numbers of the last one."""
 
     def on_begin(self, training):
-        at, batches = training.position, training.batches
+        position, batches = training.position, training.batches
         self.bar = tqdm(
             total=training.settings.epochs * batches,
-            initial=at.epoch * batches + at.batch,
+            initial=position.epoch * batches + position.batch,
             unit="batch",
             dynamic_ncols=True,
         )
@@ -139,16 +139,16 @@ class Progress(Callback):
 
 
 class Validation(Callback):
-    """Loss, and accuracy where the loss knows classes, of samples that are held out: as
-    "validation_loss" and "validation_accuracy".
+    """Loss, and accuracy where the loss knows classes, of samples that are held out: as NAME_loss
+    and NAME_accuracy.
     """
 
-    def __init__(self, samples: Samples):
-        self.samples = samples
+    def __init__(self, samples: Samples, name: str = "validation"):
+        self.samples, self.name = samples, name
 
     def on_measure(self, training):
         found = measure(training.network, self.samples, training.settings.batch_size)
-        return {f"validation_{name}": value for name, value in found.items()}
+        return {f"{self.name}_{name}": value for name, value in found.items()}
 
 
 class OnEpoch(Callback):

@@ -132,6 +132,7 @@ def not_finite(arrays: dict) -> str:
 
 
 def passes(network) -> list[int]:
+    """How many training passes each layer that draws has counted."""
     return [layer.passes for layer in network.drawing]
 
 
@@ -154,16 +155,19 @@ class Fields(NamedTuple):
 
 
 def whole(low: int = 0, high: float = 2**53) -> Kind:
+    """Integers from low to high."""
     says = f"an integer from {low} to {high}"
     return Kind(says, lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Kind:
+    """Finite numbers from low to high."""
     says = f"a number from {low} to {high}"
     return Kind(says, lambda value: type(value) in (int, float) and low <= value <= high)
 
 
 def one_of(*kinds: Kind) -> Kind:
+    """What one of the kinds holds."""
     says = " or ".join(kind.says for kind in kinds)
     return Kind(says, lambda value: any(kind.holds(value) for kind in kinds))
 

@@ -20,6 +20,7 @@ def average(seen) -> dict[str, float]:
 
 
 def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
+    """As `evaluate`, of samples that were checked."""
     seen = []
     for batch in samples.batches(batch_size):
         o = run(network, batch)

@@ -27,6 +27,7 @@ class Plan(NamedTuple):
 
     @property
     def cut(self) -> int | None:
+        """The steps of a segment; None where the sequence is not cut."""
         return self.segment if self.extra else None
 
 
@@ -84,19 +85,20 @@ class Needs(NamedTuple):
     """Numbers that one layer has alive for k steps of B samples."""
 
     kept: int  # from its forward to its backward: states, activations, output
-    forward: int  # beside, while it goes forward
-    left: int  # from its backward on: δ
-    backward: int  # beside, while it goes backward: dE/dy, dE/dx, and δ that is not kept
+    forward: int  # beside these, while it goes forward
+    delta: int  # from its backward on: δ
+    backward: int  # beside these, while it goes backward: dE/dy, dE/dx, and δ that is not kept
 
 
 def needs(layer, k: int, B: int, ragged: bool) -> Needs:
+    """What a layer without parts, but for Dropout, has alive for k steps of B samples."""
     n, rows = layer.output_size, k * B
     if layer.recurrent:
         cell = layer.noise.around(layer.cell, training=True)
         of_word = 8 // np.dtype(layer.dtype).itemsize
         states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
         inputs = (cell.gates + cell.drawn) * rows * n
-        # else what is kept lies where p was
+        # none where kept shares p's memory: see Recurrent.forward
         beside = 0 if cell.kept == cell.gates + cell.drawn else inputs
         if cell.drawn:  # p is copied to where the masks come beside it, before there are states
             masks = 2 * of_word * rows * n if layer.noise.zoneout else 0
@@ -139,7 +141,7 @@ def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
     tapes = sum(part.kept for part in parts)
     forward = max(sum(p.kept for p in parts[: i + 1]) + parts[i].forward for i in range(len(parts)))
     loss = out * (4 + 8 // size) + (tapes if k == T else 0)
-    after = max(sum(p.left for p in parts[i:]) + parts[i].backward for i in range(len(parts)))
+    after = max(sum(p.delta for p in parts[i:]) + parts[i].backward for i in range(len(parts)))
     backward = tapes + out + after
     return size * (always + between + max(forward + out, loss, backward))
 
@@ -166,6 +168,7 @@ class Segments:
         self.network, self.k, self.inputs = network, k, inputs
 
     def forward(self, x, s0, steps, pass_=INFERENCE):
+        """As a network's, but that the tape holds the states before each segment alone."""
         starts, outputs, states = [], [], s0
         for part in reversed(chunks(len(x), self.k)):
             starts.append(states)
@@ -177,6 +180,9 @@ class Segments:
         return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
 
     def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED) -> Back:
+        """As a network's, one more way forward included; without δ, and without dx unless `inputs`
+        says that it is wanted.
+        """
         network, back = self.network, None
         dx = network.backend.empty(tape.x.shape, network.dtype) if self.inputs else None
         for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):

@@ -103,10 +103,12 @@ class Network(Remembering, Weights):
 
     @property
     def loss(self) -> str:
+        """The name of the loss."""
         return self.objective.loss.name
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the layers by "LAYER.NAME"; read-only, but for the arrays."""
         return MappingProxyType(
             {
                 f"{i}.{name}": a
@@ -117,6 +119,7 @@ class Network(Remembering, Weights):
 
     @property
     def grads(self) -> Mapping[str, np.ndarray]:
+        """dE/dθ by the parameter's name, from the last backward; empty before."""
         return MappingProxyType(super().grads)
 
     def __repr__(self):
@@ -250,6 +253,7 @@ class Network(Remembering, Weights):
         self._take_from_layers()
 
     def _take_from_layers(self):
+        """The device, and the parameters as the fingerprint sees them."""
         self._device = self.layers[0].backend
         self.bits = tuple(words for layer in self.layers for words in layer.bits)
 
@@ -284,6 +288,7 @@ class Network(Remembering, Weights):
             layer.remember(part)
 
     def _leave(self, like, a):
+        """a (T, B, ·) as it leaves: as the kind of array that came, without time if none came."""
         return arguments.give(self._device, like, a if self.recurrent else a[0])
 
     def as_torch(self, θ):
@@ -453,6 +458,7 @@ def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
 
 
 def own_formula(own: dict, key: str, value: dict):
+    """The user's formula that a file names.  Raises ModelFileError if it was not handed over."""
     if (key, value["custom"]) not in own:
         raise ModelFileError(
             f"{key} is {value['custom']!r}, a formula of the user's own: hand it over, custom=[…]"

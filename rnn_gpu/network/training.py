@@ -72,6 +72,7 @@ class Settings:
 
     @cached_property
     def clipping(self) -> Clipping:
+        """The bounds of gradients among these settings."""
         step = clip_of(self.clip_step_value, self.clip_step_norm)
         return Clipping(self.clip_norm, self.clip_value, step)
 
@@ -180,9 +181,9 @@ class Training:
 
     def resume(self, path):
         """Go on from a checkpoint, bit for bit: see `fit`."""
-        at = checkpoints.restore(path, self.network, self.optimizer, self.identity)
-        self.history = at.history = History(at.history)
-        self.position = at
+        position = checkpoints.restore(path, self.network, self.optimizer, self.identity)
+        self.history = position.history = History(position.history)
+        self.position = position
 
     def compile(self, progress: bool = False):
         """Compile every kernel, and note the seconds; `progress` says it in words."""
@@ -217,13 +218,13 @@ class Training:
                 return
 
     def _updates(self, batch: Batch, look, taped: bool) -> Iterator[Update]:
-        network, history, at, states = self.network, self.history, self.position, None
+        network, history, position, states = self.network, self.history, self.position, None
         clipping, cuts = self.settings.clipping, segments(len(batch.x), self.settings.truncate)
         for window, on in windows(batch, cuts):
             if not window.weight.any():  # only the state is carried on
                 states = carried_on(network, window, states, on)
                 continue
-            number, here = len(history["step_loss"]), at.batch
+            number, batch_number = len(history["step_loss"]), position.batch
             made, norm = train_step(
                 network,
                 window,
@@ -240,9 +241,12 @@ class Training:
             history["gradient_norm"].append(norm)
             if clipping.step != UNCLIPPED:
                 history.setdefault("clipped_steps", []).append(made.back.clipped_steps)
-            at.seen.append((made.loss, made.correct, float(window.weight.sum())))
-            at.batch += on is None  # the last window always counts: it has the longest one's end
-            update = Update(number, at.epoch, here, made.loss, made.correct, norm, on is None)
+            position.seen.append((made.loss, made.correct, float(window.weight.sum())))
+            # the last window always counts: it has the end of the longest sample
+            position.batch += on is None
+            update = Update(
+                number, position.epoch, batch_number, made.loss, made.correct, norm, on is None
+            )
             del made  # what a pass remembers, before the next
             yield update
 
