@@ -320,6 +320,12 @@ def test_settings_check_themselves(settings, message):
     refuses(ArgumentError, f"^{message}", lambda: Settings(**settings))
 
 
+def test_samples_of_another_network_are_refused():
+    samples = Samples(network(), X, Y)
+    message = "^samples are of another network"
+    refuses(ArgumentError, message, lambda: Training(network(), samples, optimizers.Adam()))
+
+
 def test_settings_do_not_change():
     with pytest.raises(AttributeError):
         Settings().epochs = 3

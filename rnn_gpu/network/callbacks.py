@@ -63,8 +63,8 @@ class Callback:
 
 
 @contextmanager
-def told(callbacks: Sequence[Callback], training: Training) -> Iterator[None]:
-    """Within, training goes on: on_begin before, on_end after, for each that has begun."""
+def under_way(callbacks: Sequence[Callback], training: Training) -> Iterator[None]:
+    """Training as a context: on_begin before, on_end after, for each that has begun."""
     with ExitStack() as ends:
         for each in callbacks:
             each.on_begin(training)
@@ -89,7 +89,7 @@ def run(training: Training, callbacks: Sequence[Callback]):
             each.on_gradients(training, number)
 
     taped = any(each.tapes for each in callbacks)
-    with told(callbacks, training):
+    with under_way(callbacks, training):
         while training.goes_on:
             for update in training.epoch(look, taped):
                 for each in callbacks:

@@ -80,7 +80,7 @@ def fit(
     """
     with network.in_training():
         samples = Samples(network, x, y)
-        told = listeners(network, validation, watch, on_epoch, callbacks)
+        everyone = listeners(network, validation, watch, on_epoch, callbacks)
         settings = Settings(
             epochs=epochs,
             batch_size=batch_size,
@@ -94,12 +94,12 @@ def fit(
             memory_budget=memory_budget,
         )
         progress = arguments.flag("progress", progress)
-        if memory_budget is not None and any(each.tapes for each in told):
+        if memory_budget is not None and any(each.tapes for each in everyone):
             raise computed_once("a callback with tapes" if watch is None else "watch")
         optimizer = optimizers.resolve(optimizer, learning_rate)
         training = Training(network, samples, optimizer, settings)
         if checkpoint is not None:
-            told.append(Checkpoint(checkpoint, checkpoint_every))
+            everyone.append(Checkpoint(checkpoint, checkpoint_every))
         elif checkpoint_every is not None:
             arguments.size("checkpoint_every", checkpoint_every)
             raise ArgumentError(
@@ -108,19 +108,19 @@ def fit(
         if resume is not None:
             training.resume(resume)
         training.compile(progress)
-        run(training, [Progress(), *told] if progress else told)
+        run(training, [Progress(), *everyone] if progress else everyone)
         return training.history
 
 
 def listeners(network, validation, watch, on_epoch, callbacks) -> list[Callback]:
     """The arguments of fit that are told of training, checked: a callback each."""
-    told: list[Callback] = []
+    everyone: list[Callback] = []
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise ArgumentError(
                 f"validation is {type(validation).__name__}, expected a pair (x, y)"
             )
-        told.append(Validation(Samples(network, *validation, name="validation ")))
+        everyone.append(Validation(Samples(network, *validation, name="validation ")))
     for name, f, given, kind in (
         ("watch", watch, "number of the update", Watch),
         ("on_epoch", on_epoch, "history", OnEpoch),
@@ -129,7 +129,7 @@ def listeners(network, validation, watch, on_epoch, callbacks) -> list[Callback]
             continue
         if not callable(f):
             raise ArgumentError(f"{name} is {f!r}, expected a function of (network, {given})")
-        told.append(kind(f))
+        everyone.append(kind(f))
     if not isinstance(callbacks, (list, tuple)):
         raise ArgumentError(f"callbacks is {arguments.came(callbacks)}, expected a list of them")
     for i, each in enumerate(callbacks):
@@ -138,4 +138,4 @@ def listeners(network, validation, watch, on_epoch, callbacks) -> list[Callback]
                 f"callbacks[{i}] is {arguments.came(each)}, expected a Callback (see "
                 "rnn_gpu.callbacks)"
             )
-    return told + list(callbacks)
+    return everyone + list(callbacks)

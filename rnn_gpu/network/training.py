@@ -127,6 +127,8 @@ class Training:
     def __init__(
         self, network, samples: Samples, optimizer: Optimizer, settings: Settings | None = None
     ):
+        if samples.network is not network:
+            raise ArgumentError("samples are of another network: make Samples(network, x, y)")
         self.network, self.samples, self.optimizer = network, samples, optimizer
         self.settings = settings = settings or Settings()
         check_truncate(network, settings.truncate)
