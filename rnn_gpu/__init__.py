@@ -12,7 +12,7 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "kernels").exists():
     __path__.append(str(_Path(__file__).parents[1]))
 
-from . import datasets, optimizers
+from . import callbacks, datasets, optimizers
 from .derivatives import activation, cell
 from .device import resolve as device
 from .errors import (
@@ -31,8 +31,7 @@ from .errors import (
 from .gradcheck import gradcheck
 from .keeping import release
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
-from .network import Network, load
-from .stream import Stream
+from .network import Network, Stream, load
 
 __version__ = "0.1.0"
 
@@ -59,6 +58,7 @@ __all__ = [
     "Stream",
     "UnsupportedError",
     "activation",
+    "callbacks",
     "cell",
     "datasets",
     "device",

@@ -6,7 +6,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Network
-from rnn_gpu.gradient_flow import HIGH, LOW, local_norms
+from rnn_gpu.network.gradient_flow import HIGH, LOW, local_norms
 
 M, N = 3, 5
 SLACK = 1 + 1e-9  # of a bound, for rounding

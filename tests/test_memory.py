@@ -21,13 +21,13 @@ from rnn_gpu import (
     Dropout,
     Network,
     NonFiniteError,
-    memory,
     training,
 )
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu import memory as pool
+from rnn_gpu.network import memory
 
 T, B = 13, 3
 
@@ -175,7 +175,7 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     samples = training.Samples(net, x, [np.zeros(T, int)] * B)
     # compiles, and leaves gradients
     training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
-    net._keep(None)
+    net.remember(None)
     measured = peak(
         lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
     )
@@ -191,7 +191,7 @@ def test_the_plan_of_a_call_is_right_to_ten_percent(monkeypatch):
         planned = net.plan(T, B, int(share * net.plan(T, B, inputs=True).bytes), inputs=True)
         assert (planned.extra == 0) == (share == 1)
         call(net, x, dy, memory_budget=planned.bytes)
-        net._keep(None)
+        net.remember(None)
         measured = peak(lambda bytes=planned.bytes: (net(x, memory_budget=bytes), net.backward(dy)))
         assert planned.bytes == pytest.approx(measured, rel=0.1)
 

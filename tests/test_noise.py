@@ -357,7 +357,7 @@ def test_noise_is_kept_by_copies_and_files(tmp_path):
     net = network()
     net.save(tmp_path / "model")
     for other in (net.copy(), rnn_gpu.load(tmp_path / "model", device="reference")):
-        assert [layer._noise for layer in other.recurrent] == [
+        assert [layer.noise for layer in other.recurrent] == [
             Noise(0.3, (0.3, 0.1)),
             Noise(0.3, (0.2,)),
         ]
@@ -447,6 +447,6 @@ def test_the_plan_knows_of_noise(kind, noise, monkeypatch):
     x = [np.random.default_rng(i).normal(size=(500, 8)).astype("float32") for i in range(4)]
     samples = training.Samples(net, x, [np.zeros(500, int)] * 4)
     training.forward_backward(net, samples.batch(range(4)))
-    net._keep(None)
+    net.remember(None)
     measured = peak(lambda: training.forward_backward(net, samples.batch(range(4))))
     assert net.plan(500, 4).bytes == pytest.approx(measured, rel=0.1)
