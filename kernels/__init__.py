@@ -9,6 +9,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 
+if __name__ != "rnn_gpu.kernels":  # from the root of a checkout Python finds the folder itself
+    raise ImportError(
+        f"say `import rnn_gpu.kernels`: {__name__} would be a second copy of it, with classes and"
+        " tables of its own"
+    )
+
 
 class Operator(NamedTuple):
     """What ONNX calls the same: the operator, its gates by the numbers of ours, and its attributes

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
-from .device import NAMES, PRECISIONS, module_of, resolve, simulated, why_no_cuda
+from .device import NAMES, PRECISIONS, resolve, simulated, why_not
 
 app = typer.Typer(
     help="Recurrent networks by back-propagation through time, with kernels in Python.",
@@ -222,15 +222,15 @@ def info():
         except PackageNotFoundError:
             print(f"{package:14}not installed")
     print(f"{'python':14}{platform.python_version()} on {platform.machine()}")
-    reason = why_no_cuda()
+    reason = why_not("cuda")
     cuda = "the simulator (NUMBA_ENABLE_CUDASIM=1)" if simulated() else "a GPU"
     print(f"{'cuda':14}{'no: ' + reason if reason else cuda}")
     print(f"{'auto':14}{resolve('auto').name}")
     store = stored().folder()
     kept = store.files()
     limit = f"{in_megabytes(kept)} of at most {store.most / 1e6:g} (RNN_GPU_CACHE_MB)"
-    why_not = store.trouble()
-    print(f"{'kernels':14}{'not kept: ' + why_not if why_not else f'{len(kept)} kept, {limit}'}")
+    trouble = store.trouble()
+    print(f"{'kernels':14}{'not kept: ' + trouble if trouble else f'{len(kept)} kept, {limit}'}")
     print(f"{'':14}in {store.path}; `rnn-gpu clear-kernels` removes them")
 
 
@@ -244,8 +244,11 @@ def clear_kernels():
 
 
 def stored():
-    """Where compiled CPU kernels are kept."""
-    return module_of("cpu").stored
+    """Where compiled CPU kernels are kept.  ArgumentError where the environment's bound is none."""
+    why_not("cpu")
+    from .kernels.devices.cpu import stored
+
+    return stored
 
 
 def in_megabytes(files) -> str:

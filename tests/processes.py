@@ -5,7 +5,6 @@ call that shows a wrong number.
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading  # noqa: F401  for the programs, as what follows
 import time
@@ -16,6 +15,7 @@ import numba
 import numpy as np
 
 import rnn_gpu  # noqa: F401
+from programs import python
 from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads  # noqa: F401
 from rnn_gpu.kernels.devices.cpu.compilation import jit
 from rnn_gpu.kernels.devices.cpu.simd import flat
@@ -25,16 +25,8 @@ PATIENCE = 240  # seconds that a program may take on a busy machine; each takes 
 
 
 def run(text: str, *arguments, patience=PATIENCE) -> str:
-    """What a program prints; it must end by itself, and well."""
-    done = subprocess.run(
-        [sys.executable, "-c", text, *map(str, arguments)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=patience,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.returncode}: {done.stdout} {done.stderr}"
+    """What a program prints, which finds what stands here; it must end by itself, and well."""
+    done = python(text, *arguments, options=(), cwd=Path(__file__).parent, patience=patience)
     assert "Error" not in done.stderr, done.stderr  # of a finalizer, or of a thread
     return done.stdout
 

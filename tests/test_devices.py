@@ -1,13 +1,12 @@
 """The contract of a device, walked; and that a device is one file."""
 
 import inspect
-from shutil import copytree, ignore_patterns
 from typing import Protocol
 
 import numpy as np
 import pytest
-from test_house import FOLDERS, KERNELS, python
 
+from programs import KERNELS, copied, python
 from rnn_gpu import DeviceError
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import devices
@@ -100,13 +99,10 @@ def test_a_device_is_one_file(tmp_path):
     """A copy of the library with two more files in kernels/devices has two more devices, of which
     one says that it is missing.
     """
-    ignore = ignore_patterns("__pycache__", "kernels")
-    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
-    copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
-    folder = tmp_path / "rnn_gpu" / "kernels" / "devices"
+    folder = copied(tmp_path) / "devices"
     (folder / "mirror.py").write_text(MIRROR, encoding="utf-8")
     (folder / "absent.py").write_text(ABSENT, encoding="utf-8")
-    same, auto, error = python(USE, PYTHONPATH=str(tmp_path))
+    same, auto, error = python(USE, PYTHONPATH=str(tmp_path)).stdout.split()
     assert (same, auto) == ("True", "mirror")
     assert error.startswith("device='absent',_but_it_is_not_built.")
 

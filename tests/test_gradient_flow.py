@@ -50,6 +50,7 @@ def everything(layer, x, dy, state, dstate, **options):
     return {name: layer._device.numpy(a) for name, a in arrays.items()}
 
 
+@pytest.mark.quick_on_devices("lstm", "gru")
 @pytest.mark.parametrize("name", ["elman_softsign", "lstm", "gru"])
 def test_the_tape_changes_no_bit(name, device, dtype):
     layer = recurrent(name, device, dtype=dtype)

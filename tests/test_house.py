@@ -4,8 +4,8 @@ wheel.
 
 import ast
 import inspect
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -23,10 +23,10 @@ from zipfile import ZipFile
 import pytest
 
 import rnn_gpu
+from modules import MODULES, imports
+from programs import KERNELS, LEAKY_FILE, NO_GPU, copied, python
 from rnn_gpu.kernels.cells import CELLS
 
-KERNELS = Path(rnn_gpu.kernels.__file__).parent
-FOLDERS = {"rnn_gpu.kernels": KERNELS, "rnn_gpu": Path(rnn_gpu.__file__).parent}
 CHECKOUT = Path(__file__).parents[1]
 
 # A module imports only from the lines above its own. A star is any file of that folder that has no
@@ -85,40 +85,6 @@ rnn_gpu
 cli
 """
 PLACES = {name: line for line, names in enumerate(ORDER.split("\n")) for name in names.split()}
-
-
-def modules():
-    """Dotted name -> file, of every module of the library, wherever it is installed."""
-    found = {}
-    for package, folder in FOLDERS.items():
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            name = ".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))
-            found.setdefault(name, path)
-    return found
-
-
-MODULES = modules()
-
-
-def imports(name):
-    """What a module imports anywhere in its text: dotted names, of ours and of others."""
-    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else []
-            base = ".".join(base + ([node.module] if node.module else []))
-            for alias in node.names:
-                ours = base.startswith("rnn_gpu") and f"{base}.{alias.name}" not in MODULES
-                yield base if ours else f"{base}.{alias.name}"
-        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func) and node.args:
-            text = (
-                node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
-            )
-            if isinstance(text, ast.Constant):
-                yield text.value.rstrip(".")
 
 
 def is_ours(name):
@@ -379,25 +345,59 @@ def test_every_error_is_at_the_door_and_in_the_tree():
         assert name in rnn_gpu.errors.__doc__
 
 
-def python(text, **environment):
+def words(text, **environment):
     """What a new interpreter prints."""
-    command = [sys.executable, "-P", "-c", text]
-    here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    run = subprocess.run(
-        command,
-        check=False,
-        env=here | environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
+    return python(text, **NO_GPU | environment).stdout.split()
+
+
+ONCE = """
+import os, sys
+from importlib import import_module
+from importlib.util import find_spec
+
+sys.path.insert(0, {checkout!r})
+for name in {names!r}:
+    import_module(name)
+files = [
+    os.path.realpath(module.__file__)
+    for name, module in sys.modules.items()
+    if name.split(".")[0] in ("rnn_gpu", "kernels")
+]
+print(len(files) - len(set(files)), find_spec("rnn_gpu.rnn_gpu"))
+"""
+
+
+def test_no_module_has_two_names():
+    """From the root of a checkout, where Python finds the folder kernels by itself too."""
+    needs_more = ("rnn_gpu.torch", "rnn_gpu.kernels.devices.cuda")  # torch; a GPU or the simulator
+    names = [name for name in MODULES if not name.startswith(needs_more)]
+    assert words(ONCE.format(checkout=str(CHECKOUT), names=names)) == ["0", "None"]
+
+
+def test_kernels_by_itself_is_refused():
+    lines = (
+        f"import sys; sys.path.append({str(KERNELS.parent)!r})",
+        "try: import kernels.cells",
+        "except ImportError as e: print(e)",
     )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.split()
+    assert words("\n".join(lines))[:3] == ["say", "`import", "rnn_gpu.kernels`:"]
+
+
+def test_a_checkout_without_links_says_what_to_do(tmp_path):
+    """git on Windows writes the link rnn_gpu/kernels as a file."""
+    shutil.rmtree(copied(tmp_path))
+    (tmp_path / "rnn_gpu" / "kernels").write_text("../kernels", encoding="utf-8")
+    text = "try: import rnn_gpu\nexcept ImportError as e: print(e)"
+    # -S: nothing that is installed fills in
+    said = python(text, options=("-P", "-S"), PYTHONPATH=str(tmp_path)).stdout
+    assert "rnn_gpu.kernels is missing" in said
+    assert "`pip install .`" in said
+    assert "`git config core.symlinks true`" in said
 
 
 def test_import_is_quick_and_light():
     text = "import rnn_gpu, sys, time; print(time.process_time(), *sys.modules)"
-    seconds, *loaded = python(text, CUDA_VISIBLE_DEVICES="-1")
+    seconds, *loaded = words(text)
     assert "rnn_gpu.layers" in loaded
     assert not {"torch", "cupy", "matplotlib", "pandas", "numba", "typer"} & set(loaded)
     assert float(seconds) < 2
@@ -416,25 +416,6 @@ def test_every_file_of_cells_is_discovered():
     assert {cell.name: cell for cell in offered} == CELLS
 
 
-LEAKY = """
-import numpy as np
-
-from .. import Cell
-
-
-def step(p, q, s):
-    f = np.tanh(p[0] + q[0])
-    return (s[0] + 0.25 * (f - s[0]),), (f,)
-
-
-def back(ds, kept, s, s_next):
-    δ = 0.25 * ds[0] * (1 - kept[0] ** 2)
-    return (δ,), (δ,), (0.75 * ds[0],)
-
-
-CELLS = (Cell("leaky", gates=1, states=1, kept=1, step=step, back=back),)
-"""
-
 USE = """
 import numpy as np, rnn_gpu
 layer = rnn_gpu.Recurrent("leaky", 3, 4, device="reference", dtype="float64")
@@ -445,14 +426,32 @@ print(rnn_gpu.__file__, rnn_gpu.gradcheck(layer, x[:, :, :3], y).worst < 1e-6)
 
 def test_a_cell_is_one_file(tmp_path):
     """A copy of the library with one more file in kernels/cells has one more cell."""
-    ignore = ignore_patterns("__pycache__", "kernels")
-    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
-    copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
-    (tmp_path / "rnn_gpu" / "kernels" / "cells" / "leaky.py").write_text(LEAKY, encoding="utf-8")
-    assert python(USE, PYTHONPATH=str(tmp_path)) == [
+    (copied(tmp_path) / "cells" / "leaky.py").write_text(LEAKY_FILE, encoding="utf-8")
+    assert words(USE, PYTHONPATH=str(tmp_path)) == [
         str(tmp_path / "rnn_gpu" / "__init__.py"),
         "True",
     ]
+
+
+# The tests
+
+
+def helpers():
+    """The modules beside the tests that hold none themselves."""
+    here = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    return {name for name in here if not name.startswith("test_")} - {"typed_door"}
+
+
+def test_no_test_imports_another():
+    """What two share stands in a module of its own; programs are looked at too."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        named = re.findall(r"^\s*(?:import|from) (test_\w+)", path.read_text("utf-8"), re.M)
+        assert not named, f"{path.name} imports {named}"
+
+
+def test_helpers_of_tests_are_known_to_the_linter(project):
+    isort = project["tool"]["ruff"]["lint"]["isort"]
+    assert set(isort["known-first-party"]) == helpers() | {"rnn_gpu", "benchmarks"}
 
 
 # The wheel, and the source distribution
@@ -562,7 +561,7 @@ def built(project, tmp_path_factory):
         ".*_cache",
         ".hypothesis",
     )
-    copytree(CHECKOUT, checkout, ignore=ignore_patterns(*left))
+    copytree(CHECKOUT, checkout, symlinks=True, ignore=ignore_patterns(*left))
     stale = checkout / "build" / "lib" / "rnn_gpu" / "stale.py"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -617,3 +616,13 @@ def test_the_source_distribution_has_what_its_tests_read(built):
         "README.md",
         "CHANGELOG.md",
     } | needed <= there
+
+
+def test_the_source_distribution_has_the_link(built):
+    if not (CHECKOUT / "rnn_gpu" / "kernels").is_symlink():
+        pytest.skip("no link in this checkout")
+    with tarfile.open(built.sdist) as sdist:
+        links = {
+            member.name.partition("/")[2]: member.linkname for member in sdist if member.issym()
+        }
+    assert links == {"rnn_gpu/kernels": "../kernels"}

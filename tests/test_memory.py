@@ -2,15 +2,14 @@
 `plan` said before.
 """
 
-import gc
 import sys
-import tracemalloc
 
 import numpy as np
 import pytest
 
 from conftest import close
 from door import named, parameters_of, refuses, same, table
+from measuring import peak
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -139,16 +138,6 @@ def test_backward_within_a_budget_gives_the_bits_of_the_whole(how, device, chunk
     assert all(layer._last.tape is None for layer in other.layers)
 
 
-def peak(run) -> int:
-    """Bytes at most, all of them from the operating system."""
-    gc.collect()
-    tracemalloc.start()
-    run()
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return most
-
-
 NETWORKS = {
     "LSTM": ([LSTM, Dense], (8, 32, 3)),
     "GRUs": ([GRU, GRU, Dense], (5, 16, 24, 10)),
@@ -157,7 +146,13 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("share", [1.0, 0.6, 0.4])
-@pytest.mark.parametrize(("kinds", "sizes"), NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(
+    ("kinds", "sizes"),
+    [
+        pytest.param(*network, id=name, marks=[pytest.mark.slow] * (name != "RNN"))
+        for name, network in NETWORKS.items()
+    ],
+)
 def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     monkeypatch.setattr(pool, "LASTING", sys.maxsize)  # memory that is used again is not seen
     T, B = 700, 4
@@ -257,16 +252,6 @@ BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
 @pytest.mark.parametrize(
     ("call", "message"),
     table(
-        (
-            "words",
-            lambda net: net.plan(9, 1, "much"),
-            "memory_budget is 'much', expected bytes, or words as '512MB'",
-        ),
-        (
-            "number",
-            lambda net: net.plan(9, 1, -5),
-            "memory_budget is -5, expected an integer of at least 1",
-        ),
         (
             "too small",
             lambda net: net.plan(9, 1, "1KB"),

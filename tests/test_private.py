@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 from numba import njit
-from test_house import MODULES, imports
 
+from modules import MODULES, imports
 from rnn_gpu.kernels import private
 
 INNER = ("numba.core", "numba.misc", "numba.np", "cupy._core")

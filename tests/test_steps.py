@@ -45,6 +45,7 @@ def pattern(seed):
     return {"lengths": lengths, "mask": mask, "resets": resets}
 
 
+@pytest.mark.quick_on_devices("GRU", "cpu")
 @pytest.mark.parametrize(
     "build",
     [lambda **o: Bidirectional(LSTM(M, N, **o)), lambda **o: GRU(M, N, **o)],
@@ -187,6 +188,7 @@ def test_the_sides_of_a_cell_that_takes_them_apart_shrink_together(device):
         close(a, b * np.minimum(1, 0.5 / norms)[:, None, None])
 
 
+@pytest.mark.quick_on_devices("elman_tanh")
 @pytest.mark.parametrize(
     "clips", [{"clip_step_value": 1e30}, {"clip_step_norm": 1e30}], ids=["value", "norm"]
 )
@@ -196,6 +198,7 @@ def test_bounds_that_nothing_reaches_change_no_bit(some, device, clips):
     same(results(layer, X, dy, **pattern(4), **clips), results(layer, X, dy, **pattern(4)))
 
 
+@pytest.mark.quick_on_devices("cuda")
 def test_δ_that_is_not_finite_stays_so(device):
     """Clipping hides no explosion: the square of 1e30 overflows float32."""
     layer = RNN(M, N, "identity", device=device)

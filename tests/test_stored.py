@@ -19,6 +19,7 @@ import pytest
 from numba.core import config
 
 import rnn_gpu
+from programs import python
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.elman import elman as elman_of
@@ -75,16 +76,7 @@ def elementwise(f, x):
 
 def run(text, folder, *arguments):
     """What a program that keeps its kernels in the folder prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return python(text, *arguments, NUMBA_CACHE_DIR=str(folder)).stdout
 
 
 def test_a_kernel_is_compiled_once(folder):
@@ -123,6 +115,7 @@ def test_a_formula_of_a_module_that_is_gone_is_compiled_again(folder, monkeypatc
         monkeypatch.delitem(sys.modules, "gone", raising=False)
 
 
+@pytest.mark.slow
 def test_a_formula_may_print_newly_compiled_or_kept(tmp_path):
     text = """
 import numpy as np, rnn_gpu
@@ -142,6 +135,7 @@ layer(np.array([[[-1.0]], [[3.0]]], "f"))
         assert run(text, tmp_path).split()[-2:] == ["positive:", "3.0"]
 
 
+@pytest.mark.slow
 def test_a_kernel_of_another_run_is_not_taken_for_one_of_this_run(tmp_path):
     text = """
 import sys

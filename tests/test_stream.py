@@ -52,7 +52,7 @@ def test_steps_one_by_one_are_the_sequence_at_once(device, dtype):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("b", [1, B, 9])
+@pytest.mark.parametrize("b", [1, pytest.param(B, marks=pytest.mark.slow), 9])
 def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypatch):
     """Whatever tiles and threads the whole takes: the sum of a row does not depend on the rows
     beside it.

@@ -4,12 +4,9 @@ however many threads there are.
 
 import os
 import select
-import subprocess
-import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -17,6 +14,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
+from processes import run
 from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
@@ -88,7 +86,13 @@ def test_a_sample_does_not_depend_on_those_beside_it(cell, n):
 
 
 @pytest.mark.parametrize(
-    "clips", [{}, {"clip_step_value": 0.5, "clip_step_norm": 1.0}], ids=["free", "clipped"]
+    "clips",
+    [
+        pytest.param({}, id="free"),
+        pytest.param(
+            {"clip_step_value": 0.5, "clip_step_norm": 1.0}, id="clipped", marks=pytest.mark.slow
+        ),
+    ],
 )
 @pytest.mark.parametrize("B, n, how", [(33, 20, "the samples"), (2, 70, "the units and meet")])
 def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
@@ -151,20 +155,8 @@ def test_an_error_in_a_thread_is_raised_when_the_others_are_done(at):
 
 
 def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
-    text = "import sys, time, test_tiles as t\n"
-    text += (
-        "t.threads.share(t.count_up, 3, t.np.zeros(3, int), t.np.zeros(3)); "
-        "time.sleep(float(sys.argv[1]))"
-    )
-    for pause in ("0", "0.1"):
-        ended = subprocess.run(
-            [sys.executable, "-c", text, pause],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
+    for pause in (0, 0.1):
+        run("from processes import *; call(); time.sleep(float(sys.argv[1]))", pause, patience=60)
 
 
 def test_calls_that_meet_take_turns(monkeypatch):

@@ -23,6 +23,7 @@ import rnn_gpu
 import rnn_gpu.torch as ours
 from conftest import close
 from door import refuses, table
+from own_cells import LEAKY
 from rnn_gpu import (
     ArgumentError,
     DeviceError,
@@ -30,9 +31,7 @@ from rnn_gpu import (
     OrderError,
     ShapeError,
     UnsupportedError,
-    cell,
 )
-from test_bptt import leaky_back, leaky_step
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -374,7 +373,7 @@ def test_an_activation_of_ones_own():
 
 def test_a_cell_of_ones_own():
     mine = ours.Recurrent(
-        cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back),
+        LEAKY,
         M,
         N,
         2,
@@ -786,6 +785,7 @@ def test_two_processes_get_the_gradient_of_the_whole_batch(tmp_path):
         assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 @distributed
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="the tests run outside a checkout")
 def test_the_example_trains_on_two_processes():

@@ -33,6 +33,7 @@ def unpack(state):
     return np.stack(state if isinstance(state, tuple) else (state,))
 
 
+@pytest.mark.quick_on_devices("lstm")
 @pytest.mark.parametrize("ragged", ["full", "ragged"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_outputs_and_gradients_are_torchs(kind, ragged, device, dtype):

@@ -83,7 +83,14 @@ def test_what_is_not_finite_is_as_in_numpy(name, dtype):
 NUMPYS = {of_math: of_numpy for of_numpy, of_math in NAMES.items()}
 
 
-@pytest.mark.parametrize("name", sorted({*SAME_NAME, *NAMES, *NUMPYS} - {"abs"}))
+@pytest.mark.parametrize(
+    "name",
+    [
+        # one function by two names is compiled twice
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in NAMES))
+        for name in sorted({*SAME_NAME, *NAMES, *NUMPYS} - {"abs"})
+    ],
+)
 def test_every_function_a_formula_may_use_works_on_vectors(name):
     rng = np.random.default_rng(0)
     inputs = [

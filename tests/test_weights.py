@@ -11,6 +11,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from door import parameters_of, refuses, same, table
+from own_cells import LEAKY
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -26,7 +27,6 @@ from rnn_gpu import (
     ShapeError,
 )
 from rnn_gpu.kernels.cells.lstm import lstm
-from test_bptt import leaky_back, leaky_step
 
 ON = {"device": "reference", "dtype": "float64"}
 T, B, M, N = 5, 3, 4, 7
@@ -305,9 +305,6 @@ def without(d, name):
 
 def changed(arrays, i, a):
     return [*arrays[:i], a, *arrays[i + 1 :]]
-
-
-LEAKY = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
 
 
 @pytest.mark.parametrize(
