@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from programs import KERNELS, copied, python
+from programs import KERNELS, NO_GPU, copied, python
 from rnn_gpu import DeviceError
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import devices
@@ -102,7 +102,7 @@ def test_a_device_is_one_file(tmp_path):
     folder = copied(tmp_path) / "devices"
     (folder / "mirror.py").write_text(MIRROR, encoding="utf-8")
     (folder / "absent.py").write_text(ABSENT, encoding="utf-8")
-    same, auto, error = python(USE, PYTHONPATH=str(tmp_path)).stdout.split()
+    same, auto, error = python(USE, PYTHONPATH=str(tmp_path), **NO_GPU).stdout.split()
     assert (same, auto) == ("True", "mirror")
     assert error.startswith("device='absent',_but_it_is_not_built.")
 

@@ -23,9 +23,9 @@ from zipfile import ZipFile
 import pytest
 
 import rnn_gpu
-from modules import MODULES, imports
 from programs import KERNELS, LEAKY_FILE, NO_GPU, copied, python
 from rnn_gpu.kernels.cells import CELLS
+from sources import MODULES, imports, is_ours
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -85,10 +85,6 @@ rnn_gpu
 cli
 """
 PLACES = {name: line for line, names in enumerate(ORDER.split("\n")) for name in names.split()}
-
-
-def is_ours(name):
-    return name.split(".")[0] == "rnn_gpu"
 
 
 def place(name):

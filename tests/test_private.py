@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 import pytest
+from modules import MODULES, imports
 from numba import njit
 
-from modules import MODULES, imports
 from rnn_gpu.kernels import private
+from sources import MODULES, imports
 
 INNER = ("numba.core", "numba.misc", "numba.np", "cupy._core")
 

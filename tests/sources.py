@@ -1,4 +1,4 @@
-"""The modules of the library, and what each imports."""
+"""The library's modules, wherever it is installed, and what each imports."""
 
 import ast
 
@@ -39,3 +39,7 @@ def imports(name):
             )
             if isinstance(text, ast.Constant):
                 yield text.value.rstrip(".")
+
+
+def is_ours(name):
+    return name.split(".")[0] == "rnn_gpu"
