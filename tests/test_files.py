@@ -50,7 +50,7 @@ def dtwice_tanh(y):
 
 def bits(network):
     return {
-        name: (str(a.dtype), a.shape, np.asarray(network._device.numpy(a)).tobytes())
+        name: (str(a.dtype), a.shape, np.asarray(network.backend.numpy(a)).tobytes())
         for name, a in network.parameters.items()
     }
 

@@ -53,7 +53,7 @@ def data(dtype="float64", lengths=(13, 5, 9), m=4, steps="every"):
 
 def outcome(net, batch, segment):
     made = training.forward_backward(net, batch, segment=segment)
-    number = net._device.numpy
+    number = net.backend.numpy
     return {"E": np.array(made.loss), "o": number(made.o)} | {
         name: number(g).copy() for name, g in net.grads.items()
     }, net.layers[1].passes
@@ -108,7 +108,7 @@ def call(net, x, dy, dstate=None, clip=None, **options):
         | named("ds", ds)
         | {"clipped": np.array(net.clipped_steps)}
     )
-    return got | {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
+    return got | {name: net.backend.numpy(g).copy() for name, g in net.grads.items()}
 
 
 @pytest.mark.parametrize("how", ["plain", "mask", "training", "clip"])

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from modules import MODULES, imports
 from numba import njit
 
 from rnn_gpu.kernels import private

@@ -494,7 +494,7 @@ def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, devi
             close(a.detach().numpy(), b)
     for name, suffix in (("U", "weight_ih"), ("W", "weight_hh"), ("b", "bias_ih")):
         for k, tail in itertools.product(range(2), ("", "_reverse")):
-            grad = network._device.numpy(network.grads[f"{k}.{name}{tail}"])
+            grad = network.backend.numpy(network.grads[f"{k}.{name}{tail}"])
             close(getattr(mine, f"{suffix}_l{k}{tail}").grad.numpy(), grad)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from .. import arguments
 from ..errors import ArgumentError, DtypeError, ShapeError
+from ..kernels.devices import Device
 
 TORCH = {"weight_ih_l0": "U", "weight_hh_l0": "W", "bias_ih_l0": "b", "bias_hh_l0": "c"}
 
@@ -30,7 +31,7 @@ class Weights:
 
     parameters: Mapping[str, np.ndarray]
     dtype: str
-    _device: Any
+    _device: Device
 
     def as_torch(self, θ: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """θ under torch's names: a state_dict."""

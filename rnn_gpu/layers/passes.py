@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import OrderError
+from ..kernels.devices import Device
 
 
 class Pass(NamedTuple):
@@ -81,7 +82,7 @@ class Remembering:
     last of them alone.
     """
 
-    _device: Any
+    _device: Device
     bits: tuple  # all parameters, as arrays (·,) of uint32, for their fingerprint
     _last: Last | None = None
     _threads: Set[int] = frozenset()  # that went forward
@@ -95,7 +96,7 @@ class Remembering:
         return {name: value for name, value in self.__dict__.items() if name not in here}
 
     @property
-    def backend(self) -> Any:
+    def backend(self) -> Device:
         """The device that does the work: its arrays and kernels (see kernels/devices)."""
         return self._device
 
