@@ -102,4 +102,4 @@ errors += (
     rnn_gpu.ShapeError,
     rnn_gpu.UnsupportedError,
 )
-assert_type(rnn_gpu.device("auto").__name__, str)
+assert_type(rnn_gpu.device("auto").name, str)
