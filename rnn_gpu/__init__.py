@@ -17,7 +17,7 @@ if _find_spec(f"{__name__}.kernels") is None:
         " `git checkout rnn_gpu/kernels`"
     )
 
-from . import datasets, optimizers
+from . import callbacks, datasets, optimizers
 from .derivatives import activation, cell
 from .device import resolve as device
 from .errors import (
@@ -36,8 +36,7 @@ from .errors import (
 from .gradcheck import gradcheck
 from .keeping import release
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
-from .network import Network, load
-from .stream import Stream
+from .network import Network, Stream, load
 
 __version__ = "0.1.0"
 
@@ -64,6 +63,7 @@ __all__ = [
     "Stream",
     "UnsupportedError",
     "activation",
+    "callbacks",
     "cell",
     "datasets",
     "device",

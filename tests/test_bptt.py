@@ -25,7 +25,7 @@ def elman(device, activation="tanh", T=T):
     dy = np.zeros_like(y)
     dy[-1] = rng.normal(size=(B, N))
     layer.backward(dy)
-    to_numpy = layer._device.numpy
+    to_numpy = layer.backend.numpy
     W, δ, dW = (to_numpy(a) for a in (layer.parameters["W"], layer.delta, layer.grads["W"]))
     s = np.concatenate([s0[None], y])[:, 0]  # s[t] is the state before step t
     return W, s, δ[:, 0, 0], dW
@@ -135,7 +135,7 @@ def test_a_users_activation_on_every_device(device):
     layer = rnn_gpu.RNN(3, 4, (swish_like, dswish_like), device=device, dtype="float64")
     x = rng.normal(size=(5, 2, 3))
     rnn_gpu.gradcheck(layer, x, rng.normal(size=(5, 2, 4)), samples=6)
-    s, θ = np.zeros((2, 4)), {name: layer._device.numpy(a) for name, a in layer.parameters.items()}
+    s, θ = np.zeros((2, 4)), {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}
     y, _ = layer(x)
     for t in range(5):
         s = np.vectorize(swish_like)(x[t] @ θ["U"].T + s @ θ["W"].T + θ["b"])
@@ -146,7 +146,7 @@ def test_a_users_cell_on_every_device(device, dtype):
     rng = np.random.default_rng(3)
     layer = rnn_gpu.Recurrent(LEAKY, 3, 4, device=device, dtype=dtype)
     x = rng.normal(size=(5, 2, 3)).astype(dtype)
-    s, θ = np.zeros((2, 4)), {name: layer._device.numpy(a) for name, a in layer.parameters.items()}
+    s, θ = np.zeros((2, 4)), {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}
     y, _ = layer(x)
     for t in range(5):
         s = s + 0.25 * (np.tanh(x[t] @ θ["U"].T + s @ θ["W"].T + θ["b"]) - s)

@@ -84,7 +84,7 @@ def test_a_finished_run_is_trained_longer(path):
 def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        rnn_gpu.checkpoint,
+        rnn_gpu.network.checkpoint,
         "save",
         lambda path, net, opt, settings, position: written.append((position.epoch, position.batch)),
     )
@@ -494,7 +494,7 @@ def test_a_folder_that_may_not_be_written_is_named_before_the_first_epoch(path, 
     def denied(name, *rest):
         raise PermissionError(errno.EACCES, "Permission denied", name)
 
-    monkeypatch.setattr("rnn_gpu.io.os.open", denied)
+    monkeypatch.setattr("rnn_gpu.bridges.io.os.open", denied)
     net = network()
     before = parameters_of(net)
     message = f"^checkpoint is '{path}', where no file can be written: Permission denied"
@@ -505,5 +505,5 @@ def test_a_folder_that_may_not_be_written_is_named_before_the_first_epoch(path, 
 def test_to_try_the_place_leaves_the_checkpoint_that_is_there(path):
     network().fit(X, Y, epochs=1, checkpoint=path, **SETTINGS)
     before = path.read_bytes()
-    rnn_gpu.io.check_place("checkpoint", path)
+    rnn_gpu.bridges.io.check_place("checkpoint", path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]

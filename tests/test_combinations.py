@@ -65,7 +65,7 @@ class Case(NamedTuple):
         rng = np.random.default_rng(self.seed)
         for layer in model.recurrent:
             for name in [name for name in ("b", "c") if name in layer.parameters]:
-                layer.parameters[name] = layer._device.array(
+                layer.parameters[name] = layer.backend.array(
                     rng.normal(size=layer.parameters[name].shape), self.dtype
                 )
         return model

@@ -50,7 +50,7 @@ def dtwice_tanh(y):
 
 def bits(network):
     return {
-        name: (str(a.dtype), a.shape, np.asarray(network._device.numpy(a)).tobytes())
+        name: (str(a.dtype), a.shape, np.asarray(network.backend.numpy(a)).tobytes())
         for name, a in network.parameters.items()
     }
 
@@ -302,7 +302,9 @@ def test_no_file_is_pythons_own_error(tmp_path):
 
 def test_a_file_that_may_not_be_read_is_pythons_own_error(saved, monkeypatch):
     monkeypatch.setattr(
-        "rnn_gpu.io.open", fail(PermissionError(errno.EACCES, "Permission denied")), raising=False
+        "rnn_gpu.bridges.io.open",
+        fail(PermissionError(errno.EACCES, "Permission denied")),
+        raising=False,
     )
     with pytest.raises(PermissionError) as caught:
         load(saved, device="reference")
@@ -649,7 +651,7 @@ class NoLocks:
 
 @posix
 def test_what_killed_writers_left_is_removed_and_what_living_ones_write_stays(path):
-    from rnn_gpu.io import replacing
+    from rnn_gpu.bridges.io import replacing
 
     path.parent.joinpath(".rnn_gpu-0").write_bytes(b"of a writer that was killed")
     path.parent.joinpath(".rnn_gpu-2").write_bytes(b"of another")
@@ -670,7 +672,7 @@ def test_what_killed_writers_left_is_removed_and_what_living_ones_write_stays(pa
 @posix
 @pytest.mark.parametrize("locks", [None, NoLocks()], ids=["Windows", "a file system"])
 def test_without_locks_nothing_is_taken_for_abandoned(locks, path, monkeypatch):
-    monkeypatch.setattr("rnn_gpu.io.fcntl", locks)
+    monkeypatch.setattr("rnn_gpu.bridges.io.fcntl", locks)
     path.parent.joinpath(".rnn_gpu-0").write_bytes(b"")
     for _ in range(2):
         LSTM_OF(**REFERENCE).save(path)

@@ -6,7 +6,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Network
-from rnn_gpu.gradient_flow import HIGH, LOW, local_norms
+from rnn_gpu.network.gradient_flow import HIGH, LOW, local_norms
 
 M, N = 3, 5
 SLACK = 1 + 1e-9  # of a bound, for rounding
@@ -37,7 +37,7 @@ def recurrent(cell, seed=0, scale=1.0, device="reference"):
     """A layer with weights and biases scaled up, out of the tame range that it starts in."""
     layer = rnn_gpu.Recurrent(cell, M, N, device=device, dtype="float64", seed=seed)
     for k, name in enumerate(("U", "W", "b")):
-        layer.parameters[name] = layer._device.array(
+        layer.parameters[name] = layer.backend.array(
             scale * draw(*layer.parameters[name].shape, seed=seed + k), "float64"
         )
     return layer
@@ -118,10 +118,10 @@ def test_the_curve_is_the_product_of_jacobians(steps, lengths, device):
     layer = RNN(M, N, "sigmoid", device=device, dtype="float64")
     net, (x, y) = network(layer, steps), samples(9, 3, steps, lengths)
     report = net.gradient_flow(x, y)
-    W, V = (net._device.numpy(net.parameters[name]) for name in ("0.W", "1.V"))
+    W, V = (net.backend.numpy(net.parameters[name]) for name in ("0.W", "1.V"))
     total, curves = sum(map(len, x)) if steps == "every" else len(x), []
     for sequence, target, o in zip(x, y, net.predict(x), strict=True):
-        s = net._device.numpy(layer(sequence[:, None])[0])[:, 0]
+        s = net.backend.numpy(layer(sequence[:, None])[0])[:, 0]
         error = (o - target) if steps == "last" else (o - target)[-1]
         δ = [V.T @ error / total * s[-1] * (1 - s[-1])]
         for t in range(len(s) - 2, -1, -1):
@@ -167,7 +167,7 @@ def test_the_exponent_of_a_linear_layer_is_the_logarithm_of_its_spectral_radius(
     """W is far from normal: its norm says nothing of its powers."""
     layer = RNN(M, N, "identity", device=device, dtype="float64")
     W = np.diag(scale * np.array([1, 0.02, -0.02, 0.01, 0])) + np.triu(np.full((N, N), 2.0), 1)
-    layer.parameters["W"] = layer._device.array(W, "float64")
+    layer.parameters["W"] = layer.backend.array(W, "float64")
     (flow,) = network(layer).gradient_flow(*samples(48, 2)).layers
     assert flow.lyapunov == pytest.approx(np.log(scale), abs=1e-8) and flow.weight_norm > 4
 

@@ -2,13 +2,17 @@
 wheel.
 """
 
+import ast
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
+from enum import Enum
 from fnmatch import fnmatch
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -54,21 +58,26 @@ kernels.devices.cuda.block
 kernels.devices.cuda.gemm
 kernels.devices.cuda.schedules
 kernels.devices.cuda
-errors outline
-arguments device io
-derivatives keeping losses optimizers parameters weights
-layers.passes
-layers.base layers.noise layers.steps
+bridges bridges.plots errors outline
+arguments bridges.io device
+bridges.weights derivatives keeping losses optimizers parameters
+layers.passes layers.steps
+layers.base layers.noise
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-checkpoint finite memory torch
-training
-plots
-gradient_flow
+bridges.torch network.batches network.checkpoint network.finite network.memory
+network.evaluation network.truncation
+network.gradients
+network.gradient_flow network.training
+network.callbacks
+network.fit
+network.network
+network.stream
 network
-gradcheck onnx stream
+bridges.onnx gradcheck
+callbacks gradient_flow onnx stream torch training
 datasets._sequences
 datasets.*
 datasets
@@ -108,7 +117,7 @@ def test_imports_are_seen_wherever_they_stand():
     assert "rnn_gpu.kernels.activations" in seen["rnn_gpu.kernels.cells.lstm"]
     assert "rnn_gpu.arguments" in seen["rnn_gpu.layers.base"]
     assert "rnn_gpu.kernels" in seen["rnn_gpu.layers.steps"]
-    assert "matplotlib.figure.Figure" in seen["rnn_gpu.plots"]
+    assert "matplotlib.figure.Figure" in seen["rnn_gpu.bridges.plots"]
     assert "rnn_gpu.kernels.devices" in seen["rnn_gpu.device"]
     assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]
 
@@ -146,11 +155,145 @@ def test_cells_know_no_device_and_devices_know_no_cell():
                 ], name
 
 
+# Private names
+
+# of a named tuple, where they are its public ones
+OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+# of numba, numba-cuda and torch, which the benchmarks ask for what these do not offer
+OF_OTHERS = {"_Kernel", "_codelibrary", "_dynamo", "_have_nvjitlink"}
+
+
+def private_names(text):
+    """What is reached for in a module's text beyond its own objects: `x._name`, where x is not self
+    or cls, and names that begin with _ imported from elsewhere.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            names = [] if mine else [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        hidden = {name for name in names if name.startswith("_") and not name.endswith("__")}
+        yield from (f"line {node.lineno}: {name}" for name in hidden - OF_TUPLES)
+
+
+def elsewhere():
+    """The modules that use layers, networks and optimizers, and the benchmarks."""
+    inside = ("rnn_gpu.layers", "rnn_gpu.kernels")
+    ours = [path for name, path in MODULES.items() if not name.startswith(inside)]
+    return ours + sorted((CHECKOUT / "benchmarks").glob("*.py"))
+
+
+def test_private_names_are_seen():
+    text = "from a import _b\nself._c, cls._d, e._f, e.__g__, e.h, e._replace(), super()._i()"
+    assert list(private_names(text)) == ["line 1: _b", "line 2: _f", "line 2: _i"]
+
+
+@pytest.mark.parametrize("path", elsewhere(), ids=lambda path: "/".join(path.parts[-2:]))
+def test_nobody_outside_reaches_for_a_private_name(path):
+    allowed = set()
+    if path.parent.name == "benchmarks":
+        allowed = OF_OTHERS | {module.stem for module in path.parent.glob("_*.py")}
+    found = private_names(path.read_text(encoding="utf-8"))
+    assert [one for one in found if one.split()[-1] not in allowed] == []
+
+
+# Docstrings
+
+
+def public(module):
+    """(name, object) of what a module defines for others: functions, classes, and their methods."""
+    for name, value in vars(module).items():
+        ours = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+        if ours and inspect.isfunction(value):
+            yield name, value
+        elif ours and isinstance(value, type) and not issubclass(value, Enum):
+            yield name, value
+            for inner, member in vars(value).items():
+                computed = isinstance(member, (property, cached_property))
+                if (computed or inspect.isroutine(member)) and not inner.startswith("_"):
+                    yield f"{name}.{inner}", getattr(value, inner)
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
+def test_everything_public_says_what_it_is_for(name):
+    for needed in ("onnx", "torch"):
+        if name.endswith(f".{needed}"):
+            pytest.importorskip(needed)
+    module = import_module(name)
+    assert module.__doc__
+    # an override may leave it to what it overrides
+    assert [one for one, value in public(module) if not inspect.getdoc(value)] == []
+
+
+# Size
+
+MOST_POSITIONS = 8
+# the arguments of torch's modules, in torch's order
+AS_ELSEWHERE = {"rnn_gpu.bridges.torch.Stack.__init__"}
+
+
+def functions(name):
+    """(dotted name, node) of every function of a module, those of classes too."""
+
+    def within(node, path):
+        for child in ast.iter_child_nodes(node):
+            own = f"{path}.{child.name}" if hasattr(child, "name") else path
+            if isinstance(child, (ast.FunctionDef, ast.Lambda)):
+                yield own, child
+            yield from within(child, own)
+
+    return within(ast.parse(MODULES[name].read_text(encoding="utf-8")), name)
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
+def test_no_function_has_too_many_positions(name):
+    for path, node in functions(name):
+        given = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+        count = len(given) - (given[:1] in (["self"], ["cls"]))
+        assert count <= MOST_POSITIONS or path in AS_ELSEWHERE, f"{path} takes {count}"
+
+
+ALIKE = 6  # lines
+
+
+def code_of(name):
+    """(line's number, line) of a module, but for signatures, which an editor completes and so are
+    written out, and for what hands on an argument by its own name.
+    """
+    text = MODULES[name].read_text(encoding="utf-8")
+    signatures = {
+        line
+        for _, node in functions(name)
+        if isinstance(node, ast.FunctionDef)
+        for line in range(node.lineno, node.body[0].lineno)
+    }
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.strip()
+        if word and number not in signatures and not re.fullmatch(r"(\w+)=\1,", word):
+            yield number, word
+
+
+def test_nothing_is_written_twice():
+    """No six lines that follow each other, blank ones aside, stand in two places."""
+    seen, twice = {}, []
+    for name in [one for one in MODULES if ".kernels" not in one]:
+        lines = list(code_of(name))
+        for k in range(len(lines) - ALIKE + 1):
+            words = tuple(word for _, word in lines[k : k + ALIKE])
+            place = f"{name}, line {lines[k][0]}"
+            if seen.setdefault(words, place) != place:
+                twice.append((seen[words], place))
+    assert twice == []
+
+
 # The door
 
 
 def test_all_is_exactly_what_is_there():
-    modules = {"datasets", "optimizers"}
+    modules = {"callbacks", "datasets", "optimizers"}
     names = {
         name
         for name, value in vars(rnn_gpu).items()
@@ -159,6 +302,28 @@ def test_all_is_exactly_what_is_there():
     assert set(rnn_gpu.__all__) == names | modules
     assert len(rnn_gpu.__all__) == len(set(rnn_gpu.__all__))
     assert all(isinstance(getattr(rnn_gpu, name), ModuleType) for name in modules)
+
+
+# where a user imports from, beside the door itself: rooms behind may be moved, these stay
+PUBLIC = {
+    "callbacks": ("BestModel", "Callback", "Checkpoint", "Progress", "Validation"),
+    "errors": ("RnnGpuError",),
+    "gradient_flow": ("LayerFlow", "Report"),
+    "network": ("Network", "load"),
+    "onnx": ("export",),
+    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "stream": ("Stream",),
+    "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack"),
+    "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_modules_stay_where_they_are(module):
+    if module in ("onnx", "torch"):
+        pytest.importorskip(module)
+    there = import_module(f"rnn_gpu.{module}")
+    assert [name for name in PUBLIC[module] if not hasattr(there, name)] == []
 
 
 def test_all_is_sorted():

@@ -20,13 +20,13 @@ from rnn_gpu import (
     Dropout,
     Network,
     NonFiniteError,
-    memory,
     training,
 )
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu import memory as pool
+from rnn_gpu.network import memory
 
 T, B = 13, 3
 
@@ -53,7 +53,7 @@ def data(dtype="float64", lengths=(13, 5, 9), m=4, steps="every"):
 
 def outcome(net, batch, segment):
     made = training.forward_backward(net, batch, segment=segment)
-    number = net._device.numpy
+    number = net.backend.numpy
     return {"E": np.array(made.loss), "o": number(made.o)} | {
         name: number(g).copy() for name, g in net.grads.items()
     }, net.layers[1].passes
@@ -108,7 +108,7 @@ def call(net, x, dy, dstate=None, clip=None, **options):
         | named("ds", ds)
         | {"clipped": np.array(net.clipped_steps)}
     )
-    return got | {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
+    return got | {name: net.backend.numpy(g).copy() for name, g in net.grads.items()}
 
 
 @pytest.mark.parametrize("how", ["plain", "mask", "training", "clip"])
@@ -170,7 +170,7 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     samples = training.Samples(net, x, [np.zeros(T, int)] * B)
     # compiles, and leaves gradients
     training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
-    net._keep(None)
+    net.remember(None)
     measured = peak(
         lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
     )
@@ -186,7 +186,7 @@ def test_the_plan_of_a_call_is_right_to_ten_percent(monkeypatch):
         planned = net.plan(T, B, int(share * net.plan(T, B, inputs=True).bytes), inputs=True)
         assert (planned.extra == 0) == (share == 1)
         call(net, x, dy, memory_budget=planned.bytes)
-        net._keep(None)
+        net.remember(None)
         measured = peak(lambda bytes=planned.bytes: (net(x, memory_budget=bytes), net.backward(dy)))
         assert planned.bytes == pytest.approx(measured, rel=0.1)
 

@@ -195,7 +195,7 @@ STATES = RNG.normal(size=(2, B, N))
 def test_a_layer_is_the_loop_with_philox_masks(device, reverse):
     layer = layer_of(device=device, zoneout=(0.4, 0.1), reverse=reverse, seed=9)
     y, last = layer(X, tuple(STATES), training=True)
-    θ = {name: layer._device.numpy(a) for name, a in layer.parameters.items()}
+    θ = {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}
     m, z = masks_of(layer, 0.3, (0.4, 0.1))
     s, step, ys = STATES, formula(lstm.step), []
     for t in reversed(range(T)) if reverse else range(T):
@@ -214,7 +214,7 @@ def test_a_layer_is_the_loop_with_philox_masks(device, reverse):
 def test_gradients_of_a_layer_are_slopes_while_its_masks_stay(kind, device):
     layer, twin, ε, rng = layer_of(kind, device), layer_of(kind), 1e-6, np.random.default_rng(1)
     S, resets = layer.cell.states, rng.random((T, B)) < 0.2
-    θ = {name: layer._device.numpy(a).copy() for name, a in layer.parameters.items()} | {
+    θ = {name: layer.backend.numpy(a).copy() for name, a in layer.parameters.items()} | {
         "x": X,
         "s": STATES[:S],
     }
@@ -232,7 +232,7 @@ def test_gradients_of_a_layer_are_slopes_while_its_masks_stay(kind, device):
 
     carry(layer, θ)
     dx, ds = layer.backward(DY, tuple(STATES) if S > 1 else STATES[0])
-    gradients = {name: layer._device.numpy(g) for name, g in layer.grads.items()} | {
+    gradients = {name: layer.backend.numpy(g) for name, g in layer.grads.items()} | {
         "x": dx,
         "s": np.reshape(ds, (S, B, N)),
     }
@@ -249,10 +249,10 @@ def test_the_tape_shows_the_cells_own_states_and_what_plain_backward_gives(devic
         layer.passes = 0
         y, _ = layer(X, tuple(STATES), training=True)
         dx, ds = layer.backward(DY, tape=tape)
-        got.append((dx, *ds, *(layer._device.numpy(g) for g in layer.grads.values())))
+        got.append((dx, *ds, *(layer.backend.numpy(g) for g in layer.grads.values())))
     for a, b in zip(*got, strict=True):
         close(a, b)
-    tape = type(layer.tape)(*map(layer._device.numpy, layer.tape))
+    tape = type(layer.tape)(*map(layer.backend.numpy, layer.tape))
     assert tape.kept.shape == (T, B, 4, N) and tape.s.shape == tape.ds.shape == (2, T + 1, B, N)
     close(tape.s[0, 1:], y)
     close(tape.ds[:, 0], np.array(ds))
@@ -277,7 +277,7 @@ def test_outside_training_dropout_is_off_and_zoneout_its_mean(device):
     ).all()
     layer = RNN(4, N, device=device, dtype="float64", zoneout=0.25)
     y, _ = layer(X)
-    θ, h = {name: layer._device.numpy(a) for name, a in layer.parameters.items()}, np.zeros((B, N))
+    θ, h = {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}, np.zeros((B, N))
     for t in range(T):
         h = 0.25 * h + 0.75 * np.tanh(X[t] @ θ["U"].T + θ["b"] + h @ θ["W"].T)
         close(y[t], h)
@@ -328,7 +328,7 @@ def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monke
             net, training.Samples(net, *data()).batch(range(4)), segment=cut
         )
         assert [layer.passes for layer in net.recurrent] == [1, 1]
-        found += [np.array(made.loss), *map(net._device.numpy, (made.o, *net.grads.values()))]
+        found += [np.array(made.loss), *map(net.backend.numpy, (made.o, *net.grads.values()))]
     for a, b in zip(got, expected, strict=True):
         same(a, b)
 
@@ -368,7 +368,7 @@ def test_noise_is_kept_by_copies_and_files(tmp_path):
     net = network()
     net.save(tmp_path / "model")
     for other in (net.copy(), rnn_gpu.load(tmp_path / "model", device="reference")):
-        assert [layer._noise for layer in other.recurrent] == [
+        assert [layer.noise for layer in other.recurrent] == [
             Noise(0.3, (0.3, 0.1)),
             Noise(0.3, (0.2,)),
         ]
@@ -455,6 +455,6 @@ def test_the_plan_knows_of_noise(kind, noise, monkeypatch):
     x = [np.random.default_rng(i).normal(size=(500, 8)).astype("float32") for i in range(4)]
     samples = training.Samples(net, x, [np.zeros(500, int)] * 4)
     training.forward_backward(net, samples.batch(range(4)))
-    net._keep(None)
+    net.remember(None)
     measured = peak(lambda: training.forward_backward(net, samples.batch(range(4))))
     assert net.plan(500, 4).bytes == pytest.approx(measured, rel=0.1)

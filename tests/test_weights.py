@@ -253,7 +253,7 @@ def test_the_sum_of_torchs_two_biases_moves_twice_as_far_as_our_one(optimizer):
     before = {name: a.copy() for name, a in θ.items()}
     for _ in range(3):
         optimizer.step(
-            layer._device, θ, {name: g.copy() for name, g in (layer.grads | gradients).items()}
+            layer.backend, θ, {name: g.copy() for name, g in (layer.grads | gradients).items()}
         )
     moved = {name: a - before[name] for name, a in θ.items()}
     close(moved["weight_hh_l0 of torch"], moved["W"])

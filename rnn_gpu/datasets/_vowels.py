@@ -1,3 +1,5 @@
+"""Japanese vowels: whole sequences, to tell speakers apart."""
+
 from importlib.resources import files
 
 import numpy as np
@@ -24,7 +26,10 @@ def vowels(dtype="float32", standardise=False) -> tuple[Sequences, Sequences]:
     if not isinstance(standardise, (bool, np.bool_)):
         raise ValueError(f"standardise is {standardise!r}, expected True or False")
 
-    with files(__package__).joinpath("vowels.npz").open("rb") as file, np.load(file) as stored:
+    with (
+        files("rnn_gpu.datasets").joinpath("vowels.npz").open("rb") as file,
+        np.load(file) as stored,
+    ):
         planes, lengths = stored["planes"], stored["lengths"]
         labels = stored["labels"].astype(np.int64)
     # The published values have six decimals. They are stored as millionths plus 2**22, one plane
