@@ -55,6 +55,7 @@ KINDS = {
     "cut": Kind(["", 0, 3, (1,)], "a pair (k1, k2) of numbers of steps"),
     "precision": Kind(["tf16", 1, None], "one of 'fp32', 'tf32'"),
     "hook of epochs": Kind(["", 0, 3], "a function of (network, history)"),
+    "callbacks": Kind(["", 0, 3], "a list of them"),
     "hook of updates": Kind(["", 0, 3], "a function of (network, number of the update)"),
     "device": Kind(
         ["gpu", "CPU", 0, "cuda:0"], "one of 'auto', 'cpu', 'cuda', 'reference'", DeviceError
@@ -216,6 +217,7 @@ OPTIONS = [
     Option("truncate", "cut", FIT),
     Option("checkpoint_every", "count or None", FIT),
     Option("on_epoch", "hook of epochs", FIT),
+    Option("callbacks", "callbacks", FIT),
     Option("watch", "hook of updates", FIT),
     Option("shuffle", "flag", FIT),
     Option("progress", "flag", FIT),
