@@ -340,14 +340,13 @@ def plant(monkeypatch, layer, function, place, value=np.nan):
     device = layer.backend
     true = getattr(device, function)
 
-    def planting(*arguments):
-        result = true(*arguments)
-        target = result if function == "project" else arguments[7]
-        mine = (
-            arguments[1 if function == "project" else 2]
-            is layer.parameters["U" if function == "project" else "W"]
-        )
-        if mine and len(target) > place[0]:
+    def planting(first, second, *more):
+        result = true(first, second, *more)
+        if function == "project":
+            target, weights, mine = result, second, layer.parameters["U"]
+        else:
+            target, weights, mine = second.dp, second.W, layer.parameters["W"]
+        if weights is mine and len(target) > place[0]:
             target[place] = value
         return result
 

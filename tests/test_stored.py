@@ -20,6 +20,7 @@ from numba.core import config
 
 import rnn_gpu
 from programs import python
+from rnn_gpu.kernels import private
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.elman import elman as elman_of
@@ -446,7 +447,7 @@ def test_whatever_a_kernel_raises_when_it_is_loaded_it_is_compiled(folder, monke
         raise error("seen")
 
     elementwise(double, np.ones(3))
-    monkeypatch.setattr(stored.CompileResult, "_rebuild", rebuild)
+    monkeypatch.setattr(private.CompileResult, "_rebuild", rebuild)
     y, found = elementwise(double, np.ones(3))
     assert (y == 2).all() and not found
 
@@ -457,7 +458,7 @@ def test_what_is_not_the_files_fault_passes_through(folder, monkeypatch, error):
         raise error
 
     elementwise(double, np.ones(3))
-    monkeypatch.setattr(stored.CompileResult, "_rebuild", rebuild)
+    monkeypatch.setattr(private.CompileResult, "_rebuild", rebuild)
     with pytest.raises(error):
         elementwise(double, np.ones(3))
 
