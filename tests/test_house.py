@@ -32,7 +32,7 @@ ORDER = """
 kernels
 kernels.activations kernels.clipping kernels.description kernels.fingerprint kernels.losses
 kernels.philox kernels.products kernels.updates kernels.binding.closures kernels.binding.literals
-kernels.binding.accessors kernels.binding.names kernels.binding.text
+kernels.binding.accessors kernels.binding.names
 kernels.binding kernels.once
 kernels.whole_arrays
 kernels.cells.*
@@ -45,13 +45,11 @@ kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
 kernels.devices.cpu
-kernels.devices.cuda.simulator
+kernels.devices.cuda.contract kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
+kernels.devices.cuda.plans kernels.devices.cuda.pointwise kernels.devices.cuda.precision
 kernels.devices.cuda.ptx
-kernels.devices.cuda.pointwise
-kernels.devices.cuda.plain kernels.devices.cuda.precision
-kernels.devices.cuda.block
-kernels.devices.cuda.gemm
+kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 errors outline
