@@ -184,7 +184,7 @@ class Ours(Contender):
         self.problem, self.public = problem, public
         B, n = problem.case.B, problem.case.n
         self.zero = [
-            zeros(layer._device, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers
+            zeros(layer.backend, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers
         ]
 
     def forward(self):
@@ -194,7 +194,7 @@ class Ours(Contender):
             if self.public:
                 a, _ = layer(a)
             else:
-                a, _, tape = layer._forward(a, [zero], self.problem.steps)
+                a, _, tape = layer.forward(a, [zero], self.problem.steps)
                 self.tapes.append(tape)
         self.y = a
 
@@ -205,7 +205,7 @@ class Ours(Contender):
                 d, _ = layer.backward(d)
                 grads = layer.grads
             else:
-                back = layer._back(self.tapes[k], d, [self.zero[k] * 0])  # which overwrites dE/ds
+                back = layer.back(self.tapes[k], d, [self.zero[k] * 0])  # which overwrites dE/ds
                 d, grads = back.dx, back.grads
             self.grads.insert(0, grads)
         self.dx = d
@@ -656,7 +656,7 @@ def memory_of(contender: Contender, name: str) -> int | str:
         return cuda.max_memory_allocated() - before
     contender.y = contender.dx = contender.tapes = contender.grads = None
     for layer in contender.problem.layers:
-        layer._keep(None)
+        layer.remember(None)
     pool.free_all_blocks()
     before = pool.total_bytes()
     contender.step()

@@ -37,13 +37,13 @@ QUERY = {
 
 def why_no_card() -> str:
     """What keeps measurements from running here; "" where they can."""
-    from rnn_gpu.device import simulated, why_no_cuda
+    from rnn_gpu.device import simulated, why_not
 
     if simulated() and not REHEARSAL:
         return (
             "the CUDA simulator is on (NUMBA_ENABLE_CUDASIM), and it has no speed worth measuring"
         )
-    return why_no_cuda()
+    return why_not("cuda")
 
 
 def require_card():

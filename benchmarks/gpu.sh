@@ -6,7 +6,8 @@
 #
 # Each step writes a JSON file under benchmarks/results/KIND/ (RNN_GPU_RESULTS=FOLDER: under FOLDER/KIND/) as soon as it ends,
 # tables after each case; a step that fails or runs out of time does not stop the next. Also: PYTHON=the interpreter,
-# RNN_GPU_SECONDS=the time for everything, RNN_GPU_COMMIT=what to call the tree where it is no checkout.
+# RNN_GPU_SECONDS=the time for everything, RNN_GPU_STEPS=which steps ("smoke micro"; else all),
+# RNN_GPU_COMMIT=what to call the tree where it is no checkout.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python=${PYTHON:-python3}
@@ -22,7 +23,7 @@ case "${1-}" in
     export RNN_GPU_RESULTS=${RNN_GPU_RESULTS:-$(mktemp -d)}
     ;;
 *)
-    sed -n '2,9s/^# \?//p' "${BASH_SOURCE[0]}"
+    sed -n '2,10s/^# \?//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac
@@ -35,14 +36,19 @@ if [ -z "${CUDA_HOME-}" ]; then # where numba-cuda finds libNVVM if no wheel bri
     done
 fi
 
-# name and seconds of each step; what is left over goes to the table of steps
-names=(smoke suite micro steps sequence_length custom launch reference_points report)
-seconds=(55 110 45 130 55 60 20 35 15)
+# seconds of each step; what is left over goes to the table of steps
+declare -A seconds=([smoke]=55 [suite]=110 [micro]=45 [steps]=130 [sequence_length]=55 [custom]=60
+    [launch]=20 [reference_points]=35 [report]=15)
+all="smoke suite micro steps sequence_length custom launch reference_points report"
+read -ra names <<<"${RNN_GPU_STEPS:-$all}"
+for name in "${names[@]}"; do
+    [ -n "${seconds[$name]-}" ] || { echo "RNN_GPU_STEPS has $name, expected some of $all"; exit 2; }
+done
 summary=()
 
 step() { # index
-    local name=${names[$1]} give=${seconds[$1]} later=0 i status started=$SECONDS
-    for ((i = $1 + 1; i < ${#names[@]}; i++)); do later=$((later + seconds[i])); done
+    local name=${names[$1]} give=${seconds[${names[$1]}]} later=0 i status started=$SECONDS
+    for ((i = $1 + 1; i < ${#names[@]}; i++)); do later=$((later + seconds[${names[i]}])); done
     local left=$((total - SECONDS))
     [ "$name" = steps ] && give=$((left - later))
     ((give > left)) && give=$left

@@ -157,7 +157,7 @@ def trial(task: Task, build, bound: dict, rate: float, seed: int, device: str) -
 def last_delta(network, task: Task) -> float:
     """‖δ‖ of the last step of a sample of a batch, the median over samples."""
     network.gradient(task.x[: task.batch], task.y[: task.batch])
-    norms = np.sqrt((network._device.numpy(network.layers[0].delta).astype(float) ** 2).sum((2, 3)))
+    norms = np.sqrt((network.backend.numpy(network.layers[0].delta).astype(float) ** 2).sum((2, 3)))
     return float(np.median([norms[len(x) - 1, b] for b, x in enumerate(task.x[: task.batch])]))
 
 

@@ -77,7 +77,7 @@ def outcome(layer, x, dy, lengths) -> dict:
             for k, a in enumerate(states if isinstance(states, tuple) else (states,))
         }
     parts |= {f"d{name}": grad for name, grad in layer.grads.items()}
-    return {name: layer._device.numpy(a) for name, a in parts.items()}
+    return {name: layer.backend.numpy(a) for name, a in parts.items()}
 
 
 def same(cell: str, schedule: str, dtype: str, n: int = N, on_the_device: bool = False) -> dict:

@@ -9,6 +9,12 @@ from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
 
+if __name__ != "rnn_gpu.kernels":  # from the root of a checkout Python finds the folder itself
+    raise ImportError(
+        f"say `import rnn_gpu.kernels`: {__name__} would be a second copy of it, with classes and"
+        " tables of its own"
+    )
+
 
 class Operator(NamedTuple):
     """What ONNX calls the same: the operator, its gates by the numbers of ours, and its attributes
@@ -34,10 +40,14 @@ class Cell(NamedTuple):
 
     p is the input side U x_t + b of the weighted input, q the recurrent side W s_{t-1} (+ c); 式2's
     net_t is p + q. δ is dE/dnet everywhere (the tutorial's BP chapter writes −dE/dnet, its BPTT
-    chapter dE/dnet).
-    `back` leaves out what passes through W: the device adds Wᵀ dq to the gradient of state 0 itself
-    (式3), and dE/dy to that of
-    the state that is the output.
+    chapter dE/dnet). What `back` leaves out is the device's: it adds Wᵀ dq to the gradient of state
+    0 (式3), and dE/dy to that of the state that is the output.
+
+    What a cell cannot have: parameters of its own beside U, W, b and c; a second product with a
+    matrix in a step, or one of another state than state 0; a look at another unit, sample or step;
+    states of another size than its units. Everything that the way back needs must be kept, or be
+    among the states before and after the step. Formulas are pure, of numbers, with NumPy's or
+    math's functions (see kernels.binding).
     """
 
     name: str
@@ -70,7 +80,6 @@ class Clip(NamedTuple):
     norm: float = inf
 
 
-# bit 0 of flags (T, B): the step happens; else the state is carried through, and δ is exactly zero
 LIVE = 1  # bit 0 of flags: the step happens; else the state is carried through, and δ is zero
 # bit 1: before the step the state becomes the initial one, and no gradient goes back past it
 RESET = 2
@@ -107,7 +116,7 @@ class Backward(NamedTuple):
     dp: Any  # (T, B, G, n)   becomes δ of the input side
     dq: Any  # (T, B, G, n)   becomes δ of the recurrent side; dp itself unless the cell is `apart`
     ds: Any  # (S, B, n)      enters as dE/ds after the last step, leaves as that of s[:, 0]
-    clip: Clip = UNCLIPPED  # bounds of δ of each step and sample
+    clip: Any = UNCLIPPED  # a Clip: bounds of δ of each step and sample
 
 
 class Sums(NamedTuple):

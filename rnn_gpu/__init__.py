@@ -6,13 +6,18 @@
 >>> dx, dstate = layer.backward(np.ones_like(y))               # layer.grads holds U, W and b
 """
 
-from pathlib import Path as _Path
+from importlib.util import find_spec as _find_spec
 
-# in a checkout `kernels` stands beside this folder, not inside it
-if not (_Path(__file__).parent / "kernels").exists():
-    __path__.append(str(_Path(__file__).parents[1]))
+if _find_spec(f"{__name__}.kernels") is None:
+    raise ImportError(
+        f"{__name__}.kernels is missing. In a checkout rnn_gpu/kernels is a link to the folder"
+        " kernels beside rnn_gpu; git on Windows and some unpackers write a small file instead."
+        " Install the checkout (`pip install .`, or `pip install -e .`): that needs no link."
+        " Or turn on Windows' developer mode, and say `git config core.symlinks true` and"
+        " `git checkout rnn_gpu/kernels`"
+    )
 
-from . import datasets, optimizers
+from . import callbacks, datasets, optimizers
 from .derivatives import activation, cell
 from .device import resolve as device
 from .errors import (
@@ -31,8 +36,7 @@ from .errors import (
 from .gradcheck import gradcheck
 from .keeping import release
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
-from .network import Network, load
-from .stream import Stream
+from .network import Network, Stream, load
 
 __version__ = "0.1.0"
 
@@ -59,6 +63,7 @@ __all__ = [
     "Stream",
     "UnsupportedError",
     "activation",
+    "callbacks",
     "cell",
     "datasets",
     "device",

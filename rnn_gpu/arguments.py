@@ -22,6 +22,7 @@ class Listed(Protocol):
 
 
 def dtype_name(dtype) -> str:
+    """ "float32" or "float64", from what NumPy takes for them; else DtypeError."""
     try:
         name = None if dtype is None else np.dtype(dtype).name  # NumPy takes None for float64
     except TypeError:
@@ -32,18 +33,21 @@ def dtype_name(dtype) -> str:
 
 
 def size(name: str, value) -> int:
+    """An integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ArgumentError(f"{name} is {value!r}, expected an integer of at least 1")
     return int(value)
 
 
 def seed(name: str, value) -> int:
+    """An integer of at least 0."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
         raise ArgumentError(f"{name} is {value!r}, expected an integer of at least 0")
     return int(value)
 
 
 def number(name: str, value, low=-np.inf, high=np.inf, *, open_high=False) -> float:
+    """A number from low to high; open_high leaves `high` itself out."""
     real = isinstance(value, Real) and not isinstance(value, bool)
     if not real or not low <= float(value) <= high or (open_high and value == high):
         raise ArgumentError(
@@ -61,22 +65,26 @@ def flag(name: str, value) -> bool:
 
 
 def bound(name: str, value) -> float:
+    """A finite number above 0; who calls lets None through."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
         raise ArgumentError(f"{name} is {value!r}, expected a number above 0, or None")
     return float(value)
 
 
 def choice(name: str, value, options) -> str:
+    """One of the options."""
     if value not in tuple(options):  # which asks for no hash
         raise ArgumentError(f"{name} is {value!r}, expected one of {', '.join(map(repr, options))}")
     return value
 
 
 def is_array(x) -> bool:
+    """Has x a dtype of its own, that may have been meant? Lists and numbers have none."""
     return hasattr(x, "__array__") or (hasattr(x, "dtype") and hasattr(x, "shape"))
 
 
 def on_gpu(x) -> bool:
+    """Is x an array in the memory of a GPU, of whatever library."""
     if type(x) is np.ndarray:
         return False
     if hasattr(x, "__dlpack_device__"):
@@ -229,6 +237,17 @@ def take(device, name: str, a, dtype):
     return device.array(a, dtype)
 
 
+def give(device, like, a, ours: bool = True):
+    """a, an array of the device, as the kind of array that `like`, which came in, is.
+
+    ours  a stays ours: what goes out is a copy; False hands it over
+    """
+    if type(like) is type(a):
+        return device.copy(a) if ours else a
+    own = a if on_gpu(like) else device.numpy(a)
+    return as_kind_of(like, device.copy(a) if ours and own is a else own)
+
+
 def floats(
     name: str, x, dtype: str, shape: tuple[int | None, ...], axes: str, batch: int | None = None
 ) -> Any:
@@ -302,7 +321,7 @@ def one_hot(x, classes: int, dtype: str):
     return (np.asarray(x)[..., None] == np.arange(classes)).astype(dtype)
 
 
-def booleans(name: str, values, shape: tuple[int, int], axes: str, otherwise: bool):
+def booleans(name: str, values, shape: tuple[int, ...], axes: str, otherwise: bool):
     """values as NumPy's booleans of this shape; None is `otherwise` everywhere."""
     if values is None:
         return np.full(shape, otherwise)

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
-from .device import NAMES, PRECISIONS, module_of, resolve, simulated, why_no_cuda
+from .device import NAMES, PRECISIONS, resolve, simulated, why_not
 
 app = typer.Typer(
     help="Recurrent networks by back-propagation through time, with kernels in Python.",
@@ -25,6 +25,7 @@ Cell = StrEnum("Cell", list(CELLS))
 Data = StrEnum("Data", ["vowels", "python-manual"])
 Device = StrEnum("Device", list(NAMES))
 Precision = StrEnum("Precision", list(PRECISIONS))
+ELMAN, AUTO, FP32 = Cell("elman"), Device("auto"), Precision("fp32")  # the defaults
 NO_PICTURE = "no picture: matplotlib is not installed (pip install matplotlib)"
 
 
@@ -44,6 +45,7 @@ class Job(NamedTuple):
 
 
 def job(data: str) -> Job:
+    """The Job of a data set's name."""
     if data == "vowels":
         train, test = datasets.vowels(standardise=True)
         return Job(train, test, 12, 0, 9, "last", 64, 27, 60, "test")
@@ -70,12 +72,13 @@ def new_folder(stem: Path) -> Path:
 
 @app.command()
 def train(
-    cell: Annotated[Cell, typer.Option(help="The recurrent cell.")] = Cell.elman,
+    *,
+    cell: Annotated[Cell, typer.Option(help="The recurrent cell.")] = ELMAN,
     data: Annotated[
         Data,
         typer.Option(help="Speakers of Japanese vowels, or the characters of Python's manual."),
     ] = Data.vowels,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = AUTO,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Default: 60 for vowels, 5 for python-manual.")
     ] = None,
@@ -89,25 +92,25 @@ def train(
     ] = 0,
     precision: Annotated[
         Precision, typer.Option(help="Of matrix products; tf32 is for a GPU.")
-    ] = Precision.fp32,
+    ] = FP32,
     out: Annotated[Path, typer.Option(help="Where the folder of this run is made.")] = Path("runs"),
 ):
     """Train a network, print how good it is on held-out data, and keep the model and a picture."""
-    it = job(data)
-    n, epochs = hidden or it.hidden, epochs or it.epochs
+    task = job(data)
+    n, epochs = hidden or task.hidden, epochs or task.epochs
     options = {"device": device.value, "seed": seed, "precision": precision.value}
-    embedding = [Embedding(it.features, it.embedded, **options)] if it.embedded else []
+    embedding = [Embedding(task.features, task.embedded, **options)] if task.embedded else []
     layers = [
         *embedding,
-        CELLS[cell](it.embedded or it.features, n, **options),
-        Dense(n, it.outputs, **options),
+        CELLS[cell](task.embedded or task.features, n, **options),
+        Dense(n, task.outputs, **options),
     ]
-    network = Network(layers, loss="softmax_cross_entropy", steps=it.steps)
+    network = Network(layers, loss="softmax_cross_entropy", steps=task.steps)
     folder = new_folder(out / f"{data}-{cell}-seed{seed}")
     model = folder / "model.safetensors"
     print(
-        f"{cell}, {n} units, on {data}: {len(it.train.x)} sequences to train on, {len(it.test.x)} "
-        f"held out; device {network.device}"
+        f"{cell}, {n} units, on {data}: {len(task.train.x)} sequences to train on, "
+        f"{len(task.test.x)} held out; device {network.device}"
     )
     kept: dict = {}
 
@@ -121,14 +124,14 @@ def train(
     try:
         settings = {
             "epochs": epochs,
-            "batch_size": it.batch_size,
+            "batch_size": task.batch_size,
             "learning_rate": learning_rate,
             "seed": seed,
         }
         network.fit(
-            it.train.x,
-            it.train.y,
-            validation=(it.test.x, it.test.y),
+            task.train.x,
+            task.train.y,
+            validation=(task.test.x, task.test.y),
             on_epoch=keep_best,
             **settings,
         )
@@ -145,18 +148,19 @@ def train(
         raise
 
     best = load(model, device=device)
-    found = best.evaluate(it.test.x, it.test.y)
-    bits = "" if it.steps == "last" else f", {found['loss'] / math.log(2):.3f} bits a character"
-    print(f"{it.held_out} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}{bits}")
-    (folder / "history.json").write_text(json.dumps(kept | {it.held_out: found}))
+    found = best.evaluate(task.test.x, task.test.y)
+    bits = "" if task.steps == "last" else f", {found['loss'] / math.log(2):.3f} bits a character"
+    print(f"{task.held_out} accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}{bits}")
+    (folder / "history.json").write_text(json.dumps(kept | {task.held_out: found}))
     print(f"model    {model}\nhistory  {folder / 'history.json'}")
     try:
-        from .plots import delta_norms, training_picture
+        from .bridges.plots import training_picture
+        from .network.gradient_flow import delta_norms
 
-        norms = delta_norms(best, it.train.x[:64], it.train.y[:64])
+        norms = delta_norms(best, task.train.x[:64], task.train.y[:64])
         training_picture(
             folder / "training.png",
-            f"{cell}, {n} units, {data}: {it.held_out} accuracy {found['accuracy']:.4f}",
+            f"{cell}, {n} units, {data}: {task.held_out} accuracy {found['accuracy']:.4f}",
             kept,
             norms,
         )
@@ -180,7 +184,7 @@ def gradflow(
     ],
     data: Annotated[Data, typer.Option(help="What it was trained on.")] = Data.vowels,
     samples: Annotated[int, typer.Option(min=1, help="How many of the training sequences.")] = 64,
-    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU if there is one.")] = AUTO,
     out: Annotated[
         Path | None, typer.Option(help="Where the picture goes. Default: beside the model.")
     ] = None,
@@ -188,8 +192,8 @@ def gradflow(
     """Tell how the gradient of a model fares on its way back through time, what to do about it, and
     draw it.
     """
-    it = job(data).train
-    report = load(model, device=device).gradient_flow(it.x[:samples], it.y[:samples])
+    x, y = job(data).train
+    report = load(model, device=device).gradient_flow(x[:samples], y[:samples])
     print(report)
     path = out or model.with_suffix(".gradflow.png")
     try:
@@ -218,15 +222,15 @@ def info():
         except PackageNotFoundError:
             print(f"{package:14}not installed")
     print(f"{'python':14}{platform.python_version()} on {platform.machine()}")
-    reason = why_no_cuda()
+    reason = why_not("cuda")
     cuda = "the simulator (NUMBA_ENABLE_CUDASIM=1)" if simulated() else "a GPU"
     print(f"{'cuda':14}{'no: ' + reason if reason else cuda}")
     print(f"{'auto':14}{resolve('auto').name}")
     store = stored().folder()
     kept = store.files()
     limit = f"{in_megabytes(kept)} of at most {store.most / 1e6:g} (RNN_GPU_CACHE_MB)"
-    why_not = store.trouble()
-    print(f"{'kernels':14}{'not kept: ' + why_not if why_not else f'{len(kept)} kept, {limit}'}")
+    trouble = store.trouble()
+    print(f"{'kernels':14}{'not kept: ' + trouble if trouble else f'{len(kept)} kept, {limit}'}")
     print(f"{'':14}in {store.path}; `rnn-gpu clear-kernels` removes them")
 
 
@@ -240,11 +244,15 @@ def clear_kernels():
 
 
 def stored():
-    """Where compiled CPU kernels are kept."""
-    return module_of("cpu").stored
+    """Where compiled CPU kernels are kept.  ArgumentError where the environment's bound is none."""
+    why_not("cpu")
+    from .kernels.devices.cpu import stored
+
+    return stored
 
 
 def in_megabytes(files) -> str:
+    """How large files are together, in words."""
     return f"{sum(file.bytes for file in files) / 1e6:.1f} MB"
 
 

@@ -1,6 +1,7 @@
 """Formulas a user brings are compared with their numerical slope before they enter a kernel."""
 
 from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -44,8 +45,9 @@ def activation(
         return ACTIVATIONS[f]
     if df is None and isinstance(f, Activation):
         made = f
-    elif df is None and isinstance(f, tuple) and len(f) == 2 and all(map(callable, f)):
-        made = Activation(name or f[0].__name__, *f)
+    elif df is None and is_pair(f):
+        value, slope = f
+        made = Activation(name or value.__name__, value, slope)
     elif callable(f) and callable(df):
         made = Activation(name or f.__name__, f, df)
     else:
@@ -55,6 +57,11 @@ def activation(
         )
     check_activation(made)
     return made
+
+
+def is_pair(f: object) -> TypeGuard[tuple[Callable, Callable]]:
+    """Is it two functions in a tuple."""
+    return isinstance(f, tuple) and len(f) == 2 and all(map(callable, f))
 
 
 def cell(
@@ -147,7 +154,7 @@ def check_cell(cell: Cell):
     def run(v):
         return step(tuple(v[:G]), tuple(v[G : 2 * G]), tuple(v[2 * G :]))
 
-    def loss(v):
+    def loss(v) -> Any:
         return sum(w * s for w, s in zip(weights, run(v)[0], strict=True))
 
     s_next, kept = run(inputs)

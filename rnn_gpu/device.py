@@ -53,6 +53,6 @@ def why_not(device: str) -> str:
 
 def simulated() -> bool:
     """Is the CUDA simulator on (NUMBA_ENABLE_CUDASIM=1 before the first import of numba)?"""
-    from numba.core import config
+    from .kernels.private import config
 
     return bool(config.ENABLE_CUDASIM)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from . import arguments
 from .errors import ArgumentError, GradientError
 from .layers import Recurrent
+from .layers.stateful import check_states
 from .network import Network
 
 STEP = 1e-5
@@ -75,7 +76,10 @@ def gradcheck(
     )
     T, B, _ = x.shape
     state = draw_state(network, B, rng) if state is None else state
-    states = [np.array(network._device.numpy(s)) for s in network._states("state", state, B)]
+    states = [
+        np.array(network.backend.numpy(s))
+        for s in check_states(network.recurrent, "state", state, B)
+    ]
     if not allow_blind:
         refuse_blind(network, T, states, lengths)
     y = arguments.samples("y", y)
@@ -87,29 +91,32 @@ def gradcheck(
     )
     if len(target) != T:
         raise ArgumentError(f"y has {len(target)} time steps, expected {T}")
-    lengths = np.full(B, T) if lengths is None else arguments.check_lengths(lengths, T, B)
+    ends = arguments.check_lengths(lengths, T, B)
+    ends = np.full(B, T) if ends is None else ends
     weight = np.zeros((T, B))
-    for b, length in enumerate(lengths):
+    for b, length in enumerate(ends):
         weight[0 if network.steps == "every" else length - 1 : length, b] = 1
     weight *= arguments.booleans("mask", mask, (T, B), "T, B", otherwise=True)
-    d = network._device
+    d = network.backend
     target, weight = d.array(target, "float64"), d.array(weight, "float64")
     pull = [rng.normal(size=s.shape) for s in states]
 
-    def loss(differentiate=False):
+    def value_and_slope() -> tuple[float, Any]:
         called = [tuple(s) if len(s) > 1 else s[0] for s in states]
-        o, last = network(d.array(x, "float64"), called, lengths=lengths, mask=mask, resets=resets)
+        o, last = network(d.array(x, "float64"), called, lengths=ends, mask=mask, resets=resets)
         E, do = network.objective(d, d.array(o, "float64"), target, weight)
         last = [
             np.stack([d.numpy(part) for part in (s if isinstance(s, tuple) else (s,))])
             for s in last
         ]
         E += sum(float((a * b).sum()) for a, b in zip(pull, last, strict=True))
-        if not differentiate:
-            return E
-        return network.backward(do, [tuple(a) if len(a) > 1 else a[0] for a in pull])
+        return E, do
 
-    dx, dstates = loss(differentiate=True)
+    def loss() -> float:
+        return value_and_slope()[0]
+
+    _, do = value_and_slope()
+    dx, dstates = network.backward(do, [tuple(a) if len(a) > 1 else a[0] for a in pull])
     claimed = {
         name: (network.parameters[name], d.numpy(g)) for name, g in network.grads.items()
     } | {"x": (x, d.numpy(dx))}
@@ -151,16 +158,18 @@ def difference(loss, array, place, claimed) -> tuple[float, float]:
 
 
 def draw_state(network, B, rng):
+    """A state of each recurrent layer from N(0, ½), as users have them."""
     states = []
     for layer in network.recurrent:
-        parts = tuple(
+        parts = [
             rng.normal(scale=0.5, size=(B, layer.hidden_size)) for _ in range(layer.cell.states)
-        )
-        states.append(parts if len(parts) > 1 else parts[0])
+        ]
+        states.append(tuple(parts) if len(parts) > 1 else parts[0])
     return states
 
 
 def refuse_blind(network, T, states, lengths):
+    """Raise ArgumentError for settings with which a wrong gradient could pass."""
     if T < 3:
         raise ArgumentError(
             f"x has T = {T} time steps: a wrong recurrence shows from T = 3 on (allow_blind=True "

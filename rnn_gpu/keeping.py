@@ -1,7 +1,7 @@
 """What is kept for later calls, and how to let go of it."""
 
 from . import arguments
-from .device import resolve
+from .kernels import devices
 from .kernels.once import forget
 
 
@@ -10,7 +10,7 @@ def release(*, kernels: bool = False) -> int:
     bytes.
 
     What is kept is that of large arrays on the CPU, at most an eighth of the machine's, and at most
-    a gigabyte.
+    a gigabyte; and on a GPU what CuPy's pool has that no array uses.
     kernels  True also lets go of what was made of formulas, cells and activations, and of their
              kernels. An activation keeps some 20 MB while the process lives, 5 where its kernels
              were found on disk; a third to more than half of that comes back. Layers go on: what
@@ -18,4 +18,4 @@ def release(*, kernels: bool = False) -> int:
     """
     if arguments.flag("kernels", kernels):
         forget()
-    return resolve("cpu").release()
+    return sum(device.release() for device in devices.imported())

@@ -10,6 +10,7 @@ from .kernels.once import once
 
 @once
 def value_and_slope(loss: Loss):
+    """(o, t, log_sum) -> (loss, its slope), one formula for one kernel."""
     value, slope = loss.value, loss.slope
 
     def both(o, t, log_sum):

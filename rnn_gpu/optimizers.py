@@ -1,6 +1,8 @@
 """Optimizers: the hyperparameters and moments around the formulas of kernels/updates.py."""
 
 import inspect
+from copy import copy
+from typing import Self
 
 import numpy as np
 
@@ -28,6 +30,12 @@ class Optimizer:
         names = (*inspect.signature(type(self)).parameters, "steps")
         words = (f"{name}={getattr(self, name)!r}" for name in names if hasattr(self, name))
         return f"{type(self).__name__}({', '.join(words)})"
+
+    def fresh(self) -> Self:
+        """The same optimizer before its first step."""
+        other = copy(self)
+        other.state, other.steps = {}, 0
+        return other
 
     def scalars(self) -> tuple[float, ...]:
         """What the formula takes after the arrays, at step `steps`."""

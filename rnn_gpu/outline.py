@@ -28,6 +28,7 @@ def sizes(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def count(arrays: Mapping[str, np.ndarray]) -> str:
+    """How many numbers parameters are, in words."""
     return f"{sum(a.size for a in arrays.values()):,} parameters" if arrays else "no parameters"
 
 

@@ -1,5 +1,7 @@
 """Parameters: their initial values, and the dictionary that holds them."""
 
+from typing import NoReturn
+
 import numpy as np
 
 from . import arguments
@@ -37,6 +39,7 @@ class Parameters(dict[str, np.ndarray]):
         old[...] = a
 
     def update(self, *others, **more):
+        """Assign each, as a dict's."""
         for name, value in dict(*others, **more).items():
             self[name] = value
 
@@ -44,10 +47,14 @@ class Parameters(dict[str, np.ndarray]):
         self.update(other)
         return self
 
-    def fixed(self, *_):
+    def fixed(self, *_) -> NoReturn:
+        """Raise TypeError: no name comes or goes."""
         raise TypeError("a layer's parameters have fixed names: assign to them")
 
-    __delitem__ = pop = popitem = clear = setdefault = fixed
+    __delitem__ = pop = popitem = clear = fixed
+
+    def setdefault(self, *_) -> NoReturn:
+        self.fixed()
 
 
 def fitting(values: dict, shapes: dict, dtype: str) -> dict:
@@ -66,6 +73,7 @@ def fitting(values: dict, shapes: dict, dtype: str) -> dict:
 
 
 def recurrent_shapes(cell: Cell, m: int, n: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a recurrent layer's parameters by name."""
     rows = cell.gates * n
     return {"U": (rows, m), "W": (rows, n), "b": (rows,)} | ({"c": (rows,)} if cell.apart else {})
 

@@ -28,12 +28,15 @@ from hypothesis import settings
 settings.register_profile("the same every time", derandomize=True, database=None, deadline=None)
 settings.load_profile("the same every time")
 
-pytest.register_assert_rewrite("door", "simulation")
+pytest.register_assert_rewrite("door", "programs", "simulation")
 
 from door import DOORS, MODELS
 from rnn_gpu.kernels.cells import CELLS
 
 DEVICES = ("reference", "cpu", "cuda")
+COMPILED = {"cpu", "cuda"}
+# one of each kind of cell; the others differ from the first in their activation alone
+REPRESENTATIVE = ("elman_tanh", "gru", "lstm")
 # of twins and oracles, relative to the largest number of an array
 RTOL = {"float64": 1e-10, "float32": 1e-5}
 
@@ -63,6 +66,22 @@ def model(request):
 def door(request):
     """A recurrent layer, and a network."""
     return request.param()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
+def pytest_collection_modifyitems(items):
+    """Of a test that is drawn from many cells, on a device that compiles or simulates each of them,
+    a few are quick: those of `quick_on_devices`, else REPRESENTATIVE.  What is stress is slow.
+    """
+    for item in items:
+        if item.get_closest_marker("stress"):
+            item.add_marker(pytest.mark.slow)
+        case = set(item.callspec.id.split("-")) if hasattr(item, "callspec") else set()
+        mark = item.get_closest_marker("quick_on_devices")
+        if mark is None and "cell" not in item.fixturenames:
+            continue
+        if case & COMPILED and not case & set(mark.args if mark else REPRESENTATIVE):
+            item.add_marker(pytest.mark.slow)
 
 
 def close(a, b, dtype="float64"):

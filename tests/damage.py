@@ -222,7 +222,7 @@ def everything(network, optimizer) -> dict:
     }
     counts = {
         "steps": np.array(optimizer.steps),
-        "passes": np.array(rnn_gpu.checkpoint.passes(network)),
+        "passes": np.array(rnn_gpu.network.checkpoint.passes(network)),
     }
     return parameters_of(network) | moments | counts
 

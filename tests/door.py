@@ -84,7 +84,7 @@ def explained(model, taped=False):
     for i, layer in enumerate(model.recurrent):
         tape = layer.tape._asdict() if taped else {}
         arrays = {f"delta[{i}]": layer.delta} | {f"tape[{i}].{name}": a for name, a in tape.items()}
-        found |= {name: layer._device.numpy(a) for name, a in arrays.items()}
+        found |= {name: layer.backend.numpy(a) for name, a in arrays.items()}
     return found
 
 
@@ -93,7 +93,7 @@ def way_back(model, dy, dstate=None, **back):
     return (
         {"dx": dx}
         | named("first", first)
-        | {f"d{name}": model._device.numpy(a) for name, a in model.grads.items()}
+        | {f"d{name}": model.backend.numpy(a) for name, a in model.grads.items()}
     )
 
 
@@ -106,7 +106,7 @@ def named(name, states):
 
 
 def parameters_of(model):
-    return {name: model._device.numpy(a).copy() for name, a in model.parameters.items()}
+    return {name: model.backend.numpy(a).copy() for name, a in model.parameters.items()}
 
 
 def same(got, expected):

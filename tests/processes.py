@@ -5,7 +5,6 @@ call that shows a wrong number.
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading  # noqa: F401  for the programs, as what follows
 import time
@@ -16,25 +15,18 @@ import numba
 import numpy as np
 
 import rnn_gpu  # noqa: F401
+from programs import python
 from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads  # noqa: F401
 from rnn_gpu.kernels.devices.cpu.compilation import jit
 from rnn_gpu.kernels.devices.cpu.simd import flat
-from rnn_gpu.kernels.devices.cpu.threads import meet
+from rnn_gpu.kernels.devices.cpu.threads import barrier
 
 PATIENCE = 240  # seconds that a program may take on a busy machine; each takes a few
 
 
 def run(text: str, *arguments, patience=PATIENCE) -> str:
-    """What a program prints; it must end by itself, and well."""
-    done = subprocess.run(
-        [sys.executable, "-c", text, *map(str, arguments)],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=patience,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.returncode}: {done.stdout} {done.stderr}"
+    """What a program prints, which finds what stands here; it must end by itself, and well."""
+    done = python(text, *arguments, options=(), cwd=Path(__file__).parent, patience=patience)
     assert "Error" not in done.stderr, done.stderr  # of a finalizer, or of a thread
     return done.stdout
 
@@ -47,7 +39,7 @@ def adding(amount):
         half = a.size // 2
         for i in range(part, half, parts):
             a[i] += amount
-        meet(flat(arrived), parts)
+        barrier(flat(arrived), parts)
         for i in range(half + part, a.size, parts):
             a[i] += amount
 
@@ -76,7 +68,7 @@ def train(layer):
 
 def share_all(count: int = 2):
     """Every call is shared, however small."""
-    threads.ENOUGH = recurrence.WORTH_MEETING = 1
+    threads.ENOUGH = recurrence.WORTH_BARRIER = 1
     numba.get_num_threads = lambda: count
 
 

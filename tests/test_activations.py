@@ -42,6 +42,7 @@ def test_every_activation_is_looked_at():
     assert set(EXACT) == set(ACTIVATIONS)
 
 
+@pytest.mark.quick_on_devices("tanh", "reference")
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_an_activation_is_right_to_the_last_digits_of_small_values(name, device, dtype):
     z = Z.astype(dtype)

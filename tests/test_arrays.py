@@ -87,10 +87,10 @@ def test_the_result_is_of_the_callers_kind(make, device):
 
 
 def test_layers_and_streams_give_the_callers_kind(make):
-    layer = GRU(M, N, device="cpu")
+    layer = GRU(M, N, device="reference")
     y, _ = layer(make(X))
     dx, _ = layer.backward(y)
-    dense = Dense(M, 2, device="cpu")
+    dense = Dense(M, 2, device="reference")
     more = [
         dense(make(X)),
         dense.backward(make(np.ones((T, B, 2), "float32"))),
@@ -100,7 +100,7 @@ def test_layers_and_streams_give_the_callers_kind(make):
 
 
 def test_writing_into_a_result_leaves_backward_alone(make):
-    layer = GRU(M, N, device="cpu")
+    layer = GRU(M, N, device="reference")
     dy = np.ones((T, B, N), "float32")
     expected = results(layer, X, dy)["dx"]
     y, h = layer(make(X))
@@ -115,7 +115,9 @@ def test_sequences_of_another_library_are_learnt_from(make):
     x, y = [X[:, b] for b in range(B)], [np.zeros(2, "float32")] * B
 
     def curve(kind):
-        network = Network([GRU(M, N, device="cpu"), Dense(N, 2, device="cpu")], steps="last")
+        network = Network(
+            [GRU(M, N, device="reference"), Dense(N, 2, device="reference")], steps="last"
+        )
         return network.fit(
             [kind(np.array(a)) for a in x], [kind(a) for a in y], epochs=2, progress=False
         )["step_loss"]

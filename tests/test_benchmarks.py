@@ -4,6 +4,7 @@ says no more than the files do.
 (No test here is named after a device: the apparatus runs the tests of devices itself.)
 """
 
+import ast
 import importlib.util
 import json
 import math
@@ -51,43 +52,83 @@ def strict(path):
 # The rehearsal
 
 
-@pytest.fixture(scope="module")
-def rehearsed(tmp_path_factory):
-    """(what it printed, its files by name)"""
-    folder = tmp_path_factory.mktemp("rehearsed")
+def rehearse(folder, steps):
+    """(what some steps printed, how each ended, all files by name)"""
     done = run(
         "bash",
         BENCHMARKS / "gpu.sh",
         "--rehearse",
         PYTHON=sys.executable,
         RNN_GPU_RESULTS=str(folder),
+        RNN_GPU_STEPS=steps,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, {
-        path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()
-    }
+    printed, _, summary = done.stdout.partition("== summary")
+    ends = dict(line.split(": ", 1) for line in summary.splitlines()[1:])
+    files = {path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()}
+    return printed, ends, files
 
 
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """The rehearsal of the steps before the tables: (folder, printed, how each ended, files)"""
+    folder = tmp_path_factory.mktemp("rehearsed")
+    return folder, *rehearse(folder, "smoke suite micro")
+
+
+@pytest.fixture(scope="module")
+def rehearsed(checked):
+    """The whole rehearsal: (printed, how each step ended, files by name)"""
+    folder, printed, ends, _ = checked
+    tables, later, files = rehearse(folder, f"{' '.join(TABLES)} report")
+    return printed + tables, ends | later, files
+
+
+@pytest.mark.slow
+def test_the_first_minute_looks_at_every_schedule(checked):
+    body = strict(checked[3]["smoke"])
+    assert all(one["ok"] for one in body["results"]), body["results"]
+    assert {"block", "plain"} <= {one["ran"] for one in body["results"] if "ran" in one}
+    assert "numba" in body["packages"] and "numba" not in body["missing"]
+
+
+@pytest.mark.slow
+def test_the_microbenchmarks_give_rows(checked):
+    body = strict(checked[3]["micro"])
+    assert body["errors"] == {}
+    measured = {"grid_barrier", "block_barrier", "launches", "weights_in_registers_or_shared"}
+    assert all(any("us" in row for row in body["results"][name]) for name in measured)
+    assert not [
+        row
+        for rows in body["results"].values()
+        for row in rows
+        if row.get("error", "not on this machine") != "not on this machine"
+    ]
+
+
+@pytest.mark.slow
 def test_every_step_of_the_rehearsal_ends_well(rehearsed):
-    printed, files = rehearsed
-    summary = printed.partition("== summary")[2]
-    assert [line for line in summary.splitlines()[1:] if ": exit 0 after" not in line] == []
+    printed, ends, files = rehearsed
+    assert [name for name, end in ends.items() if not end.startswith("exit 0 after")] == []
+    assert set(ends) == {*TABLES, "smoke", "suite", "micro", "report"}
     assert set(files) >= {*TABLES, *OTHERS, "report.md"}
     assert "no number below is a speed" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TABLES, *OTHERS])
 def test_a_file_says_what_it_is(rehearsed, name):
-    body = strict(rehearsed[1][name])
+    body = strict(rehearsed[2][name])
     assert body["name"] == name
     assert body["rehearsal"] is True
     assert {"processor", "versions", "date", "commit", "threads"} <= set(body["machine"])
     assert body["results"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_every_case_with_errors_times_and_ratios(rehearsed, name):
-    body = strict(rehearsed[1][name])
+    body = strict(rehearsed[2][name])
     assert body["complete"] is True and body["not_reached"] == []
     for row in body["results"]:
         assert "error" not in row, row
@@ -106,40 +147,23 @@ def test_a_table_has_every_case_with_errors_times_and_ratios(rehearsed, name):
             assert ours["q1_us"] <= ours["median_us"] <= ours["q3_us"]
 
 
+@pytest.mark.slow
 def test_what_only_a_card_has_is_said_to_be_missing(rehearsed):
-    row = strict(rehearsed[1]["steps"])["results"][0]
+    row = strict(rehearsed[2]["steps"])["results"][0]
     assert {"torch, CUDA graph", "torch, TF32"} <= set(row["not_measured"])
     assert row["kernels"]["torch" if TORCH else "ours"] == "not on this machine"
 
 
+@pytest.mark.slow
 def test_lengths_carry_memory_and_go_beyond_where_cudnn_stops(rehearsed):
-    rows = strict(rehearsed[1]["sequence_length"])["results"]
+    rows = strict(rehearsed[2]["sequence_length"])["results"]
     assert all("ours" in row["memory_per_step"] for row in rows)
     assert any("torch, in pieces" in row["passes"]["step"] for row in rows) is TORCH
 
 
-def test_the_first_minute_looks_at_every_schedule(rehearsed):
-    body = strict(rehearsed[1]["smoke"])
-    assert all(one["ok"] for one in body["results"]), body["results"]
-    assert {"block", "plain"} <= {one["ran"] for one in body["results"] if "ran" in one}
-    assert "numba" in body["packages"] and "numba" not in body["missing"]
-
-
-def test_the_microbenchmarks_give_rows(rehearsed):
-    body = strict(rehearsed[1]["micro"])
-    assert body["errors"] == {}
-    measured = {"grid_barrier", "block_barrier", "launches", "weights_in_registers_or_shared"}
-    assert all(any("us" in row for row in body["results"][name]) for name in measured)
-    assert not [
-        row
-        for rows in body["results"].values()
-        for row in rows
-        if row.get("error", "not on this machine") != "not on this machine"
-    ]
-
-
+@pytest.mark.slow
 def test_the_report_of_a_rehearsal_says_so(rehearsed):
-    text = rehearsed[1]["report.md"].read_text(encoding="utf-8")
+    text = rehearsed[2]["report.md"].read_text(encoding="utf-8")
     assert "REHEARSAL" in text and ("not measured yet" not in text) is TORCH
 
 
@@ -163,6 +187,7 @@ def test_without_a_card_nothing_is_measured(tmp_path):
     assert not list(tmp_path.glob("*/steps.json"))
 
 
+@pytest.mark.slow
 def test_a_rehearsal_does_not_write_among_the_results():
     done = run(
         sys.executable,
@@ -231,6 +256,7 @@ def on_the_cpu(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_cpu):
     body = strict(on_the_cpu[1]["cpu"])
     assert [
@@ -257,6 +283,7 @@ def test_the_cpu_has_inference_and_training_with_their_share_of_the_peak(on_the_
             )
 
 
+@pytest.mark.slow
 def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
     rows = strict(on_the_cpu[1]["cpu_own"])["results"]
     assert [row["case"]["cell"] for row in rows] == ["lstm"]
@@ -268,6 +295,7 @@ def test_a_users_cell_is_measured_against_the_built_in_one(on_the_cpu):
         )
 
 
+@pytest.mark.slow
 def test_goals_of_the_cpu_are_printed_one_by_one(on_the_cpu):
     printed, files = on_the_cpu
     for goal in (
@@ -299,6 +327,7 @@ assert max(row["errors"]["ours"].values()) < 1e-5
 """
 
 
+@pytest.mark.slow
 def test_without_torch_the_cpu_is_measured_alone_and_judged_by_the_reference():
     done = run(sys.executable, "-c", ALONE)
     assert (
@@ -327,6 +356,7 @@ def test_what_the_time_does_not_allow_is_left_out_longest_first_and_never_of_the
     assert done.stdout.splitlines() == ["0 set()", f"1 {longest}", f"8 {longest}"], done.stderr
 
 
+@pytest.mark.slow
 def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
     done = run(
         sys.executable,
@@ -349,20 +379,40 @@ def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
     assert long["memory_per_step"]["ours"] < 40 * array
 
 
-def test_the_training_job_is_the_same_in_torch_and_timed_with_and_without_compiling():
-    done = run(sys.executable, "-m", "benchmarks", "train", "--quick")
-    rows = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in done.stdout.partition("| --- |")[2].splitlines()[1:]
-    ]
-    assert [row[0] for row in rows] == ["ours, first run", "ours", "torch", "torch, one thread"][
-        : 4 if TORCH else 2
-    ], done.stderr
-    for who, process, epochs, compiling, loss, accuracy in rows:
-        assert float(process) > float(epochs) + float(compiling or 0)
-        assert bool(compiling) == who.startswith("ours")
-        assert math.isclose(float(loss), float(rows[0][4]), abs_tol=2e-4)
-        assert math.isclose(float(accuracy), float(rows[0][5]), abs_tol=0.01)
+OURS = "from benchmarks import train; train.TORCH.clear(); train.main()"
+THEIRS = "from benchmarks import train; print(*(train.in_torch(2, k) for k in (0, 1)), sep='\\n')"
+
+
+@pytest.fixture(scope="module")
+def job():
+    """Rows of the training job's table: who, seconds of the process, of its epochs, of compiling,
+    loss, accuracy.
+    """
+    done = run(sys.executable, "-c", OURS, "--quick")
+    lines = done.stdout.partition("| --- |")[2].splitlines()[1:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows] == ["ours, first run", "ours"], done.stderr
+    return rows
+
+
+@pytest.mark.slow
+def test_the_training_job_is_timed_with_and_without_compiling(job):
+    for _, process, epochs, compiling, *outcome in job:
+        assert float(process) > float(epochs) + float(compiling)
+        assert outcome == job[0][4:]
+    assert float(job[0][3]) > float(job[1][3])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TORCH, reason="no torch here")
+def test_the_training_job_is_the_same_in_torch(job):
+    done = run(sys.executable, "-c", THEIRS)
+    found = [ast.literal_eval(line) for line in done.stdout.splitlines()]
+    assert len(found) == 2, done.stderr
+    for theirs in found:
+        assert theirs["process_seconds"] > theirs["epoch_seconds"]
+        assert math.isclose(theirs["loss"], float(job[0][4]), abs_tol=2e-4)
+        assert math.isclose(theirs["accuracy"], float(job[0][5]), abs_tol=0.01)
 
 
 # The microbenchmarks are compiled for a card that is not here
@@ -387,6 +437,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_the_microbenchmarks_have_the_instructions_that_they_are_about():
     done = run(sys.executable, "-c", COMPILE)
     if done.returncode:

@@ -40,10 +40,10 @@ def build(w, device):
         rnn_gpu.Dense(4, 2, "sigmoid", device=device, dtype="float64"),
     ]
     for layer, above, below in zip(layers, (HIDDEN, OUTPUTS), (INPUTS, HIDDEN), strict=True):
-        layer.parameters["V"] = layer._device.array(
+        layer.parameters["V"] = layer.backend.array(
             [[w[j, i] for i in below] for j in above], "float64"
         )
-        layer.parameters["b"] = layer._device.array([w[j, "b"] for j in above], "float64")
+        layer.parameters["b"] = layer.backend.array([w[j, "b"] for j in above], "float64")
     return rnn_gpu.Network(layers, loss="squared_error")
 
 
@@ -85,10 +85,10 @@ def test_delta_is_minus_the_tutorials_delta(worked, device):
     network = build(w, device)
     out, _ = network(np.array([[x[i] for i in INPUTS]]))
     network.backward(out - np.array([[t[8], t[9]]]))
-    assert -np.asarray(network.layers[1]._device.numpy(network.grads["1.b"])) == pytest.approx(
+    assert -np.asarray(network.layers[1].backend.numpy(network.grads["1.b"])) == pytest.approx(
         [δ[8], δ[9]], abs=1e-14
     )
-    assert -np.asarray(network.layers[0]._device.numpy(network.grads["0.b"])) == pytest.approx(
+    assert -np.asarray(network.layers[0].backend.numpy(network.grads["0.b"])) == pytest.approx(
         [δ[j] for j in HIDDEN], abs=1e-14
     )
 

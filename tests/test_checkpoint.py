@@ -5,10 +5,6 @@ one before whole.
 import errno
 import os
 import re
-import subprocess
-import sys
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,35 +12,19 @@ import pytest
 import rnn_gpu
 from damage import CHECKPOINTS, apart, damaged_checkpoints, everything, killed, together
 from door import but, parameters_of, refuses, same, table
+from programs import LIBRARY, python
 from rnn_gpu import (
     GRU,
     LSTM,
     ArgumentError,
     Dense,
-    Dropout,
     ModelFileError,
     Network,
     NonFiniteError,
     load,
     optimizers,
 )
-
-RNG = np.random.default_rng(0)
-X = [RNG.normal(size=(RNG.integers(3, 6), 3)).astype("float32") for _ in range(11)]
-Y = [RNG.normal(size=(len(x), 2)).astype("float32") for x in X]
-SETTINGS = {"batch_size": 3, "seed": 4, "progress": False}
-
-
-def network(device="reference", kind=GRU):
-    on = {"device": device}
-    return Network(
-        [
-            Dropout(0.2, variational=True, **on),
-            kind(3, 5, **on),
-            Dropout(0.5, **on),
-            Dense(5, 2, **on),
-        ]
-    )
+from small_run import SETTINGS, StopError, X, Y, fresh, goes_on, network, stopped
 
 
 @pytest.fixture
@@ -52,21 +32,7 @@ def path(tmp_path):
     return tmp_path / "checkpoint"
 
 
-class StopError(Exception):
-    """What ends a run in the middle."""
-
-
-def stopped(net, updates, path, **settings):
-    """Train, writing a checkpoint after each batch, and stop before update `updates`."""
-
-    def stop(network, update):
-        if update == updates:
-            raise StopError
-
-    with pytest.raises(StopError):
-        net.fit(X, Y, checkpoint=path, checkpoint_every=1, watch=stop, **SETTINGS | settings)
-
-
+@pytest.mark.quick_on_devices("cpu", "first epoch")
 @pytest.mark.parametrize(
     "updates", [1, 5, 8], ids=["first epoch", "in the middle", "a whole number of epochs"]
 )
@@ -118,7 +84,7 @@ def test_a_finished_run_is_trained_longer(path):
 def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        rnn_gpu.checkpoint,
+        rnn_gpu.network.checkpoint,
         "save",
         lambda path, net, opt, settings, position: written.append((position.epoch, position.batch)),
     )
@@ -163,12 +129,6 @@ def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monk
             {"resume": None, "checkpoint_every": 2},
             ArgumentError,
             "checkpoint_every is given, but no checkpoint",
-        ),
-        (
-            "no batches",
-            {"checkpoint": "c", "checkpoint_every": 0},
-            ArgumentError,
-            "checkpoint_every is 0, expected an integer",
         ),
     ),
 )
@@ -229,16 +189,7 @@ for share in (0, 0.001, 0.5, 1):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before(path):
-    environment = os.environ | {"PYTHONPATH": str(Path(rnn_gpu.__file__).parents[1])}
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
+    python(KILLED, path, PYTHONPATH=str(LIBRARY.parent))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills of POSIX")
@@ -367,13 +318,6 @@ def test_what_no_file_can_hold_is_named(path):
 # Damage
 
 
-def fresh():
-    """A network and its optimizer that have trained before."""
-    net, adam = network(), optimizers.Adam()
-    net.fit(X, Y, epochs=1, optimizer=adam, **SETTINGS)
-    return net, adam
-
-
 @pytest.fixture(scope="module")
 def trained():
     return fresh()
@@ -491,11 +435,6 @@ def test_an_optimizer_that_keeps_other_moments_is_refused(path):
     )
 
 
-def goes_on(net, optimizer, path):
-    with suppress(NonFiniteError):  # of 1e30, which is a number
-        net.fit(X, Y, epochs=3, resume=path, optimizer=optimizer, **SETTINGS)
-
-
 def test_a_damaged_checkpoint_is_refused_or_gone_on_from(kept, path):
     damaged_checkpoints(kept, path, fresh, goes_on, times=60)
 
@@ -555,7 +494,7 @@ def test_a_folder_that_may_not_be_written_is_named_before_the_first_epoch(path, 
     def denied(name, *rest):
         raise PermissionError(errno.EACCES, "Permission denied", name)
 
-    monkeypatch.setattr("rnn_gpu.io.os.open", denied)
+    monkeypatch.setattr("rnn_gpu.bridges.io.os.open", denied)
     net = network()
     before = parameters_of(net)
     message = f"^checkpoint is '{path}', where no file can be written: Permission denied"
@@ -566,5 +505,5 @@ def test_a_folder_that_may_not_be_written_is_named_before_the_first_epoch(path, 
 def test_to_try_the_place_leaves_the_checkpoint_that_is_there(path):
     network().fit(X, Y, epochs=1, checkpoint=path, **SETTINGS)
     before = path.read_bytes()
-    rnn_gpu.io.check_place("checkpoint", path)
+    rnn_gpu.bridges.io.check_place("checkpoint", path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]

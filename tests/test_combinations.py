@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from conftest import DEVICES, close
 from door import explained, named, results
+from own_cells import MINE
 from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Network, Recurrent, stack
 from rnn_gpu.kernels.devices.cuda import schedules
-from test_twins import MINE
 
 KINDS = {  # each with one dtype: every pair is another set of kernels to compile
     "tanh": (partial(RNN, activation="tanh"), "float32"),
@@ -65,7 +65,7 @@ class Case(NamedTuple):
         rng = np.random.default_rng(self.seed)
         for layer in model.recurrent:
             for name in [name for name in ("b", "c") if name in layer.parameters]:
-                layer.parameters[name] = layer._device.array(
+                layer.parameters[name] = layer.backend.array(
                     rng.normal(size=layer.parameters[name].shape), self.dtype
                 )
         return model
@@ -90,14 +90,14 @@ class Case(NamedTuple):
 
 
 @st.composite
-def cases(draw, models=tuple(MODELS), largest=9, sizes=(1, 3, 7, 8, 9, 16, 17)):
+def cases(draw, models=tuple(MODELS), kinds=tuple(KINDS), largest=9, sizes=(1, 3, 7, 8, 9, 16, 17)):
     def one_of(values):
         return draw(st.sampled_from(values))
 
     maybe = draw(st.lists(st.booleans(), min_size=9, max_size=9))
     T, B = draw(st.integers(1, largest)), draw(st.integers(1, largest))
     seed = draw(st.integers(0, 99))
-    rng, kind, model = np.random.default_rng(seed), one_of(tuple(KINDS)), one_of(models)
+    rng, kind, model = np.random.default_rng(seed), one_of(kinds), one_of(models)
     patterns = {
         "lengths": rng.integers(1, T + 1, B),
         "mask": rng.random((T, B)) < 0.7,
@@ -139,10 +139,13 @@ def agrees(case, device):
         close(got[name], a, case.dtype)
 
 
-@settings(max_examples=60)
-@given(cases())
-def test_the_cpu_gives_what_the_reference_gives(case):
-    agrees(case, "cpu")
+@pytest.mark.quick_on_devices("tanh")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("device", ["cpu"])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_the_cpu_gives_what_the_reference_gives(kind, device, data):
+    agrees(data.draw(cases(kinds=(kind,))), device)
 
 
 @pytest.mark.parametrize("schedule", schedules.NAMES)
@@ -167,6 +170,7 @@ def pieces(case, b):
     return [piece[::-1] for piece in reversed(cut)] if case.model == "reverse" else cut
 
 
+@pytest.mark.quick_on_devices("cuda")
 @pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=40)
 @given(case=cases(("one", "reverse"), largest=7, sizes=(1, 3, 5)))

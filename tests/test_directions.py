@@ -125,6 +125,7 @@ def test_a_reverse_layer_goes_from_the_last_step_of_each_piece_to_its_first(kind
         close(got[name], a)
 
 
+@pytest.mark.quick_on_devices("cpu")
 def test_gradients_of_a_bidirectional_network_are_slopes(device):
     options = {"device": device, "dtype": "float64"}
     network = Network(

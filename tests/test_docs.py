@@ -74,3 +74,45 @@ def test_an_explosion_is_named_and_cured():
 @pytest.mark.parametrize("page", [BPTT, CHINESE], ids=lambda page: page.name)
 def test_the_slip_of_the_tutorial_is_named(page):
     assert "(35)" in page.read_text(encoding="utf-8")
+
+
+MAP = CHECKOUT / "docs" / "architecture.md"
+
+
+def test_the_map_names_what_is_there():
+    """Every file that it names, and every room of its picture."""
+    text = MAP.read_text(encoding="utf-8")
+    named = {one for one in re.findall(r"`([\w/]+(?:\.\w+)?/?)`", text) if "/" in one or "." in one}
+    files = {one for one in named if re.search(r"/$|\.(py|sh|md)$", one)}
+    assert {"tests/test_house.py", "kernels/__init__.py", "benchmarks/gpu.sh"} <= files
+    below = {path.name for path in (CHECKOUT / "kernels").rglob("*.py")}
+    gone = {one for one in files if not (CHECKOUT / one).exists() and one not in below}
+    assert gone == set()
+    (picture,) = re.findall(r"^```\n(kernels/ .*?)^```", text, re.M | re.S)
+    at = CHECKOUT
+    for line in picture.splitlines():
+        names = re.split(r" {2,}", line.strip())[0]
+        depth = len(line) - len(line.lstrip())
+        at = CHECKOUT / names.rstrip("/") if depth == 0 else at
+        within = {path.stem for path in at.rglob("*")} | {path.name for path in at.rglob("*")}
+        for name in names.split(", "):
+            assert name.rstrip("/") in within | {at.name}, (at, name)
+
+
+def test_the_maps_block_runs():
+    assert len(blocks(MAP)) == 1
+    for code, _ in blocks(MAP):
+        exec(compile(code, str(MAP), "exec"), {})
+
+
+def test_the_maps_words_are_those_of_the_code():
+    text = MAP.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z, ]+) \| ", text.split("## Words")[1], re.M)
+    words = {word for row in rows for word in row.split(", ")}
+    assert len(words) > 20
+    code = "".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("kernels", "rnn_gpu")
+        for path in (CHECKOUT / folder).rglob("*.py")
+    )
+    assert {word for word in words if not re.search(rf"{word}", code, re.I)} == set()

@@ -1,15 +1,11 @@
-"""Building layers and networks, and their parameters: sizes, dtypes, devices, seeds and shapes are
-checked, and named when refused.
-"""
+"""Building networks, and parameters: layers and shapes are checked, and named when refused.
 
-import os
-import subprocess
-import sys
+Options of building are in the table of refused.py.
+"""
 
 import numpy as np
 import pytest
 
-import rnn_gpu
 from door import (
     REFERENCE,
     B,
@@ -27,188 +23,21 @@ from door import (
     same,
     table,
 )
+from programs import NO_GPU, python
 from rnn_gpu import (
-    LSTM,
     ArgumentError,
     Dense,
-    DeviceError,
     Dropout,
     DtypeError,
-    Embedding,
     Network,
-    Recurrent,
     ShapeError,
 )
 
 # Layers
 
 
-@pytest.mark.parametrize("size", [0, -1, 1.5, 2.0, True, "4", None], ids=repr)
-def test_a_size_is_a_whole_number_from_1_on(size):
-    refuses(
-        ArgumentError,
-        f"^input_size is {size!r}, expected an integer of at least 1",
-        lambda: rnn(input_size=size),
-    )
-
-
-@pytest.mark.parametrize("size", [0, 1.5])
-@pytest.mark.parametrize(
-    ("name", "build"),
-    [
-        ("hidden_size", lambda size: LSTM(M, size, **REFERENCE)),
-        ("input_size", lambda size: Dense(size, K, **REFERENCE)),
-        ("output_size", lambda size: Dense(M, size, **REFERENCE)),
-        ("symbols", lambda size: Embedding(size, N, **REFERENCE)),
-        ("size", lambda size: Embedding(M, size, **REFERENCE)),
-    ],
-)
-def test_every_size_is_checked(name, build, size):
-    refuses(
-        ArgumentError, f"^{name} is {size}, expected an integer of at least 1", lambda: build(size)
-    )
-
-
 def test_numpys_integers_are_sizes():
     assert rnn(input_size=np.int64(M), hidden_size=np.uint8(N))(X)[0].shape == (T, B, N)
-
-
-@pytest.mark.parametrize(
-    ("build", "error", "message"),
-    table(
-        (
-            "init",
-            lambda: rnn(init="xavier"),
-            ArgumentError,
-            "init is 'xavier', expected one of 'default', 'torch', 'tutorial'",
-        ),
-        (
-            "init of Dense",
-            lambda: Dense(M, K, init=3, **REFERENCE),
-            ArgumentError,
-            "init is 3, expected one of",
-        ),
-        (
-            "activation",
-            lambda: rnn(activation="tanhh"),
-            ArgumentError,
-            "activation is 'tanhh', expected one of .*tanh",
-        ),
-        (
-            "activation, no derivative",
-            lambda: rnn(activation=np.tanh),
-            ArgumentError,
-            r"activation is .*tanh.*pair \(f, df\)",
-        ),
-        (
-            "activation, not a pair",
-            lambda: rnn(activation=(np.tanh,)),
-            ArgumentError,
-            r"activation is .*pair \(f, df\)",
-        ),
-        (
-            "activation of Dense",
-            lambda: Dense(M, K, None, **REFERENCE),
-            ArgumentError,
-            "activation is None, expected",
-        ),
-        (
-            "cell",
-            lambda: Recurrent("lstmm", M, N, **REFERENCE),
-            ArgumentError,
-            "cell is 'lstmm', expected one of .*'lstm'",
-        ),
-        (
-            "a layer as cell",
-            lambda: Recurrent(LSTM, M, N, **REFERENCE),
-            ArgumentError,
-            "cell is <class .*LSTM.*expected a Cell",
-        ),
-        (
-            "device",
-            lambda: rnn(device="gpu"),
-            DeviceError,
-            "device is 'gpu', expected one of 'auto', 'cpu', 'cuda', 'reference'",
-        ),
-        (
-            "device of Dense",
-            lambda: Dense(M, K, device="CPU"),
-            DeviceError,
-            "device is 'CPU', expected one of",
-        ),
-        (
-            "device of Dropout",
-            lambda: Dropout(0.5, device=0),
-            DeviceError,
-            "device is 0, expected one of",
-        ),
-        ("device of copy", lambda: rnn().copy(device="gpu"), DeviceError, "device is 'gpu'"),
-        ("no device", lambda: rnn_gpu.device("cuda:0"), DeviceError, "device is 'cuda:0'"),
-        (
-            "float16",
-            lambda: rnn(dtype="float16"),
-            DtypeError,
-            "dtype is 'float16', expected 'float32' or 'float64'",
-        ),
-        (
-            "int",
-            lambda: Dense(M, K, dtype=int, **REFERENCE),
-            DtypeError,
-            "dtype is <class 'int'>, expected",
-        ),
-        (
-            "no dtype",
-            lambda: Dropout(0.5, dtype="single_", **REFERENCE),
-            DtypeError,
-            "dtype is 'single_', expected",
-        ),
-        ("dtype None", lambda: rnn(dtype=None), DtypeError, "dtype is None, expected"),
-        (
-            "rate 1",
-            lambda: Dropout(1, **REFERENCE),
-            ArgumentError,
-            "rate is 1, expected a number from 0",
-        ),
-        (
-            "rate below 0",
-            lambda: Dropout(-0.1, **REFERENCE),
-            ArgumentError,
-            "rate is -0.1, expected a number from 0",
-        ),
-        (
-            "rate NaN",
-            lambda: Dropout(np.nan, **REFERENCE),
-            ArgumentError,
-            "rate is nan, expected a number from 0",
-        ),
-        (
-            "rate",
-            lambda: Dropout("half", **REFERENCE),
-            ArgumentError,
-            "rate is 'half', expected a number from 0",
-        ),
-        (
-            "negative seed",
-            lambda: rnn(seed=-1),
-            ArgumentError,
-            "seed is -1, expected an integer of at least 0",
-        ),
-        (
-            "seed",
-            lambda: Dense(M, K, seed="a", **REFERENCE),
-            ArgumentError,
-            "seed is 'a', expected an integer",
-        ),
-        (
-            "seed of Dropout",
-            lambda: Dropout(0.5, seed=1.5, **REFERENCE),
-            ArgumentError,
-            "seed is 1.5, expected an integer",
-        ),
-    ),
-)
-def test_a_layer_is_not_built(build, error, message):
-    refuses(error, f"^{message}", build)
 
 
 # Networks
@@ -274,30 +103,6 @@ ONE = rnn()
 )
 def test_layers_do_not_make_a_network(layers, error, message):
     refuses(error, f"^{message}", lambda: Network(layers))
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    table(
-        ("loss", {"loss": "mse"}, ArgumentError, "loss is 'mse', expected one of 'squared_error'"),
-        ("no loss", {"loss": None}, ArgumentError, "loss is None, expected one of"),
-        (
-            "losses",
-            {"loss": ["squared_error"]},
-            ArgumentError,
-            r"loss is \['squared_error'\], expected one of",
-        ),
-        (
-            "steps",
-            {"steps": "first"},
-            ArgumentError,
-            "steps is 'first', expected one of 'every', 'last'",
-        ),
-        ("a number of steps", {"steps": -1}, ArgumentError, "steps is -1, expected one of"),
-    ),
-)
-def test_a_network_is_not_built(options, error, message):
-    refuses(error, f"^{message}", lambda: network(**options))
 
 
 # Parameters
@@ -469,7 +274,7 @@ def test_a_weight_that_is_not_finite_is_named_where_it_comes_in(way, number):
 
 # The GPU that is not there
 
-NO_GPU = """
+BUILDS = """
 import rnn_gpu
 builds = (
     lambda: rnn_gpu.LSTM(3, 5, device="cuda"),
@@ -486,19 +291,7 @@ print(rnn_gpu.LSTM(3, 5).device)
 
 
 def test_cuda_without_a_gpu_is_an_error_and_auto_is_the_cpu():
-    environment = {
-        name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"
-    } | {"CUDA_VISIBLE_DEVICES": "-1"}
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", NO_GPU],
-        check=False,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    *refusals, auto = run.stdout.splitlines()
+    *refusals, auto = python(BUILDS, **NO_GPU).stdout.splitlines()
     assert len(refusals) == 3
     for line in refusals:
         assert line.startswith("device='cuda', but ") and "Say device='cpu', or 'auto'" in line

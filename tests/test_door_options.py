@@ -3,13 +3,13 @@ an option by place is refused too.
 """
 
 import inspect
-import re
 
 import numpy as np
 import pytest
 
 import rnn_gpu
 from door import REFERENCE, K, M, N, X, draw, network, refuses, rnn
+from refused import OPTIONS, PLACES, cases, fit
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -28,126 +28,38 @@ from rnn_gpu import (
     stack,
 )
 
-# kind of option: (what is none of it, what the message says)
-KINDS = {
-    "flag": (["False", "no", "", 0, 1, 1.0, None, [], np.array([True])], "expected True or False"),
-    "bound": (
-        ["", "1", 0, 0.0, -1, np.nan, np.inf, [], [1.0], True, False],
-        "expected a number above 0, or None",
-    ),
-    "rate": (["", "half", 1, 7, -0.1, np.nan, None, True, False], "expected a number from 0"),
-    "seed": (["", "a", -1, 1.0, None, True], "expected an integer of at least 0"),
-    "count": (["", "2", 0, 1.5, None, True, False], "expected an integer of at least 1"),
-}
 
-
-SAMPLES = [draw(3, M)], np.zeros((1, 3, K), "float32")
-
-
-def fit(**options):
-    return network().fit(*SAMPLES, **({"epochs": 1, "progress": False} | options))
-
-
-def backward(model, **options):
-    return model.backward(model(X)[0], **options)
-
-
-def stacked(**options):
-    return stack(LSTM, M, N, **REFERENCE, **options)
-
-
-def checked(**options):
-    net = network().copy(dtype="float64")
-    return gradcheck(net, draw(3, 2, M, dtype="float64"), draw(3, 2, K, dtype="float64"), **options)
-
-
-def custom_cell(**options):
-    gru = GRU(1, 1, **REFERENCE).cell
-    return rnn_gpu.cell(
-        "own", gates=3, states=1, kept=gru.kept, step=gru.step, back=gru.back, **options
-    )
-
-
-RECURRENT = {
-    "RNN": rnn,
-    "LSTM": lambda **options: LSTM(M, N, **REFERENCE, **options),
-    "GRU": lambda **options: GRU(M, N, **REFERENCE, **options),
-    "Recurrent": lambda **options: Recurrent("lstm", M, N, **REFERENCE, **options),
-}
-CALL = {
-    "layer": lambda **options: rnn()(X, **options),
-    "network": lambda **options: network()(X, **options),
-}
-BACK = {
-    "layer": lambda **options: backward(rnn(), **options),
-    "network": lambda **options: backward(network(), **options),
-}
-STATELESS = {
-    "Dense": lambda **options: Dense(M, K, **REFERENCE)(X, **options),
-    "Embedding": lambda **options: Embedding(M, K, **REFERENCE)(X, **options),
-    "Dropout": lambda **options: Dropout(0.5, **REFERENCE)(X, **options),
-}
-
-# option: (its kind, every door that has it)
-OPTIONS = {
-    "batch_first": ("flag", RECURRENT),
-    "reverse": ("flag", RECURRENT),
-    "recurrent_dropout": ("rate", RECURRENT),
-    "training": ("flag", CALL | STATELESS),
-    "tape": ("flag", BACK),
-    "clip_step_norm": ("bound", BACK | {"fit": fit}),
-    "clip_step_value": ("bound", BACK | {"fit": fit}),
-    "clip_norm": ("bound", {"fit": fit}),
-    "clip_value": ("bound", {"fit": fit}),
-    "shuffle": ("flag", {"fit": fit}),
-    "progress": ("flag", {"fit": fit}),
-    "variational": ("flag", {"Dropout": lambda **options: Dropout(0.5, **REFERENCE, **options)}),
-    "nesterov": ("flag", {"SGD": lambda **options: optimizers.SGD(0.1, momentum=0.9, **options)}),
-    "momentum": ("rate", {"SGD": lambda **options: optimizers.SGD(0.1, **options)}),
-    "allow_blind": ("flag", {"gradcheck": checked}),
-    "bidirectional": ("flag", {"stack": stacked}),
-    "dropout": (
-        "rate",
-        {"stack": stacked, "stack of one": lambda **options: stacked(num_layers=1, **options)},
-    ),
-    "num_layers": ("count", {"stack": stacked}),
-    "apart": ("flag", {"cell": custom_cell}),
-    "ragged": ("flag", {"plan": lambda **options: network().plan(5, 3, **options)}),
-    "inputs": ("flag", {"plan": lambda **options: network().plan(5, 3, **options)}),
-    "seed": ("seed", RECURRENT | {"fit": fit, "stack": stacked, "gradcheck": checked}),
-}
-
-
-ROWS = [
-    pytest.param(option, kind, value, call, id=f"{where} {option}={value!r}")
-    for option, (kind, doors) in OPTIONS.items()
-    for value in KINDS[kind][0]
-    for where, call in doors.items()
-]
-
-
-@pytest.mark.parametrize(("option", "kind", "value", "call"), ROWS)
-def test_an_option_is_refused(option, kind, value, call):
-    refuses(
-        ArgumentError,
-        rf"^{option} is {re.escape(repr(value))}, {KINDS[kind][1]}",
-        lambda: call(**{option: value}),
-    )
+@pytest.mark.parametrize("row", cases())
+def test_an_option_is_refused(row):
+    refuses(row.error, row.message, lambda: row.door(**row.options))
 
 
 @pytest.mark.parametrize(
-    ("option", "doors"),
-    [(option, doors) for option, (kind, doors) in OPTIONS.items() if kind == "flag"],
+    ("option", "doors"), [(name, doors) for name, kind, doors in OPTIONS if kind == "flag"]
 )
 def test_numpys_booleans_are_flags(option, doors):
-    for call in doors.values():
+    for door in doors.values():
         for value in (True, False) if option not in ("apart", "progress") else (option == "apart",):
-            call(**{option: np.bool_(value)})
+            door(**PLACES[0], **{option: np.bool_(value)})
+
+
+# what is no option: data, layers and models, files, and what is left to tests of its own
+ELSEWHERE = {"self", "x", "y", "state", "lengths", "mask", "resets", "validation"}
+ELSEWHERE |= {"kind", "layers", "model", "network", "options", "checkpoint", "resume", "tolerance"}
+
+
+def test_every_option_of_the_door_is_in_the_table():
+    made = (RNN, LSTM, GRU, Recurrent, Dense, Embedding, Dropout, Network, stack, gradcheck)
+    made += (optimizers.SGD, optimizers.RMSprop, optimizers.Adam, optimizers.AdamW, Network.fit)
+    named = {name for one in made for name in inspect.signature(one).parameters}
+    assert named - {option.name for option in OPTIONS} <= ELSEWHERE
 
 
 @pytest.mark.parametrize("option", ["clip_norm", "clip_value", "clip_step_norm", "clip_step_value"])
 def test_no_bound_is_none(option):
-    same = [fit(**options)["step_loss"] for options in ({}, {option: None}, {option: 1e30})]
+    same = [
+        fit(**PLACES[0], **options)["step_loss"] for options in ({}, {option: None}, {option: 1e30})
+    ]
     assert same[0] == same[1] == same[2]
 
 

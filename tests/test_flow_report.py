@@ -6,7 +6,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from rnn_gpu import GRU, LSTM, RNN, Bidirectional, Dense, Network
-from rnn_gpu.gradient_flow import HIGH, LOW, local_norms
+from rnn_gpu.network.gradient_flow import HIGH, LOW, local_norms
 
 M, N = 3, 5
 SLACK = 1 + 1e-9  # of a bound, for rounding
@@ -37,7 +37,7 @@ def recurrent(cell, seed=0, scale=1.0, device="reference"):
     """A layer with weights and biases scaled up, out of the tame range that it starts in."""
     layer = rnn_gpu.Recurrent(cell, M, N, device=device, dtype="float64", seed=seed)
     for k, name in enumerate(("U", "W", "b")):
-        layer.parameters[name] = layer._device.array(
+        layer.parameters[name] = layer.backend.array(
             scale * draw(*layer.parameters[name].shape, seed=seed + k), "float64"
         )
     return layer
@@ -64,7 +64,7 @@ def test_the_bound_is_never_below_what_is_measured(cell, scale, seed):
 def test_the_bound_of_an_elman_layer_is_the_tutorials_and_is_reached():
     """(β_W β_f)^(T−k), to the digit where W is orthogonal and f the identity."""
     (flow,) = (
-        network(RNN(M, N, "identity", device="cpu", dtype="float64"))
+        network(RNN(M, N, "identity", device="reference", dtype="float64"))
         .gradient_flow(*samples())
         .layers
     )
@@ -118,10 +118,10 @@ def test_the_curve_is_the_product_of_jacobians(steps, lengths, device):
     layer = RNN(M, N, "sigmoid", device=device, dtype="float64")
     net, (x, y) = network(layer, steps), samples(9, 3, steps, lengths)
     report = net.gradient_flow(x, y)
-    W, V = (net._device.numpy(net.parameters[name]) for name in ("0.W", "1.V"))
+    W, V = (net.backend.numpy(net.parameters[name]) for name in ("0.W", "1.V"))
     total, curves = sum(map(len, x)) if steps == "every" else len(x), []
     for sequence, target, o in zip(x, y, net.predict(x), strict=True):
-        s = net._device.numpy(layer(sequence[:, None])[0])[:, 0]
+        s = net.backend.numpy(layer(sequence[:, None])[0])[:, 0]
         error = (o - target) if steps == "last" else (o - target)[-1]
         δ = [V.T @ error / total * s[-1] * (1 - s[-1])]
         for t in range(len(s) - 2, -1, -1):
@@ -135,7 +135,7 @@ def test_the_curve_is_the_product_of_jacobians(steps, lengths, device):
 
 
 def test_the_network_stays_as_it_is():
-    layer = RNN(M, N, device="cpu", dtype="float64")
+    layer = RNN(M, N, device="reference", dtype="float64")
     net, x = network(layer), draw(4, 2, M)
     y, _ = net(x)
     before = net.backward(np.ones_like(y))[0], layer.delta.copy()
@@ -166,7 +166,7 @@ def test_the_exponent_of_a_linear_layer_is_the_logarithm_of_its_spectral_radius(
     """W is far from normal: its norm says nothing of its powers."""
     layer = RNN(M, N, "identity", device=device, dtype="float64")
     W = np.diag(scale * np.array([1, 0.02, -0.02, 0.01, 0])) + np.triu(np.full((N, N), 2.0), 1)
-    layer.parameters["W"] = layer._device.array(W, "float64")
+    layer.parameters["W"] = layer.backend.array(W, "float64")
     (flow,) = network(layer).gradient_flow(*samples(48, 2)).layers
     assert flow.lyapunov == pytest.approx(np.log(scale), abs=1e-8) and flow.weight_norm > 4
 
@@ -197,7 +197,7 @@ def judged(layer, T=60, **options):
 
 
 def elman(activation="tanh", scale=None, **options):
-    layer = RNN(M, N, activation, device="cpu", dtype="float64", **options)
+    layer = RNN(M, N, activation, device="reference", dtype="float64", **options)
     if scale:
         layer.parameters["W"][...] *= scale
     return layer
@@ -215,7 +215,7 @@ def test_verdict_and_horizon_are_those_of_the_measured_curve():
 
 
 def test_a_gradient_that_overflows_is_exploding_not_an_error(tmp_path):
-    layer = RNN(M, N, "identity", device="cpu")
+    layer = RNN(M, N, "identity", device="reference")
     layer.parameters["W"][...] *= 1e3
     layer.parameters["U"][...] = 0  # the states stay zero
     x, y = samples(30)
@@ -346,7 +346,7 @@ def growing_back(ds, kept, s, s_next):
 
 def scaled(kind, scale, *arguments, **options):
     """A layer of 16 units that hears little of x, so that its states are its own."""
-    layer = kind(M, 16, *arguments, device="cpu", dtype="float64", **options)
+    layer = kind(M, 16, *arguments, device="reference", dtype="float64", **options)
     layer.parameters["W"][...] *= scale
     layer.parameters["U"][...] *= 0.1
     return layer
@@ -395,7 +395,7 @@ def test_where_W_is_not_to_blame_δ_of_every_step_is_bounded_by_what_enters():
 
 @pytest.mark.parametrize("kind", [*GATED.values(), lambda *a, **k: Bidirectional(GRU(*a, **k))])
 def test_the_remedy_of_a_gated_cell_opens_its_gate(kind):
-    net = network(kind(M, N, device="cpu", dtype="float64"))
+    net = network(kind(M, N, device="reference", dtype="float64"))
     for name, a in net.parameters.items():
         if name.startswith("0.b"):
             a[...] = 0
@@ -408,7 +408,7 @@ def test_the_remedy_of_a_gated_cell_opens_its_gate(kind):
 
 
 def test_a_network_has_a_row_for_each_recurrent_layer_in_its_order():
-    options = {"device": "cpu", "dtype": "float64"}
+    options = {"device": "reference", "dtype": "float64"}
     net = Network(
         [LSTM(M, 4, **options), Bidirectional(RNN(4, N, **options)), Dense(2 * N, 2, **options)],
         steps="last",
@@ -445,7 +445,7 @@ def test_the_plot_has_the_curve_the_bound_the_horizon_and_the_heat(tmp_path):
 
 
 def test_what_has_no_gradient_flow_is_refused():
-    rows = Network([Dense(M, 2, device="cpu")])
+    rows = Network([Dense(M, 2, device="reference")])
     with pytest.raises(rnn_gpu.ArgumentError, match="no recurrent layer"):
         rows.gradient_flow(np.zeros((2, M), "float32"), np.zeros((2, 2), "float32"))
     layer = elman("identity")

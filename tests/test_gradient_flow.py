@@ -37,7 +37,7 @@ def stacked(state):
 
 
 def numpy_tape(layer):
-    return type(layer.tape)(*map(layer._device.numpy, layer.tape))
+    return type(layer.tape)(*map(layer.backend.numpy, layer.tape))
 
 
 # The tape.
@@ -47,9 +47,10 @@ def everything(layer, x, dy, state, dstate, **options):
     layer(x, state, lengths=LENGTHS)
     dx, first = layer.backward(dy, dstate, **options)
     arrays = {"dx": dx, "delta": layer.delta, **named("first", first), **layer.grads}
-    return {name: layer._device.numpy(a) for name, a in arrays.items()}
+    return {name: layer.backend.numpy(a) for name, a in arrays.items()}
 
 
+@pytest.mark.quick_on_devices("lstm", "gru")
 @pytest.mark.parametrize("name", ["elman_softsign", "lstm", "gru"])
 def test_the_tape_changes_no_bit(name, device, dtype):
     layer = recurrent(name, device, dtype=dtype)
@@ -61,9 +62,9 @@ def test_the_tape_changes_no_bit(name, device, dtype):
     taped = everything(layer, x, dy, state, dstate, tape=True)
     for name, a in plain.items():
         assert np.array_equal(a, taped[name]), name
-    assert np.array_equal(layer._device.numpy(layer.tape.delta), plain["delta"])
+    assert np.array_equal(layer.backend.numpy(layer.tape.delta), plain["delta"])
     assert np.array_equal(
-        layer._device.numpy(layer.tape.ds[:, 0]),
+        layer.backend.numpy(layer.tape.ds[:, 0]),
         stacked(tuple(v for k, v in plain.items() if k.startswith("first"))),
     )
 
@@ -81,7 +82,7 @@ def loss_of(layer, dy, dstate):
 def test_delta_on_the_tape_is_the_slope_along_net(cell, device):
     """U is the identity, so that a nudge of x is one of net."""
     layer = recurrent(cell, device, m=cell.gates * N)
-    layer.parameters["U"] = layer._device.array(np.eye(cell.gates * N), "float64")
+    layer.parameters["U"] = layer.backend.array(np.eye(cell.gates * N), "float64")
     x, dy, v = (
         draw(T, B, k, seed=seed) for seed, k in enumerate((cell.gates * N, N, cell.gates * N))
     )
@@ -124,7 +125,7 @@ def test_norms_on_the_tape_are_those_of_the_gradient_of_each_step(name, device):
         for δ, s in zip(tape.delta_recurrent, tape.s[0], strict=False)
     ]
     close(tape.weight_gradient_norms, [np.linalg.norm(g) for g in gradients])
-    close(layer._device.numpy(layer.grads["W"]), sum(gradients))  # 式6
+    close(layer.backend.numpy(layer.grads["W"]), sum(gradients))  # 式6
 
 
 def test_beyond_lengths_ds_is_carried_and_delta_is_zero(device):
@@ -140,9 +141,9 @@ def test_beyond_lengths_ds_is_carried_and_delta_is_zero(device):
 
 def test_the_tape_is_off_by_default_and_then_costs_nothing(device, monkeypatch):
     layer, x = recurrent("gru", device), draw(T, B, 3)
-    calls, backward = [], layer._device.backward
+    calls, backward = [], layer.backend.backward
     monkeypatch.setattr(
-        layer._device,
+        layer.backend,
         "backward",
         lambda cell, call, *more: calls.append(len(call.dy)) or backward(cell, call, *more),
     )
@@ -218,9 +219,9 @@ def test_truncated_gradients_are_those_of_the_formulas(truncate, device):
     E, grads = net.gradient(x, y, truncate=truncate)
     expected, dW = truncated_by_hand(net.copy("cpu"), x, y, *truncate)
     assert pytest.approx(expected, rel=1e-12) == E
-    close(net._device.numpy(grads["0.W"]), dW)
-    full = net._device.numpy(net.gradient(x, y)[1]["0.W"])
-    assert np.array_equal(net._device.numpy(grads["0.W"]), full) == (truncate[1] >= 7)
+    close(net.backend.numpy(grads["0.W"]), dW)
+    full = net.backend.numpy(net.gradient(x, y)[1]["0.W"])
+    assert np.array_equal(net.backend.numpy(grads["0.W"]), full) == (truncate[1] >= 7)
 
 
 @pytest.mark.parametrize(("kind", "steps"), [(rnn_gpu.LSTM, "every"), (rnn_gpu.GRU, "last")])
@@ -231,14 +232,14 @@ def test_a_cut_beyond_the_first_step_is_full_bptt_to_the_last_bit(kind, steps, d
         cut, truncated = net.gradient(x, y, truncate=(k1, max(k1, 7)))
         assert cut == E
         for name, g in grads.items():
-            assert np.array_equal(net._device.numpy(g), net._device.numpy(truncated[name])), name
+            assert np.array_equal(net.backend.numpy(g), net.backend.numpy(truncated[name])), name
     # the state is carried on
     assert net.gradient(x, y, truncate=(2, 2))[0] == pytest.approx(E, rel=1e-5)
 
 
 def history_of_fit(net, x, y, **options):
     history = net.fit(x, y, epochs=2, batch_size=2, progress=False, **options)
-    return history, {name: net._device.numpy(a).copy() for name, a in net.parameters.items()}
+    return history, {name: net.backend.numpy(a).copy() for name, a in net.parameters.items()}
 
 
 @pytest.mark.parametrize("steps", ["every", "last"])
@@ -336,7 +337,7 @@ def plant(monkeypatch, layer, function, place, value=np.nan):
     """Let p, which "project" of the layer's device returns, or δ, which its "backward" fills, have
     `value` at a place.
     """
-    device = layer._device
+    device = layer.backend
     true = getattr(device, function)
 
     def planting(*arguments):
@@ -354,18 +355,18 @@ def plant(monkeypatch, layer, function, place, value=np.nan):
 
 
 def stops(net, x, y, message):
-    before = {name: net._device.numpy(a).copy() for name, a in net.parameters.items()}
+    before = {name: net.backend.numpy(a).copy() for name, a in net.parameters.items()}
     with pytest.raises(rnn_gpu.NonFiniteError, match=message):
         net.fit(x, y, epochs=1, optimizer="sgd", shuffle=False, progress=False)
     assert all(
-        np.array_equal(net._device.numpy(net.parameters[name]), a) for name, a in before.items()
+        np.array_equal(net.backend.numpy(net.parameters[name]), a) for name, a in before.items()
     )
 
 
 @pytest.fixture
 def compiled(monkeypatch):
     """fit without its first update on a copy, which has weights of its own to plant in."""
-    monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
+    monkeypatch.setattr("rnn_gpu.network.training.compile_kernels", lambda *_: 0.0)
 
 
 @pytest.mark.parametrize("i", [0, 1])
@@ -412,7 +413,7 @@ def test_a_planted_nan_in_delta_is_found_where_it_is(device, compiled, monkeypat
         r"δ of layer 0 \(GRU\) is nan at time step 4, sample 2, gate 1, unit 3\. No weight",
     )
     monkeypatch.undo()
-    monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
+    monkeypatch.setattr("rnn_gpu.network.training.compile_kernels", lambda *_: 0.0)
     plant(monkeypatch, net.layers[1], "backward", (1, 1, 2, 0), -np.inf)
     stops(
         net,
@@ -448,7 +449,7 @@ def test_after_a_reverse_layer_the_next_one_is_later_at_every_step(compiled, mon
         r"was 0\.",
     )
     monkeypatch.undo()
-    monkeypatch.setattr("rnn_gpu.training.compile_kernels", lambda *_: 0.0)
+    monkeypatch.setattr("rnn_gpu.network.training.compile_kernels", lambda *_: 0.0)
     # of its own steps: time step 0, where its way back begins
     plant(monkeypatch, net.layers[0], "backward", (6, 1, 0, 0))
     plant(monkeypatch, net.layers[0], "backward", (2, 1, 3, 0))

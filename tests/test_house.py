@@ -3,13 +3,16 @@ wheel.
 """
 
 import ast
-import os
+import inspect
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tomllib
+from enum import Enum
 from fnmatch import fnmatch
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -20,20 +23,21 @@ from zipfile import ZipFile
 import pytest
 
 import rnn_gpu
+from programs import KERNELS, LEAKY_FILE, NO_GPU, copied, python
 from rnn_gpu.kernels.cells import CELLS
+from sources import MODULES, imports, is_ours
 
-KERNELS = Path(rnn_gpu.kernels.__file__).parent
-FOLDERS = {"rnn_gpu.kernels": KERNELS, "rnn_gpu": Path(rnn_gpu.__file__).parent}
 CHECKOUT = Path(__file__).parents[1]
 
 # A module imports only from the lines above its own. A star is any file of that folder that has no
 # line of its own.
 ORDER = """
 kernels
-kernels.activations kernels.clipping kernels.description kernels.fingerprint kernels.losses
-kernels.philox kernels.products kernels.updates kernels.binding.closures kernels.binding.literals
-kernels.binding.accessors kernels.binding.names
-kernels.binding kernels.once
+kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
+kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
+kernels.updates
+kernels.binding.accessors kernels.binding.names kernels.losses kernels.once
+kernels.binding
 kernels.whole_arrays
 kernels.cells.*
 kernels.cells
@@ -52,21 +56,26 @@ kernels.devices.cuda.ptx
 kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
-errors outline
-arguments device io
-derivatives keeping losses optimizers parameters weights
-layers.passes
-layers.base layers.noise layers.steps
+bridges bridges.plots errors outline
+arguments bridges.io device
+bridges.weights derivatives keeping losses optimizers parameters
+layers.passes layers.steps
+layers.base layers.noise
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-checkpoint finite memory torch
-training
-plots
-gradient_flow
+bridges.torch network.batches network.checkpoint network.finite network.memory
+network.evaluation network.truncation
+network.gradients
+network.gradient_flow network.training
+network.callbacks
+network.fit
+network.network
+network.stream
 network
-gradcheck onnx stream
+bridges.onnx gradcheck
+callbacks gradient_flow onnx stream torch training
 datasets._sequences
 datasets.*
 datasets
@@ -74,44 +83,6 @@ rnn_gpu
 cli
 """
 PLACES = {name: line for line, names in enumerate(ORDER.split("\n")) for name in names.split()}
-
-
-def modules():
-    """Dotted name -> file, of every module of the library, wherever it is installed."""
-    found = {}
-    for package, folder in FOLDERS.items():
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            name = ".".join((package, *(parts[:-1] if parts[-1] == "__init__" else parts)))
-            found.setdefault(name, path)
-    return found
-
-
-MODULES = modules()
-
-
-def imports(name):
-    """What a module imports anywhere in its text: dotted names, of ours and of others."""
-    package = name.split(".") if MODULES[name].name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) + 1 - node.level] if node.level else []
-            base = ".".join(base + ([node.module] if node.module else []))
-            for alias in node.names:
-                ours = base.startswith("rnn_gpu") and f"{base}.{alias.name}" not in MODULES
-                yield base if ours else f"{base}.{alias.name}"
-        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func) and node.args:
-            text = (
-                node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
-            )
-            if isinstance(text, ast.Constant):
-                yield text.value.rstrip(".")
-
-
-def is_ours(name):
-    return name.split(".")[0] == "rnn_gpu"
 
 
 def place(name):
@@ -144,9 +115,9 @@ def test_imports_are_seen_wherever_they_stand():
     assert "rnn_gpu.kernels.activations" in seen["rnn_gpu.kernels.cells.lstm"]
     assert "rnn_gpu.arguments" in seen["rnn_gpu.layers.base"]
     assert "rnn_gpu.kernels" in seen["rnn_gpu.layers.steps"]
-    assert "matplotlib.figure.Figure" in seen["rnn_gpu.plots"]
-    assert {"rnn_gpu.kernels.devices.cuda", "rnn_gpu.kernels.devices"} <= seen["rnn_gpu.device"]
-    assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]
+    assert "matplotlib.figure.Figure" in seen["rnn_gpu.bridges.plots"]
+    assert "rnn_gpu.kernels.devices" in seen["rnn_gpu.device"]
+    assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.launch"]
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("rnn_gpu.kernels")])
@@ -182,11 +153,145 @@ def test_cells_know_no_device_and_devices_know_no_cell():
                 ], name
 
 
+# Private names
+
+# of a named tuple, where they are its public ones
+OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+# of numba, numba-cuda and torch, which the benchmarks ask for what these do not offer
+OF_OTHERS = {"_Kernel", "_codelibrary", "_dynamo", "_have_nvjitlink"}
+
+
+def private_names(text):
+    """What is reached for in a module's text beyond its own objects: `x._name`, where x is not self
+    or cls, and names that begin with _ imported from elsewhere.
+    """
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            names = [] if mine else [node.attr]
+        elif isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        hidden = {name for name in names if name.startswith("_") and not name.endswith("__")}
+        yield from (f"line {node.lineno}: {name}" for name in hidden - OF_TUPLES)
+
+
+def elsewhere():
+    """The modules that use layers, networks and optimizers, and the benchmarks."""
+    inside = ("rnn_gpu.layers", "rnn_gpu.kernels")
+    ours = [path for name, path in MODULES.items() if not name.startswith(inside)]
+    return ours + sorted((CHECKOUT / "benchmarks").glob("*.py"))
+
+
+def test_private_names_are_seen():
+    text = "from a import _b\nself._c, cls._d, e._f, e.__g__, e.h, e._replace(), super()._i()"
+    assert list(private_names(text)) == ["line 1: _b", "line 2: _f", "line 2: _i"]
+
+
+@pytest.mark.parametrize("path", elsewhere(), ids=lambda path: "/".join(path.parts[-2:]))
+def test_nobody_outside_reaches_for_a_private_name(path):
+    allowed = set()
+    if path.parent.name == "benchmarks":
+        allowed = OF_OTHERS | {module.stem for module in path.parent.glob("_*.py")}
+    found = private_names(path.read_text(encoding="utf-8"))
+    assert [one for one in found if one.split()[-1] not in allowed] == []
+
+
+# Docstrings
+
+
+def public(module):
+    """(name, object) of what a module defines for others: functions, classes, and their methods."""
+    for name, value in vars(module).items():
+        ours = getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+        if ours and inspect.isfunction(value):
+            yield name, value
+        elif ours and isinstance(value, type) and not issubclass(value, Enum):
+            yield name, value
+            for inner, member in vars(value).items():
+                computed = isinstance(member, (property, cached_property))
+                if (computed or inspect.isroutine(member)) and not inner.startswith("_"):
+                    yield f"{name}.{inner}", getattr(value, inner)
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
+def test_everything_public_says_what_it_is_for(name):
+    for needed in ("onnx", "torch"):
+        if name.endswith(f".{needed}"):
+            pytest.importorskip(needed)
+    module = import_module(name)
+    assert module.__doc__
+    # an override may leave it to what it overrides
+    assert [one for one, value in public(module) if not inspect.getdoc(value)] == []
+
+
+# Size
+
+MOST_POSITIONS = 8
+# the arguments of torch's modules, in torch's order
+AS_ELSEWHERE = {"rnn_gpu.bridges.torch.Stack.__init__"}
+
+
+def functions(name):
+    """(dotted name, node) of every function of a module, those of classes too."""
+
+    def within(node, path):
+        for child in ast.iter_child_nodes(node):
+            own = f"{path}.{child.name}" if hasattr(child, "name") else path
+            if isinstance(child, (ast.FunctionDef, ast.Lambda)):
+                yield own, child
+            yield from within(child, own)
+
+    return within(ast.parse(MODULES[name].read_text(encoding="utf-8")), name)
+
+
+@pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
+def test_no_function_has_too_many_positions(name):
+    for path, node in functions(name):
+        given = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+        count = len(given) - (given[:1] in (["self"], ["cls"]))
+        assert count <= MOST_POSITIONS or path in AS_ELSEWHERE, f"{path} takes {count}"
+
+
+ALIKE = 6  # lines
+
+
+def code_of(name):
+    """(line's number, line) of a module, but for signatures, which an editor completes and so are
+    written out, and for what hands on an argument by its own name.
+    """
+    text = MODULES[name].read_text(encoding="utf-8")
+    signatures = {
+        line
+        for _, node in functions(name)
+        if isinstance(node, ast.FunctionDef)
+        for line in range(node.lineno, node.body[0].lineno)
+    }
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.strip()
+        if word and number not in signatures and not re.fullmatch(r"(\w+)=\1,", word):
+            yield number, word
+
+
+def test_nothing_is_written_twice():
+    """No six lines that follow each other, blank ones aside, stand in two places."""
+    seen, twice = {}, []
+    for name in [one for one in MODULES if ".kernels" not in one]:
+        lines = list(code_of(name))
+        for k in range(len(lines) - ALIKE + 1):
+            words = tuple(word for _, word in lines[k : k + ALIKE])
+            place = f"{name}, line {lines[k][0]}"
+            if seen.setdefault(words, place) != place:
+                twice.append((seen[words], place))
+    assert twice == []
+
+
 # The door
 
 
 def test_all_is_exactly_what_is_there():
-    modules = {"datasets", "optimizers"}
+    modules = {"callbacks", "datasets", "optimizers"}
     names = {
         name
         for name, value in vars(rnn_gpu).items()
@@ -195,6 +300,28 @@ def test_all_is_exactly_what_is_there():
     assert set(rnn_gpu.__all__) == names | modules
     assert len(rnn_gpu.__all__) == len(set(rnn_gpu.__all__))
     assert all(isinstance(getattr(rnn_gpu, name), ModuleType) for name in modules)
+
+
+# where a user imports from, beside the door itself: rooms behind may be moved, these stay
+PUBLIC = {
+    "callbacks": ("BestModel", "Callback", "Checkpoint", "Progress", "Validation"),
+    "errors": ("RnnGpuError",),
+    "gradient_flow": ("LayerFlow", "Report"),
+    "network": ("Network", "load"),
+    "onnx": ("export",),
+    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "stream": ("Stream",),
+    "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack"),
+    "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_public_modules_stay_where_they_are(module):
+    if module in ("onnx", "torch"):
+        pytest.importorskip(module)
+    there = import_module(f"rnn_gpu.{module}")
+    assert [name for name in PUBLIC[module] if not hasattr(there, name)] == []
 
 
 def test_all_is_sorted():
@@ -212,25 +339,59 @@ def test_every_error_is_at_the_door_and_in_the_tree():
         assert name in rnn_gpu.errors.__doc__
 
 
-def python(text, **environment):
+def words(text, **environment):
     """What a new interpreter prints."""
-    command = [sys.executable, "-P", "-c", text]
-    here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    run = subprocess.run(
-        command,
-        check=False,
-        env=here | environment,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
+    return python(text, **NO_GPU | environment).stdout.split()
+
+
+ONCE = """
+import os, sys
+from importlib import import_module
+from importlib.util import find_spec
+
+sys.path.insert(0, {checkout!r})
+for name in {names!r}:
+    import_module(name)
+files = [
+    os.path.realpath(module.__file__)
+    for name, module in sys.modules.items()
+    if name.split(".")[0] in ("rnn_gpu", "kernels")
+]
+print(len(files) - len(set(files)), find_spec("rnn_gpu.rnn_gpu"))
+"""
+
+
+def test_no_module_has_two_names():
+    """From the root of a checkout, where Python finds the folder kernels by itself too."""
+    needs_more = ("rnn_gpu.torch", "rnn_gpu.kernels.devices.cuda")  # torch; a GPU or the simulator
+    names = [name for name in MODULES if not name.startswith(needs_more)]
+    assert words(ONCE.format(checkout=str(CHECKOUT), names=names)) == ["0", "None"]
+
+
+def test_kernels_by_itself_is_refused():
+    lines = (
+        f"import sys; sys.path.append({str(KERNELS.parent)!r})",
+        "try: import kernels.cells",
+        "except ImportError as e: print(e)",
     )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.split()
+    assert words("\n".join(lines))[:3] == ["say", "`import", "rnn_gpu.kernels`:"]
+
+
+def test_a_checkout_without_links_says_what_to_do(tmp_path):
+    """git on Windows writes the link rnn_gpu/kernels as a file."""
+    shutil.rmtree(copied(tmp_path))
+    (tmp_path / "rnn_gpu" / "kernels").write_text("../kernels", encoding="utf-8")
+    text = "try: import rnn_gpu\nexcept ImportError as e: print(e)"
+    # -S: nothing that is installed fills in
+    said = python(text, options=("-P", "-S"), PYTHONPATH=str(tmp_path)).stdout
+    assert "rnn_gpu.kernels is missing" in said
+    assert "`pip install .`" in said
+    assert "`git config core.symlinks true`" in said
 
 
 def test_import_is_quick_and_light():
     text = "import rnn_gpu, sys, time; print(time.process_time(), *sys.modules)"
-    seconds, *loaded = python(text, CUDA_VISIBLE_DEVICES="-1")
+    seconds, *loaded = words(text)
     assert "rnn_gpu.layers" in loaded
     assert not {"torch", "cupy", "matplotlib", "pandas", "numba", "typer"} & set(loaded)
     assert float(seconds) < 2
@@ -249,25 +410,6 @@ def test_every_file_of_cells_is_discovered():
     assert {cell.name: cell for cell in offered} == CELLS
 
 
-LEAKY = """
-import numpy as np
-
-from .. import Cell
-
-
-def step(p, q, s):
-    f = np.tanh(p[0] + q[0])
-    return (s[0] + 0.25 * (f - s[0]),), (f,)
-
-
-def back(ds, kept, s, s_next):
-    δ = 0.25 * ds[0] * (1 - kept[0] ** 2)
-    return (δ,), (δ,), (0.75 * ds[0],)
-
-
-CELLS = (Cell("leaky", gates=1, states=1, kept=1, step=step, back=back),)
-"""
-
 USE = """
 import numpy as np, rnn_gpu
 layer = rnn_gpu.Recurrent("leaky", 3, 4, device="reference", dtype="float64")
@@ -278,14 +420,32 @@ print(rnn_gpu.__file__, rnn_gpu.gradcheck(layer, x[:, :, :3], y).worst < 1e-6)
 
 def test_a_cell_is_one_file(tmp_path):
     """A copy of the library with one more file in kernels/cells has one more cell."""
-    ignore = ignore_patterns("__pycache__", "kernels")
-    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
-    copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
-    (tmp_path / "rnn_gpu" / "kernels" / "cells" / "leaky.py").write_text(LEAKY, encoding="utf-8")
-    assert python(USE, PYTHONPATH=str(tmp_path)) == [
+    (copied(tmp_path) / "cells" / "leaky.py").write_text(LEAKY_FILE, encoding="utf-8")
+    assert words(USE, PYTHONPATH=str(tmp_path)) == [
         str(tmp_path / "rnn_gpu" / "__init__.py"),
         "True",
     ]
+
+
+# The tests
+
+
+def helpers():
+    """The modules beside the tests that hold none themselves."""
+    here = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    return {name for name in here if not name.startswith("test_")} - {"typed_door"}
+
+
+def test_no_test_imports_another():
+    """What two share stands in a module of its own; programs are looked at too."""
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        named = re.findall(r"^\s*(?:import|from) (test_\w+)", path.read_text("utf-8"), re.M)
+        assert not named, f"{path.name} imports {named}"
+
+
+def test_helpers_of_tests_are_known_to_the_linter(project):
+    isort = project["tool"]["ruff"]["lint"]["isort"]
+    assert set(isort["known-first-party"]) == helpers() | {"rnn_gpu", "benchmarks"}
 
 
 # The wheel, and the source distribution
@@ -395,7 +555,7 @@ def built(project, tmp_path_factory):
         ".*_cache",
         ".hypothesis",
     )
-    copytree(CHECKOUT, checkout, ignore=ignore_patterns(*left))
+    copytree(CHECKOUT, checkout, symlinks=True, ignore=ignore_patterns(*left))
     stale = checkout / "build" / "lib" / "rnn_gpu" / "stale.py"
     stale.parent.mkdir(parents=True)
     stale.touch()
@@ -450,3 +610,13 @@ def test_the_source_distribution_has_what_its_tests_read(built):
         "README.md",
         "CHANGELOG.md",
     } | needed <= there
+
+
+def test_the_source_distribution_has_the_link(built):
+    if not (CHECKOUT / "rnn_gpu" / "kernels").is_symlink():
+        pytest.skip("no link in this checkout")
+    with tarfile.open(built.sdist) as sdist:
+        links = {
+            member.name.partition("/")[2]: member.linkname for member in sdist if member.issym()
+        }
+    assert links == {"rnn_gpu/kernels": "../kernels"}

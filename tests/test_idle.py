@@ -135,7 +135,7 @@ def test_the_door_lets_go_of_memory_and_of_what_was_made_of_formulas(idle):
     y, _ = layer(x)
     keep(SIZE)
     made = next(cache for cache in once.caches if cache.cache_info().currsize)
-    assert rnn_gpu.release() == 4 * SIZE + memory.LINE and not memory.idle
+    assert rnn_gpu.release() == 4 * SIZE + memory.CACHE_LINE and not memory.idle
     assert made.cache_info().currsize
     assert rnn_gpu.release(kernels=True) == 0
     assert not made.cache_info().currsize

@@ -2,9 +2,6 @@
 threads.
 """
 
-import os
-import subprocess
-import sys
 import threading
 from importlib import import_module
 
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 
 import rnn_gpu
+from programs import python
 from rnn_gpu.kernels.devices import cuda as device
 from simulation import simulated
 
@@ -104,7 +102,8 @@ try:
     from numba import cuda
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
 except (ImportError, RuntimeError) as error:
-    sys.exit(f"skip: {error}")
+    print(f"skip: {error}")
+    sys.exit()
 import numpy as np
 from rnn_gpu.kernels import Backward, Forward
 from rnn_gpu.kernels.devices.cuda.contract import Bounds
@@ -138,12 +137,7 @@ for call in (
 
 def test_a_tuple_of_arrays_knows_the_type_that_numba_would_find():
     """Without a GPU: what the dispatcher is given there, with arrays that lie nowhere."""
-    here = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
-    command = [sys.executable, "-P", "-c", TYPES]
-    done = subprocess.run(
-        command, env=here, capture_output=True, encoding="utf-8", timeout=120, check=False
-    )
-    if done.stderr.startswith("skip"):
-        pytest.skip(done.stderr)
-    assert done.returncode == 0, done.stderr
+    done = python(TYPES, NUMBA_ENABLE_CUDASIM=None)
+    if done.stdout.startswith("skip"):
+        pytest.skip(done.stdout)
     assert done.stdout.split() == ["True"] * 10

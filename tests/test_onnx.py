@@ -2,19 +2,17 @@
 out. Skipped without them.
 """
 
-from shutil import copytree, ignore_patterns
-
 import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx.reference")
 
-from test_house import FOLDERS, KERNELS, LEAKY, python
-
 import rnn_gpu
 from conftest import close
 from door import refuses
+from own_cells import LEAKY
+from programs import LEAKY_FILE, NO_GPU, copied, python
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -30,7 +28,6 @@ from rnn_gpu import (
 from rnn_gpu.kernels import Activation, Operator
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.onnx import export
-from test_bptt import leaky_back, leaky_step
 
 ON = {"device": "reference"}
 M, N = 3, 5
@@ -130,12 +127,11 @@ def test_float64_is_float64(tmp_path):
 
 
 def test_what_onnx_does_not_have_is_refused(tmp_path):
-    leaky = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
     # a name of ours, another function
     own = rnn_gpu.activation(np.arctan, lambda y: np.cos(y) ** 2, name="tanh")
     for layer, message in (
         (
-            Recurrent(leaky, M, N, **ON),
+            Recurrent(LEAKY, M, N, **ON),
             "cell is 'leaky', which ONNX does not have: it has elman_identity, .*, gru, lstm",
         ),
         (RNN(M, N, own, **ON), "cell is 'elman_tanh', which ONNX does not have"),
@@ -199,13 +195,11 @@ def test_a_new_cell_and_activation_are_refused_where_they_are_not_had_and_nothin
     """A copy of the library with one more cell and one more activation. Keras's SimpleRNN and Dense
     take any function.
     """
-    ignore = ignore_patterns("__pycache__", "kernels")
-    copytree(FOLDERS["rnn_gpu"], tmp_path / "rnn_gpu", ignore=ignore)
-    copytree(KERNELS, tmp_path / "rnn_gpu" / "kernels", ignore=ignore)
-    (tmp_path / "rnn_gpu" / "kernels" / "cells" / "leaky.py").write_text(LEAKY, encoding="utf-8")
-    activations = tmp_path / "rnn_gpu" / "kernels" / "activations.py"
+    kernels = copied(tmp_path)
+    (kernels / "cells" / "leaky.py").write_text(LEAKY_FILE, encoding="utf-8")
+    activations = kernels / "activations.py"
     activations.write_text(activations.read_text(encoding="utf-8") + ARCTAN, encoding="utf-8")
-    path, *found = python(USE, PYTHONPATH=str(tmp_path))
+    path, *found = python(USE, PYTHONPATH=str(tmp_path), **NO_GPU).stdout.split()
     assert path == str(tmp_path / "rnn_gpu" / "__init__.py")
     assert found == [
         "UnsupportedError",

@@ -229,8 +229,8 @@ def test_delta_of_a_dense_layer_is_the_slope_before_its_activation(device, dtype
     y = layer(x)
     refuses(OrderError, "^delta is known after backward", lambda: layer.delta)
     layer.backward(dy)
-    close(layer._device.numpy(layer.delta), dy * (1 - y * y), dtype)
-    close(layer._device.numpy(layer.grads["b"]), (dy * (1 - y * y)).sum(0), dtype)
+    close(layer.backend.numpy(layer.delta), dy * (1 - y * y), dtype)
+    close(layer.backend.numpy(layer.grads["b"]), (dy * (1 - y * y)).sum(0), dtype)
     layer(draw(T, B, M, dtype=dtype))
     layer.backward(draw(T, B, N, dtype=dtype))
     assert layer.delta.shape == (T, B, N)
@@ -245,7 +245,7 @@ def test_an_empty_batch_goes_forward_and_back(build, device, dtype):
     assert {name: g.shape for name, g in model.grads.items()} == {
         name: θ.shape for name, θ in model.parameters.items()
     }
-    assert all((model._device.numpy(g) == 0).all() for g in model.grads.values())
+    assert all((model.backend.numpy(g) == 0).all() for g in model.grads.values())
     again, _ = model(X[:, :0].astype(dtype), state, mask=np.ones((T, 0), bool), training=True)
     assert again.shape == y.shape
 

@@ -87,10 +87,10 @@ def test_gemms_are_of_rounded_operands_and_strict_by_default(cell, name, monkeyp
             seen[name] = arguments, result[1] if isinstance(result, tuple) else result.copy()
             return result
 
-        monkeypatch.setattr(layer._device, name, spied)
+        monkeypatch.setattr(layer.backend, name, spied)
 
-    spy("project", layer._device.project)
-    spy("project_back", layer._device.project_back)  # the last one is that of W
+    spy("project", layer.backend.project)
+    spy("project_back", layer.backend.project_back)  # the last one is that of W
     layer(x)
     dx, _ = layer.backward(dy)
     θ, δ = layer.parameters, layer.delta.reshape(T * B, -1)
@@ -149,7 +149,7 @@ def test_tf32_is_near(build):
         layer(x)
         layer.backward(dy)
     for name, g in strict.grads.items():
-        a, b = strict._device.numpy(g), near._device.numpy(near.grads[name])
+        a, b = strict.backend.numpy(g), near.backend.numpy(near.grads[name])
         assert np.abs(a - b).max() < 2e-2 * np.abs(a).max()
         if SIMULATED:
             assert (a != b).any() or name in ("b", "c")

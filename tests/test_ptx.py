@@ -24,6 +24,8 @@ from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.losses import LOSSES
 
+pytestmark = pytest.mark.slow
+
 SASS = Path(__file__).parents[1] / "benchmarks" / "sass.py"
 MISSING = 3  # its exit status where the compiler is not installed
 CHOSEN = ("elman_tanh", "gru", "lstm")

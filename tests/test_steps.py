@@ -45,6 +45,7 @@ def pattern(seed):
     return {"lengths": lengths, "mask": mask, "resets": resets}
 
 
+@pytest.mark.quick_on_devices("GRU", "cpu")
 @pytest.mark.parametrize(
     "build",
     [lambda **o: Bidirectional(LSTM(M, N, **o)), lambda **o: GRU(M, N, **o)],
@@ -99,12 +100,12 @@ def test_a_tape_has_masks_resets_and_clipping_too(some, device):
     x, dy = rng.normal(size=(T, B, M)), rng.normal(size=(T, B, N))
     for clips, seed in itertools.product(({}, {"clip_step_norm": 0.3}), (2, 4)):
         expected, counts = results(layer, x, dy, **pattern(seed), **clips), [layer.clipped_steps]
-        δ = layer._device.numpy(layer.delta).copy()
+        δ = layer.backend.numpy(layer.delta).copy()
         got = results(layer, x, dy, **pattern(seed), tape=True, **clips)
         for name, a in expected.items():
             close(got[name], a)
-        close(layer._device.numpy(layer.tape.delta)[::-1], δ)
-        whole = np.linalg.norm(layer._device.numpy(layer.grads["W"]))
+        close(layer.backend.numpy(layer.tape.delta)[::-1], δ)
+        whole = np.linalg.norm(layer.backend.numpy(layer.grads["W"]))
         assert layer.tape.weight_gradient_norms.sum() >= whole * (1 - 1e-12)
         assert counts == [layer.clipped_steps] and (layer.clipped_steps > 0) is bool(clips)
 
@@ -142,7 +143,7 @@ def test_rows_have_no_masks():
 
 def elman_by_hand(layer, x, dy, value, norm):
     """δ (T, B, n) of 式3, each step and sample clipped before it goes on; and how many were."""
-    θ = {name: layer._device.numpy(a) for name, a in layer.parameters.items()}
+    θ = {name: layer.backend.numpy(a) for name, a in layer.parameters.items()}
     s, δ, clipped = np.zeros((T + 1, B, N)), np.zeros((T, B, N)), 0
     for t in range(T):
         s[t + 1] = np.tanh(x[t] @ θ["U"].T + s[t] @ θ["W"].T + θ["b"])
@@ -166,7 +167,7 @@ def test_clipping_is_what_it_says(device, value, norm):
     δ, clipped = elman_by_hand(layer, x, dy, value or np.inf, norm or np.inf)
     layer(x)
     layer.backward(dy, clip_step_value=value, clip_step_norm=norm)
-    close(layer._device.numpy(layer.delta)[:, :, 0], δ)
+    close(layer.backend.numpy(layer.delta)[:, :, 0], δ)
     assert layer.clipped_steps == clipped
     assert (0 < clipped < T * B) is ((value or 1e9) < 1e9 or (norm or 1e9) < 1e9)
 
@@ -177,9 +178,9 @@ def test_the_sides_of_a_cell_that_takes_them_apart_shrink_together(device):
     x, dy = rng.normal(size=(T, B, M)), 2 * rng.normal(size=(T, B, N))
     layer(x)
     layer.backward(dy, tape=True)
-    free = [layer._device.numpy(a)[-1] for a in (layer.tape.delta, layer.tape.delta_recurrent)]
+    free = [layer.backend.numpy(a)[-1] for a in (layer.tape.delta, layer.tape.delta_recurrent)]
     layer.backward(dy, tape=True, clip_step_value=0.4, clip_step_norm=0.5)
-    got = [layer._device.numpy(a)[-1] for a in (layer.tape.delta, layer.tape.delta_recurrent)]
+    got = [layer.backend.numpy(a)[-1] for a in (layer.tape.delta, layer.tape.delta_recurrent)]
     bounded = [np.clip(a, -0.4, 0.4) for a in free]
     norms = np.linalg.norm(bounded[0], axis=(1, 2))
     assert (norms > 0.5).any()
@@ -187,6 +188,7 @@ def test_the_sides_of_a_cell_that_takes_them_apart_shrink_together(device):
         close(a, b * np.minimum(1, 0.5 / norms)[:, None, None])
 
 
+@pytest.mark.quick_on_devices("elman_tanh")
 @pytest.mark.parametrize(
     "clips", [{"clip_step_value": 1e30}, {"clip_step_norm": 1e30}], ids=["value", "norm"]
 )
@@ -196,14 +198,15 @@ def test_bounds_that_nothing_reaches_change_no_bit(some, device, clips):
     same(results(layer, X, dy, **pattern(4), **clips), results(layer, X, dy, **pattern(4)))
 
 
+@pytest.mark.quick_on_devices("cuda")
 def test_δ_that_is_not_finite_stays_so(device):
     """Clipping hides no explosion: the square of 1e30 overflows float32."""
     layer = RNN(M, N, "identity", device=device)
     layer(X)
     layer.backward(np.full((T, B, N), 1e30, "float32"), clip_step_norm=1.0)
-    assert not np.isfinite(layer._device.numpy(layer.grads["W"])).all()
+    assert not np.isfinite(layer.backend.numpy(layer.grads["W"])).all()
     layer.backward(np.full((T, B, N), 1e30, "float32"), clip_step_value=0.1, clip_step_norm=1.0)
-    assert np.abs(layer._device.numpy(layer.delta)).max() <= np.float32(0.1)
+    assert np.abs(layer.backend.numpy(layer.delta)).max() <= np.float32(0.1)
 
 
 def test_every_recurrent_layer_of_a_network_is_clipped():

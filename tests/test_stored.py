@@ -19,6 +19,7 @@ import pytest
 from numba.core import config
 
 import rnn_gpu
+from programs import python
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.elman import elman as elman_of
@@ -61,41 +62,21 @@ def fresh(cell):
     kernel = recurrence.forward_kernel.__wrapped__(cell, np.float32, 1, 1, True)
     p, W = np.ones((1, 1, 1, 3), "f"), np.zeros((3, 3), "f")
     s, kept = np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
-    kernel(
-        p,
-        W,
-        np.zeros(0, "f"),
-        s,
-        kept,
-        np.ones((1, 1), np.uint8),
-        np.zeros(999, "f"),
-        False,
-        np.zeros(1, np.int64),
-        0,
-        1,
-    )
+    arrays = p, W, np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8)
+    kernel(arrays, np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
     return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
 
 
 def elementwise(f, x):
     """(f of x, whether its kernel was found): the kernel made anew, as in another run."""
     kernel, y = cpu.elementwise_kernel.__wrapped__(f, np.float64, 1, 1, 0), np.zeros(len(x))
-    kernel(y, x)
+    kernel((y,), (x,), ())
     return y, sum(kernel.stats.cache_hits.values()) == 1
 
 
 def run(text, folder, *arguments):
     """What a program that keeps its kernels in the folder prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        env=os.environ | {"NUMBA_CACHE_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return python(text, *arguments, NUMBA_CACHE_DIR=str(folder)).stdout
 
 
 def test_a_kernel_is_compiled_once(folder):
@@ -134,6 +115,7 @@ def test_a_formula_of_a_module_that_is_gone_is_compiled_again(folder, monkeypatc
         monkeypatch.delitem(sys.modules, "gone", raising=False)
 
 
+@pytest.mark.slow
 def test_a_formula_may_print_newly_compiled_or_kept(tmp_path):
     text = """
 import numpy as np, rnn_gpu
@@ -153,13 +135,14 @@ layer(np.array([[[-1.0]], [[3.0]]], "f"))
         assert run(text, tmp_path).split()[-2:] == ["positive:", "3.0"]
 
 
+@pytest.mark.slow
 def test_a_kernel_of_another_run_is_not_taken_for_one_of_this_run(tmp_path):
     text = """
 import sys
 import numba, numpy as np, rnn_gpu
 from rnn_gpu.kernels.devices.cpu import recurrence, threads
 
-threads.ENOUGH = recurrence.WORTH_MEETING = 1
+threads.ENOUGH = recurrence.WORTH_BARRIER = 1
 numba.get_num_threads = lambda: 2
 for name in sys.argv[1:]:
     y, _ = rnn_gpu.RNN(3, 7, activation=name, device="cpu", seed=0)(np.ones((5, 9, 3), "f"))

@@ -25,6 +25,7 @@ from rnn_gpu import (
     Stream,
 )
 from rnn_gpu.device import resolve
+from rnn_gpu.kernels import Forward
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cpu import recurrence, threads
 
@@ -51,7 +52,7 @@ def test_steps_one_by_one_are_the_sequence_at_once(device, dtype):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("b", [1, B, 9])
+@pytest.mark.parametrize("b", [1, pytest.param(B, marks=pytest.mark.slow), 9])
 def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypatch):
     """Whatever tiles and threads the whole takes: the sum of a row does not depend on the rows
     beside it.
@@ -61,7 +62,7 @@ def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypat
     net = Network([RNN(M, 7, **on), LSTM(7, N, **on), GRU(N, 33, **on), Dense(33, 3, "tanh", **on)])
     with monkeypatch.context() as patch:
         patch.setattr(threads, "ENOUGH", 1)
-        patch.setattr(recurrence, "WORTH_MEETING", 1)
+        patch.setattr(recurrence, "WORTH_BARRIER", 1)
         patch.setattr(numba, "get_num_threads", lambda: count)
         whole, _ = net(x)
     stream = Stream(net)
@@ -82,15 +83,9 @@ def test_the_recurrence_of_pieces_is_bitwise_that_of_the_whole(name, device):
         for piece in pieces:
             s = d.empty((cell.states, len(piece) + 1, B, n), "float32")
             s[:, 0] = states[-1]
-            d.forward(
-                cell,
-                piece,
-                W,
-                c,
-                s,
-                d.empty((len(piece), B, cell.kept, n), "float32"),
-                d.array(np.ones((len(piece), B)), "uint8"),
-            )
+            kept = d.empty((len(piece), B, cell.kept, n), "float32")
+            flags = d.array(np.ones((len(piece), B)), "uint8")
+            d.forward(cell, Forward(piece, W, c, s, kept, flags))
             states += [d.array(s[:, t + 1], "float32") for t in range(len(piece))]
         return np.stack([d.numpy(s) for s in states])
 

@@ -5,56 +5,20 @@ Programs of their own show it, for what fails hangs. The same hundreds of times:
 stress/test_processes.py.
 """
 
-import os
 import threading
 
 import pytest
 
 from processes import adding, call, run
 from rnn_gpu.kernels.devices.cpu import threads
-
-posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="no timers and no fork here")
+from threaded import COMPILING, FORKING, INTERRUPTED, SIMULATED, posix
 
 # Stopped
-
-INTERRUPTED = """
-from processes import *
-
-signal.signal(signal.SIGALRM, interrupt)
-call()
-hits = 0
-for i in range(int(sys.argv[1])):
-    if random.random() < 0.1:
-        time.sleep(0.001)  # the others sleep
-    hits += interrupting(call, random.uniform(1e-6, 1e-4))
-call()
-print(hits)
-"""
 
 
 @posix
 def test_a_call_that_is_interrupted_anywhere_leaves_threads_that_work_and_end():
     assert int(run(INTERRUPTED, 2000)) > 100
-
-
-COMPILING = """
-from processes import *
-
-signal.signal(signal.SIGALRM, interrupt)
-call(kernel=adding(0), amount=0)
-begin = time.perf_counter()
-call(kernel=adding(1), amount=1)
-seconds, hits = time.perf_counter() - begin, 0
-for i in range(int(sys.argv[1])):
-    kernel = adding(i)
-    hits += interrupting(lambda: call(kernel=kernel, amount=i), random.uniform(0.01, 0.8 * seconds))
-    for team in threads.turns.teams.values():
-        expected = team.board[threads.TURN]
-        assert team.board[threads.COMING] == expected, "a call is announced that does not come"
-    call()
-    call(kernel=kernel, amount=i)
-print(hits)
-"""
 
 
 @posix
@@ -214,58 +178,13 @@ def test_where_no_thread_can_be_started_a_call_is_done_alone(monkeypatch):
 
 # Forked
 
-FORKING = """
-from processes import *
-
-def busy():
-    for i in range(10**9):
-        call(kernel=adding(1) if compiles and i % 200 == 0 else add_one)
-        arrays = [memory.empty((memory.LASTING + i % 3,), "f") for _ in range(3)]
-        del arrays
-
-def in_child():
-    assert call() is None
-    assert memory.empty((memory.LASTING,), "f").size == memory.LASTING
-    assert train(layer) == expected
-
-share_all()
-layer = rnn_gpu.RNN(5, 7, device="cpu", seed=0)
-expected, compiles = train(layer), sys.argv[2] == "compile"
-others = [threading.Thread(target=busy, daemon=True) for _ in range(2)]
-for thread in others:
-    thread.start()
-for i in range(int(sys.argv[1])):
-    child = forked(in_child)
-    assert ended(child) == 0, i
-    call()
-print("done")
-"""
-
 
 @posix
-@pytest.mark.parametrize("others", ["compute", "compile"])
+@pytest.mark.parametrize("others", ["compute", pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_forked_process_computes_whatever_other_threads_were_doing(others):
-    assert run(FORKING, 10, others).split()[-1] == "done"
-
-
-SIMULATED = """
-import os
-os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-from processes import *
-
-def launch():
-    y, _ = layer(np.ones((3, 2, 2), "f"))
-    assert (y == expected).all()
-
-layer = rnn_gpu.RNN(2, 3, device="cuda", seed=0)
-expected = layer(np.ones((3, 2, 2), "f"))[0].copy()
-threading.Thread(target=lambda: [launch() for _ in range(10**9)], daemon=True).start()
-for i in range(int(sys.argv[1])):
-    assert ended(forked(launch)) == 0, i
-print("done")
-"""
+    assert run(FORKING, 5, others).split()[-1] == "done"
 
 
 @posix
 def test_a_forked_process_launches_in_the_simulator_whatever_other_threads_were_doing():
-    assert run(SIMULATED, 10).split()[-1] == "done"
+    assert run(SIMULATED, 5).split()[-1] == "done"

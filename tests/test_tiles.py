@@ -4,12 +4,9 @@ however many threads there are.
 
 import os
 import select
-import subprocess
-import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -17,6 +14,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
+from processes import run
 from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu, reference
@@ -47,8 +45,8 @@ def test_products_of_any_size(size, dtype):
                 close(thrice, expected if once is got[0] else 3 * expected, dtype)
 
 
-@pytest.mark.parametrize("far", [True, False])
-def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far, monkeypatch):
+@pytest.mark.parametrize("repacked", [True, False])
+def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(repacked, monkeypatch):
     """Rows of δ that are far from each other are packed; threads share rows of the sums, and of
     each chunk of what goes below.
     """
@@ -57,7 +55,7 @@ def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(far
         rng.normal(size=shape).astype("f") for shape in ((70, 9, 4, 29), (70, 9, 21), (116, 21))
     )
     expected = cpu.project_back(δ, x, U)
-    monkeypatch.setattr(products, "FAR", 0 if far else 1 << 20)
+    monkeypatch.setattr(products, "REPACKED_FROM", 0 if repacked else 1 << 20)
     monkeypatch.setattr(threads, "ENOUGH", 1)
     products.plan_back.cache_clear()
     for count in (1, 2, 3):
@@ -88,7 +86,13 @@ def test_a_sample_does_not_depend_on_those_beside_it(cell, n):
 
 
 @pytest.mark.parametrize(
-    "clips", [{}, {"clip_step_value": 0.5, "clip_step_norm": 1.0}], ids=["free", "clipped"]
+    "clips",
+    [
+        pytest.param({}, id="free"),
+        pytest.param(
+            {"clip_step_value": 0.5, "clip_step_norm": 1.0}, id="clipped", marks=pytest.mark.slow
+        ),
+    ],
 )
 @pytest.mark.parametrize("B, n, how", [(33, 20, "the samples"), (2, 70, "the units and meet")])
 def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
@@ -96,7 +100,7 @@ def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
     alone = passes(B, n, resets=resets, **clips)
     assert (alone[-1] > 0) == bool(clips)
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     for count in {2, numba.config.NUMBA_NUM_THREADS}:
         monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
         assert f"on {count}, which share {how}" in rnn_gpu.LSTM(n, n, device="cpu").explain(5, B)
@@ -151,26 +155,14 @@ def test_an_error_in_a_thread_is_raised_when_the_others_are_done(at):
 
 
 def test_threads_that_look_for_work_or_sleep_do_not_hold_up_the_end():
-    text = "import sys, time, test_tiles as t\n"
-    text += (
-        "t.threads.share(t.count_up, 3, t.np.zeros(3, int), t.np.zeros(3)); "
-        "time.sleep(float(sys.argv[1]))"
-    )
-    for pause in ("0", "0.1"):
-        ended = subprocess.run(
-            [sys.executable, "-c", text, pause],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr
+    for pause in (0, 0.1):
+        run("from processes import *; call(); time.sleep(float(sys.argv[1]))", pause, patience=60)
 
 
 def test_calls_that_meet_take_turns(monkeypatch):
     """Four calls at once, each of three threads that wait for each other."""
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_MEETING", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     alone = passes(2, 70, T=3)
     monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
     with ThreadPoolExecutor(4) as callers:

@@ -23,6 +23,7 @@ import rnn_gpu
 import rnn_gpu.torch as ours
 from conftest import close
 from door import refuses, table
+from own_cells import LEAKY
 from rnn_gpu import (
     ArgumentError,
     DeviceError,
@@ -30,9 +31,7 @@ from rnn_gpu import (
     OrderError,
     ShapeError,
     UnsupportedError,
-    cell,
 )
-from test_bptt import leaky_back, leaky_step
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -146,7 +145,7 @@ def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
     """The kernels of each device behind the same module; CUDA's in the simulator, where its arrays
     are NumPy's.
     """
-    monkeypatch.setattr(ours, "device_of", lambda tensor: device)
+    monkeypatch.setattr("rnn_gpu.bridges.torch.device_of", lambda tensor: device)
     theirs, mine = pair(kind, num_layers=2, bidirectional=True)
     packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), LENGTHS, enforce_sorted=False)
     agree(theirs, mine, packed, state(theirs, B))
@@ -374,7 +373,7 @@ def test_an_activation_of_ones_own():
 
 def test_a_cell_of_ones_own():
     mine = ours.Recurrent(
-        cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back),
+        LEAKY,
         M,
         N,
         2,
@@ -469,7 +468,7 @@ def numbers(module):
     "clips", [{}, {"clip_step_value": 0.2, "clip_step_norm": 0.3}], ids=["free", "clipped"]
 )
 def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, device, monkeypatch):
-    monkeypatch.setattr(ours, "device_of", lambda tensor: device)
+    monkeypatch.setattr("rnn_gpu.bridges.torch.device_of", lambda tensor: device)
     mine = getattr(ours, kind)(M, N, 2, bidirectional=True, dtype=torch.float64, **clips)
     network, x, hx = as_network(mine, device), draw(T, B, M), state(mine, B)
     dy = draw(T, B, 2 * N)
@@ -495,7 +494,7 @@ def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, devi
             close(a.detach().numpy(), b)
     for name, suffix in (("U", "weight_ih"), ("W", "weight_hh"), ("b", "bias_ih")):
         for k, tail in itertools.product(range(2), ("", "_reverse")):
-            grad = network._device.numpy(network.grads[f"{k}.{name}{tail}"])
+            grad = network.backend.numpy(network.grads[f"{k}.{name}{tail}"])
             close(getattr(mine, f"{suffix}_l{k}{tail}").grad.numpy(), grad)
 
 
@@ -786,6 +785,7 @@ def test_two_processes_get_the_gradient_of_the_whole_batch(tmp_path):
         assert process.returncode == 0, err
 
 
+@pytest.mark.slow
 @distributed
 @pytest.mark.skipif(not (CHECKOUT / "examples").exists(), reason="the tests run outside a checkout")
 def test_the_example_trains_on_two_processes():

@@ -34,7 +34,7 @@ def sequences(N=6, m=3, dtype="float32", seed=0):
 
 
 def weights(net):
-    return {name: net._device.numpy(a).copy() for name, a in net.parameters.items()}
+    return {name: net.backend.numpy(a).copy() for name, a in net.parameters.items()}
 
 
 # Each optimizer against its published formula, three steps, written here a second time.
@@ -82,7 +82,7 @@ def test_optimizers_follow_their_formulas(name, device, dtype):
     before = weights(net)
     for g in gradients:
         optimizer.step(
-            net._device, net.parameters, {key: net._device.array(a, dtype) for key, a in g.items()}
+            net.backend, net.parameters, {key: net.backend.array(a, dtype) for key, a in g.items()}
         )
     for key, a in weights(net).items():
         close(a, by_hand(name, before[key].astype("float64"), [g[key] for g in gradients]), dtype)
@@ -138,11 +138,11 @@ def test_a_ragged_batch_is_its_samples_one_by_one(device):
     x = sequences(dtype="float64")
     y = np.random.default_rng(2).normal(size=(6, 2))
     together = training.forward_backward(net, training.Samples(net, x, y).batch(range(6))).loss
-    grads = {name: net._device.numpy(g).copy() for name, g in net.grads.items()}
+    grads = {name: net.backend.numpy(g).copy() for name, g in net.grads.items()}
     alone, total = 0.0, dict.fromkeys(grads, 0.0)
     for i in range(6):
         alone += training.forward_backward(net, training.Samples(net, x, y).batch([i])).loss / 6
-        total = {name: total[name] + net._device.numpy(net.grads[name]) / 6 for name in total}
+        total = {name: total[name] + net.backend.numpy(net.grads[name]) / 6 for name in total}
     assert together == pytest.approx(alone, rel=1e-12)
     for name, g in grads.items():
         close(g, total[name])
@@ -266,7 +266,7 @@ def test_embedding_is_a_column_a_symbol(device):
     layers = [rnn_gpu.Embedding(4, 3, device=device), rnn_gpu.RNN(3, 2, device=device)]
     net, symbols = rnn_gpu.Network(layers), np.array([[1, 3], [0, 0], [2, 1]])
     y, _ = net(symbols)
-    V = layers[0]._device.numpy(layers[0].parameters["V"])
+    V = layers[0].backend.numpy(layers[0].parameters["V"])
     vectors, _ = layers[1](V.T[symbols])
     close(y, vectors, "float32")
 
@@ -374,8 +374,8 @@ def test_explosion_names_layer_step_sample_state_and_unit(device):
     net = network(device, n=2, activation="relu", steps="every")
     layer = net.layers[0]
     layer.parameters["U"][...] = 0
-    layer.parameters["W"] = layer._device.array(np.array([[0, 0], [0, 1e13]]), "float32")
-    layer.parameters["b"] = layer._device.array([0, 1.0], "float32")
+    layer.parameters["W"] = layer.backend.array(np.array([[0, 0], [0, 1e13]]), "float32")
+    layer.parameters["b"] = layer.backend.array([0, 1.0], "float32")
     x = [np.zeros((2, 3), "float32"), np.zeros((6, 3), "float32")]
     before = weights(net)
     batch = training.Samples(
@@ -392,7 +392,7 @@ def test_an_exploding_gradient_names_the_step_where_delta_broke(device):
     """States stay 0, δ grows by 1e13 a step on its way back from the last one."""
     net = network(device, n=2, activation="identity", steps="last")
     layer = net.layers[0]
-    layer.parameters["W"] = layer._device.array(np.array([[1e13, 0], [0, 0]]), "float32")
+    layer.parameters["W"] = layer.backend.array(np.array([[1e13, 0], [0, 0]]), "float32")
     layer.parameters["b"][...] = 0
     net.parameters["1.V"][...] = 1
     x, y = [np.zeros((6, 3), "float32")], np.ones((1, 2), "float32")

@@ -5,62 +5,22 @@ buffer poisoned first.
 import numpy as np
 import pytest
 
-import rnn_gpu
 from conftest import close
+from own_cells import MINE
 from rnn_gpu.device import resolve
-from rnn_gpu.kernels import LIVE, RESET, UNCLIPPED, Backward, Clip, Forward, updates
+from rnn_gpu.kernels import Clip, updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
-
-T, B, N = 6, 5, 7
-OTHERS = ("cpu", "cuda")
-
-
-def run(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=False):
-    """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back,
-    as NumPy arrays.
-
-    pattern  a seed draws flags at random, resets among them; None draws lengths
-    """
-    d, rng = resolve(device), np.random.default_rng(7)
-    G, S, K = cell.gates, cell.states, cell.kept
-
-    def draw(*shape, scale=1.0):
-        return d.array(scale * rng.normal(size=shape), dtype)
-
-    def poisoned(*shape):
-        return d.array(np.full(shape, np.nan), dtype)
-
-    p, W = draw(T, B, G + cell.drawn, n), draw(G * n, n, scale=n**-0.5)
-    c = draw(G * n if cell.apart else 0)
-    if pattern is None:
-        lengths = rng.integers(1, T + 1, B)
-        lengths[0] = T
-        flags = d.array(np.arange(T)[:, None] < lengths, np.uint8)
-    else:
-        lengths, drawn = None, np.random.default_rng(pattern)
-        flags = d.array(
-            (drawn.random((T, B)) < 0.7) * LIVE + (drawn.random((T, B)) < 0.3) * RESET, np.uint8
-        )
-    s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
-    s[:, 0] = draw(S, B, n)
-    d.forward(cell, Forward(p, W, c, s, kept, flags))
-    dy = rng.normal(size=(T, B, n))
-    dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
-    dp, ds = poisoned(T, B, G, n), draw(S, B, n)
-    dq = poisoned(T, B, G, n) if cell.apart else dp
-    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip)
-    clipped = d.backward(cell, call)
-    return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped
+from twins import OTHERS, N, one_pass
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_agree(cell, other, dtype):
-    expected, *_ = run("reference", cell, dtype)
-    got, *_ = run(other, cell, dtype)
+    expected, *_ = one_pass("reference", cell, dtype)
+    got, *_ = one_pass(other, cell, dtype)
     for a, b in zip(got, expected, strict=True):
         close(a, b, dtype)
 
@@ -68,35 +28,19 @@ def test_twins_agree(cell, other, dtype):
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_agree_on_any_pattern_of_masks_and_resets(cell, other, dtype):
     for seed in (1, 2, 3):
-        expected, *_ = run("reference", cell, dtype, pattern=seed)
-        got, *_ = run(other, cell, dtype, pattern=seed)
+        expected, *_ = one_pass("reference", cell, dtype, pattern=seed)
+        got, *_ = one_pass(other, cell, dtype, pattern=seed)
         for a, b in zip(got, expected, strict=True):
             close(a, b, dtype)
 
 
-def stepped(p, q, s):
-    """Keeps p's own numbers, in another order."""
-    return (np.tanh(p[0] + q[0]) * p[1] + q[1],), (p[1], p[0] + q[0])
-
-
-def stepped_back(ds, kept, s, s_next):
-    y = np.tanh(kept[1])
-    return (
-        (ds[0] * kept[0] * (1.0 - y * y), ds[0] * y),
-        (ds[0] * kept[0] * (1.0 - y * y), ds[0]),
-        (0.0,),
-    )
-
-
-MINE = rnn_gpu.cell("mine", gates=2, states=1, kept=2, step=stepped, back=stepped_back, apart=True)
-
-
+@pytest.mark.quick_on_devices("7")
 @pytest.mark.parametrize("n", [N, 33])
 @pytest.mark.parametrize("cell", [CELLS["lstm"], MINE], ids=["lstm", "mine"])
 def test_what_is_kept_may_lie_where_p_was(cell, device, n):
     for a, b in zip(
-        run(device, cell, "float64", n=n, pattern=1, in_place=True)[0],
-        run("reference", cell, "float64", n=n, pattern=1)[0],
+        one_pass(device, cell, "float64", n=n, pattern=1, in_place=True)[0],
+        one_pass("reference", cell, "float64", n=n, pattern=1)[0],
         strict=True,
     ):
         close(a, b)
@@ -109,15 +53,15 @@ CLIPS = {"value": Clip(value=0.3), "norm": Clip(norm=0.7), "both": Clip(0.3, 0.5
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_clip_alike(name, other, dtype, clip):
-    expected, _, beyond = run("reference", CELLS[name], dtype, pattern=1, clip=clip)
-    got, _, clipped = run(other, CELLS[name], dtype, pattern=1, clip=clip)
+    expected, _, beyond = one_pass("reference", CELLS[name], dtype, pattern=1, clip=clip)
+    got, _, clipped = one_pass(other, CELLS[name], dtype, pattern=1, clip=clip)
     for a, b in zip(got, expected, strict=True):
         close(a, b, dtype)
     assert clipped == beyond > 0
 
 
 def test_padding_carries_the_state_and_has_no_delta(cell, device):
-    (s, kept, dp, dq, _), lengths, _ = run(device, cell, "float32")
+    (s, kept, dp, dq, _), lengths, _ = one_pass(device, cell, "float32")
     for b, length in enumerate(lengths):
         assert (s[:, length:, b] == s[:, length : length + 1, b]).all()
         for a in (kept, dp, dq):
@@ -129,15 +73,17 @@ def test_padding_carries_the_state_and_has_no_delta(cell, device):
 def test_awkward_sizes(other, n):
     for cell in ("gru", "lstm"):
         for a, b in zip(
-            run(other, CELLS[cell], "float64", B=1, n=n)[0],
-            run("reference", CELLS[cell], "float64", B=1, n=n)[0],
+            one_pass(other, CELLS[cell], "float64", B=1, n=n)[0],
+            one_pass("reference", CELLS[cell], "float64", B=1, n=n)[0],
             strict=True,
         ):
             close(a, b)
 
 
 def test_runs_are_bitwise_repeatable(cell, device):
-    for a, b in zip(run(device, cell, "float32")[0], run(device, cell, "float32")[0], strict=True):
+    for a, b in zip(
+        one_pass(device, cell, "float32")[0], one_pass(device, cell, "float32")[0], strict=True
+    ):
         assert (a == b).all()
 
 

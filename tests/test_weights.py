@@ -11,6 +11,7 @@ import pytest
 import rnn_gpu
 from conftest import close
 from door import parameters_of, refuses, same, table
+from own_cells import LEAKY
 from rnn_gpu import (
     GRU,
     LSTM,
@@ -26,7 +27,6 @@ from rnn_gpu import (
     ShapeError,
 )
 from rnn_gpu.kernels.cells.lstm import lstm
-from test_bptt import leaky_back, leaky_step
 
 ON = {"device": "reference", "dtype": "float64"}
 T, B, M, N = 5, 3, 4, 7
@@ -253,7 +253,7 @@ def test_the_sum_of_torchs_two_biases_moves_twice_as_far_as_our_one(optimizer):
     before = {name: a.copy() for name, a in θ.items()}
     for _ in range(3):
         optimizer.step(
-            layer._device, θ, {name: g.copy() for name, g in (layer.grads | gradients).items()}
+            layer.backend, θ, {name: g.copy() for name, g in (layer.grads | gradients).items()}
         )
     moved = {name: a - before[name] for name, a in θ.items()}
     close(moved["weight_hh_l0 of torch"], moved["W"])
@@ -305,9 +305,6 @@ def without(d, name):
 
 def changed(arrays, i, a):
     return [*arrays[:i], a, *arrays[i + 1 :]]
-
-
-LEAKY = rnn_gpu.cell("leaky", gates=1, states=1, kept=1, step=leaky_step, back=leaky_back)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import numpy as np
 
 import rnn_gpu
-from rnn_gpu import optimizers
+from rnn_gpu import callbacks, optimizers
 
 x, y = np.zeros((7, 2, 3), "float32"), np.zeros((7, 2, 5), "float32")
 
@@ -61,6 +61,7 @@ history = network.fit(
     optimizer=optimizers.Adam(1e-3, beta1=0.8),
     clip_norm=None,
     on_epoch=print,
+    callbacks=[callbacks.BestModel("loss", mode="min"), callbacks.Callback()],
 )
 assert_type(history["loss"], list[float])
 assert_type(network.evaluate(x, y), dict[str, float])
@@ -78,6 +79,7 @@ rnn_gpu.Network(layers, "squared_error")  # type: ignore
 rnn_gpu.load("model", "cpu")  # type: ignore
 network.fit(x, y, shuffle="no")  # type: ignore
 network.fit(x, y, clip_norm="")  # type: ignore
+network.fit(x, y, callbacks=[print])  # type: ignore
 optimizers.SGD(0.1, 0.9)  # type: ignore
 
 # What is left of the door
@@ -100,4 +102,4 @@ errors += (
     rnn_gpu.ShapeError,
     rnn_gpu.UnsupportedError,
 )
-assert_type(rnn_gpu.device("auto").__name__, str)
+assert_type(rnn_gpu.device("auto").name, str)

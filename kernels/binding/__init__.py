@@ -15,6 +15,7 @@ import itertools
 import math
 import types
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
     """
     done: dict[Callable, Callable | None] = {}  # None: under way
 
-    def meaning(value):
+    def meaning(value) -> Any:
         if value is np or value is math:
             return maths
         value = getattr(value, "py_func", value)

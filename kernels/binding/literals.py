@@ -2,6 +2,7 @@
 
 import dis
 import types
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ def codes(code):
             yield from codes(value)
 
 
-def retype(value, number: type | None):
+def retype(value, number: type | None) -> Any:
+    """A number as a `number`, in tuples and in code too; anything else as it is."""
     if number is None:
         return value
     if isinstance(value, tuple):
@@ -41,6 +43,7 @@ def retyped(f: types.FunctionType, number: type | None) -> types.FunctionType:
 
 
 def retyped_code(code: types.CodeType, number: type) -> types.CodeType:
+    """The copy of a function's code, and of what is defined within it: see retyped."""
     constants = [retype(value, number) for value in code.co_consts]
     words = bytearray(code.co_code)
     instructions, added = list(dis.get_instructions(code)), {}

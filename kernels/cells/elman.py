@@ -15,10 +15,12 @@ def made(activation: Activation) -> Cell:
     f, df = activation.f, activation.df
 
     def step(p, q, s):
+        """y = f(p + q)."""
         (p,), (q,) = p, q
         return (f(p + q),), ()
 
     def back(ds, kept, s, s_next):
+        """δ = dy f′(y) (式3); nothing goes on but through W."""
         (ds,), (y,) = ds, s_next
         δ = ds * df(y)
         return (δ,), (δ,), (0.0,)  # no way around W

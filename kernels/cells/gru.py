@@ -9,6 +9,7 @@ from ..activations import dsigmoid, dtanh, gate
 
 
 def step(p, q, s):
+    """r, z = σ(p + q), each of its gate; n = tanh(p_n + r q_n); h ← (1 − z) n + z h."""
     p_r, p_z, p_n = p
     q_r, q_z, q_n = q
     (h,) = s
@@ -19,6 +20,9 @@ def step(p, q, s):
 
 
 def back(ds, kept, s, s_next):
+    """δ_z = dh (h₋₁ − n) z′, δ_n = dh (1 − z) n′, δ_r = δ_n q_n r′, where ′ is the slope by the
+    output; the recurrent side of n has δ_n r; dh z goes on to the step before.
+    """
     (dh,) = ds
     r, z, n, q_n = kept
     (h,) = s

@@ -9,6 +9,7 @@ from ..activations import dsigmoid, dtanh, gate
 
 
 def step(p, q, s):
+    """i, f, o = σ(p + q), g = tanh(p + q), each of its gate; c ← f c + i g, h ← o tanh c."""
     p_i, p_f, p_g, p_o = p
     q_i, q_f, q_g, q_o = q
     h, c = s
@@ -21,6 +22,9 @@ def step(p, q, s):
 
 
 def back(ds, kept, s, s_next):
+    """With r = tanh c, and dc ← dc + dh o r′: δ_i = dc g i′, δ_f = dc c₋₁ f′, δ_g = dc i g′,
+    δ_o = dh r o′, where ′ is the slope by the output; dc f goes on to the step before.
+    """
     dh, dc = ds
     i, f, g, o = kept
     h, c = s

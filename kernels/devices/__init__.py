@@ -4,6 +4,7 @@ Arrays of a device are contiguous and answer `Array`. Where a function says that
 array, all of it is written, or what the function names; other arguments are left as they are.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
@@ -171,6 +172,11 @@ class Device(Protocol):
 def find(name: str) -> Device:
     """The device of this name; ImportError where its packages are missing."""
     return cast(Device, import_module(f"{__name__}.{name}"))
+
+
+def imported() -> list[Device]:
+    """The devices that have been asked for in this process."""
+    return [find(name) for name in NAMES if f"{__name__}.{name}" in sys.modules]
 
 
 def missing(name: str) -> str:

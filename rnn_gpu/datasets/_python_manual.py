@@ -1,3 +1,5 @@
+"""Characters of Python's own manual, to predict each next one."""
+
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -53,6 +55,7 @@ def python_manual(length=64, validation=0.1) -> Text:
 
 
 def windows(symbols, length):
+    """Consecutive windows, each with the same one symbol later as its target."""
     count = max(len(symbols) - 1, 0) // length
 
     def cut(start):  # astype copies, so that no two windows share memory

@@ -1,3 +1,5 @@
+"""What data sets of sequences are made of."""
+
 from typing import NamedTuple
 
 import numpy as np

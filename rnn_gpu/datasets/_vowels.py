@@ -1,3 +1,5 @@
+"""Japanese vowels: whole sequences, to tell speakers apart."""
+
 from importlib.resources import files
 
 import numpy as np
@@ -12,10 +14,9 @@ def vowels(dtype="float32", standardise=False) -> tuple[Sequences, Sequences]:
     12 LPC cepstrum coefficients.
 
     Returns (train, test), the published split in the published order: 270 and 370 sequences, x[i]
-    of shape (T_i, 12) and of
-    `dtype` ("float32" or "float64"), y int64 of shape (N,) with the speakers 0..8.
-    `standardise=True` subtracts the mean of the
-    training frames and divides by their standard deviation, channel by channel, in both splits.
+    of shape (T_i, 12) and of `dtype` ("float32" or "float64"), y int64 of shape (N,) with the
+    speakers 0..8. `standardise=True` subtracts the mean of the training frames and divides by their
+    standard deviation, channel by channel, in both splits.
 
     Source: M. Kudo, J. Toyama, M. Shimbo, Japanese Vowels, UCI Machine Learning Repository (1999),
     doi:10.24432/C5NS47. Licence: CC BY 4.0, see vowels.LICENSE.txt beside this file.
@@ -25,7 +26,10 @@ def vowels(dtype="float32", standardise=False) -> tuple[Sequences, Sequences]:
     if not isinstance(standardise, (bool, np.bool_)):
         raise ValueError(f"standardise is {standardise!r}, expected True or False")
 
-    with files(__package__).joinpath("vowels.npz").open("rb") as file, np.load(file) as stored:
+    with (
+        files("rnn_gpu.datasets").joinpath("vowels.npz").open("rb") as file,
+        np.load(file) as stored,
+    ):
         planes, lengths = stored["planes"], stored["lengths"]
         labels = stored["labels"].astype(np.int64)
     # The published values have six decimals. They are stored as millionths plus 2**22, one plane

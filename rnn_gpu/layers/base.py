@@ -7,33 +7,29 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, outline, parameters
+from ..bridges.weights import Weights
 from ..device import PRECISIONS, resolve
-from ..kernels import UNCLIPPED
-from ..weights import Weights
-from .passes import INFERENCE, Back, Remembering
+from ..kernels import UNCLIPPED, Clip
+from ..parameters import Parameters
+from .passes import INFERENCE, Back, Pass, Remembering
+from .steps import Steps
 
-FEW = 1 << 18  # numbers that are worth another copy
-LINE = 16  # numbers: every parameter begins a line of the cache, or where a vector would
+MOST_COPIED = 1 << 18  # numbers: larger layers keep the arrays that they were given
+ALIGNED = 16  # numbers: float32 of a cache line of 64 bytes, where each parameter begins
 
 
 class Layer(Remembering, Weights):
     """A layer has a device, a dtype, and parameters and their gradients by name.
 
-    Users call a layer and its `backward`; these check, convert, remember, and hand on to `_forward`
-    and `_back`, which take and return arrays of the device, time-major, and change nothing:
-
-    _forward(x (T, B, m), s0, steps, pass_) -> (y (T, B, n), s after the last step, tape: what the
-    way back needs) _back(tape, dy (T, B, n), ds, taped, clip, later) -> Back
-
-    `later` is the Back of the steps behind these: its gradients are added to, and overwritten, and
-    ds is not looked at.
-    States are lists, one array (S, B, n) for each layer of `recurrent`.
+    Call a layer, then its `backward`: these check, convert, remember the pass, and hand on to
+    `forward` and `back`, which do the work and remember nothing.
     """
 
+    parameters: Parameters
     input_size: int | None = None
     output_size: int | None = None
     place = 0  # in its network
-    draws = False  # does training draw numbers: each pass forward has its own, by `passes`
+    draws: bool = False  # does training draw numbers: each pass has its own, by `passes`
     passes = 0
     recurrent: tuple = ()  # itself, the two of a bidirectional one, or none
 
@@ -72,8 +68,8 @@ class Layer(Remembering, Weights):
     def _hold(self, values: dict[str, np.ndarray], whole=None):
         """Have these parameters, which are all of them parts of `whole` where there is one."""
         θ = {name: self._device.array(value, self.dtype) for name, value in values.items()}
-        self.parameters = parameters.Parameters(θ)
-        self._bits = tuple(
+        self.parameters = Parameters(θ)
+        self.bits = tuple(
             a.reshape(-1).view(np.uint32) for a in (θ.values() if whole is None else (whole,))
         )
 
@@ -107,11 +103,12 @@ class Layer(Remembering, Weights):
         """The arguments that build this layer again, but for device and dtype."""
         raise NotImplementedError
 
-    def _words(self) -> str:
+    def words(self) -> str:
+        """The call that builds this layer again, without its parameters."""
         return outline.call(self, self.config() | {"device": self.device, "dtype": self.dtype})
 
     def __repr__(self):
-        return f"{self._words()}: {outline.sizes(self.parameters)}"
+        return f"{self.words()}: {outline.sizes(self.parameters)}"
 
     def copy(
         self,
@@ -133,32 +130,55 @@ class Layer(Remembering, Weights):
         )
 
     @property
-    def _parts(self) -> tuple["Layer", ...]:
+    def parts(self) -> tuple["Layer", ...]:
         """The layers that have tapes of their own: itself, or the two directions."""
         return self.recurrent or (self,)
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(
+        self, x, s0: list, steps: Steps | None, pass_: Pass = INFERENCE
+    ) -> tuple[Any, list, Any]:
+        """One pass forward as a function: nothing is checked, nothing is remembered, and `backward`
+        knows nothing of it; to use a layer, call it.  Returns (y, states, tape).
+
+        x       (T, B, m), an array of the device, zero where no step happens; not written into
+        s0      the states before the first step: for each layer of `recurrent` an array (S, B, n)
+        steps   which steps happen (see Steps); None where the layer knows no time
+        pass_   what all layers of this pass have in common: training or not, and what it draws
+        y       (T, B, n); states: as s0, after the last step, views perhaps
+        tape    what `back` needs
+        """
         raise NotImplementedError
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later: Back | None = None) -> Back:
-        raise NotImplementedError
+    def back(
+        self,
+        tape,
+        dy,
+        ds: list,
+        taped: bool = False,
+        clip: Clip = UNCLIPPED,
+        later: Back | None = None,
+    ) -> Back:
+        """The way back of a `forward`, as a function: nothing is checked, nothing is remembered.
 
-    def _to_kind_of(self, x, a, ours=True):
-        """a as the kind of array that x is; copied if it stays ours."""
-        if type(x) is type(a):
-            return self._device.copy(a) if ours else a
-        own = a if arguments.on_gpu(x) else self._device.numpy(a)
-        return arguments.as_kind_of(x, self._device.copy(a) if ours and own is a else own)
+        tape    of that pass
+        dy      dE/dy (T, B, n), an array of the device, zero where no step happens
+        ds      dE/d(the states after the last step), as s0; overwritten
+        taped   True also gives what BPTT computed at every step, a DeltaTape of each layer
+        clip    bounds of δ of each step and sample
+        later   the Back of the steps behind these, where a sequence is cut: its gradients are added
+                to, and overwritten, and its ds is taken in place of `ds`
+        """
+        raise NotImplementedError
 
 
 def side_by_side(device, arrays: dict, dtype) -> tuple[dict, Any]:
-    """(arrays of few numbers as parts of one array of the device, that one): what is asked of all
-    of them is then one call.
+    """Arrays by name -> (the same as parts of one array of the device, that one), so that a
+    fingerprint of all of them is one call; where they are large, (arrays, None).
     """
-    sizes = [-(-a.size // LINE) * LINE for a in arrays.values()]
-    if sum(sizes) > FEW:
+    sizes = [-(-a.size // ALIGNED) * ALIGNED for a in arrays.values()]
+    if sum(sizes) > MOST_COPIED:
         return arrays, None
-    whole = device.empty((sum(sizes) + LINE,), dtype)
+    whole = device.empty((sum(sizes) + ALIGNED,), dtype)
     whole[...] = 0
     # CuPy's begin a line
     at = -whole.ctypes.data % 64 // whole.itemsize if isinstance(whole, np.ndarray) else 0

@@ -59,44 +59,46 @@ class Bidirectional(Stateful):
         self.parameters = parameters.Parameters(
             self._joined(layer.parameters for layer in self.recurrent)
         )
-        self._bits = sum((layer._bits for layer in self.recurrent), ())
+        self.bits = sum((layer.bits for layer in self.recurrent), ())
 
     def config(self):
         return dict(zip(("forward", "reverse"), self.recurrent, strict=True))
 
-    def _words(self):
-        return f"Bidirectional({', '.join(layer._words() for layer in self.recurrent)})"
+    def words(self):
+        return f"Bidirectional({', '.join(layer.words() for layer in self.recurrent)})"
 
     def copy(self, device=None, dtype=None, precision=None):
         return Bidirectional(*(layer.copy(device, dtype, precision) for layer in self.recurrent))
 
     def explain(self, T, B):
+        """What both layers say of themselves: see Recurrent.explain."""
         return "\n".join(layer.explain(T, B) for layer in self.recurrent)
 
     @property
     def tape(self):
+        """The DeltaTape of each direction, from the last backward with tape=True."""
         return [layer.tape for layer in self.recurrent]
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         parts = [
-            layer._as_torch(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)
+            layer.as_torch(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)
         ]
         return parts[0] | {f"{name}_reverse": a for name, a in parts[1].items()}
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         return self._joined(
-            layer._of_torch(own)
+            layer.of_torch(own)
             for layer, own in zip(self.recurrent, self.apart(state_dict), strict=True)
         )
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         forward, reverse = (
-            layer._as_keras(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)
+            layer.as_keras(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)
         )
         return forward + [(f"{what} of the reverse direction", a) for what, a in reverse]
 
-    def _of_keras(self, weights):
-        return self._joined([layer._of_keras(weights) for layer in self.recurrent])
+    def of_keras(self, weights):
+        return self._joined([layer.of_keras(weights) for layer in self.recurrent])
 
     @staticmethod
     def apart(named):
@@ -112,29 +114,28 @@ class Bidirectional(Stateful):
         forward, reverse = parts
         return {**forward} | {f"{name}_reverse": a for name, a in reverse.items()}
 
-    def _keep(self, last):
-        super()._keep(last)
+    def remember(self, last):
+        super().remember(last)
         for layer, part in zip(
             self.recurrent, last.parts(2) if last else (None, None), strict=True
         ):
-            layer._keep(part)
+            layer.remember(part)
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps, pass_=INFERENCE):
         forward, reverse = (
-            layer._forward(x, [s], steps, pass_)
-            for layer, s in zip(self.recurrent, s0, strict=True)
+            layer.forward(x, [s], steps, pass_) for layer, s in zip(self.recurrent, s0, strict=True)
         )
         outputs, states, tapes = zip(forward, reverse, strict=True)
         return np.concatenate(outputs, 2), [s for own in states for s in own], tapes
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         n, whole = self.recurrent[0].output_size, self._device.array
         halves = whole(dy[:, :, :n], self.dtype), whole(dy[:, :, n:], self.dtype)
         each = zip(
             self.recurrent, tape, halves, ds, later.parts if later else (None, None), strict=True
         )
         backs = tuple(
-            layer._back(own, half, [d], taped, clip, behind) for layer, own, half, d, behind in each
+            layer.back(own, half, [d], taped, clip, behind) for layer, own, half, d, behind in each
         )
         grads = self._joined(back.grads for back in backs)
         dx, dx_reverse = (back.dx for back in backs)

@@ -13,13 +13,23 @@ from ..kernels.philox import LOW, words
 PART = 1 << 16  # what one layer draws has places of its own, this far apart
 
 
-def struck(
-    device, rate: float, T: int, B: int, n: int, seed: int, place: int, draw: int, first: int = 0
-):
-    """(T, B, n) booleans of the device, a share `rate` of them True; a function of seed, place,
-    draw, step, sample and unit.
+class Source(NamedTuple):
+    """Which of Philox's numbers: its key and the words of its counter, but for step, sample and
+    unit.
     """
-    return words(device.array, T, B, n, seed, place, draw, first) < round(rate * 2**32)
+
+    seed: int
+    place: int  # of the layer in its network, or a multiple of PART beyond
+    draw: int  # the number of the training pass
+    first: int = 0  # step of the whole sequence
+
+
+def struck(device, rate: float, shape: tuple[int, int, int], source: Source):
+    """(T, B, n) booleans of the device, a share `rate` of them True; a function of the source and
+    of step, sample and unit.
+    """
+    seed, place, draw, first = source
+    return words(device.array, *shape, seed, place, draw, first) < round(rate * 2**32)
 
 
 def drop_mask(dtype, rate: float, struck):
@@ -28,6 +38,7 @@ def drop_mask(dtype, rate: float, struck):
 
 
 def key(seed: int) -> int:
+    """A seed that Philox can take.  Raises ArgumentError for larger ones."""
     if seed > LOW:
         raise ArgumentError(
             f"seed is {seed!r}, expected an integer of at most {LOW}: it is half of Philox's key"
@@ -51,31 +62,26 @@ class Noise(NamedTuple):
         cell = zoned(cell) if self.zoneout else cell
         return dropped(cell) if self.dropout and training else cell
 
-    def beside(
-        self, device, p, gates: int, seed: int, place: int, draw: int, first: int, training: bool
-    ):
+    def beside(self, device, p, gates: int, source: Source, training: bool):
         """p (T, B, G, n) -> (p with what the cell draws, (T, B, G + D, n); the dropout's mask (B,
         n), or None), in time's order.
 
-        Of the places that are PARTs beyond `place` every second is left: for a layer that goes the
-        other way.
+        Zoneout of state k draws 2 (k + 1) PARTs beyond the source's place: those between are left
+        to a layer that goes the other way.
         """
         T, B, _, n = p.shape
         drops = bool(self.dropout and training)
         wide = device.empty((T, B, gates + len(self.zoneout) + drops, n), p.dtype)
         wide[:, :, :gates] = p
         for k, rate in enumerate(self.zoneout):
-            drawn = (
-                struck(device, rate, T, B, n, seed, place + (2 * k + 2) * PART, draw, first)
-                if training and rate
-                else rate
-            )
+            own = source._replace(place=source.place + (2 * k + 2) * PART)
+            drawn = struck(device, rate, (T, B, n), own) if training and rate else rate
             wide[:, :, gates + k] = drawn
         if not drops:
             return wide, None
-        mask = drop_mask(
-            p.dtype, self.dropout, struck(device, self.dropout, 1, B, n, seed, place, draw)
-        )
+        # one mask for all steps
+        drawn = struck(device, self.dropout, (1, B, n), source._replace(first=0))
+        mask = drop_mask(p.dtype, self.dropout, drawn)
         wide[:, :, -1] = mask
         return wide, mask[0]
 

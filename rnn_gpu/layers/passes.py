@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import OrderError
+from ..kernels.devices import Device
 
 
 class Pass(NamedTuple):
@@ -50,6 +51,7 @@ class Last(NamedTuple):
     thread: int = 0  # that went forward
 
     def returned(self, back: "Back") -> "Last":
+        """The same pass, after its way back."""
         return Last(self.like, self.steps, self.tape, self.weights, self.way, back, self.thread)
 
     def parts(self, count: int) -> list["Last"]:
@@ -80,33 +82,43 @@ class Remembering:
     last of them alone.
     """
 
-    _device: Any
-    _bits: tuple  # all parameters, as arrays (·,) of uint32
+    _device: Device
+    bits: tuple  # all parameters, as arrays (·,) of uint32, for their fingerprint
     _last: Last | None = None
     _threads: Set[int] = frozenset()  # that went forward
+    _trainer: object  # who trains it, while somebody does
 
     def __getstate__(self) -> dict:
         """For copies and other processes: without what the last pass remembers, which stays with
         its thread.
         """
-        here = ("_device", "_bits", "_last", "_threads", "_trainer")
+        here = ("_device", "bits", "_last", "_threads", "_trainer")
         return {name: value for name, value in self.__dict__.items() if name not in here}
+
+    @property
+    def backend(self) -> Device:
+        """The device that does the work: its arrays and kernels (see kernels/devices)."""
+        return self._device
 
     def _fingerprint(self) -> tuple:
         print_of = self._device.fingerprint
-        return tuple([print_of(bits) for bits in self._bits])
+        return tuple([print_of(bits) for bits in self.bits])
 
-    def _keep(self, last: Last | None):
-        """Remember a pass, or none; what is made of layers has each of them remember its part."""
+    def remember(self, last: Last | None):
+        """Take this for the last pass, or None for none: `backward`, `grads` and what looks at the
+        last way back are then of it.
+
+        What is made of layers has each of them remember its part.
+        """
         if last is not None and last.thread not in self._threads:
             # no other thread comes between
             self.__dict__.setdefault("_threads", set()).add(last.thread)
         self._last = last
 
-    def _begin(self):
+    def let_go(self):
         """Let go of the last pass, whose memory may be used again: this thread makes the next."""
         thread = get_ident()
-        self._keep(
+        self.remember(
             BEGUN.get(thread) or BEGUN.setdefault(thread, Last(None, None, None, thread=thread))
         )
 
@@ -156,7 +168,7 @@ def next_pass(layers, training: bool) -> Pass:
     if not training:
         return INFERENCE
     numbers = {}
-    for layer in (part for one in layers for part in one._parts if part.draws):
+    for layer in (part for one in layers for part in one.parts if part.draws):
         numbers[layer] = layer.passes
         layer.passes += 1
     return Pass(True, numbers)

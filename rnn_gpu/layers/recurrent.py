@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import arguments, derivatives, outline, parameters
+from ..bridges.weights import TORCH, by_gates, known, next_of, recurrent_of_keras
 from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
 from ..kernels import LIVE, UNCLIPPED, Backward, Cell, Forward, Sums
@@ -15,11 +16,10 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
-from ..weights import TORCH, by_gates, known, next_of, recurrent_of_keras
-from .noise import PART, key, noise
+from .noise import PART, Noise, Source, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
-from .steps import zeros
+from .steps import Steps, zeros
 
 
 class Tape(NamedTuple):
@@ -45,6 +45,7 @@ class Tape(NamedTuple):
 
     @property
     def kept(self):
+        """What the layer's own cell keeps for the way back, (T, B, K, n)."""
         return self.wide_kept[:, :, : self.own.kept]
 
     def before(self, t=slice(None)):
@@ -170,6 +171,11 @@ class Recurrent(Stateful):
     def draws(self) -> bool:
         return bool(self._noise)
 
+    @property
+    def noise(self) -> Noise:
+        """What training draws: the rates of recurrent dropout and of zoneout."""
+        return self._noise
+
     def config(self) -> dict:
         names = (
             "input_size",
@@ -222,7 +228,7 @@ class Recurrent(Stateful):
             )
         return back.tape
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps: Steps, pass_=INFERENCE):
         training = pass_.training
         d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, training)
         mask = None
@@ -230,14 +236,15 @@ class Recurrent(Stateful):
         p = d.project(x, θ["U"], θ["b"], cell.gates, self.precision)
         if cell.drawn:
             place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
-            p, mask = self._noise.beside(
-                d, p, cell.gates, self.seed, place, number, steps.first, training
-            )
-        p = self._in_turn(p)
+            source = Source(self.seed, place, number, steps.first)
+            p, mask = self._noise.beside(d, p, cell.gates, source, training)
+        p = self.in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
+        # kept shares p's memory where the cell keeps as many numbers as it gets: p of a step is
+        # read before it is overwritten
         kept = (
             p
             if cell.kept == cell.gates + cell.drawn
@@ -246,21 +253,21 @@ class Recurrent(Stateful):
         own = steps.turned(d) if self.reverse else steps
         d.forward(cell, Forward(p, θ["W"], self._c(), s, kept, own.flags), self.precision)
         tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
-        return steps.only_live(self._in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
+        return steps.only_live(self.in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         d, θ, (T, B, _), cell = self._device, self.parameters, tape.x.shape, tape.cell
-        # of the cell that ran: to add what the mask hides would round
+        # dE/ds of the cell that ran: narrowed to that of its own cell it would be rounded
         ds = later.wide_ds if later else tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
         if taped:
-            seen, clipped = self._back_by_steps(tape, self._in_turn(dy), dp, dq, ds, clip)
+            seen, clipped = self._back_by_steps(tape, self.in_turn(dy), dp, dq, ds, clip)
         else:
-            dy, s, kept = self._in_turn(dy), tape.wide_s, tape.wide_kept
+            dy, s, kept = self.in_turn(dy), tape.wide_s, tape.wide_kept
             call = Backward(dy, θ["W"], s, kept, tape.flags, dp, dq, ds, clip)
             seen, clipped = None, d.backward(cell, call, self.precision)
-        δ, later_grads = self._in_turn(dp), later.grads if later else {}
+        δ, later_grads = self.in_turn(dp), later.grads if later else {}
         sums = Sums(later_grads.get("U"), later_grads.get("b"))
         dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums, self.precision)
         sums = Sums(later_grads.get("W"), later_grads.get("c"), below=False, bias=cell.apart)
@@ -269,7 +276,7 @@ class Recurrent(Stateful):
         clipped += later.clipped_steps if later else 0
         return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
 
-    def _in_turn(self, a):
+    def in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.
 
         Steps beyond a sample's length come first when all T are turned around, and are not live:
@@ -289,7 +296,7 @@ class Recurrent(Stateful):
             carried[:, t + 1] = ds
             carried[tape.cell.output, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
             one = slice(t, t + 1)
-            clipped += self._one_step_back(tape, t, dy[one], dp[one], dq[one], ds, clip)
+            clipped += self.one_step_back(tape, t, dy[one], dp[one], dq[one], ds, clip)
             norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
             if tape.starts is not None:
                 ds0 += np.where(tape.starts[t], ds, ds.dtype.type(0))
@@ -298,7 +305,7 @@ class Recurrent(Stateful):
         carried[:, 0] = ds
         return DeltaTape(dp, dq, tape.narrowed(carried), tape.s, tape.kept, norms), clipped
 
-    def _one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
+    def one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
         """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell
         that ran.
         """
@@ -331,9 +338,9 @@ class Recurrent(Stateful):
 
     def _as_state(self, x, s):
         return (
-            self._to_kind_of(x, s[0])
+            arguments.give(self._device, x, s[0])
             if len(s) == 1
-            else tuple(self._to_kind_of(x, part) for part in s)
+            else tuple(arguments.give(self._device, x, part) for part in s)
         )
 
     def _check_states(self, name, state, B):
@@ -342,27 +349,27 @@ class Recurrent(Stateful):
     def _as_states(self, like, states):
         return self._as_state(like, *states)
 
-    # Other libraries' parameters: see weights.py
+    # Other libraries' parameters: see bridges/weights.py
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         return {
             theirs: θ[ours] if ours in θ else np.zeros_like(θ["b"])
             for theirs, ours in TORCH.items()
         }
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         known(state_dict, TORCH, optional=("bias_ih_l0", "bias_hh_l0"))
         zero = np.zeros(self.parameters["b"].shape, self.dtype)
         b, c = state_dict.get("bias_ih_l0", zero), state_dict.get("bias_hh_l0", zero)
         θ = {"U": state_dict["weight_ih_l0"], "W": state_dict["weight_hh_l0"]}
         return θ | ({"b": b, "c": c} if self.cell.apart else {"b": b + c})
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         θ = {name: by_gates(a, self._gates_of_keras()) for name, a in θ.items()}
         bias = np.stack([θ["b"], θ["c"]]) if self.cell.apart else θ["b"]
         return [("kernel", θ["U"].T), ("recurrent kernel", θ["W"].T), ("bias", bias)]
 
-    def _of_keras(self, weights):
+    def of_keras(self, weights):
         return recurrent_of_keras(next_of(weights, 3), self._gates_of_keras(), self.cell.apart)
 
     def _gates_of_keras(self):
@@ -422,10 +429,10 @@ class RNN(Recurrent):
         super().__setstate__(state | {"cell": elman(state["activation"])})
 
 
-class LSTM(Recurrent):
-    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  The state is the pair (h, c), each
-    (B, n).  Options: see Recurrent.
-    """
+class BuiltIn(Recurrent):
+    """A recurrent layer of one cell, which its class says.  Options: see Recurrent."""
+
+    built_in: Cell
 
     def __init__(
         self,
@@ -443,7 +450,7 @@ class LSTM(Recurrent):
         zoneout: float | Sequence[float] = 0.0,
     ):
         super().__init__(
-            lstm,
+            self.built_in,
             input_size,
             hidden_size,
             batch_first=batch_first,
@@ -458,37 +465,24 @@ class LSTM(Recurrent):
         )
 
 
-class GRU(Recurrent):
-    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  The state is h
-    (B, n).  Options: see Recurrent.
+class LSTM(BuiltIn):
+    """Long short-term memory; gates i f g o, as torch.nn.LSTM.  With net_k = U_k x_t + b_k + W_k h:
+
+    i, f, o = σ(net_i), σ(net_f), σ(net_o);  g = tanh(net_g);  c ← f c + i g;  h ← o tanh(c)
+
+    The state is the pair (h, c), each (B, n); h is the output.  Options: see Recurrent.
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        batch_first: bool = False,
-        device: str = "auto",
-        dtype: npt.DTypeLike = "float32",
-        seed: int = 0,
-        init: str = "default",
-        reverse: bool = False,
-        precision: str = "fp32",
-        recurrent_dropout: float = 0.0,
-        zoneout: float | Sequence[float] = 0.0,
-    ):
-        super().__init__(
-            gru,
-            input_size,
-            hidden_size,
-            batch_first=batch_first,
-            device=device,
-            dtype=dtype,
-            seed=seed,
-            init=init,
-            reverse=reverse,
-            precision=precision,
-            recurrent_dropout=recurrent_dropout,
-            zoneout=zoneout,
-        )
+    built_in = lstm
+
+
+class GRU(BuiltIn):
+    """Gated recurrent unit; gates r z n, reset after the product, as torch.nn.GRU.  With
+    p_k = U_k x_t + b_k and q_k = W_k h + c_k:
+
+    r, z = σ(p_r + q_r), σ(p_z + q_z);  n = tanh(p_n + r q_n);  h ← (1 − z) n + z h
+
+    The state is h (B, n), the output too.  Options: see Recurrent.
+    """
+
+    built_in = gru

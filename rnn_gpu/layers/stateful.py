@@ -57,10 +57,10 @@ class Stateful(Layer):
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
-        self._begin()
-        y, s, tape = self._forward(a, s0, steps, next_pass((self,), training))
-        self._keep(Last(x, steps, tape, weights, thread=get_ident()))
-        return self._to_kind_of(x, self._turn(y)), self._as_states(x, s)
+        self.let_go()
+        y, s, tape = self.forward(a, s0, steps, next_pass((self,), training))
+        self.remember(Last(x, steps, tape, weights, thread=get_ident()))
+        return arguments.give(self._device, x, self._turn(y)), self._as_states(x, s)
 
     def backward(
         self,
@@ -102,10 +102,12 @@ class Stateful(Layer):
             dy = last.steps.only_live(dy)
             if not self._device.finite(dy):
                 arguments.finite("dy", self._turn(dy))
-        back = self._back(last.tape, dy, self._check_states("dstate", dstate, B), tape, clip)
-        self._keep(last.returned(back))
+        back = self.back(last.tape, dy, self._check_states("dstate", dstate, B), tape, clip)
+        self.remember(last.returned(back))
         dx = self._device.array(self._turn(back.dx), self.dtype) if self.batch_first else back.dx
-        return self._to_kind_of(last.like, dx, ours=False), self._as_states(last.like, back.ds)
+        return arguments.give(self._device, last.like, dx, ours=False), self._as_states(
+            last.like, back.ds
+        )
 
     def _turn(self, a):
         return a.swapaxes(0, 1) if self.batch_first else a
@@ -137,6 +139,13 @@ def check_states(recurrent, name, states, B):
         layer._check_state(f"{name}[{i}]", s, B)
         for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))
     ]
+
+
+def zero_states(recurrent, B: int) -> list:
+    """Zero for each recurrent layer: its state to begin with, or dE/d(its last state), (S, B, n),
+    arrays of the device.
+    """
+    return check_states(recurrent, "state", None, B)
 
 
 def clip_of(value, norm) -> Clip:

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from .. import arguments, derivatives, parameters
+from ..bridges.weights import dense_of_keras, known, next_of
 from ..derivatives import ActivationLike
 from ..errors import OrderError
 from ..kernels import UNCLIPPED, Activation, Sums
 from ..kernels.once import once
-from ..weights import dense_of_keras, known, next_of
 from .base import Layer
-from .noise import drop_mask, key, struck
+from .noise import Source, drop_mask, key, struck
 from .passes import INFERENCE, Back, Last, next_pass
 
 
@@ -35,9 +35,9 @@ class Stateless(Layer):
         )
         arguments.finite("x", a)
         a, weights = self._device.copy(self._with_time("x", a)), self._fingerprint()
-        y, _, tape = self._forward(a, [], None, next_pass((self,), training))
-        self._keep(Last(x, None, tape, weights, thread=get_ident()))
-        return self._to_kind_of(x, y.reshape(*np.shape(x)[:-1], y.shape[-1]))
+        y, _, tape = self.forward(a, [], None, next_pass((self,), training))
+        self.remember(Last(x, None, tape, weights, thread=get_ident()))
+        return arguments.give(self._device, x, y.reshape(*np.shape(x)[:-1], y.shape[-1]))
 
     def backward(self, dy: ArrayLike) -> Any:
         """dE/dy, shaped as y -> dE/dx, shaped as x; sets `grads` and `delta`.  Raises OrderError as
@@ -54,9 +54,9 @@ class Stateless(Layer):
             len(shape) - 2,
         )
         arguments.finite("dy", dy)
-        back = self._back(last.tape, self._with_time("dy", dy), [])
-        self._keep(last.returned(back))
-        return self._to_kind_of(last.like, back.dx.reshape(shape))
+        back = self.back(last.tape, self._with_time("dy", dy), [])
+        self.remember(last.returned(back))
+        return arguments.give(self._device, last.like, back.dx.reshape(shape))
 
     def _with_time(self, name, a):
         return arguments.take(self._device, name, a if a.ndim == 3 else a[None], self.dtype)
@@ -129,19 +129,19 @@ class Dense(Stateless):
         """δ = dE/dnet (BP 式3, but for its sign) of every row, from the last backward: shaped as
         y.
         """
-        back = self._found("delta")
-        if back is None or back.delta is None:
+        back, last = self._found("delta"), self._last
+        if back is None or back.delta is None or last is None:
             raise OrderError("delta is known after backward: call it after the layer went forward")
-        return back.delta.reshape(*np.shape(self._last.like)[:-1], self.output_size)
+        return back.delta.reshape(*np.shape(last.like)[:-1], self.output_size)
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps, pass_=INFERENCE):
         d, θ = self._device, self.parameters
         net = d.project(x, θ["V"], θ.get("b"), 1, self.precision)[:, :, 0]
         y = d.empty(net.shape, self.dtype)
         d.elementwise(self.activation.f, (y,), (net,))
         return y, [], DenseTape(x, y)
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         d, V, later_grads = self._device, self.parameters["V"], later.grads if later else {}
         δ = d.empty(tape.y.shape, self.dtype)
         d.elementwise(output_formula(self.activation), (δ,), (tape.y, dy))
@@ -151,20 +151,20 @@ class Dense(Stateless):
         dx, dV, db = d.project_back(gates, tape.x, V, sums, self.precision)
         return Back(dx, [], {"V": dV} | ({} if db is None else {"b": db}), δ)
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         return {"weight": θ["V"], "bias": θ["b"]}
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         known(state_dict, ("weight", "bias"), optional=("bias",))
         return {
             "V": state_dict["weight"],
             "b": state_dict.get("bias", np.zeros(self.output_size, self.dtype)),
         }
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         return [("kernel", θ["V"].T), ("bias", θ["b"])]
 
-    def _of_keras(self, weights):
+    def of_keras(self, weights):
         return dense_of_keras(*next_of(weights, 2))
 
 
@@ -220,17 +220,17 @@ class Embedding(Dense):
             "precision": self.precision,
         }
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         return {"weight": θ["V"].T}
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         known(state_dict, ("weight",))
         return {"V": state_dict["weight"].T}
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         return [("embeddings", θ["V"].T)]
 
-    def _of_keras(self, weights):
+    def of_keras(self, weights):
         (V,) = next_of(weights, 1)
         return {"V": V.T}
 
@@ -264,30 +264,28 @@ class Dropout(Stateless):
     def config(self):
         return {"rate": self.rate, "variational": self.variational, "seed": self.seed}
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps, pass_=INFERENCE):
         mask = x.dtype.type(1)
         if pass_.training:
             T, B, n = x.shape
             first = 0 if self.variational or steps is None else steps.first
             T = 1 if self.variational else T
-            drawn = struck(
-                self._device, self.rate, T, B, n, self.seed, self.place, pass_.numbers[self], first
-            )
-            mask = drop_mask(x.dtype, self.rate, drawn)
+            source = Source(self.seed, self.place, pass_.numbers[self], first)
+            mask = drop_mask(x.dtype, self.rate, struck(self._device, self.rate, (T, B, n), source))
         return x * mask, [], DropoutTape(x, mask)
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         return Back(dy * tape.mask, [], {})
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         return {}
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         known(state_dict, ())
         return {}
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         return []
 
-    def _of_keras(self, weights):
+    def of_keras(self, weights):
         return {}

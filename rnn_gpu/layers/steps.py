@@ -10,7 +10,9 @@ from ..kernels import LIVE, RESET
 
 
 class Steps(NamedTuple):
-    """Which steps of which samples happen, and where a sample begins anew."""
+    """Which steps of which samples happen, and where a sample begins anew: for kernels as flags,
+    for arrays as booleans that broadcast over features.
+    """
 
     flags: np.ndarray  # (T, B) uint8, what the kernels are told
     dead: np.ndarray | None  # (T, B, 1) bool, the steps that do not happen; None where all do
@@ -98,6 +100,7 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
 
 
 def zeros(device, shape, dtype):
+    """An array of the device, of zeros."""
     a = device.empty(shape, dtype)
     a[...] = 0
     return a

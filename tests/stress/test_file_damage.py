@@ -5,7 +5,6 @@ what became of them.
 import os
 
 import pytest
-from test_checkpoint import fresh, goes_on, stopped
 
 from damage import CHECKPOINTS, SAVES, apart, damaged_checkpoints, damaged_models, killed
 from rnn_gpu import (
@@ -20,6 +19,7 @@ from rnn_gpu import (
     Recurrent,
     load,
 )
+from small_run import fresh, goes_on, stopped
 
 pytestmark = pytest.mark.stress
 ON = {"device": "reference"}

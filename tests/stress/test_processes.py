@@ -1,18 +1,18 @@
 """Hundreds of programs that start, compute at odd moments and end, and hundreds of forks under
 load.  pytest -m stress tests/stress
 
-They take minutes; the same a few times is in test_threads.py.
+They take minutes; the same a few times is in ../test_threads.py.
 """
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import test_threads as small
 
 from processes import run
+from threaded import COMPILING, FORKING, INTERRUPTED, SIMULATED, posix
 
-pytestmark = [pytest.mark.stress, small.posix]
+pytestmark = [pytest.mark.stress, posix]
 
 TWO = ThreadPoolExecutor(2)  # programs at a time
 
@@ -84,20 +84,20 @@ def test_three_hundred_programs_start_and_end():
 
 @pytest.mark.parametrize("others", ["compute", "compile"])
 def test_a_hundred_and_fifty_forks_of_a_busy_program(others):
-    assert run(small.FORKING, 150, others, patience=3600).split()[-1] == "done"
+    assert run(FORKING, 150, others, patience=3600).split()[-1] == "done"
 
 
 def test_a_hundred_and_fifty_forks_of_a_busy_simulator():
-    assert run(small.SIMULATED, 150, patience=3600).split()[-1] == "done"
+    assert run(SIMULATED, 150, patience=3600).split()[-1] == "done"
 
 
 def test_twenty_thousand_calls_are_interrupted():
-    hits = list(TWO.map(lambda _: int(run(small.INTERRUPTED, 10_000, patience=3600)), range(2)))
+    hits = list(TWO.map(lambda _: int(run(INTERRUPTED, 10_000, patience=3600)), range(2)))
     print(hits)
     assert min(hits) > 100
 
 
 def test_forty_compilations_are_interrupted():
-    hits = list(TWO.map(lambda _: int(run(small.COMPILING, 20, patience=3600)), range(2)))
+    hits = list(TWO.map(lambda _: int(run(COMPILING, 20, patience=3600)), range(2)))
     print(hits)
     assert min(hits) > 3

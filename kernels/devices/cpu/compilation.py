@@ -11,16 +11,25 @@ affair, so it only waits, and another thread compiles.
 """
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread, current_thread, main_thread
+from typing import Any
 
 from numba import njit
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import Compiler, CompilerBase, DefaultPassBuilder
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.compiler_machinery import LoweringPass, register_pass
-from numba.core.registry import CPUDispatcher
-from numba.core.typed_passes import NativeLowering
+from numba.extending import intrinsic as numbas_intrinsic
+
+from ...private import (
+    Compiler,
+    CompilerBase,
+    CPUDispatcher,
+    DefaultPassBuilder,
+    JITCodeLibrary,
+    LoweringPass,
+    NativeLowering,
+    global_compiler_lock,
+    register_pass,
+)
 
 
 class Piece(JITCodeLibrary):
@@ -98,6 +107,9 @@ def undisturbed(action, *arguments):
     return done.result()
 
 
+of_kernels = {"error_model": "numpy", "nogil": True, "nopython": True}
+
+
 class Kernel(CPUDispatcher):
     """A function that Python calls: compiled, or read from disk, by a thread that no signal
     stops.
@@ -107,16 +119,18 @@ class Kernel(CPUDispatcher):
         return undisturbed(super().compile, sig)
 
 
-def jit(f):
-    return Kernel(f, targetoptions={**options, "nopython": True}, pipeline_class=Compiler)
+def jit(f: Callable) -> Kernel:
+    """f compiled, at its first call, for Python to call."""
+    return Kernel(f, targetoptions=of_kernels, pipeline_class=Compiler)
 
 
-options = {"error_model": "numpy", "nogil": True}
-inlined = njit(**options, forceinline=True)
-within = njit(
-    **options,
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=ByPieces,
+def intrinsic(typed: Callable) -> Callable:
+    """The function of compiled code that typed(typing, *types) gives a type and LLVM's code."""
+    return numbas_intrinsic(typed)
+
+
+options: dict[str, Any] = {"error_model": "numpy", "nogil": True, "forceinline": True}
+inlined: Callable = njit(**options)
+within: Callable = njit(
+    **options, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=ByPieces
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 LEAST = 1 << 14  # numbers that a thread has at hand at least
 LASTING = 1 << 18  # numbers: the memory of a larger one is kept for the next
-LINE = 64  # bytes of a line of the cache
+CACHE_LINE = 64  # bytes of a line of the cache
 # bytes that are kept: no more than this, nor than one part of so many of what there is
 MOST, SHARE = 1 << 30, 8
 
@@ -65,10 +65,14 @@ class Lent:
         if sys.is_finalizing():
             return
         idle[self.__array_interface__["data"][0]] = self.memory
-        release(IDLE)
+        trim(IDLE)
 
 
-def release(kept: int = 0) -> int:
+def release() -> int:
+    return trim(0)
+
+
+def trim(kept: int) -> int:
     """Give idle memory back to the operating system, the longest unused first, down to `kept`
     bytes; returns how many went.
     """
@@ -115,11 +119,11 @@ def empty(shape, dtype):
 
 
 def bytes_for(shape, dtype) -> int:
-    return math.prod(shape) * np.dtype(dtype).itemsize + LINE
+    return math.prod(shape) * np.dtype(dtype).itemsize + CACHE_LINE
 
 
 def at_a_line(raw, shape, dtype):
-    return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % LINE)
+    return np.ndarray(shape, dtype, raw, -addressof(c_char.from_buffer(raw)) % CACHE_LINE)
 
 
 def copy(a):

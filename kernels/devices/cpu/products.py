@@ -12,9 +12,9 @@ from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
 from .memory import empty, scratch
-from .simd import LOAD, STORE, carve, fetch, flat, lanes, window
+from .simd import LOAD, STORE, carve, flat, lanes, prefetch, window
 from .stored import keep
-from .threads import meet, share, threads_for
+from .threads import barrier, share, threads_for
 from .tiles import (
     Epilogues,
     Operands,
@@ -30,17 +30,17 @@ from .tiles import (
 # of the long side that are worked on together: they stay in the cache while the panels pass
 ROWS = 256
 # bytes from a row of δ to the next from which its columns fall on each other in the cache
-FAR = 2048
+REPACKED_FROM = 2048
 
 
 @within
-def fetch_row(at, n, more, out):
-    fetch(out, (at.t + at.b, at.j), 0)
+def prefetch_row(at, n, more, out):
+    prefetch(out, (at.t + at.b, at.j), 0)
 
 
 def put(how):
     """Epilogue: the sums and `more` of their columns become row t + b of out."""
-    load, store, sums = LOAD[how], STORE[how], LOAD["whole"]
+    load, store, sums = LOAD[how], STORE[how], LOAD["vector"]
 
     @within
     def put(at, n, count, tile, more, out):
@@ -52,7 +52,7 @@ def put(how):
 
 def put_more(how):
     """Epilogue: the sums are added to row t + b of out."""
-    load, store, sums = LOAD[how], STORE[how], LOAD["whole"]
+    load, store, sums = LOAD[how], STORE[how], LOAD["vector"]
 
     @within
     def put_more(at, n, count, tile, more, out):
@@ -64,7 +64,7 @@ def put_more(how):
 
 
 def by_rows(epilogue) -> Epilogues:
-    return Epilogues(epilogue("whole"), epilogue("some"), fetch_row)
+    return Epilogues(epilogue("vector"), epilogue("masked"), prefetch_row)
 
 
 @cache
@@ -96,7 +96,7 @@ def multiply_kernel(number, V):
         m, o = window(more), window(out)
         operands = Operands(flat(a), np.empty(ROWS, np.intp), 1, W, K * units, K)
         pack(window(M), N, K, carve(W, 0, (panels, K, 1, units)), *slice_of(panels, part, parts))
-        meet(flat(arrived), parts)
+        barrier(flat(arrived), parts)
         for r in range(first, last, ROWS):
             rows(r, min(ROWS, last - r), N, operands, panels, m, o)
 
@@ -110,21 +110,21 @@ def row_adder(number):
 
     Numba's own loop would not be vectorized: for all it knows the two overlap.
     """
-    L, load, store, load_some = lanes(number), LOAD["whole"], STORE["whole"], LOAD["some"]
-    store_some = STORE["some"]
+    L, load, store, load_masked = lanes(number), LOAD["vector"], STORE["vector"], LOAD["masked"]
+    store_masked = STORE["masked"]
 
     @within
     def add_rows(a, k, count, first, n, out):
         for j in range(0, n - L + 1, L):
             store(out, (j,), L, load(a, (k, first + j), L))
         j, left = n // L * L, n % L
-        store_some(out, (j,), left, load_some(a, (k, first + j), left))
+        store_masked(out, (j,), left, load_masked(a, (k, first + j), left))
         for r in range(k + 1, k + count):
             for j in range(0, n - L + 1, L):
                 store(out, (j,), L, load(out, (j,), L) + load(a, (r, first + j), L))
             j = n // L * L
-            store_some(
-                out, (j,), left, load_some(out, (j,), left) + load_some(a, (r, first + j), left)
+            store_masked(
+                out, (j,), left, load_masked(out, (j,), left) + load_masked(a, (r, first + j), left)
             )
 
     return add_rows
@@ -142,16 +142,19 @@ def back_kernel(number, V, C):
     add_rows = row_adder(number)
 
     @jit
-    def back(arrays, fresh, rows, far, scratch, arrived, part, parts):
+    def back(arrays, fresh, rows, repacked, scratch, arrived, part, parts):
         δ, a, M, dM, db, da = arrays
         N, m = M.shape
         first, last = slice_of(len(M), part, parts)
         below, bias, k = len(da) > 0, len(db) > 0, len(δ)
         own, panels = last - first, -(-m // units)
-        panels_δ = -(-own // wide) if far else 0
+        panels_δ = -(-own // wide) if repacked else 0
         # on the desk: M, where it is asked for, and zeros; then each thread's rows of a, and of δ
-        # where they are far from each other
-        desk, each = flat(scratch), ROWS * (panels * units + -(-N // parts // wide) * wide * far)
+        # where it is repacked
+        desk, each = (
+            flat(scratch),
+            ROWS * (panels * units + -(-N // parts // wide) * wide * repacked),
+        )
         zeros, x0 = N * panels * units * below, (N * below + 1) * panels * units + part * each
         δ0 = x0 + ROWS * panels * units
         packed = carve(desk, x0, (panels, ROWS, 1, units))
@@ -167,15 +170,15 @@ def back_kernel(number, V, C):
                 scratch[zeros + j] = 0
             packed_M = carve(desk, 0, (panels, N, 1, units))
             pack(window(M), 0, N, 0, m, packed_M, *slice_of(panels, part, parts))
-            meet(flat(arrived), parts)
+            barrier(flat(arrived), parts)
         for i in range(own):
             at[i] = i // wide * ROWS * wide + i % wide
-        D, step = (carve(desk, δ0, (1,)), wide) if far else (flat(δ), N)
+        D, step = (carve(desk, δ0, (1,)), wide) if repacked else (flat(δ), N)
         while k > 0:
             count = min(ROWS, (k - len(δ)) % rows or rows, k)  # what is left of the chunk
             k -= count
             pack(x, k, count, 0, m, packed, 0, panels)
-            if far:
+            if repacked:
                 pack_δ(A, k, count, first, own, packed_δ, 0, panels_δ)
             else:
                 for i in range(own):
@@ -203,18 +206,19 @@ def plan(N: int, K: int, dtype):
 
 @cache
 def plan_back(N: int, m: int, dtype, below: bool, parts: int):
-    """(kernel, are rows of δ far from each other, numbers on its desk) for the way back through a
+    """(kernel, is δ repacked, numbers on its desk) for the way back through a
     matrix (N, m).
     """
     V, _ = layout(1, m, dtype.type)
     # whole tiles: δ's columns are read one below the other
     C = math.lcm(rows_of_tiles(V)[0], lanes(dtype.type)) // lanes(dtype.type)
     across = -(-m // (V * lanes(dtype.type))) * V * lanes(dtype.type)
-    wide, far = C * lanes(dtype.type), N * dtype.itemsize >= FAR
+    wide, repacked = C * lanes(dtype.type), N * dtype.itemsize >= REPACKED_FROM
     return (
         back_kernel(dtype.type, V, C),
-        far,
-        (N * below + 1) * across + parts * ROWS * (across + -(-N // parts // wide) * wide * far),
+        repacked,
+        (N * below + 1) * across
+        + parts * ROWS * (across + -(-N // parts // wide) * wide * repacked),
     )
 
 
@@ -231,12 +235,12 @@ def multiply(a, M, more, rows: int, precision: str):
 def multiply_back(δ, a, M, sums: Sums, rows: int, precision: str):
     (R, N), m, dtype, fresh = δ.shape, a.shape[1], δ.dtype, sums.U is None
     parts = threads_for((2 + 2 * sums.below) * R * N * m, N // 8)
-    kernel, far, numbers = plan_back(N, m, dtype, sums.below, parts)
+    kernel, repacked, numbers = plan_back(N, m, dtype, sums.below, parts)
     dM = empty((N, m), dtype) if fresh else sums.U
     db = np.empty(N if sums.bias else 0, dtype) if fresh or not sums.bias else sums.b
     da = empty((R if sums.below else 0, m), dtype)
     arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, dM, db, da
-    share(kernel, parts, arrays, fresh, rows, far, scratch(numbers, dtype))
+    share(kernel, parts, arrays, fresh, rows, repacked, scratch(numbers, dtype))
     return da if sums.below else None, dM, db if sums.bias else None
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.core.errors import NumbaError
 
 from ... import LIVE, RESET, UNCLIPPED, At, Backward, Forward
 from ...binding import bind
@@ -16,37 +15,39 @@ from ...binding.closures import tuple_of, tuple_over
 from ...binding.names import compiled_maths
 from ...clipping import bounded, factor
 from ...once import at_first, once
+from ...private import NumbaError
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch
-from .simd import LOAD, STORE, Vector, carve, fetch, flat, lanes, window
+from .simd import LOAD, STORE, Vector, carve, flat, lanes, prefetch, window
 from .stored import keep
-from .threads import ENOUGH, meet, share, threads_for
+from .threads import ENOUGH, barrier, share, threads_for
 from .tiles import (
     Epilogues,
     Operands,
     Share,
     column_packer,
     layout,
+    load_scalar,
     nothing,
-    one,
     row_packer,
     slice_of,
     sweep_of,
 )
 
-WORTH_MEETING = 2e4  # operations of a thread's share of one step
+WORTH_BARRIER = 2e4  # operations of a thread's share of one step
 STAYS = 1 << 19  # bytes of W that stay in a core's cache from step to step
 FEW = 12  # samples of a thread
 
 
 @cache
 def maths(number, vectors):
+    """What formulas find under `np` and `math`, on one number or on vectors of them."""
     module = compiled_maths(number, inlined)
-    module.floor, module.ceil = np.floor, np.ceil  # math's are integers
     if vectors:
-        module.floor, module.ceil = math.floor, math.ceil
         vars(module).update(simd.IN_PLACE_OF_PYTHONS)
+    else:
+        vars(module).update(floor=np.floor, ceil=np.ceil)  # math's are integers
     return module
 
 
@@ -76,22 +77,22 @@ def vectorized(cell, number) -> bool:
 def epilogues(make, ahead, cell, number, partial: bool) -> Epilogues:
     """Of a cell on vectors, or on one number at a time where its formulas are not for vectors."""
     if not vectorized(cell, number):
-        return Epilogues(make(cell, number, "one", False), nothing, ahead(cell), 1)
-    some = make(cell, number, "some", True) if partial else nothing
-    return Epilogues(make(cell, number, "whole", True), some, ahead(cell))
+        return Epilogues(make(cell, number, "scalar", False), nothing, ahead(cell), 1)
+    masked = make(cell, number, "masked", True) if partial else nothing
+    return Epilogues(make(cell, number, "vector", True), masked, ahead(cell))
 
 
 @within
 def entered(flags, t, b):
     """Where in s the state stands that step t begins with."""
-    return 0 if one(flags, (t, b), 1) & RESET else t
+    return 0 if load_scalar(flags, (t, b), 1) & RESET else t
 
 
 def advance_of(cell, number, how, vectors):
     """The cell's step, an epilogue."""
     step, APART = formula(cell.step, number, vectors), cell.apart
     load, store = LOAD[how], STORE[how]
-    load_sum = LOAD["whole"] if vectors else load
+    load_sum = LOAD["vector"] if vectors else load
     inputs, _, _, states, _, put_kept, put_states = access_by(cell, within, load, store)
     sum_of = within(lambda k, tile: load_sum(tile.q, (tile.i, k, tile.v), 0))
     with_bias = within(lambda k, q, c, j, n, count: q + load(c, (k * n + j,), count))
@@ -103,7 +104,7 @@ def advance_of(cell, number, how, vectors):
     def advance(at, n, count, tile, call):
         before = states(call.s, At(entered(call.flags, at.t, at.b), at.b, at.j), count)
         after = At(at.t + 1, at.b, at.j)
-        if one(call.flags, (at.t, at.b), 1) & LIVE:
+        if load_scalar(call.flags, (at.t, at.b), 1) & LIVE:
             net = recurrent(tile)
             if APART:
                 net = biased(net, call.c, at.j, n, count)
@@ -119,51 +120,51 @@ def advance_of(cell, number, how, vectors):
 
 
 @within
-def fetch_states(s, at, S):
+def prefetch_states(s, at, S):
     for k in range(S):
-        fetch(s, (k, at.t, at.b, at.j), 0)
+        prefetch(s, (k, at.t, at.b, at.j), 0)
 
 
 @within
-def fetch_gates(a, at, G):
+def prefetch_gates(a, at, G):
     for k in range(G):
-        fetch(a, (at.t, at.b, k, at.j), 0)
+        prefetch(a, (at.t, at.b, k, at.j), 0)
 
 
 def before_advance(cell):
     P, S, K = cell.gates + cell.drawn, cell.states, cell.kept
 
     @within
-    def ahead(at, n, call):
-        fetch_gates(call.p, at, P)
-        fetch_states(call.s, at, S)
-        fetch_states(call.s, At(at.t + 1, at.b, at.j), S)
-        fetch_gates(call.kept, at, K)
+    def prefetch_all(at, n, call):
+        prefetch_gates(call.p, at, P)
+        prefetch_states(call.s, at, S)
+        prefetch_states(call.s, At(at.t + 1, at.b, at.j), S)
+        prefetch_gates(call.kept, at, K)
 
-    return ahead
+    return prefetch_all
 
 
 def before_retreat(cell):
     G, S, K, APART = cell.gates, cell.states, cell.kept, cell.apart
 
     @within
-    def ahead(at, n, call, last, ds0):
-        fetch(call.dy, (at.t, at.b, at.j), 0)
-        fetch_gates(call.kept, at, K)
-        fetch_states(call.s, at, S)
-        fetch_states(call.ds, At(0, at.b, at.j), S)
-        fetch_gates(call.dp, at, G)
+    def prefetch_all(at, n, call, last, ds0):
+        prefetch(call.dy, (at.t, at.b, at.j), 0)
+        prefetch_gates(call.kept, at, K)
+        prefetch_states(call.s, at, S)
+        prefetch_states(call.ds, At(0, at.b, at.j), S)
+        prefetch_gates(call.dp, at, G)
         if APART:
-            fetch_gates(call.dq, at, G)
+            prefetch_gates(call.dq, at, G)
 
-    return ahead
+    return prefetch_all
 
 
 def retreat_of(cell, number, how, vectors):
     """The cell's step back, an epilogue whose sums are what came through W from step t + 1."""
     back, APART = formula(cell.back, number, vectors), cell.apart
     load, store = LOAD[how], STORE[how]
-    load_sum = LOAD["whole"] if vectors else load
+    load_sum = LOAD["vector"] if vectors else load
     _, _, activations, states, put_gates, _, put_states = access_by(cell, within, load, store)
 
     def adding_to(state):
@@ -182,12 +183,12 @@ def retreat_of(cell, number, how, vectors):
         through_W = add(states(call.ds, carried, count), arrived)
         if t < 0:
             through_W = both(states(ds0, carried, count), through_W)
-        elif t < last and one(flags, (t + 1, b), 1) & RESET:
+        elif t < last and load_scalar(flags, (t + 1, b), 1) & RESET:
             put_states(both(states(ds0, carried, count), through_W), ds0, carried, count)
             for k in range(S):
                 store(call.ds, (k, 0, b, j), count, 0.0)
             through_W = states(call.ds, carried, count)
-        if t >= 0 and one(flags, (t, b), 1) & LIVE:
+        if t >= 0 and load_scalar(flags, (t, b), 1) & LIVE:
             total = add_output(through_W, load(call.dy, (t, b, j), count))
             before = states(call.s, At(entered(flags, t, b), b, j), count)
             after = states(call.s, At(t + 1, b, j), count)
@@ -230,14 +231,14 @@ def forward_kernel(cell, number, V, H, partial):
         call = Forward(window(given.p), weights, window(given.c), s, kept, flags)
         own = slice_of(panels, part, parts)
         pack(weights, n, n, carve(W, 0, (panels * STRIPS, n, H, units)), *own)
-        meet(counter, parts)
+        barrier(counter, parts)
         for t in range(T):
             for b in range(b0, b1):
                 at[b] = (entered(flags, t, b) * B + b) * n
             operands = Operands(a, places, 1, W, n * H * units, n)
             sweep(t, n, operands, Share(b0, b1, p0, p1), call)
             if by_panels:
-                meet(counter, (t + 2) * parts)
+                barrier(counter, (t + 2) * parts)
 
     return keep(forward, cell, number, V, H, partial)
 
@@ -284,7 +285,7 @@ def clip_of(number, apart: bool):
 def backward_kernel(cell, number, V, partial, clips):
     by_cell = epilogues(retreat_of, before_retreat, cell, number, partial)
     sweep = sweep_of(number, 1, V, 1, by_cell)
-    clip = clip_of(number, cell.apart) if clips else None
+    clip = clip_of(number, cell.apart) if clips else nothing
     units, pack = V * lanes(number), row_packer(number, V)
 
     @jit
@@ -304,28 +305,28 @@ def backward_kernel(cell, number, V, partial, clips):
         call, initial = Backward(dy, weights, s, kept, flags, dp, dq, ds, given.clip), window(ds0)
         own = slice_of(panels, part, parts)
         pack(weights, 0, G * n, 0, n, carve(W, 0, (panels, G * n, 1, units)), *own)
-        meetings = 1
-        meet(counter, parts)
+        barriers = 1
+        barrier(counter, parts)
         for t in range(T - 1, -2, -1):
             for b in range(b0, b1):
                 at[b] = ((t + 1) * B + b) * G * n
             operands = Operands(a, places, 1, W, size, 0 if t == T - 1 else G * n)
             sweep(t, n, operands, Share(b0, b1, p0, p1), call, T - 1, initial)
             if by_panels:
-                meetings += 1
-                meet(counter, meetings * parts)
+                barriers += 1
+                barrier(counter, barriers * parts)
             if clips and t >= 0:
                 for b in range(c0, c1):
                     clipped[part] += clip(given.dp[t, b], given.dq[t, b], value, norm)
                 if by_panels:
-                    meetings += 1
-                    meet(counter, meetings * parts)
+                    barriers += 1
+                    barrier(counter, barriers * parts)
 
     return keep(backward, cell, number, V, partial, clips)
 
 
 class Shares(NamedTuple):
-    """Who does what of a call: threads share the samples, or the units, and then meet after every
+    """Who does what of a call: threads share the samples, or the units, with a barrier after every
     step.
     """
 
@@ -352,7 +353,7 @@ def shares(cell, T: int, B: int, n: int, panels: int, dtype) -> Shares:
     threads = threads_for(T * a_step, max(B // 4, panels))
     if threads == 1:
         return ALONE
-    can_meet = a_step >= WORTH_MEETING * threads and panels >= threads
+    can_meet = a_step >= WORTH_BARRIER * threads and panels >= threads
     large = cell.gates * n * n * dtype.itemsize > STAYS
     if 4 * threads <= B and not (can_meet and large and FEW * threads > B):
         return Shares(threads, False)

@@ -9,19 +9,26 @@ vector library comes with Numba.
 import math
 import operator
 from functools import cache
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.imputils import lower_builtin, lower_cast
-from numba.core.registry import cpu_target
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, models, register_model
-from numba.np.numpy_support import from_dtype
+from numba.extending import models, register_model
 
 from ...binding.names import NAMES, SAME_NAME
+from ...private import (
+    AbstractTemplate,
+    cgutils,
+    cpu_target,
+    from_dtype,
+    infer_global,
+    lower_builtin,
+    lower_cast,
+    signature,
+    value_of,
+)
+from .compilation import intrinsic
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -86,7 +93,7 @@ NEAREST = [
 class Build:
     """Writes LLVM's instructions for vectors of one kind."""
 
-    def __init__(self, builder, v: Vector, context=None):
+    def __init__(self, builder, v: Vector, context: Any = None):
         self.b, self.v, self.context = builder, v, context
         self.number = np.dtype(v.element.name).type
 
@@ -228,7 +235,7 @@ def sign(a): ...
 IN_PLACE_OF_PYTHONS = {f.__name__: f for f in (where, maximum, minimum, sign)}  # binding's say `if`
 
 
-def offer(f, kinds, build, result=Vector):
+def offer(f, kinds, build, result: type[types.Type] = Vector):
     """Compiled code may call f with values of these kinds, numbers standing for vectors;
     build(Build, values…) writes it.
     """
@@ -341,7 +348,7 @@ def windowed(context, builder, kind: Window, data, strides):
     made = cgutils.create_struct_proxy(kind)(context, builder)
     made.data = data
     made.strides = context.make_tuple(builder, types.UniTuple(types.intp, kind.ndim), strides)
-    return made._getvalue()
+    return value_of(made)
 
 
 def look(flat: bool):
@@ -402,7 +409,7 @@ def on_stack(number, shape: tuple[int, ...]):
     return room
 
 
-def place(context, builder, window, a, indices=None, at=None):
+def place(context, builder, window, a, indices: Any = None, at=None):
     """A pointer to a[at]; without an index to the first number."""
     a = cgutils.create_struct_proxy(window)(context, builder, a)
     if at is None:
@@ -422,17 +429,17 @@ def access(storing: bool, how: str):
     """load(a, index, count) -> numbers, or store(a, index, count, numbers): those of window a that
     begin at a[index].
 
-    how  "whole": a vector, all of it; "some": a vector, its first `count` lanes; "one": a number
+    how  "vector": all of one; "masked": its first `count` lanes; "scalar": a number
     """
 
     def build(context, builder, sig, values):
         a, (window, index) = values[0], sig.args[:2]
         p = place(context, builder, window, a, index, values[1])
         align = max(window.dtype.bitwidth // 8, 1)
-        if how != "one":
+        if how != "scalar":
             h = Build(builder, Vector(window.dtype))
             p = builder.bitcast(p, h.v.ir.as_pointer())
-        if how == "some":
+        if how == "masked":
             lane = ir.Constant(ir.VectorType(I64, h.v.lanes), list(range(h.v.lanes)))
             mask = builder.icmp_signed("<", lane, h.splat(values[2]))
             if storing:
@@ -450,7 +457,7 @@ def access(storing: bool, how: str):
         return context.get_dummy_value()
 
     def kind(a):
-        return a.dtype if how == "one" else Vector(a.dtype)
+        return a.dtype if how == "scalar" else Vector(a.dtype)
 
     @intrinsic
     def load(typing, a, index, count):
@@ -464,12 +471,13 @@ def access(storing: bool, how: str):
 
 
 LOAD, STORE = (
-    {how: access(storing, how) for how in ("whole", "some", "one")} for storing in (False, True)
+    {how: access(storing, how) for how in ("vector", "masked", "scalar")}
+    for storing in (False, True)
 )
 
 
 @intrinsic
-def fetch(typing, a, index, count):
+def prefetch(typing, a, index, count):
     """In place of a load: the line of the cache that a[index] stands in, which is soon to be read
     or written.  Returns `count`.
     """

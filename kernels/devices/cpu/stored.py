@@ -16,20 +16,24 @@ import stat
 import sys
 from contextlib import suppress
 from functools import cache
-from itertools import count
 from pathlib import Path
 
 import llvmlite
 import numba
 import numpy as np
-from numba.core import config, serialize
-from numba.core.bytecode import FunctionIdentity
-from numba.core.compiler import CompileResult
-from numba.core.registry import cpu_target
-from numba.misc.appdirs import AppDirs
 
 from ...description import description, formulas
 from ...once import at_first, told
+from ...private import (
+    AppDirs,
+    as_plain_data,
+    compiled_of,
+    config,
+    cpu_target,
+    keep_in,
+    number_functions_from,
+    serialize,
+)
 from .folder import OWNERS, File, Folder, mine
 
 HERE = Path(__file__).parent
@@ -38,7 +42,7 @@ MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say anot
 # Numba tells functions of one name apart by a number, counted from 1 in every run; the linker knows
 # nothing else of them, and takes the function of this run for that of the run a kernel was stored
 # in, where the numbers meet. From chance on they do not.
-FunctionIdentity._unique_ids = count(secrets.randbits(60))
+number_functions_from(secrets.randbits(60))
 
 # Of Numba's settings, those that change with the day and never the code of a kernel. Any other may:
 # one too many in the key costs a compilation, one too few is a wrong kernel.
@@ -55,7 +59,7 @@ def surroundings() -> tuple:
     sources = [
         *sorted(HERE.glob("*.py")),
         *sorted((kernels / "binding").glob("*.py")),
-        *(kernels / name for name in ("__init__.py", "clipping.py")),
+        *(kernels / name for name in ("__init__.py", "clipping.py", "private.py")),
     ]
     texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
@@ -105,7 +109,7 @@ class Stored:
             return None
         target_context.refresh()
         try:
-            return CompileResult._rebuild(target_context, *pickle.loads(kept))
+            return compiled_of(target_context, pickle.loads(kept))
         except MemoryError:
             raise
         except Exception:  # of a module that is not here, say: what cannot be loaded is compiled
@@ -115,13 +119,13 @@ class Stored:
         if compiled.library.has_dynamic_globals or not self.unchanged():
             return
         with suppress(pickle.PicklingError, TypeError, AttributeError):  # of what it refers to
-            self.folder.write(self.name(signature), serialize.dumps(compiled._reduce()))
+            self.folder.write(self.name(signature), serialize.dumps(as_plain_data(compiled)))
 
 
 def keep(kernel, *made_of):
     """The kernel, stored under its name and what it is made of: cells, types, numbers."""
     with suppress(LookupError):
-        kernel._cache = Stored((kernel.__name__, *made_of))
+        keep_in(kernel, Stored((kernel.__name__, *made_of)))
     return kernel
 
 

@@ -22,11 +22,15 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.compiler_lock import global_compiler_lock
-from numba.extending import intrinsic
 
-from .compilation import jit, within
+from ...private import (
+    cache_of,
+    cgutils,
+    compile_for,
+    global_compiler_lock,
+    instead_of_compiling,
+)
+from .compilation import intrinsic, jit, within
 from .simd import I32, I64, flat, place
 from .stored import Stored, keep
 
@@ -36,9 +40,9 @@ LOOKS = 1500  # at the board before a thread sleeps: some 200 µs
 GRACE = 2.0  # seconds at the end of Python for the calls of others, and for threads to end
 
 NOBODY = np.zeros(1, np.int64)  # where a call meets itself: more have arrived than it waits for
-LINE = 8  # numbers of 64 bits: each on the board has a cache line of its own
+SPACING = 8  # numbers of 64 bits: each on the board has a cache line of its own
 # of the board
-COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (LINE * k for k in range(8))
+COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (SPACING * k for k in range(8))
 ASLEEP, SERVED = 0, 1  # of each thread, whose lines stand one behind the other from THREADS on
 
 
@@ -75,7 +79,7 @@ class Turns:
     def give(self, call, count: int, arguments):
         shared = not self.over and self.take(call, count, arguments)
         if not shared:
-            call(np.zeros(THREADS + LINE, np.int64), 1, True, *arguments)
+            call(np.zeros(THREADS + SPACING, np.int64), 1, True, *arguments)
 
     def take(self, call, count: int, arguments) -> bool:
         """Have the call shared, unless there are no threads for it."""
@@ -124,7 +128,7 @@ class Team:
 
     def __init__(self, count: int):
         self.home = get_native_id()
-        self.board = np.zeros(THREADS + LINE * count, np.int64)
+        self.board = np.zeros(THREADS + SPACING * count, np.int64)
         self.bells = [SimpleQueue() for _ in range(count)]
         self.threads = [
             Thread(target=self.attend, args=(i,), name=f"rnn_gpu-{i}", daemon=True)
@@ -152,7 +156,7 @@ class Team:
         try:
             if not call(board, count, False, *arguments):
                 for i in range(1, count):
-                    if board[THREADS + LINE * i + ASLEEP]:
+                    if board[THREADS + SPACING * i + ASLEEP]:
                         self.bells[i].put(None)
                 call(board, count, True, *arguments)
         except BaseException:
@@ -175,7 +179,7 @@ def share(kernel, count: int, *arguments):
     """kernel(*arguments, arrived, i, count) for every i < count, at once; i = 0 in the caller's
     thread.  RuntimeError where a part raises.
 
-    arrived is where the parts of this call `meet`.
+    arrived is the counter of the barriers between these parts.
     """
     if count == 1:
         kernel(*arguments, NOBODY, 0, 1)
@@ -184,7 +188,7 @@ def share(kernel, count: int, *arguments):
     try:
         turns.give(call, count, arguments)
     except UncompiledError as missing:
-        type(call)._compile_for_args(call, *missing.args)
+        compile_for(call, missing.args)
         turns.give(call, count, arguments)
 
 
@@ -255,7 +259,7 @@ def wait_for(a, i, value):
 
 
 @within
-def meet(counter, arrivals):
+def barrier(counter, arrivals):
     """Go on when `arrivals` threads in all have come here. The counter is never taken back."""
     add(counter, 0, 1)
     wait_for(counter, 0, arrivals)
@@ -330,14 +334,14 @@ def announce(numbers, count):
     swap(numbers, COMING, seen(numbers, TURN) + 1)
     asleep = 0
     for i in range(1, count):
-        asleep += seen(numbers, THREADS + LINE * i + ASLEEP)
+        asleep += seen(numbers, THREADS + SPACING * i + ASLEEP)
     return asleep > 0
 
 
 @jit
 def serve(board, i, count):
     """Take part in the calls on the board; returns when the thread may sleep or is to end."""
-    numbers, mine, looks = flat(board), THREADS + LINE * i, 0
+    numbers, mine, looks = flat(board), THREADS + SPACING * i, 0
     swap(numbers, mine + ASLEEP, 0)
     served = seen(numbers, mine + SERVED)
     while True:
@@ -388,8 +392,9 @@ def shared(kernel):
             raise RuntimeError("a part of a call that threads share failed")
         return True
 
-    shared._compile_for_args = refuse
-    return keep(shared, kernel._cache.key) if isinstance(kernel._cache, Stored) else shared
+    instead_of_compiling(shared, refuse)
+    stored = cache_of(kernel)
+    return keep(shared, stored.key) if isinstance(stored, Stored) else shared
 
 
 def refuse(*arguments):

@@ -13,16 +13,20 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ... import At
-from .compilation import within
-from .memory import LINE
+from ...private import cgutils
+from .compilation import intrinsic, within
+from .memory import CACHE_LINE
 from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
 
-load, load_some, store, one = LOAD["whole"], LOAD["some"], STORE["whole"], LOAD["one"]
-put_one = STORE["one"]
+load, load_masked, store, load_scalar = (
+    LOAD["vector"],
+    LOAD["masked"],
+    STORE["vector"],
+    LOAD["scalar"],
+)
+store_scalar = STORE["scalar"]
 
 
 class Operands(NamedTuple):
@@ -62,7 +66,8 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     columns as leave enough rows a tile: a row of weights that is loaded is used once for each. No
     more than a quarter of the columns are beyond n.
     """
-    across, most, line = -(-n // lanes(number)), machine()[1] // 8, max(1, LINE // machine()[0])
+    across, most = -(-n // lanes(number)), machine()[1] // 8
+    line = max(1, CACHE_LINE // machine()[0])
 
     def fits(V):
         return V == 1 or (most >= V and 3 * -(-across // V) * V <= 4 * across)
@@ -94,7 +99,7 @@ def row_packer(number, V: int):
                             out,
                             (panel, k, 0, v * L),
                             L,
-                            load_some(a, (k0 + k, j0 + min(j, n)), max(n - j, 0)),
+                            load_masked(a, (k0 + k, j0 + min(j, n)), max(n - j, 0)),
                         )
 
     return pack_rows
@@ -121,11 +126,11 @@ def column_packer(number, G: int, V: int, H: int):
                         transpose(a, g * n + j, k, out, (strip, k, h, v * L))
                     for k in range(turned, K):
                         for u in range(L):
-                            put_one(
+                            store_scalar(
                                 out,
                                 (strip, k, h, v * L + u),
                                 1,
-                                one(a, (g * n + j + u, k), 1) if j + u < n else number(0),
+                                load_scalar(a, (g * n + j + u, k), 1) if j + u < n else number(0),
                             )
 
     return pack_columns
@@ -279,9 +284,11 @@ class Epilogues(NamedTuple):
     from at.j on, of n.
     """
 
-    whole: Any  # of as many units as an epilogue takes
-    some: Any  # of fewer
-    ahead: Any  # (at, n, …): fetches what they will ask for, while the tile before has its own
+    vector: Any  # of as many units as an epilogue takes
+    masked: Any  # of fewer
+    prefetch: (
+        Any  # (at, n, …): prefetches what they will ask for, while the tile before has its own
+    )
     width: int | None = None  # units an epilogue takes at once; None is those of a vector
 
 
@@ -290,8 +297,8 @@ def sweep_of(number, G: int, V: int, H: int, epilogues: Epilogues):
     epilogue on it; t is what At.t is there.
     """
     L = lanes(number)
-    whole, some, ahead, width = epilogues
-    width, line, most = width or L, max(L, LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
+    vector, masked, prefetch, width = epilogues
+    width, line, most = width or L, max(L, CACHE_LINE // machine()[0] * L), rows_of_tiles(H * V)[0]
     together, product = product_of(H * V, G // H)
     sums = on_stack(number, (max(most, together), G, V * L))
 
@@ -311,14 +318,14 @@ def sweep_of(number, G: int, V: int, H: int, epilogues: Epilogues):
                     for r in range(rows):
                         if b + rows + r < b1:
                             for v in range(0, V * L, line):
-                                ahead(At(t, b + rows + r, panel * V * L + v), n, *rest)
+                                prefetch(At(t, b + rows + r, panel * V * L + v), n, *rest)
                         for v in range(0, V * L, width):
                             j = (panel + u) * V * L + v
                             at, tile = At(t, b + r, j), Tile(q, u * rows + r, v)
                             if j + width <= n:
-                                whole(at, n, width, tile, *rest)
+                                vector(at, n, width, tile, *rest)
                             elif j < n:
-                                some(at, n, n - j, tile, *rest)
+                                masked(at, n, n - j, tile, *rest)
                 b += rows
             done += many
 

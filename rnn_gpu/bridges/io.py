@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from .errors import ArgumentError, DeviceError, ModelFileError
+from ..errors import ArgumentError, DeviceError, ModelFileError
 
 try:
     import fcntl
@@ -34,6 +34,7 @@ THERE = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def path_of(name: str, path) -> str:
+    """path as a str; ArgumentError, which names the argument, for what is none."""
     try:
         return os.fsdecode(path)
     except TypeError:
@@ -74,6 +75,7 @@ def read(path, format: str = FORMAT, name: str = "path") -> tuple[dict[str, np.n
 
 
 def parse(file, format: str, path):
+    """As `read`, of an open file; what is wrong with it raises anything, see `blaming`."""
     size = os.fstat(file.fileno()).st_size
     start = bytearray(8)
     fill(start, file)
@@ -117,6 +119,7 @@ def unsummed(header: bytearray, crc32: str | None) -> bytearray:
 
 
 def with_sum(crc32: str) -> bytes:
+    """The checksum as it stands in the header."""
     return NO_SUM.replace(b"00000000", crc32.encode())
 
 

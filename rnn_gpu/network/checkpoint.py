@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import io
-from .errors import ArgumentError, NonFiniteError
-from .parameters import fitting
+from ..bridges import io
+from ..errors import ArgumentError, NonFiniteError
+from ..parameters import fitting
 
 FORMAT = "rnn_gpu checkpoint"
 
@@ -43,7 +43,7 @@ def save(path, network, optimizer, settings: dict, position: Position):
     Raises NonFiniteError, and leaves the file that is there, if a parameter or a moment is not
     finite.
     """
-    number = network._device.numpy
+    number = network.backend.numpy
     arrays = {f"parameter {name}": number(a) for name, a in network.parameters.items()}
     for name, moments in optimizer.state.items():
         arrays |= {f"moment {k} {name}": number(a) for k, a in enumerate(moments)}
@@ -76,7 +76,7 @@ def restore(path, network, optimizer, settings: dict) -> Position:
     with io.blaming(path, "is damaged, or not a checkpoint"):
         check_counts(config, network)
         kept, state = taken(arrays, network, optimizer, config["updates"])
-        pairs = list(zip(network._drawing, config["passes"], strict=True))
+        pairs = list(zip(network.drawing, config["passes"], strict=True))
     for name, a in kept.items():
         network.parameters[name][...] = a
     optimizer.state, optimizer.steps = state, config["updates"]
@@ -105,7 +105,7 @@ def refuse_another(path, network, optimizer, settings: dict, config: dict, array
 
 def taken(arrays: dict, network, optimizer, updates: int) -> tuple[dict, dict]:
     """The parameters by name, and the optimizer's state: arrays of the device."""
-    device, moments = network._device, range(optimizer.moments if updates else 0)
+    device, moments = network.backend, range(optimizer.moments if updates else 0)
     shapes = {f"parameter {name}": θ.shape for name, θ in network.parameters.items()}
     for name, θ in network.parameters.items():
         shapes |= {f"moment {k} {name}": θ.shape for k in moments}
@@ -132,7 +132,8 @@ def not_finite(arrays: dict) -> str:
 
 
 def passes(network) -> list[int]:
-    return [layer.passes for layer in network._drawing]
+    """How many training passes each layer that draws has counted."""
+    return [layer.passes for layer in network.drawing]
 
 
 # What a checkpoint's configuration holds
@@ -154,16 +155,19 @@ class Fields(NamedTuple):
 
 
 def whole(low: int = 0, high: float = 2**53) -> Kind:
+    """Integers from low to high."""
     says = f"an integer from {low} to {high}"
     return Kind(says, lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float = -sys.float_info.max, high: float = sys.float_info.max) -> Kind:
+    """Finite numbers from low to high."""
     says = f"a number from {low} to {high}"
     return Kind(says, lambda value: type(value) in (int, float) and low <= value <= high)
 
 
 def one_of(*kinds: Kind) -> Kind:
+    """What one of the kinds holds."""
     says = " or ".join(kind.says for kind in kinds)
     return Kind(says, lambda value: any(kind.holds(value) for kind in kinds))
 
@@ -272,7 +276,7 @@ def check_counts(config: dict, network):
         "step_loss": updates == batches if exact else updates >= batches,
         "updates": config["updates"] >= updates,
         "compile_seconds": bool(history["compile_seconds"]),
-        "passes": len(config["passes"]) == len(network._drawing),
+        "passes": len(config["passes"]) == len(network.drawing),
         "seen": len(seen) == batch if exact or not batch else batch <= len(seen) <= updates,
         "losses of seen": [E for E, *_ in seen] == history["step_loss"][updates - len(seen) :],
         "shares of seen": all((share is not None) == classes for _, share, _ in seen),

@@ -12,31 +12,52 @@ anything is made of it.
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import arguments
-from .errors import ArgumentError, DtypeError, ShapeError
+from .. import arguments
+from ..errors import ArgumentError, DtypeError, ShapeError
+from ..kernels.devices import Device
 
 TORCH = {"weight_ih_l0": "U", "weight_hh_l0": "W", "bias_ih_l0": "b", "bias_hh_l0": "c"}
 
 
 class Weights:
-    """What has parameters: layers and networks.  A subclass knows its own names; four functions of
-    NumPy arrays say theirs:
-
-    _as_torch(θ) -> state_dict, of every name; _of_torch(state_dict) -> θ, of arrays of these shapes
-    _as_keras(θ) -> list of (what, array); _of_keras(list) -> θ, of as many arrays of these shapes,
-    which it takes out of the list What Keras calls a bias is None where it is missing; its `what`
-    begins with "bias".
+    """What has parameters: layers and networks.  Each knows its own names, and says by four
+    functions of NumPy arrays what they are elsewhere; θ is its parameters by its own names.
     """
+
+    parameters: Mapping[str, np.ndarray]
+    dtype: str
+    _device: Device
+
+    def as_torch(self, θ: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """θ under torch's names: a state_dict."""
+        raise NotImplementedError
+
+    def of_torch(self, state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """θ, from a state_dict of arrays of torch's shapes."""
+        raise NotImplementedError
+
+    def as_keras(self, θ: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+        """θ as Keras's list, of pairs (what it is, array); what Keras calls a bias begins with
+        "bias".
+        """
+        raise NotImplementedError
+
+    def of_keras(self, weights: list[Any]) -> dict[str, np.ndarray]:
+        """θ, from the first arrays of Keras's list, which loses them; a bias that is missing there
+        is None.
+        """
+        raise NotImplementedError
 
     def to_torch(self) -> dict[str, np.ndarray]:
         """The parameters under torch's names, as NumPy arrays of their own; torch's second bias is
         zero where the cell has no c.
         """
-        return self._as_torch(self._own())
+        return self.as_torch(self._own())
 
     def load_torch(self, state_dict: Mapping[str, ArrayLike]):
         """Take over a state_dict of torch's (NumPy arrays or tensors): all of it, or nothing if it
@@ -58,16 +79,16 @@ class Weights:
                 "them"
             )
         arrays = {name: self._host(name, value) for name, value in state_dict.items()}
-        for name, like in self._as_torch(self._blank()).items():
+        for name, like in self.as_torch(self._blank()).items():
             if name in arrays and arrays[name].shape != like.shape:
                 raise ShapeError(f"{name} has shape {arrays[name].shape}, expected {like.shape}")
-        self._take_over(self._of_torch(arrays))
+        self._take_over(self.of_torch(arrays))
 
     def to_keras(self) -> list[np.ndarray]:
         """The parameters as the list that set_weights() of the same layer in Keras, or of a
         Sequential of them, takes.
         """
-        return [a for _, a in self._as_keras(self._own())]
+        return [a for _, a in self.as_keras(self._own())]
 
     def load_keras(self, weights: Sequence[ArrayLike]):
         """Take over what get_weights() of the same layer in Keras, or of a Sequential of them,
@@ -82,8 +103,8 @@ class Weights:
                 f"weights is {came}, expected a list of arrays, as get_weights() gives it"
             )
         weights = [self._host(f"weights[{i}]", value) for i, value in enumerate(weights)]
-        expected = [(what, like.shape) for what, like in self._as_keras(self._blank())]
-        self._take_over(self._of_keras(arrangement(weights, expected)))
+        expected = [(what, like.shape) for what, like in self.as_keras(self._blank())]
+        self._take_over(self.of_keras(arrangement(weights, expected)))
 
     def _own(self):
         return {name: np.array(self._device.numpy(a)) for name, a in self.parameters.items()}

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import arguments
-from .errors import ArgumentError
-from .kernels import UNCLIPPED
-from .kernels.products import chunks
-from .layers import Dense, Dropout
-from .layers.passes import INFERENCE, Pass
-from .layers.steps import Steps
+from .. import arguments
+from ..errors import ArgumentError
+from ..kernels import UNCLIPPED
+from ..kernels.products import chunks
+from ..layers import Dense, Dropout
+from ..layers.passes import INFERENCE, Back, Pass
+from ..layers.steps import Steps
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -27,6 +27,7 @@ class Plan(NamedTuple):
 
     @property
     def cut(self) -> int | None:
+        """The steps of a segment; None where the sequence is not cut."""
         return self.segment if self.extra else None
 
 
@@ -66,7 +67,7 @@ def plan(
             f"memory_budget is {memory_budget!r}, which needs segments, but a layer goes in "
             "reverse or there is no time"
         )
-    least, chunk = whole.bytes, network._device.chunk(B)
+    least, chunk = whole.bytes, network.backend.chunk(B)
     whole_chunks = -(-T // chunk)
     for count in range(2, whole_chunks + 1):  # of segments; few are rather large
         k = -(-whole_chunks // count) * chunk
@@ -84,22 +85,23 @@ class Needs(NamedTuple):
     """Numbers that one layer has alive for k steps of B samples."""
 
     kept: int  # from its forward to its backward: states, activations, output
-    forward: int  # beside, while it goes forward
-    left: int  # from its backward on: δ
-    backward: int  # beside, while it goes backward: dE/dy, dE/dx, and δ that is not kept
+    forward: int  # beside these, while it goes forward
+    delta: int  # from its backward on: δ
+    backward: int  # beside these, while it goes backward: dE/dy, dE/dx, and δ that is not kept
 
 
 def needs(layer, k: int, B: int, ragged: bool) -> Needs:
+    """What a layer without parts, but for Dropout, has alive for k steps of B samples."""
     n, rows = layer.output_size, k * B
     if layer.recurrent:
-        cell = layer._noise.around(layer.cell, training=True)
+        cell = layer.noise.around(layer.cell, training=True)
         of_word = 8 // np.dtype(layer.dtype).itemsize
         states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
         inputs = (cell.gates + cell.drawn) * rows * n
-        # else what is kept lies where p was
+        # none where kept shares p's memory: see Recurrent.forward
         beside = 0 if cell.kept == cell.gates + cell.drawn else inputs
         if cell.drawn:  # p is copied to where the masks come beside it, before there are states
-            masks = 2 * of_word * rows * n if layer._noise.zoneout else 0
+            masks = 2 * of_word * rows * n if layer.noise.zoneout else 0
             beside = max(beside, gates + inputs + masks - states - cell.kept * rows * n)
         return Needs(
             states + (cell.kept + ragged) * rows * n,
@@ -139,7 +141,7 @@ def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
     tapes = sum(part.kept for part in parts)
     forward = max(sum(p.kept for p in parts[: i + 1]) + parts[i].forward for i in range(len(parts)))
     loss = out * (4 + 8 // size) + (tapes if k == T else 0)
-    after = max(sum(p.left for p in parts[i:]) + parts[i].backward for i in range(len(parts)))
+    after = max(sum(p.delta for p in parts[i:]) + parts[i].backward for i in range(len(parts)))
     backward = tapes + out + after
     return size * (always + between + max(forward + out, loss, backward))
 
@@ -154,8 +156,8 @@ class SegmentsTape(NamedTuple):
 
 
 class Segments:
-    """A network by segments of k steps: its `_forward` keeps only the states before each, its
-    `_back` computes each again.
+    """A network by segments of k steps: its `forward` keeps only the states before each, its
+    `back` computes each again.
 
     Segments are counted from the last step, and have whole chunks of the device (see
     kernels/products.py): so gradients have the bits of the whole. `inputs` says that dE/dx is
@@ -165,30 +167,35 @@ class Segments:
     def __init__(self, network, k: int, inputs: bool = False):
         self.network, self.k, self.inputs = network, k, inputs
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE):
+    def forward(self, x, s0, steps, pass_=INFERENCE):
+        """As a network's, but that the tape holds the states before each segment alone."""
         starts, outputs, states = [], [], s0
         for part in reversed(chunks(len(x), self.k)):
             starts.append(states)
-            o, states, _ = self.network._forward(
+            o, states, _ = self.network.forward(
                 x[part], states, steps.part(part.start, part.stop), pass_, keep=False
             )
             outputs.append(o)
             states = [s.copy() for s in states]  # not a view that keeps the segment alive
         return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
 
-    def _back(self, tape, dy, ds, taped=False, clip=UNCLIPPED):
+    def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED) -> Back:
+        """As a network's, one more way forward included; without δ, and without dx unless `inputs`
+        says that it is wanted.
+        """
         network, back = self.network, None
-        dx = network._device.empty(tape.x.shape, network.dtype) if self.inputs else None
+        dx = network.backend.empty(tape.x.shape, network.dtype) if self.inputs else None
         for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):
-            *_, tapes = network._forward(
+            *_, tapes = network.forward(
                 tape.x[part], s0, tape.steps.part(part.start, part.stop), tape.pass_
             )
-            back = network._back(tapes, dy[part], ds, taped, clip, back)
+            back = network.back(tapes, dy[part], ds, taped, clip, back)
             del tapes  # before the next ones are made
             ds = back.ds
-            if self.inputs:
+            if dx is not None:
                 dx[part] = back.dx
             back = back._replace(dx=dx, parts=tuple(own._replace(delta=None) for own in back.parts))
+        assert back is not None  # a sequence has a step
         return back
 
 

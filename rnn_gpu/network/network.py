@@ -1,6 +1,7 @@
 """Layers in a row: one call forward, one backward, parameters and gradients by name."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from threading import get_ident
 from types import MappingProxyType
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from . import arguments, gradient_flow, io, memory, outline, training
-from .device import PRECISIONS
-from .errors import ArgumentError, ModelFileError, ShapeError
-from .kernels import UNCLIPPED, Activation, Cell
-from .kernels.activations import ACTIVATIONS
-from .kernels.cells import CELLS
-from .layers import (
+from .. import arguments, outline
+from ..bridges import io
+from ..bridges.weights import Weights
+from ..device import PRECISIONS
+from ..errors import ArgumentError, ModelFileError, OrderError, ShapeError
+from ..kernels import UNCLIPPED, Activation, Cell
+from ..kernels.activations import ACTIVATIONS
+from ..kernels.cells import CELLS
+from ..layers import (
     GRU,
     LSTM,
     RNN,
@@ -28,11 +31,12 @@ from .layers import (
     Layer,
     Recurrent,
 )
-from .layers.passes import INFERENCE, Back, Last, Remembering, next_pass
-from .layers.stateful import as_states, check_states, clip_of
-from .layers.steps import enter
-from .losses import Objective
-from .weights import Weights
+from ..layers.passes import INFERENCE, Back, Last, Remembering, next_pass
+from ..layers.stateful import as_states, check_states, clip_of
+from ..layers.steps import enter
+from ..losses import Objective
+from . import evaluation, gradient_flow, gradients, memory
+from .fit import fit
 
 
 class Network(Remembering, Weights):
@@ -99,10 +103,12 @@ class Network(Remembering, Weights):
 
     @property
     def loss(self) -> str:
+        """The name of the loss."""
         return self.objective.loss.name
 
     @property
     def parameters(self) -> Mapping[str, np.ndarray]:
+        """The arrays of the layers by "LAYER.NAME"; read-only, but for the arrays."""
         return MappingProxyType(
             {
                 f"{i}.{name}": a
@@ -113,6 +119,7 @@ class Network(Remembering, Weights):
 
     @property
     def grads(self) -> Mapping[str, np.ndarray]:
+        """dE/dθ by the parameter's name, from the last backward; empty before."""
         return MappingProxyType(super().grads)
 
     def __repr__(self):
@@ -122,7 +129,7 @@ class Network(Remembering, Weights):
         lines, size = [f"Network, {options}: {outline.count(self.parameters)}"], self.input_size
         for i, layer in enumerate(self.layers):
             size = layer.output_size or size
-            lines.append(f"  {i}  {layer._words()} gives {size}: {outline.count(layer.parameters)}")
+            lines.append(f"  {i}  {layer.words()} gives {size}: {outline.count(layer.parameters)}")
         return "\n".join(lines)
 
     def copy(
@@ -184,13 +191,16 @@ class Network(Remembering, Weights):
                 "x", rows, self.dtype, (None, self.input_size), f"(B, m={self.input_size})", batch=0
             )
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
-        way = memory.way(self, *a.shape[:2], memory_budget, steps)
+        T, B, _ = a.shape
+        way = memory.way(self, T, B, memory_budget, steps)
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
-        s0, weights = self._states("state", state, a.shape[1]), self._fingerprint()
-        self._begin()
-        y, s, tape = way._forward(a, s0, steps, next_pass(self.layers, training))
-        self._keep(Last(x, steps, tape, weights, None if way is self else way, thread=get_ident()))
+        s0, weights = check_states(self.recurrent, "state", state, B), self._fingerprint()
+        self.let_go()
+        y, s, tape = way.forward(a, s0, steps, next_pass(self.layers, training))
+        self.remember(
+            Last(x, steps, tape, weights, None if way is self else way, thread=get_ident())
+        )
         return self._leave(x, steps.only_live(y)), as_states(self.recurrent, x, s)
 
     def backward(
@@ -222,16 +232,13 @@ class Network(Remembering, Weights):
             )
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
-        dy = arguments.floats(
-            "dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1
-        )
-        dy = steps.only_live(
-            arguments.take(self._device, "dy", dy.reshape(T, B, self.output_size), self.dtype)
-        )
-        if not self._device.finite(dy):
-            arguments.finite("dy", dy if self.recurrent else dy[0])
-        back = way._back(last.tape, dy, self._states("dstate", dstate, B), tape, clip)
-        self._keep(last.returned(back))
+        a = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1)
+        a = a.reshape(T, B, self.output_size)
+        a = steps.only_live(arguments.take(self._device, "dy", a, self.dtype))
+        if not self._device.finite(a):
+            arguments.finite("dy", a if self.recurrent else a[0])
+        back = way.back(last.tape, a, check_states(self.recurrent, "dstate", dstate, B), tape, clip)
+        self.remember(last.returned(back))
         return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
 
     @property
@@ -246,68 +253,84 @@ class Network(Remembering, Weights):
         self._take_from_layers()
 
     def _take_from_layers(self):
-        self._device = self.layers[0]._device
-        self._bits = tuple(words for layer in self.layers for words in layer._bits)
+        """The device, and the parameters as the fingerprint sees them."""
+        self._device = self.layers[0].backend
+        self.bits = tuple(words for layer in self.layers for words in layer.bits)
+
+    @contextmanager
+    def in_training(self):
+        """Whoever trains this network holds this, so that nobody else does meanwhile: no other
+        thread, and no function that training calls.  Raises OrderError if it is held already.
+        """
+        mine = object()
+        try:
+            # one step: no other thread comes between
+            if self.__dict__.setdefault("_trainer", mine) is not mine:
+                raise OrderError(
+                    "fit: this network is in fit already, here or in another thread; train a copy()"
+                )
+            yield
+        finally:
+            if self.__dict__.get("_trainer") is mine:
+                del self._trainer
 
     @property
-    def _drawing(self) -> list[Layer]:
+    def drawing(self) -> list[Layer]:
         """The layers whose training draws numbers."""
-        return [part for layer in self.layers for part in layer._parts if part.draws]
+        return [part for layer in self.layers for part in layer.parts if part.draws]
 
-    def _keep(self, last):
-        super()._keep(last)
+    def remember(self, last):
+        super().remember(last)
         count = len(self.layers)
         for layer, part in zip(
             self.layers, last.parts(count) if last else [None] * count, strict=True
         ):
-            layer._keep(part)
-
-    def _states(self, name, states, B):
-        return check_states(self.recurrent, name, states, B)
+            layer.remember(part)
 
     def _leave(self, like, a):
-        return self.layers[0]._to_kind_of(like, a if self.recurrent else a[0])
+        """a (T, B, ·) as it leaves: as the kind of array that came, without time if none came."""
+        return arguments.give(self._device, like, a if self.recurrent else a[0])
 
-    def _as_torch(self, θ):
+    def as_torch(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)
         return {
             f"{i}.{name}": a
             for i, (layer, own) in enumerate(parts)
-            for name, a in layer._as_torch(own).items()
+            for name, a in layer.as_torch(own).items()
         }
 
-    def _of_torch(self, state_dict):
+    def of_torch(self, state_dict):
         parts = zip(self.layers, self._by_layer(state_dict), strict=True)
         return {
             f"{i}.{name}": a
             for i, (layer, own) in enumerate(parts)
-            for name, a in layer._of_torch(own).items()
+            for name, a in layer.of_torch(own).items()
         }
 
-    def _as_keras(self, θ):
+    def as_keras(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)
         return [
             (f"{what} of layer {i}", a)
             for i, (layer, own) in enumerate(parts)
-            for what, a in layer._as_keras(own)
+            for what, a in layer.as_keras(own)
         ]
 
-    def _of_keras(self, weights):
+    def of_keras(self, weights):
         return {
             f"{i}.{name}": a
             for i, layer in enumerate(self.layers)
-            for name, a in layer._of_keras(weights).items()
+            for name, a in layer.of_keras(weights).items()
         }
 
     def _by_layer(self, named):
         return by_layer("state_dict", named, len(self.layers))
 
     plan = memory.plan
-    fit = training.fit
-    gradient = training.gradient
+    fit = fit
+    gradient = gradients.gradient
     gradient_flow = gradient_flow.gradient_flow
-    evaluate = training.evaluate
-    predict = training.predict
+    evaluate = evaluation.evaluate
+    predict = evaluation.predict
 
     def config(self) -> dict:
         """What `load` needs to build the network again, in JSON's types; formulas of the user's own
@@ -333,22 +356,26 @@ class Network(Remembering, Weights):
             self.config(),
         )
 
-    def _forward(self, x, s0, steps, pass_=INFERENCE, keep=True):
-        """As a layer's; the tape is that of every layer, empty unless `keep`."""
+    def forward(self, x, s0, steps, pass_=INFERENCE, keep=True):
+        """As a layer's: a function that remembers nothing (see Layer.forward).
+
+        The tape is a list of every layer's; keep=False lets go of each at once, and leaves it
+        empty.
+        """
         s0, states, tapes = iter(s0), [], []
         for layer in self.layers:
-            x, s, tape = layer._forward(x, [next(s0) for _ in layer.recurrent], steps, pass_)
+            x, s, tape = layer.forward(x, [next(s0) for _ in layer.recurrent], steps, pass_)
             states += s
             tapes += [tape] if keep else []
         return x, states, tapes
 
-    def _back(self, tapes, dy, ds, taped=False, clip=UNCLIPPED, later=None):
-        """As a layer's; its parts are those of the layers."""
+    def back(self, tapes, dy, ds, taped=False, clip=UNCLIPPED, later=None):
+        """As a layer's (see Layer.back); `parts` has the Back of each layer."""
         ds, backs = list(ds), []
         behind = later.parts if later else (None,) * len(tapes)
         for layer, tape, back in reversed(list(zip(self.layers, tapes, behind, strict=True))):
             first = len(ds) - len(layer.recurrent)
-            back = layer._back(tape, dy, ds[first:], taped, clip, back)
+            back = layer.back(tape, dy, ds[first:], taped, clip, back)
             del ds[first:]
             dy = back.dx
             backs.insert(0, back._replace(dx=None))  # only the next layer wants it
@@ -401,7 +428,7 @@ def by_layer(what: str, named, count: int) -> list[dict]:
     return parts
 
 
-def with_precision(words, precision: str):
+def with_precision(words, precision: str) -> Any:
     """What `config` says, with another precision wherever there is one."""
     if isinstance(words, dict):
         return {
@@ -422,9 +449,8 @@ def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
     if kind is Bidirectional:
         both = settings.pop("forward"), settings.pop("reverse")
         each = zip(both, Bidirectional.apart(values), strict=True)
-        return Bidirectional(
-            *(build(one, part, own, device, dtype) for one, part in each), **settings
-        )
+        layers: list[Any] = [build(one, part, own, device, dtype) for one, part in each]
+        return Bidirectional(*layers, **settings)
     for key, value in settings.items():
         if isinstance(value, dict):
             settings[key] = own_formula(own, key, value)
@@ -432,6 +458,7 @@ def build(words: dict, values: dict, own: dict, device: str, dtype) -> Layer:
 
 
 def own_formula(own: dict, key: str, value: dict):
+    """The user's formula that a file names.  Raises ModelFileError if it was not handed over."""
     if (key, value["custom"]) not in own:
         raise ModelFileError(
             f"{key} is {value['custom']!r}, a formula of the user's own: hand it over, custom=[…]"

@@ -4,19 +4,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .kernels import LIVE
-from .layers import Dense, Recurrent
+from ..kernels import LIVE
+from ..layers import Dense, Recurrent
 
 
 def first_bad(network, batch, made) -> str:
     """Where the first NaN or infinity of a pass stands, in causal order, and what stood there one
     step before.
 
-    batch (a training.Batch) and made (a training.Made): what the network was given, and what that
+    batch (a Batch) and made (a Made): what the network was given, and what that
     gave. A bad parameter comes first; then the way forward, step by step, in a step layer by layer
     and gates before states; then δ on its way back, the other way round; then the sums over steps.
     """
-    number, parts, o, E = network._device.numpy, list(parts_of(network, made)), made.o, made.loss
+    number, parts, o, E = network.backend.numpy, list(parts_of(network, made)), made.o, made.loss
     for i, layer, *_ in parts:
         for name, θ in layer.parameters.items():
             if (bad := ~np.isfinite(number(θ))).any():
@@ -28,7 +28,7 @@ def first_bad(network, batch, made) -> str:
     if found := earliest(list(computed(number, parts)), live, batch.start):
         return found
     if not np.isfinite(E):
-        terms = number(network.objective.terms(network._device, o, batch.target)[0])
+        terms = number(network.objective.terms(network.backend, o, batch.target)[0])
         places = np.argwhere(~np.isfinite(terms) & (number(batch.weight) != 0)[:, :, None])
         if not len(places):
             return f"the loss is {E}, though that of every output is finite"
@@ -55,9 +55,9 @@ def parts_of(network, made):
     for i, (layer, tape, back) in enumerate(
         zip(network.layers, made.tape, made.back.parts, strict=True)
     ):
-        several = len(layer._parts) > 1
+        several = len(layer.parts) > 1
         each = zip(
-            layer._parts,
+            layer.parts,
             tape if several else (tape,),
             back.parts if several else (back,),
             strict=True,

@@ -2,24 +2,7 @@
 
 import numpy as np
 
-from .training import Samples, forward_backward
-
 FLOOR, CEILING = 1e-40, 1e40  # of logarithms: about where float32 ends
-
-
-def delta_norms(network, x, y):
-    """‖δ‖ of the last recurrent layer, k steps before the last one of each sequence: the mean over
-    samples, k = 0, 1, ….
-
-    x, y as for `Network.fit`. Returns a NumPy array as long as the longest sequence.
-    """
-    samples = Samples(network, x, y)
-    batch = samples.batch(range(len(samples)))
-    forward_backward(network, batch)
-    δ = network._device.numpy(network.recurrent[-1].delta)
-    norms = np.sqrt((δ.astype(float) ** 2).sum((2, 3)))  # (T, B)
-    aligned = [norms[: batch.lengths[b], b][::-1] for b in range(len(samples))]
-    return np.array([np.mean([n[k] for n in aligned if len(n) > k]) for k in range(len(norms))])
 
 
 def training_picture(path, title: str, history: dict, norms):

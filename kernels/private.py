@@ -1,0 +1,106 @@
+"""What we use of Numba, numba-cuda and CuPy that they do not promise to keep: all of it is here.
+
+Each name comes from its home when it is asked for, so that a device that is not used needs none of
+its packages. tests/test_private.py looks for every one, and for what it is used for: where a new
+version of a package has lost one, that line says what breaks.
+"""
+
+from importlib import import_module
+from itertools import count
+from typing import Any
+
+# name: (where it lives, what does not work without it)
+NAMES = {
+    "config": ("numba.core.config", "the settings that a kept kernel depends on; the simulator"),
+    "NumbaError": (
+        "numba.core.errors.NumbaError",
+        "cells that say `if`: they are tried on vectors",
+    ),
+    "NumbaPerformanceWarning": (
+        "numba.core.errors.NumbaPerformanceWarning",
+        "few blocks without a warning",
+    ),
+    # compiling on the CPU
+    "CPUDispatcher": ("numba.core.registry.CPUDispatcher", "Ctrl-C while a kernel is compiled"),
+    "Compiler": ("numba.core.compiler.Compiler", "the same"),
+    "global_compiler_lock": (
+        "numba.core.compiler_lock.global_compiler_lock",
+        "the same; forks while another thread compiles",
+    ),
+    "JITCodeLibrary": ("numba.core.codegen.JITCodeLibrary", "pieces of kernels: compile time"),
+    "CompilerBase": ("numba.core.compiler.CompilerBase", "the same"),
+    "DefaultPassBuilder": ("numba.core.compiler.DefaultPassBuilder", "the same"),
+    "LoweringPass": ("numba.core.compiler_machinery.LoweringPass", "the same"),
+    "register_pass": ("numba.core.compiler_machinery.register_pass", "the same"),
+    "NativeLowering": ("numba.core.typed_passes.NativeLowering", "the same"),
+    # vectors as values of compiled code
+    "cgutils": ("numba.core.cgutils", "intrinsics"),
+    "lower_builtin": ("numba.core.imputils.lower_builtin", "operators of vectors"),
+    "lower_cast": ("numba.core.imputils.lower_cast", "numbers among vectors"),
+    "signature": ("numba.core.typing.signature", "operators of vectors"),
+    "AbstractTemplate": ("numba.core.typing.templates.AbstractTemplate", "operators of vectors"),
+    "infer_global": ("numba.core.typing.templates.infer_global", "operators of vectors"),
+    "cpu_target": ("numba.core.registry.cpu_target", "the width of vectors; keys of kept kernels"),
+    "from_dtype": ("numba.np.numpy_support.from_dtype", "arrays on the stack"),
+    # kernels that are kept on disk
+    "FunctionIdentity": (
+        "numba.core.bytecode.FunctionIdentity",
+        "kept kernels: numbers of functions",
+    ),
+    "CompileResult": ("numba.core.compiler.CompileResult", "kept kernels: how they are read"),
+    "serialize": ("numba.core.serialize", "kept kernels: how they are written"),
+    "AppDirs": ("numba.misc.appdirs.AppDirs", "kept kernels: their folder"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in NAMES:
+        raise AttributeError(f"{__name__} has no {name!r}")
+    home, _, last = NAMES[name][0].rpartition(".")
+    try:
+        found = import_module(NAMES[name][0])
+    except ImportError:
+        found = getattr(import_module(home), last)
+    globals()[name] = found
+    return found
+
+
+# Attributes
+
+
+def value_of(structure):
+    """The LLVM value of a structure that is being built."""
+    return structure._getvalue()
+
+
+def number_functions_from(first: int):
+    """Numba's functions of this process are counted from here on."""
+    __getattr__("FunctionIdentity")._unique_ids = count(first)
+
+
+def as_plain_data(compiled) -> tuple:
+    """What Numba makes of a function, as what can be pickled."""
+    return compiled._reduce()
+
+
+def compiled_of(target_context, data: tuple):
+    return __getattr__("CompileResult")._rebuild(target_context, *data)
+
+
+def cache_of(kernel):
+    """Where a function's compiled code is looked for and kept."""
+    return kernel._cache
+
+
+def keep_in(kernel, cache):
+    kernel._cache = cache
+
+
+def compile_for(kernel, arguments):
+    """Compile a function for arguments of such types, whatever it does when it is called."""
+    type(kernel)._compile_for_args(kernel, *arguments)
+
+
+def instead_of_compiling(kernel, f):
+    """f(*arguments) is called where the function is called with types it is not compiled for."""
+    kernel._compile_for_args = f

@@ -1,0 +1,12 @@
+"""Callbacks for `Network.fit(…, callbacks=[…])`: ready ones, and Callback for your own.
+
+>>> from rnn_gpu.callbacks import BestModel, Callback
+>>> class Enough(Callback):
+...     def on_epoch(self, training):
+...         if training.history["loss"][-1] < 0.01:
+...             training.stop()
+"""
+
+from .network.callbacks import BestModel, Callback, Checkpoint, Progress, Validation
+
+__all__ = ["BestModel", "Callback", "Checkpoint", "Progress", "Validation"]

@@ -1,0 +1,280 @@
+"""Callbacks: what is told of training as it goes on, may look, measure and stop it."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from os import PathLike
+from types import TracebackType
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .. import arguments
+from ..bridges import io
+from ..errors import ArgumentError
+from ..parameters import fitting
+from .batches import Samples
+from .evaluation import measure
+from .training import Training, Update
+
+
+class Callback:
+    """What `fit(callbacks=[…])` takes: a subclass overrides what it wants to hear.
+
+    They are told in the order in which they stand in the list, after `validation`, `watch` and
+    `on_epoch`, and before the checkpoint, so that this holds what they left in the history:
+
+        on_begin
+            on_gradients, on_update     for each update
+            on_measure, on_epoch        for each epoch that is over
+        on_end                          in the opposite order
+
+    Each is given the Training: its network, optimizer, settings, history and position, and
+    `training.stop()`, which ends it after the batch that is under way. What it raises ends it too.
+    What a callback must know after `resume`, it finds in the history, where what it measured is.
+    """
+
+    tapes = False  # does on_gradients look at network.tapes: one call of a kernel a step
+
+    def on_begin(self, training: Training) -> None:
+        """Kernels are compiled, and no weight has changed; after `resume`, history and position are
+        those of the checkpoint.
+        """
+
+    def on_gradients(self, training: Training, number: int) -> None:
+        """The gradients of an update are there, finite and not clipped, and no weight has changed:
+        the place to set `training.optimizer.learning_rate`, or to look at `network.grads`.
+        """
+
+    def on_update(self, training: Training, update: Update) -> None:
+        """The weights have changed."""
+
+    def on_measure(self, training: Training) -> Mapping[str, float] | None:
+        """All batches of an epoch are done: numbers by name, which go into the history."""
+
+    def on_epoch(self, training: Training) -> None:
+        """An epoch is over, and its numbers are in the history; `position.epoch` are done."""
+
+    def on_end(self, training: Training, error: BaseException | None) -> None:
+        """Training is over, or was stopped (`training.stopped`), or ended by an error: the place to
+        close what was opened.
+        """
+
+
+@contextmanager
+def under_way(callbacks: Sequence[Callback], training: Training) -> Iterator[None]:
+    """Training as a context: on_begin before, on_end after, for each that has begun."""
+    with ExitStack() as ends:
+        for each in callbacks:
+            each.on_begin(training)
+            ends.push(ending(each, training))
+        yield
+
+
+def ending(callback: Callback, training: Training):
+    """on_end as a context's exit, which hides no error."""
+
+    def end(_: object, error: BaseException | None, __: TracebackType | None) -> None:
+        callback.on_end(training, error)
+
+    return end
+
+
+def run(training: Training, callbacks: Sequence[Callback]):
+    """Train to the end, and tell each callback."""
+
+    def look(number: int):
+        for each in callbacks:
+            each.on_gradients(training, number)
+
+    taped = any(each.tapes for each in callbacks)
+    with under_way(callbacks, training):
+        while training.goes_on:
+            for update in training.epoch(look, taped):
+                for each in callbacks:
+                    each.on_update(training, update)
+            if training.epoch_is_over:
+                training.end_epoch(measured(training, callbacks))
+                for each in callbacks:
+                    each.on_epoch(training)
+
+
+def measured(training: Training, callbacks: Sequence[Callback]) -> dict[str, float]:
+    """What callbacks measure of an epoch, by name."""
+    found: dict[str, float] = {}
+    for each in callbacks:
+        for name, value in (each.on_measure(training) or {}).items():
+            if name in found or name in ("loss", "accuracy", "seconds", *PER_UPDATE):
+                raise ArgumentError(f"{type(each).__name__} measures {name!r}, which is there")
+            found[name] = float(value)
+    return found
+
+
+PER_UPDATE = ("compile_seconds", "step_loss", "gradient_norm", "clipped_steps")
+
+
+class Progress(Callback):
+    """A bar on the terminal: batches of all epochs, and the numbers of the last one."""
+
+    def on_begin(self, training):
+        position, batches = training.position, training.batches
+        self.bar = tqdm(
+            total=training.settings.epochs * batches,
+            initial=position.epoch * batches + position.batch,
+            unit="batch",
+            dynamic_ncols=True,
+        )
+
+    def on_update(self, training, update):
+        if update.ends_batch:
+            self.bar.update()
+
+    def on_epoch(self, training):
+        self.bar.set_description(f"epoch {training.position.epoch}/{training.settings.epochs}")
+        self.bar.set_postfix({name: f"{x:.4f}" for name, x in training.last_epoch.items()})
+
+    def on_end(self, training, error):
+        self.bar.close()
+
+
+class Validation(Callback):
+    """Loss, and accuracy where the loss knows classes, of samples that are held out: as NAME_loss
+    and NAME_accuracy.
+    """
+
+    def __init__(self, samples: Samples, name: str = "validation"):
+        self.samples, self.name = samples, name
+
+    def on_measure(self, training):
+        found = measure(training.network, self.samples, training.settings.batch_size)
+        return {f"{self.name}_{name}": value for name, value in found.items()}
+
+
+class OnEpoch(Callback):
+    """A function of (network, history), called after each epoch."""
+
+    def __init__(self, f: Callable):
+        self.f = f
+
+    def on_epoch(self, training):
+        self.f(training.network, training.history)
+
+
+class Watch(Callback):
+    """A function of (network, number of the update), called when its gradients are there; what BPTT
+    computed at every step is then in network.tapes.
+    """
+
+    tapes = True
+
+    def __init__(self, f: Callable):
+        self.f = f
+
+    def on_gradients(self, training, number):
+        self.f(training.network, number)
+
+
+class Checkpoint(Callback):
+    """All that training stands on, in a file, after each epoch, after each `every` batches, and
+    where training was stopped within an epoch.
+
+    Raises ArgumentError where no file can be written at path.
+    """
+
+    def __init__(self, path: str | PathLike, every: int | None = None):
+        self.every = None if every is None else arguments.size("checkpoint_every", every)
+        io.check_place("checkpoint", path)
+        self.path = path
+
+    def on_begin(self, training):
+        training.identity  # noqa: B018  a digest of the data as they are now
+
+    def on_update(self, training, update):
+        if update.ends_batch and self.every and training.position.batch % self.every == 0:
+            training.save(self.path)
+
+    def on_epoch(self, training):
+        training.save(self.path)
+
+    def on_end(self, training, error):
+        if error is None and training.position.batch:
+            training.save(self.path)
+
+
+class BestModel(Callback):
+    """Keep the parameters of the best epoch, and give them back at the end of training.
+
+    metric  a name of the history that has a number for each epoch: "validation_loss" (which needs
+            `validation`), "loss", or what another callback measures
+    mode    "min" or "max": is a lower or a higher number better; None is "max" of what ends in
+            "accuracy", else "min"
+    path    where the best network is saved too (see Network.save); with it, training that goes on
+            from a checkpoint knows the best of before, without it only that of the epochs since
+
+    `epoch` is the best one, counted from 1, and `value` its number; None before the first. Of equal
+    numbers the first is best, and NaN never is. Where an error ends training, the last parameters
+    stay: `restore` gives the best ones. An optimizer's moments are always those of the last update.
+    Raises ArgumentError after the first epoch if it has no such metric.
+    """
+
+    def __init__(
+        self,
+        metric: str = "validation_loss",
+        *,
+        mode: str | None = None,
+        path: str | PathLike | None = None,
+    ):
+        self.metric = metric
+        if mode is None:
+            mode = "max" if metric.endswith("accuracy") else "min"
+        self.mode = arguments.choice("mode", mode, ("min", "max"))
+        if path is not None:
+            io.check_place("path", path)
+        self.path = path
+        self._forget()
+
+    def _forget(self):
+        self.epoch: int | None = None
+        self.value: float | None = None
+        self._best: dict[str, np.ndarray] = {}
+
+    def on_begin(self, training):
+        self._forget()
+        if self.path is not None and training.position.epoch and os.path.exists(self.path):
+            arrays, _, _ = io.read(self.path)
+            shapes = {name: a.shape for name, a in training.network.parameters.items()}
+            self._best = fitting(arrays, shapes, training.network.dtype)
+            for k, value in enumerate(training.history.get(self.metric, ())):
+                self._compare(k + 1, value)
+
+    def _compare(self, epoch: int, value: float) -> bool:
+        """Take the epoch for the best, if it is better than those before."""
+        sign = 1 if self.mode == "min" else -1
+        if math.isnan(value) or (self.value is not None and sign * value >= sign * self.value):
+            return False
+        self.epoch, self.value = epoch, value
+        return True
+
+    def on_epoch(self, training):
+        network, history = training.network, training.history
+        if not history.get(self.metric):
+            raise ArgumentError(
+                f"metric is {self.metric!r}, which nothing measures: there are "
+                f"{', '.join(training.last_epoch)}"
+            )
+        if self._compare(training.position.epoch, history[self.metric][-1]):
+            self._best = {
+                name: np.array(network.backend.numpy(a)) for name, a in network.parameters.items()
+            }
+            if self.path is not None:
+                network.save(self.path)
+
+    def restore(self, network):
+        """Write the best parameters into the network; nothing before the first epoch."""
+        for name, a in self._best.items():
+            network.parameters[name][...] = network.backend.array(a, network.dtype)
+
+    def on_end(self, training, error):
+        if error is None:
+            self.restore(training.network)

@@ -1,0 +1,65 @@
+"""How good a network is on samples, and what it gives for them; no weight changes."""
+
+from typing import Any
+
+import numpy as np
+
+from .. import arguments
+from ..arguments import Listed
+from ..layers.stateful import zero_states
+from .batches import Batch, Samples
+
+
+def average(seen) -> dict[str, float]:
+    """(loss, share of right answers or None, weight) of batches -> their means."""
+    total = sum(weight for *_, weight in seen)
+    means = {"loss": sum(E * weight for E, _, weight in seen) / total}
+    if seen[0][1] is not None:
+        means["accuracy"] = sum(correct * weight for _, correct, weight in seen) / total
+    return means
+
+
+def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
+    """As `evaluate`, of samples that were checked."""
+    seen = []
+    for batch in samples.batches(batch_size):
+        o = run(network, batch)
+        E, _ = network.objective(network.backend, o, batch.target, batch.weight)
+        seen.append(
+            (E, network.objective.correct(o, batch.target, batch.weight), float(batch.weight.sum()))
+        )
+    return average(seen)
+
+
+def run(network, batch: Batch):
+    """Outputs (T, B, k) of one batch; what `backward` needs is left alone."""
+    return network.forward(
+        batch.x, zero_states(network.recurrent, batch.x.shape[1]), batch.steps, keep=False
+    )[0]
+
+
+def evaluate(network, x: Listed, y: Listed, *, batch_size: int = 256) -> dict[str, float]:
+    """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples (see
+    Samples).
+    """
+    return measure(network, Samples(network, x, y), arguments.size("batch_size", batch_size))
+
+
+def predict(network, x: Listed, *, batch_size: int = 256) -> Any:
+    """The network's outputs for N samples: (N, k) with steps="last" or without recurrent layers,
+    else a list of (T_i, k).
+
+    For the cross-entropies these are logits: `.argmax(-1)` is the class.
+    """
+    outputs = []
+    for batch in Samples(network, x, targets=False).batches(
+        arguments.size("batch_size", batch_size)
+    ):
+        o = network.backend.numpy(run(network, batch))
+        for b, length in enumerate(batch.lengths):
+            outputs.append(
+                o[length - 1, b]
+                if network.steps == "last" or not network.recurrent
+                else o[:length, b]
+            )
+    return np.stack(outputs) if network.steps == "last" or not network.recurrent else outputs

@@ -1,0 +1,82 @@
+"""Loss and gradients of one batch; no weight changes."""
+
+from threading import get_ident
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arguments import Listed
+from ..kernels import UNCLIPPED, Clip
+from ..layers.passes import Back, Last, next_pass
+from ..layers.stateful import zero_states
+from . import memory
+from .batches import Batch, Samples
+from .truncation import carried_on, check_truncate, segments, states_before, windows
+
+
+class Made(NamedTuple):
+    """What one batch makes on its way forward and back."""
+
+    loss: float
+    correct: float | None  # share of right answers, where the loss knows classes
+    o: np.ndarray  # (T, B, k)
+    tape: Any  # what the way back needed, of each layer
+    back: Back
+
+
+def forward_backward(
+    network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED
+) -> Made:
+    """Loss and gradients of one batch, from these states or zero; the network remembers them as
+    those of its last pass.
+
+    segment  steps that are computed, and computed again, at a time (see Segments); None is all
+    """
+    B = batch.x.shape[1]
+    states = states or zero_states(network.recurrent, B)
+    way = memory.Segments(network, segment) if segment else network
+    network.let_go()
+    o, _, tape = way.forward(batch.x, states, batch.steps, next_pass(network.layers, training=True))
+    E, do = network.objective(network.backend, o, batch.target, batch.weight)
+    back = way.back(tape, do, zero_states(network.recurrent, B), taped, clip)
+    # to look at, not to go back again
+    network.remember(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))
+    return Made(E, network.objective.correct(o, batch.target, batch.weight), o, tape, back)
+
+
+@np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
+def gradient(
+    network,
+    x: Listed,
+    y: Listed,
+    *,
+    truncate: tuple[int, int] | None = None,
+) -> tuple[float, dict[str, np.ndarray]]:
+    """(loss, gradients by name) of N samples (see Samples) as one batch; no weight changes.
+
+    truncate  (k1, k2) cuts BPTT as `fit` does: every k1 steps, their loss goes back through the
+              last k2 steps, and the gradients are summed. Segments that reach the first step are
+              not cut: they share one pass, so k2 >= T is full BPTT to the last bit.
+    """
+    samples = Samples(network, x, y)
+    cuts = check_truncate(network, truncate)
+    batch = samples.batch(range(len(samples)))
+    parts = segments(len(batch.x), cuts)
+    uncut = [part for part in parts if part[0] == 0]
+    E, grads, total, states = 0.0, {}, float(batch.weight.sum()), None
+    for window, on in windows(batch, [(0, 0, uncut[-1][-1]), *parts[len(uncut) :]]):
+        share = float(window.weight.sum()) / total
+        if not share:
+            states = carried_on(network, window, states, on)
+            continue
+        made = forward_backward(network, window, states)
+        states = states_before(network, made.tape, on)
+        E += share * made.loss
+        for name, g in made.back.grads.items():
+            grads[name] = grads[name] + share * g if name in grads else share * g
+    return E, grads
+
+
+def global_norm(grads) -> float:
+    """‖all gradients together‖, summed in float64."""
+    return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5

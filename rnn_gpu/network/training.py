@@ -1,0 +1,351 @@
+"""The loop of training: its settings, an iterator of its updates, and the update itself."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from .. import arguments
+from ..errors import ArgumentError, NonFiniteError
+from ..kernels import UNCLIPPED, Clip
+from ..layers.stateful import clip_of
+from ..optimizers import Optimizer
+from . import checkpoint as checkpoints
+from . import finite, memory
+from .batches import Batch, Samples
+from .evaluation import average
+from .gradients import Made, forward_backward, global_norm
+from .truncation import carried_on, check_truncate, pair, segments, states_before, windows
+
+
+class Clipping(NamedTuple):
+    """Bounds of gradients; None is none."""
+
+    norm: float | None = None  # of all gradients together
+    value: float | None = None  # of each number, before the norm
+    step: Clip = UNCLIPPED  # of δ of each step and sample, within BPTT
+
+
+NO_CLIPPING = Clipping()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a network is trained, whatever the network and the data: what `fit` calls the same.
+
+    Raises ArgumentError, which names the argument; so one that is there is right.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    clip_step_norm: float | None = None
+    clip_step_value: float | None = None
+    truncate: tuple[int, int] | None = None
+    shuffle: bool = True
+    seed: int = 0
+    memory_budget: int | str | None = None
+
+    def __post_init__(self):
+        checked = {
+            "epochs": arguments.size("epochs", self.epochs),
+            "batch_size": arguments.size("batch_size", self.batch_size),
+            "shuffle": arguments.flag("shuffle", self.shuffle),
+            "seed": arguments.seed("seed", self.seed),
+            "truncate": pair(self.truncate),
+        }
+        for name in ("clip_norm", "clip_value"):
+            if (bound := getattr(self, name)) is not None:
+                checked[name] = arguments.bound(name, bound)
+        clip_of(self.clip_step_value, self.clip_step_norm)
+        if self.memory_budget is not None:
+            memory.budget(self.memory_budget)
+            if self.truncate is not None:
+                raise computed_once("truncate")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # as Python's own, which files can hold
+
+    @cached_property
+    def clipping(self) -> Clipping:
+        """The bounds of gradients among these settings."""
+        step = clip_of(self.clip_step_value, self.clip_step_norm)
+        return Clipping(self.clip_norm, self.clip_value, step)
+
+
+def computed_once(name: str) -> ArgumentError:
+    """What is wrong with an argument beside a memory_budget, which computes segments twice."""
+    return ArgumentError(
+        f"memory_budget is given, and {name}, which is for what is computed only once: leave one "
+        "out"
+    )
+
+
+class History(dict[str, list[float]]):
+    """What `fit` returns, lists by name; at the prompt their lengths and last numbers."""
+
+    def __repr__(self):
+        last = {name: f", last {values[-1]:.6g}" if values else "" for name, values in self.items()}
+        words = (f"{name}: {len(self[name])}{word}" for name, word in last.items())
+        return f"History({'; '.join(words)})"
+
+
+class Update(NamedTuple):
+    """One change of the weights."""
+
+    number: int  # of all updates, from 0
+    epoch: int  # from 0
+    batch: int  # of this epoch, from 0; with `truncate` several updates have the same
+    loss: float
+    correct: float | None  # share of right answers, where the loss knows classes
+    gradient_norm: float  # before clipping
+    ends_batch: bool  # is no other of this batch to come
+
+
+class Training:
+    """Training of a network, update by update: iterate over it, and stop when you like.
+
+    network    to be trained, in place
+    samples    of this network, to train on
+    optimizer  an object of rnn_gpu.optimizers
+    settings   see Settings
+
+        training = Training(network, Samples(network, x, y), Adam(1e-3), Settings(epochs=3))
+        for update in training:
+            print(update.number, update.loss)
+
+    Who leaves the loop leaves everything as it stands after that update; to iterate again goes on
+    with the batch that is not done yet. `history` is that of `fit`: an epoch's numbers are in it
+    when the first update of the next is asked for, or the loop has ended.
+    Raises ArgumentError where settings do not suit the network, or memory_budget is too small.
+    """
+
+    def __init__(
+        self, network, samples: Samples, optimizer: Optimizer, settings: Settings | None = None
+    ):
+        if samples.network is not network:
+            raise ArgumentError("samples are of another network: make Samples(network, x, y)")
+        self.network, self.samples, self.optimizer = network, samples, optimizer
+        self.settings = settings = settings or Settings()
+        check_truncate(network, settings.truncate)
+        lengths = [len(x) for x in samples.x]
+        self._ragged = len(set(lengths)) > 1
+        if settings.memory_budget is not None:  # raises before the work
+            self._segment(max(lengths), min(settings.batch_size, len(samples)))
+        self._rng = np.random.default_rng(settings.seed)
+        self._begun = time.perf_counter()
+        self.history = History(compile_seconds=[], step_loss=[], gradient_norm=[])
+        self.position = checkpoints.Position(
+            dict(self._rng.bit_generator.state), history=self.history
+        )
+        self.last_epoch: dict[str, float] = {}  # its numbers by name, but for its seconds
+        self.stopped = False
+
+    @property
+    def batches(self) -> int:
+        """How many batches an epoch has."""
+        return -(-len(self.samples) // self.settings.batch_size)
+
+    @property
+    def goes_on(self) -> bool:
+        """Is there an epoch left, and has nobody stopped."""
+        return self.position.epoch < self.settings.epochs and not self.stopped
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Are all batches of this epoch done."""
+        return self.position.batch >= self.batches
+
+    def stop(self):
+        """End training when the batch that is under way is done."""
+        self.stopped = True
+
+    @cached_property
+    def identity(self) -> dict:
+        """What must be as it was for a checkpoint to go on from: settings, and a digest of data."""
+        settings, samples = self.settings, self.samples
+        return {
+            "samples": len(samples),
+            "batch_size": settings.batch_size,
+            "shuffle": settings.shuffle,
+            "seed": settings.seed,
+            "truncate": settings.truncate and list(settings.truncate),
+            "data": checkpoints.fingerprint(samples.x, samples.y),
+        }
+
+    def save(self, path):
+        """Write all that training stands on to a checkpoint: see `fit`."""
+        checkpoints.save(path, self.network, self.optimizer, self.identity, self.position)
+
+    def resume(self, path):
+        """Go on from a checkpoint, bit for bit: see `fit`."""
+        position = checkpoints.restore(path, self.network, self.optimizer, self.identity)
+        self.history = position.history = History(position.history)
+        self.position = position
+
+    def compile(self, progress: bool = False):
+        """Compile every kernel, and note the seconds; `progress` says it in words."""
+        seconds = compile_kernels(
+            self.network, self.optimizer, progress, self.settings.clipping.step
+        )
+        self.history["compile_seconds"].append(seconds)
+
+    def __iter__(self) -> Iterator[Update]:
+        with self.network.in_training():
+            if not self.history["compile_seconds"]:
+                self.compile()
+            while self.goes_on:
+                yield from self.epoch()
+                if self.epoch_is_over:
+                    self.end_epoch()
+
+    def epoch(self, look: Callable[[int], object] | None = None, taped=False) -> Iterator[Update]:
+        """The updates that are left of this epoch; none after the batch that `stop` was called in.
+
+        look   called with the number of each update when its gradients are there, and no weight has
+               changed yet
+        taped  network.tapes then holds what BPTT computed at every step
+        """
+        self._begun = time.perf_counter()
+        self._rng.bit_generator.state = self.position.rng
+        count, size = len(self.samples), self.settings.batch_size
+        order = self._rng.permutation(count) if self.settings.shuffle else np.arange(count)
+        for batch in self.samples.batches(size, order[self.position.batch * size :]):
+            yield from self._updates(batch, look, taped)
+            if self.stopped:
+                return
+
+    def _updates(self, batch: Batch, look, taped: bool) -> Iterator[Update]:
+        network, history, position, states = self.network, self.history, self.position, None
+        clipping, cuts = self.settings.clipping, segments(len(batch.x), self.settings.truncate)
+        for window, on in windows(batch, cuts):
+            if not window.weight.any():  # only the state is carried on
+                states = carried_on(network, window, states, on)
+                continue
+            number, batch_number = len(history["step_loss"]), position.batch
+            made, norm = train_step(
+                network,
+                window,
+                self.optimizer,
+                clipping,
+                number=number,
+                states=states,
+                segment=self._segment(*batch.x.shape[:2]),
+                look=look,
+                taped=taped,
+            )
+            states = states_before(network, made.tape, on)
+            history["step_loss"].append(made.loss)
+            history["gradient_norm"].append(norm)
+            if clipping.step != UNCLIPPED:
+                history.setdefault("clipped_steps", []).append(made.back.clipped_steps)
+            position.seen.append((made.loss, made.correct, float(window.weight.sum())))
+            # the last window always counts: it has the end of the longest sample
+            position.batch += on is None
+            update = Update(
+                number, position.epoch, batch_number, made.loss, made.correct, norm, on is None
+            )
+            del made  # what a pass remembers, before the next
+            yield update
+
+    def _segment(self, T: int, B: int) -> int | None:
+        """The steps of a segment within the budget of memory; None cuts nothing."""
+        budget = self.settings.memory_budget
+        return None if budget is None else memory.plan(self.network, T, B, budget, self._ragged).cut
+
+    def end_epoch(self, measured: Mapping[str, float] | None = None):
+        """Enter an epoch that is over into the history, and begin the next.
+
+        measured  other numbers of it by name, as of validation
+        """
+        self.last_epoch = average(self.position.seen) | dict(measured or {})
+        seconds = time.perf_counter() - self._begun
+        for name, value in (self.last_epoch | {"seconds": seconds}).items():
+            self.history.setdefault(name, []).append(value)
+        rng, epoch = dict(self._rng.bit_generator.state), self.position.epoch + 1
+        self.position = checkpoints.Position(rng, epoch, history=self.history)
+
+
+@np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
+def train_step(
+    network,
+    batch: Batch,
+    optimizer: Optimizer,
+    clipping: Clipping = NO_CLIPPING,
+    *,
+    number: int = 0,
+    states: list | None = None,
+    segment: int | None = None,
+    look: Callable[[int], object] | None = None,
+    taped: bool = False,
+) -> tuple[Made, float]:
+    """One update from one batch.  Returns (what was Made, the norm of the gradient before
+    clipping).
+
+    number       of the update, for messages and for `look`
+    states       to begin with; None is zero
+    segment      see forward_backward
+    look, taped  see Training.epoch
+    Raises NonFiniteError, before a weight has changed.
+    """
+    made = forward_backward(network, batch, states, taped, segment, clipping.step)
+    grads = made.back.grads
+    norm = global_norm(grads)
+    if not np.isfinite(made.loss) or not np.isfinite(norm):
+        found = (
+            memory.first_bad(network.backend.numpy(made.o), made.loss)
+            if segment
+            else finite.first_bad(network, batch, made)
+        )
+        raise NonFiniteError(f"update {number}: {found}. No weight has changed.")
+    if look:
+        look(number)
+    clip(grads, clipping)
+    if norm > (limit := optimizer.largest(network.dtype)) and any(
+        float(abs(g).max()) > limit for g in grads.values()
+    ):
+        squares = (
+            f"{type(optimizer).__name__} keeps squares of gradients, which overflow beyond "
+            f"{limit:.3g} in {network.dtype}"
+        )
+        raise NonFiniteError(
+            f"update {number}: {squares}; the norm is {norm:.3g}. clip_norm bounds it. No weight "
+            "has changed."
+        )
+    optimizer.step(network.backend, network.parameters, grads)
+    return made, norm
+
+
+def clip(grads: Mapping[str, np.ndarray], clipping: Clipping):
+    """Bound gradients in place: each number, then the norm of all."""
+    if clipping.value:
+        for g in grads.values():
+            np.clip(g, -clipping.value, clipping.value, out=g)
+    if clipping.norm and (now := global_norm(grads)) > clipping.norm:
+        for g in grads.values():
+            g *= g.dtype.type(clipping.norm / now)
+
+
+def compile_kernels(network, optimizer: Optimizer, progress: bool, step: Clip = UNCLIPPED) -> float:
+    """Run one update on a copy of the network, so that every kernel is compiled before the bar
+    starts.  Returns the seconds.
+    """
+    if progress:
+        tqdm.write(f"compiling kernels for {network.device}, {network.dtype} … ", end="")
+    start = time.perf_counter()
+    copy, once = network.copy(), optimizer.fresh()
+    m, k = network.input_size, network.output_size
+    zeros = Samples(
+        copy, [np.zeros((1, m) if network.recurrent else m, network.dtype)], targets=False
+    )
+    batch = zeros.batch([0])
+    target = copy.backend.array(np.full((1, 1, k), 1 / k, network.dtype), network.dtype)
+    train_step(copy, batch._replace(target=target), once, Clipping(step=step))
+    seconds = time.perf_counter() - start
+    if progress:
+        tqdm.write(f"{seconds:.1f} s")
+    return seconds
