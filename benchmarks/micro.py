@@ -255,8 +255,8 @@ def forward_of(cell, plan: Plan, T: int, B: int) -> dict:
         np.zeros((T, B, cell.kept, n)),
         np.ones((T, B), np.uint8),
     )
-    numbers = (device.array(a, np.float32) for a in host[:-1])
-    call = Forward(*numbers, device.array(host.flags, np.uint8))
+    kinds = (np.float32,) * 5 + (np.uint8,)
+    call = Forward._make(map(device.array, host, kinds))
     kernel, blocks = block.forward_kernel(cell, np.float32, plan), -(-B // plan.samples)
 
     def work():

@@ -12,8 +12,8 @@ from .launch import SIMULATED, cuda
 SCHEDULES: tuple[Schedule, ...] = (block, plain, gemm)
 NAMES = tuple(schedule.name for schedule in SCHEDULES)
 
-SIMULATOR = Card("simulator", 2, 65_536, 232_448, 152)
-H200 = Card("H200", 132, 65_536, 232_448, 152)
+H200 = Card("H200", multiprocessors=132, registers=65_536, shared=232_448, weight_registers=152)
+SIMULATOR = H200._replace(name="simulator", multiprocessors=2)
 # before Hopper: the same compiler spills there what it keeps for sm_90
 EARLIER_WEIGHT_REGISTERS = 96
 
