@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from benchmarks import _machine  # noqa: F401  before numba
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices.cuda import schedules
-from rnn_gpu.kernels.devices.cuda.schedules import H200, cycles, decide
+from rnn_gpu.kernels.devices.cuda.contract import Problem
+from rnn_gpu.kernels.devices.cuda.plans import GEMM_CYCLES, cycles, streaming
+from rnn_gpu.kernels.devices.cuda.schedules import H200, decide
 
 CLOCK = 1980.0  # cycles a microsecond, of an H200
 CELL_NAMES = {"elman": "elman_tanh", "gru": "gru", "lstm": "lstm"}
@@ -47,12 +48,11 @@ def ours(cell: str, direction: str, n: int, B: int) -> tuple[str, float] | None:
     """The schedule on an H200, and its own estimate in microseconds a step."""
     if cell not in CELL_NAMES:
         return None
-    kind = CELLS[CELL_NAMES[cell]]
-    it = decide(kind, direction, n, B, 4, H200)
+    problem = Problem(CELLS[CELL_NAMES[cell]], direction, n, B, 4, H200)
+    it = decide(problem)
     if it.plan:
-        return it.schedule, cycles(it.plan, B, 4, H200) / CLOCK
-    streamed = kind.gates * n * n * 4 / schedules.L2_BYTES_A_CYCLE * -(-B // H200.multiprocessors)
-    return it.schedule, (schedules.GEMM_CYCLES if it.schedule == "gemm" else streamed) / CLOCK
+        return it.schedule, cycles(it.plan, problem) / CLOCK
+    return it.schedule, (GEMM_CYCLES if it.schedule == "gemm" else streaming(problem)) / CLOCK
 
 
 def cudnn(cell: str, direction: str, n: int) -> tuple[str, Range]:

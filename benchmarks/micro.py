@@ -12,6 +12,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -26,36 +28,39 @@ from benchmarks._timing import (
     summary,
     synchronise,
 )
-from rnn_gpu.kernels.binding import define
+from rnn_gpu.kernels import Forward
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cuda as device
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cuda import block
-from rnn_gpu.kernels.devices.cuda.block import Plan
-from rnn_gpu.kernels.devices.cuda.launch import SIMULATED, cuda, launch
-from rnn_gpu.kernels.devices.cuda.schedules import card, cycles, fitted
+from rnn_gpu.kernels.devices.cuda.contract import Problem
+from rnn_gpu.kernels.devices.cuda.launch import SIMULATED, cuda, launch, types
+from rnn_gpu.kernels.devices.cuda.plans import MOST_THREADS, Plan, cycles, fitted
+from rnn_gpu.kernels.devices.cuda.schedules import card
 
 # looks at a counter before a block gives up: a barrier that is never complete ends too
 PATIENCE = 1 << 22
 BARRIERS = 3 if REHEARSAL else 2000  # in one launch
+CLOCK = 1980  # cycles a microsecond, of an H200
 
 if SIMULATED:
 
-    def add_release(counter, i, value):
+    def add_in_order(counter, i, value):
         cuda.atomic.add(counter, i, value)
 
-    def load_acquire(counter, i):
+    def load_in_order(counter, i):
         time.sleep(0)
         return counter[i]
 
+    add_release, load_acquire = add_in_order, load_in_order
+
 else:
     from llvmlite import ir
-    from numba.cuda import types
     from numba.cuda.extending import intrinsic
 
     LETTERS = {types.uint32: "r", types.float32: "f", types.uint64: "l"}
 
-    def assembly(text: str, returns, *arguments):
+    def assembly(text: str, returns, *arguments) -> Any:
         """An intrinsic of some numbers (`arguments`, their types) that is one piece of PTX; $0 is
         the result where there is one.
         """
@@ -70,18 +75,15 @@ else:
             )
             return context.get_dummy_value() if returns is None else called
 
-        names = ", ".join(f"a{k}" for k in range(len(arguments)))
-        signature = (types.void if returns is None else returns)(*arguments)
-        return intrinsic(
-            define(
-                "typing",
-                f"def typing(context, {names}):\n    return signature, codegen\n",
-                signature=signature,
-                codegen=codegen,
-            )
+        found = (types.void if returns is None else returns)(*arguments), codegen
+        typings = (  # an intrinsic names its arguments
+            lambda context: found,
+            lambda context, a: found,
+            lambda context, a, b: found,
         )
+        return intrinsic(typings[len(arguments)])
 
-    def address(space: int | None, size):
+    def address(space: int | None, size) -> Any:
         """The intrinsic (a, i) -> the address of a[i]: generic where `space` is None, else within
         that space.
         """
@@ -121,7 +123,7 @@ else:
     def load_acquire(counter, i):
         return ld_acquire(global_address(counter, i))
 
-    def in_clusters_of(size: int):
+    def in_clusters_of(size: int) -> Any:
         """The intrinsic () that, called in a kernel, makes its blocks come in clusters of
         `size`.
         """
@@ -230,71 +232,59 @@ def weights_in_registers_or_shared() -> Iterator[dict]:
         else (("elman_tanh", 64), ("lstm", 64), ("elman_tanh", 128), ("gru", 128))
     )
     for (name, n), lanes in itertools.product(sizes, (2,) if REHEARSAL else (1, 2, 4, 8)):
-        cell = CELLS[name]
-        full = fitted(cell, "forward", n, lanes, 1, 4, card()) if n * lanes <= 1024 else None
-        for held in sorted({0, full.held}) if full else ():
-            plan = full._replace(held=held)
-            head = {"cell": name, "n": n, "lanes": lanes, "quads": plan.quads, "held": held}
+        problem = Problem(CELLS[name], "forward", n, B, 4, card())
+        full = fitted(problem, lanes, 1) if n * lanes <= MOST_THREADS else None
+        for plan in dict.fromkeys((full._replace(in_registers=0), full)) if full else ():
+            head = {"cell": name, "n": n, "lanes": lanes, "quads": plan.quads}
+            head |= {"in_registers": plan.in_registers}
             if plan.shared * 4 > card().shared:
                 yield head | {"error": "W does not fit shared memory"}
                 continue
-            yield (
-                head
-                | {"estimated_us": cycles(plan, B, 4, card()) / 1980}
-                | forward_of(cell, plan, T, B)
-            )
+            head |= {"estimated_us": cycles(plan, problem) / CLOCK}
+            yield head | forward_of(problem.cell, plan, T, B)
 
 
 def forward_of(cell, plan: Plan, T: int, B: int) -> dict:
     """Microseconds a step of one plan; the first steps compared with the definition."""
     rng, n, G, few = np.random.default_rng(4), plan.n, cell.gates, 3
-    host = [
+    host = Forward(
         rng.normal(size=(T, B, G, n)),
         rng.uniform(-1, 1, (G * n, n)) * n**-0.5,
         rng.normal(size=G * n if cell.apart else 0),
         np.zeros((cell.states, T + 1, B, n)),
         np.zeros((T, B, cell.kept, n)),
-    ]
-    p, W, c, s, kept = (device.array(a, np.float32) for a in host)
-    flags = device.array(np.ones((T, B)), np.uint8)
-    kernel = block.forward_kernel(cell, np.float32, plan)
+        np.ones((T, B), np.uint8),
+    )
+    kinds = (np.float32,) * 5 + (np.uint8,)
+    call = Forward._make(map(device.array, host, kinds))
+    kernel, blocks = block.forward_kernel(cell, np.float32, plan), -(-B // plan.samples)
 
     def work():
-        launch(
-            kernel,
-            -(-B // plan.rows),
-            plan.threads,
-            p,
-            W,
-            c,
-            s,
-            kept,
-            flags,
-            shared=plan.shared * 4,
-        )
+        launch(kernel, blocks, plan.threads, call, shared=plan.shared * 4)
 
     row = timed(work, T)
-    right = host[3][:, : few + 1].copy()
-    reference.forward(
-        cell,
-        host[0][:few],
-        host[1],
-        host[2],
-        right,
-        host[4][:few].copy(),
-        np.ones((few, B), np.uint8),
+    right = host._replace(
+        p=host.p[:few], s=host.s[:, : few + 1].copy(), kept=host.kept[:few], flags=host.flags[:few]
     )
-    error = float(np.abs(device.numpy(s)[:, : few + 1] - right).max())
+    reference.forward(cell, right)
+    error = float(np.abs(device.numpy(call.s)[:, : few + 1] - right.s).max())
     return row if error < 1e-4 else {"error": f"wrong by {error:.1e}"}
+
+
+def take_4(a, b, c, d):
+    return
+
+
+def take_8(a, b, c, d, e, f, g, h):
+    return
 
 
 def launches() -> Iterator[dict]:
     """What the host pays for one launch of an empty kernel: Numba's way, the library's, and
     cuda.core's.
     """
-    for count in (4, 16):
-        names = ", ".join(f"a{k}" for k in range(count))
-        kernel = cuda.jit(define("nothing", f"def nothing({names}):\n    return\n"))
+    for count, empty in ((4, take_4), (8, take_8)):
+        kernel = cuda.jit(empty)
         given = [device.array(np.zeros((2, 3)), np.float32) for _ in range(count)]
         repeats = 2 if REHEARSAL else 200
         launch(kernel, 1, 4 if SIMULATED else 32, *given)
@@ -351,13 +341,11 @@ def by_cuda_core(kernel, given, anew: bool):
     """A launch past Numba, of the kernel that it has compiled; the numbers of the arrays found
     `anew` each time, or once.
     """
-    from cuda.core import LaunchConfig, Stream
-    from cuda.core import launch as start
-
+    core: Any = import_module("cuda.core")
     compiled = next(iter(kernel.overloads.values()))._codelibrary.get_cufunc().kernel
     numbers = flat(given)
-    configuration, stream = LaunchConfig(grid=1, block=32), Stream.from_handle(0)
-    return lambda: start(stream, configuration, compiled, *(flat(given) if anew else numbers))
+    configuration, stream = core.LaunchConfig(grid=1, block=32), core.Stream.from_handle(0)
+    return lambda: core.launch(stream, configuration, compiled, *(flat(given) if anew else numbers))
 
 
 def clusters() -> Iterator[dict]:
@@ -421,12 +409,13 @@ def cluster_kernel(size: int, push: bool):
 
 def allow_large_clusters(kernel):
     """More than 8 blocks a cluster must be asked for."""
-    from numba.cuda.cudadrv.driver import binding, driver
-
+    module: Any = import_module("numba.cuda.cudadrv.driver")
     kernel.compile((types.int64, types.Array(types.float32, 1, "C")))
     function = next(iter(kernel.overloads.values()))._codelibrary.get_cufunc()
-    attribute = binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
-    driver.cuKernelSetAttribute(attribute, 1, function.handle, function.device.id)
+    attribute = (
+        module.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
+    )
+    module.driver.cuKernelSetAttribute(attribute, 1, function.handle, function.device.id)
 
 
 MEASUREMENTS = (grid_barrier, block_barrier, launches, weights_in_registers_or_shared, clusters)
@@ -444,7 +433,7 @@ def shown(row: dict) -> str:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rehearse", action="store_true")
     chosen = parser.parse_args()

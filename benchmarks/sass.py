@@ -24,18 +24,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-from numba.core import config, types
+from numba.core import config
 
 try:
-    from numba import cuda
+    import numba.cuda  # noqa: F401
 except RuntimeError as error:  # where no CUDA library is installed at all
     print(
         f"numba.cuda cannot be imported ({str(error).strip()}). pip install 'numba-cuda[cu13]'.",
@@ -49,52 +50,41 @@ from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
-from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_HELD, H200, Card, decide
+from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
+from rnn_gpu.kernels.devices.cuda.launch import cuda, types
+from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_WEIGHT_REGISTERS, H200, decide
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers.stateless import output_formula
 from rnn_gpu.losses import value_and_slope
 
-# What is compiled: the arguments of each kernel in order. A whole number is the dimensions of a
-# C-contiguous array of the kernel's type, 0 is one number, a tuple is a tuple; anything else is a
-# Numba type. A new schedule adds its kernels here.
+# What kernels take, by the names of their parameters and of the fields of Forward and Backward. A
+# whole number is the dimensions of a C-contiguous array of the kernel's type; else it is a Numba
+# type.
 FLAGS = types.Array(types.uint8, 2, "C")
-CLIP = {"clip": ()}  # where a kernel does not clip δ
-BOUNDS = {"clip": (0, 0, FLAGS)}  # and where it does
-FORWARD = {"c": 1, "s": 4, "kept": 4, "flags": FLAGS}
-BACKWARD = {"s": 4, "kept": 4, "flags": FLAGS, "dp": 4, "dq": 4}
-STEP = {"t": types.int64}
-FORWARD_KERNELS = (  # factory(cell, number)
-    (plain.forward_kernel, {"p": 4, "W_T": 2} | FORWARD),
-    (
-        gemm.forward_kernel,
-        {"p": 4, "q": 2, "c": 1, "s": 4, "h": 2, "kept": 4, "flags": FLAGS} | STEP,
-    ),
-)
-BACKWARD_KERNELS = (  # factory(cell, number, clips)
-    (plain.backward_kernel, {"dy": 3, "W": 2} | BACKWARD | {"rows": 4, "ds": 4, "now": 4} | CLIP),
-    (
-        gemm.backward_kernel,
-        {"dy": 3, "through_W": 2} | BACKWARD | {"ds": 4, "now": 4} | CLIP | STEP,
-    ),
-)
-BLOCK_KERNELS = {  # direction: factory(cell, number, plan)
-    "forward": (block.forward_kernel, {"p": 4, "W": 2} | FORWARD),
-    "backward": (block.backward_kernel, {"dy": 3, "W": 2} | BACKWARD | {"ds": 4} | CLIP),
+ARRAYS = {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}
+ARRAYS |= {"dy": 3, "dp": 4, "dq": 4, "ds": 4, "clip": ()}
+ARRAYS |= {"W_T": 2, "dq_of_step": 4, "carried": 4, "q": 2, "h": 2, "through_W": 2, "out": 2}
+ARRAYS |= {"t": types.int64}
+NUMBER = 0  # dimensions of none
+BOUNDS = Bounds(NUMBER, NUMBER, FLAGS)  # call.clip of a kernel that clips
+FORWARD_KERNELS = (plain.forward_kernel, gemm.forward_kernel)  # factory(cell, number)
+BACKWARD_KERNELS = (plain.backward_kernel, gemm.backward_kernel)  # factory(cell, number, clips)
+BLOCK_KERNELS = {  # factory(cell, number, plan)
+    "forward": block.forward_kernel,
+    "backward": block.backward_kernel,
 }
+OTHER_KERNELS = (plain.matvec_kernel,)  # factory(number)
 BLOCK_SIZES = {  # (n, samples) that the table plans
     "elman_tanh": ((64, 64), (224, 64), (200, 1000)),
     "gru": ((64, 64), (128, 64), (128, 1000)),
     "lstm": ((64, 64), (117, 64), (100, 1000)),
 }
 CARDS = {  # whose plans are compiled; for another cc the H200's
-    (7, 5): Card("T4", 40, 65_536, 65_536, EARLIER_HELD),
-    (8, 0): Card("A100", 108, 65_536, 166_912, EARLIER_HELD),
+    (7, 5): Card("T4", 40, 65_536, 65_536, EARLIER_WEIGHT_REGISTERS),
+    (8, 0): Card("A100", 108, 65_536, 166_912, EARLIER_WEIGHT_REGISTERS),
     (9, 0): H200,
 }
 NOISY = dropped(zoned(lstm))
-OTHER_KERNELS = (  # factory(number)
-    (plain.matvec_kernel, {"W_T": 2, "s": 4, "out": 2}),
-)
 
 CAPABILITIES = ((7, 5), (8, 0), (9, 0))
 NUMBERS = {"float32": np.float32, "float64": np.float64}
@@ -146,7 +136,7 @@ class Job(NamedTuple):
     cell: str  # "" for a kernel that knows no cell
     recurrent: bool  # runs over time: must keep everything in registers
     make: Callable  # () -> the kernel
-    arguments: dict
+    given: dict = {}  # noqa: RUF012  what this kernel takes otherwise than ARRAYS has it
     threads: int = 256  # of a block
 
 
@@ -157,62 +147,47 @@ def jobs(number, card: Card) -> Iterator[Job]:
     what clips δ for the cells whose block sizes are listed.
     """
     most = card is H200 and number is np.float32
-    cells = [*CELLS.values(), *[NOISY] * most]
-    for cell, (factory, arguments) in itertools.product(cells, FORWARD_KERNELS):
-        yield Job(
-            f"{title(factory)}[{cell.name}]",
-            cell.name,
-            True,
-            lambda f=factory, c=cell: f(c, number),
-            arguments,
-        )
-    for cell, (factory, arguments), clips in itertools.product(
-        cells, BACKWARD_KERNELS, (False, True)
-    ):
-        if not clips or (most and cell.name in BLOCK_SIZES):
-            name = title(factory) + clipping(clips)
-            arguments = arguments | (BOUNDS if clips else CLIP)
-            yield Job(
-                f"{name}[{cell.name}]",
-                cell.name,
-                True,
-                lambda f=factory, c=cell, k=clips: f(c, number, k),
-                arguments,
-            )
-    for cell, (direction, (factory, arguments)), clips in itertools.product(
-        cells, BLOCK_KERNELS.items(), (False, True)
-    ):
-        odd = ((33, 64),) if most else ()
-        for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
-            it = decide(cell, direction, n, B, number().itemsize, card, clips=clips)
-            if it.schedule == "block" and (
-                not clips or (most and direction == "backward" and cell.name in BLOCK_SIZES)
-            ):
-                name = f"{title(factory)}{clipping(clips)}[{cell.name} n={n} B={B}]"
-                given = arguments | (BOUNDS if clips else {})
-                yield Job(
-                    name,
-                    cell.name,
-                    True,
-                    lambda f=factory, c=cell, p=it.plan: f(c, number, p),
-                    given,
-                    it.threads,
-                )
-    for factory, arguments in OTHER_KERNELS:
-        yield Job(title(factory), "", True, lambda f=factory: f(number), arguments)
+    yield from streaming_jobs(number, most)
+    yield from block_jobs(number, card, most)
+    for factory in OTHER_KERNELS:
+        yield Job(title(factory), "", True, partial(factory, number))
     for name, f, *counts in formulas():
-        arguments = {
-            f"{letter}{k}": array
-            for letter, array, n in zip("oxa", (1, 1, 0), counts, strict=True)
-            for k in range(n)
-        }
-        yield Job(
-            f"elementwise[{name}]",
-            "",
-            False,
-            lambda f=f, counts=counts: elementwise_kernel(f, number, *counts),
-            arguments,
-        )
+        made = partial(elementwise_kernel, f, number, *counts)
+        groups = zip(("outputs", "inputs", "scalars"), (1, 1, NUMBER), counts, strict=True)
+        given = {group: (one,) * count for group, one, count in groups}
+        yield Job(f"elementwise[{name}]", "", False, made, given)
+
+
+def streaming_jobs(number, most: bool) -> Iterator[Job]:
+    """The schedules for W of any size."""
+    cells = [*CELLS.values(), *[NOISY] * most]
+    for cell, factory in itertools.product(cells, FORWARD_KERNELS):
+        made = partial(factory, cell, number)
+        yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, made)
+    for cell, factory, clips in itertools.product(cells, BACKWARD_KERNELS, (False, True)):
+        if not clips or (most and cell.name in BLOCK_SIZES):
+            name, made = title(factory) + clipping(clips), partial(factory, cell, number, clips)
+            yield Job(f"{name}[{cell.name}]", cell.name, True, made, bounds(clips))
+
+
+def block_jobs(number, card: Card, most: bool) -> Iterator[Job]:
+    """The block schedule, where it is chosen."""
+    cells, itemsize = [*CELLS.values(), *[NOISY] * most], number().itemsize
+    odd = ((33, 64),) if most else ()
+    for cell, direction, clips in itertools.product(cells, BLOCK_KERNELS, (False, True)):
+        if clips and not (most and direction == "backward" and cell.name in BLOCK_SIZES):
+            continue
+        factory = BLOCK_KERNELS[direction]
+        for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
+            choice = decide(Problem(cell, direction, n, B, itemsize, card, clips))
+            if choice.schedule == "block":
+                name = f"{title(factory)}{clipping(clips)}[{cell.name} n={n} B={B}]"
+                made = partial(factory, cell, number, choice.plan)
+                yield Job(name, cell.name, True, made, bounds(clips), choice.threads)
+
+
+def bounds(clips: bool) -> dict:
+    return {"clip": BOUNDS} if clips else {}
 
 
 def clipping(clips: bool) -> str:
@@ -259,26 +234,27 @@ def guilty_kernels(number) -> Iterator[Job]:
         )
 
 
-def signature(kernel, arguments: dict, number) -> tuple:
-    """The Numba types of a kernel's arguments, from a line of the table; ValueError where the table
-    is out of date.
+def signature(kernel, given: dict, number) -> tuple:
+    """The Numba types of a kernel's arguments: a parameter is an array that ARRAYS or `given` has,
+    or is annotated with the NamedTuple that it is.
     """
-    names = list(inspect.signature(kernel.py_func).parameters)
-    if names != list(arguments):
-        raise ValueError(
-            f"{kernel.py_func.__name__} takes ({', '.join(names)}), but the table says "
-            f"({', '.join(arguments)})"
-        )
-    element = getattr(types, number.__name__)
+    element, known = getattr(types, number.__name__), ARRAYS | given
 
     def numba_type(argument):
         if isinstance(argument, int):
             return types.Array(element, argument, "C") if argument else element
         if isinstance(argument, tuple):
-            return types.BaseTuple.from_types(tuple(map(numba_type, argument)))
+            members = tuple(map(numba_type, argument))
+            return types.BaseTuple.from_types(members, type(argument))
         return argument
 
-    return tuple(map(numba_type, arguments.values()))
+    def taken(parameter):
+        if fields := getattr(parameter.annotation, "_fields", None):
+            return parameter.annotation(*(known[field] for field in fields))
+        return known[parameter.name]
+
+    parameters = inspect.signature(kernel.py_func).parameters.values()
+    return tuple(numba_type(taken(one)) for one in parameters)
 
 
 class Compiled(NamedTuple):
@@ -342,7 +318,7 @@ def tool(name: str) -> str | None:
     nvidia = find_spec("nvidia")
     wheels = [
         str(bin)
-        for base in (nvidia.submodule_search_locations if nvidia else ())
+        for base in ((nvidia and nvidia.submodule_search_locations) or ())
         for bin in sorted(Path(base).glob("*/bin"))
     ]
     places = [os.environ.get("CUDA_TOOLS", ""), *wheels, os.environ.get("PATH", "")]
@@ -355,8 +331,9 @@ def output(*command) -> str:
 
 def missing() -> str:
     """What of the toolkit is not installed; "" where kernels can be compiled."""
-    from numba.cuda.cudadrv import driver, nvvm
+    from numba.cuda.cudadrv import nvvm
 
+    driver: Any = import_module("numba.cuda.cudadrv.driver")
     lacking = [name for name in ("nvdisasm", "cuobjdump") if not tool(name)]
     try:
         nvvm.NVVM()
@@ -424,7 +401,7 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
     }
     try:
         kernel = job.make()
-        compiled = compile_kernel(kernel, signature(kernel, job.arguments, number), cc, disassemble)
+        compiled = compile_kernel(kernel, signature(kernel, job.given, number), cc, disassemble)
     except Exception as error:
         return head | {"error": f"{type(error).__name__}: {error}"}
     if options.dump:
@@ -504,7 +481,7 @@ def main(arguments=None) -> int:
         return int(major), int(minor)
 
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sass", description=__doc__.partition("\n")[0]
+        prog="python -m benchmarks.sass", description=str(__doc__).partition("\n")[0]
     )
     parser.add_argument(
         "--cc",
@@ -537,7 +514,7 @@ def main(arguments=None) -> int:
         "--dump", default="", metavar="FOLDER", help="write each kernel's PTX and SASS there"
     )
     options = parser.parse_args(arguments)
-    if config.ENABLE_CUDASIM:
+    if vars(config)["ENABLE_CUDASIM"]:
         parser.error("NUMBA_ENABLE_CUDASIM is set, and the simulator compiles nothing: unset it")
     if lacking := missing():
         print(lacking, file=sys.stderr)

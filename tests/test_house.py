@@ -36,7 +36,7 @@ kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
 kernels.updates
-kernels.binding.accessors kernels.binding.names kernels.binding.text kernels.losses kernels.once
+kernels.binding.accessors kernels.binding.names kernels.losses kernels.once
 kernels.binding
 kernels.whole_arrays
 kernels.cells.*
@@ -49,13 +49,11 @@ kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
 kernels.devices.cpu
-kernels.devices.cuda.simulator
+kernels.devices.cuda.contract kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
+kernels.devices.cuda.plans kernels.devices.cuda.pointwise kernels.devices.cuda.precision
 kernels.devices.cuda.ptx
-kernels.devices.cuda.pointwise
-kernels.devices.cuda.plain kernels.devices.cuda.precision
-kernels.devices.cuda.block
-kernels.devices.cuda.gemm
+kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 bridges bridges.plots errors outline
@@ -119,7 +117,7 @@ def test_imports_are_seen_wherever_they_stand():
     assert "rnn_gpu.kernels" in seen["rnn_gpu.layers.steps"]
     assert "matplotlib.figure.Figure" in seen["rnn_gpu.bridges.plots"]
     assert "rnn_gpu.kernels.devices" in seen["rnn_gpu.device"]
-    assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.plain"]
+    assert "numba.cuda" in seen["rnn_gpu.kernels.devices.cuda.launch"]
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("rnn_gpu.kernels")])

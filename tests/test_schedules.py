@@ -2,15 +2,20 @@
 blocks; and the table that chooses.
 """
 
+import inspect
 import itertools
 
 import pytest
 
+import rnn_gpu
 from conftest import close
+from programs import copied, python
 from rnn_gpu.kernels import UNCLIPPED, Clip
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import schedules
-from rnn_gpu.kernels.devices.cuda.schedules import H200, Choice, choose, decide, fitted, only
+from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem, Schedule
+from rnn_gpu.kernels.devices.cuda.plans import Plan, fitted
+from rnn_gpu.kernels.devices.cuda.schedules import H200, choose, decide, only
 from twins import one_pass
 
 CLIPS = (UNCLIPPED, Clip(0.4, 0.6))
@@ -31,24 +36,23 @@ def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
         assert clipped == beyond
 
 
-def planned(monkeypatch, lanes, rows, shared_quads):
+def planned(monkeypatch, lanes, samples, shared_quads):
     """Make the table choose block plans of this shape, with this many quads of weights a lane in
     shared memory.
     """
 
     def chosen(cell, direction, n, B, itemsize, clips=False):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-        plan = schedules.Plan(n, inputs, outputs, lanes, rows, 0, clips)
-        plan = plan._replace(held=max(0, plan.quads - shared_quads))
-        return Choice(
-            "block", plan, -(-B // rows), plan.threads, plan.shared * itemsize, "the test says so"
-        )
+        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips)
+        plan = plan._replace(in_registers=max(0, plan.quads - shared_quads))
+        blocks, shared = -(-B // samples), plan.shared * itemsize
+        return Choice("block", plan, blocks, plan.threads, shared, "the test says so")
 
     monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.choose", chosen)
 
 
 @pytest.mark.parametrize(
-    ("n", "lanes", "rows", "shared_quads"),
+    ("n", "lanes", "samples", "shared_quads"),
     [
         (7, 2, 2, 1),
         (9, 1, 1, 99),
@@ -60,12 +64,12 @@ def planned(monkeypatch, lanes, rows, shared_quads):
 )
 @pytest.mark.parametrize("name", CHOSEN)
 def test_every_shape_of_block_plan_equals_the_reference(
-    name, n, lanes, rows, shared_quads, monkeypatch
+    name, n, lanes, samples, shared_quads, monkeypatch
 ):
     """Shares of a sum over lanes; several samples a block, the last block not full; weights in
     registers, in shared memory, in both.
     """
-    planned(monkeypatch, lanes, rows, shared_quads)
+    planned(monkeypatch, lanes, samples, shared_quads)
     for clip, pattern in itertools.product(CLIPS, (None, 6)):
         expected, _, beyond = one_pass(
             "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
@@ -81,29 +85,34 @@ def test_every_shape_of_block_plan_equals_the_reference(
 def test_plans_keep_within_the_card(cell, direction, itemsize):
     for n in (1, 7, 16, 33, 64, 100, 128, 160, 200, 256, 400, 1024):
         for B in (1, 16, 64, 256, 1000):
-            it = decide(cell, direction, n, B, itemsize, H200)
+            it = decide(Problem(cell, direction, n, B, itemsize, H200))
             assert it.threads <= 1024 and it.shared <= H200.shared
             if it.schedule == "block":
-                registers = 4 * it.plan.held * it.plan.outputs * itemsize // 4
-                assert it.blocks * it.plan.rows >= B > (it.blocks - 1) * it.plan.rows
+                registers = 4 * it.plan.in_registers * it.plan.outputs * itemsize // 4
+                assert it.blocks * it.plan.samples >= B > (it.blocks - 1) * it.plan.samples
                 assert it.plan.lanes * n <= it.threads
-                assert registers <= H200.held and it.threads * (registers + 32) <= H200.registers
+                assert registers <= H200.weight_registers
+                assert it.threads * (registers + 32) <= H200.registers
+
+
+def on_h200(name, direction, n, wanted=None, B=64):
+    return decide(Problem(CELLS[name], direction, n, B, 4, H200), wanted)
 
 
 def test_the_table_covers_what_fits_one_multiprocessor():
     """The sizes of the field notes: float32 Elman 224, GRU 128, LSTM 117."""
     for name, n in (("elman_tanh", 224), ("gru", 128), ("lstm", 117)):
         for direction in ("forward", "backward"):
-            assert decide(CELLS[name], direction, n, 64, 4, H200).schedule == "block"
-    streamed = decide(CELLS["lstm"], "forward", 256, 64, 4, H200)
+            assert on_h200(name, direction, n).schedule == "block"
+    streamed = on_h200("lstm", "forward", 256)
     assert streamed.schedule == "plain" and "1048576 bytes" in streamed.why
-    assert decide(CELLS["lstm"], "forward", 2048, 64, 4, H200).schedule == "gemm"
+    assert on_h200("lstm", "forward", 2048).schedule == "gemm"
 
 
 def test_a_schedule_that_is_asked_for_is_the_one():
     for schedule in schedules.NAMES:
-        assert decide(CELLS["lstm"], "forward", 64, 8, 4, H200, schedule).schedule == schedule
-    instead = decide(CELLS["lstm"], "forward", 256, 8, 4, H200, "block")  # W does not fit
+        assert on_h200("lstm", "forward", 64, schedule, B=8).schedule == schedule
+    instead = on_h200("lstm", "forward", 256, "block", B=8)  # W does not fit
     assert instead.schedule == "plain" and "more than registers" in instead.why
     with (
         pytest.raises(ValueError, match="'blocks', expected one of block, plain, gemm"),
@@ -113,12 +122,10 @@ def test_a_schedule_that_is_asked_for_is_the_one():
 
 
 def test_a_plan_that_does_not_fit_is_none():
-    assert fitted(CELLS["lstm"], "forward", 512, 1, 1, 4, H200) is None
+    assert fitted(Problem(CELLS["lstm"], "forward", 512, 1, 4, H200), lanes=1, samples=1) is None
 
 
 def test_layers_explain_themselves():
-    import rnn_gpu
-
     layer = rnn_gpu.LSTM(5, 7, device="cuda")
     text = layer.explain(T=10, B=4)
     assert "forward" in text and "backward" in text and "block" in text
@@ -129,3 +136,62 @@ def test_layers_explain_themselves():
         assert "plain" in layer.explain(T=10, B=4) and "asked for" in layer.explain(T=10, B=4)
     with pytest.raises(rnn_gpu.ArgumentError, match="T is 0"):
         layer.explain(T=0, B=4)
+
+
+# The contract
+
+
+def functions_of(protocol):
+    return {name for name, value in vars(protocol).items() if inspect.isfunction(value)} - {
+        "__init__",
+        "__subclasshook__",
+    }
+
+
+@pytest.mark.parametrize("schedule", schedules.SCHEDULES, ids=schedules.NAMES)
+def test_a_schedule_keeps_the_contract(schedule):
+    for name in functions_of(Schedule):
+        _, *promised = inspect.signature(getattr(Schedule, name)).parameters
+        assert list(inspect.signature(getattr(schedule, name)).parameters) == promised
+    assert schedule.name in schedules.NAMES
+    problem = Problem(CELLS["lstm"], "forward", 7, 5, 4, H200)
+    choice = schedule.plan(problem, asked=True)
+    assert choice.schedule == schedule.name
+    assert f"{choice.blocks} blocks of {choice.threads} threads" in schedule.describe(choice)
+
+
+def test_the_last_of_the_row_always_has_an_answer():
+    problem = Problem(CELLS["lstm"], "backward", 10**5, 10**5, 8, H200, clips=True)
+    assert schedules.SCHEDULES[-1].plan(problem)
+
+
+USE = """
+import numpy as np
+import rnn_gpu
+from rnn_gpu.kernels.devices.cuda import schedules
+
+rng = np.random.default_rng(0)
+x, dy = rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 7))
+layers = [rnn_gpu.LSTM(2, 7, device=d, dtype="float64", seed=1) for d in ("cuda", "reference")]
+with schedules.only("mine"):
+    print("mine" in layers[0].explain(T=5, B=3))
+    found = [(layer(x)[0], layer.backward(dy)[0]) for layer in layers]
+print(np.allclose(*(y for y, _ in found)), np.allclose(*(dx for _, dx in found)))
+print(rnn_gpu.__file__)
+"""
+
+
+def test_a_schedule_is_one_file_and_its_place_in_the_row(tmp_path):
+    """A copy of the library with a file more, here that of *plain* under another name."""
+    folder = copied(tmp_path) / "devices" / "cuda"
+    for file, old, new in (
+        ("plain.py", 'name = "plain"', 'name = "mine"'),
+        ("schedules.py", "import block, gemm, plain", "import block, gemm, mine, plain"),
+        ("schedules.py", "= (block, plain, gemm)", "= (block, plain, mine, gemm)"),
+    ):
+        text = (folder / file).read_text(encoding="utf-8")
+        assert old in text
+        target = folder / ("mine.py" if file == "plain.py" else file)
+        target.write_text(text.replace(old, new), encoding="utf-8")
+    done = python(USE, PYTHONPATH=str(tmp_path), NUMBA_ENABLE_CUDASIM="1")
+    assert done.stdout.split() == ["True"] * 3 + [str(tmp_path / "rnn_gpu" / "__init__.py")]

@@ -5,24 +5,26 @@ kernels on NumPy's arrays.
 import numpy as np
 
 from ... import UNCLIPPED, Backward, Forward
-from ...binding.text import define, elementwise_source
+from ...binding.closures import each_over, tuple_over
 from ...fingerprint import mixed
 from ...once import once
 from ...products import by_chunks, products
-from . import block, gemm, plain
+from . import plain
+from .contract import Bounds
 from .launch import (
     SIMULATED,
     THREADS,
     arrays,
     blocks_for,
     cuda,
+    device_function,
     formula,
     launch,
     on_stream,  # noqa: F401  for rnn_gpu.torch
     threads_for,
 )
 from .precision import lacks_tf32, matmul
-from .schedules import card, choose
+from .schedules import card, choose, named
 
 name, preference = "cuda", 0 if SIMULATED else 2
 TOGETHER = 2048  # rows of a chunk (see products.py): enough that cuBLAS is not called often
@@ -85,23 +87,30 @@ project, project_back = products(chunk, *by_chunks(matmul, empty))
 
 @once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
-    text = elementwise_source(
-        outputs, inputs, scalars, "range(cuda.grid(1), o0.size, cuda.gridsize(1))"
-    )
-    return cuda.jit(define("kernel", text, f=formula(f, number), cuda=cuda))
+    apply, many = formula(f, number), outputs > 1
+    get = tuple_over(inputs, device_function(lambda k, a, i: a[i]), device_function)
+
+    @device_function
+    def put_number(k, a, i, values):
+        a[i] = values[k] if many else values
+
+    put = each_over(outputs, put_number, device_function)
+
+    @cuda.jit
+    def elementwise(outputs, inputs, scalars):
+        """`Device.elementwise`, of arrays (·,)."""
+        for i in range(cuda.grid(1), outputs[0].size, cuda.gridsize(1)):
+            put(outputs, i, apply(*(get(inputs, i) + scalars)))
+
+    return elementwise
 
 
 def elementwise(f, outputs, inputs, scalars=()):
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
     blocks = blocks_for(-(-outputs[0].size // THREADS))
-    launch(
-        kernel,
-        blocks,
-        THREADS,
-        *(a.reshape(-1) for a in (*outputs, *inputs)),
-        *map(number, scalars),
-    )
+    flat = (tuple(a.reshape(-1) for a in group) for group in (outputs, inputs))
+    launch(kernel, blocks, THREADS, *flat, tuple(map(number, scalars)))
 
 
 def matvec(W, s, out):
@@ -112,79 +121,29 @@ def matvec(W, s, out):
 
 
 def forward(cell, call: Forward, precision="fp32"):
-    p, W, c, s, kept, flags = call
-    T, B, _, n = p.shape
-    it, number = choose(cell, "forward", n, B, p.itemsize), p.dtype.type
-    if it.schedule == "gemm":
-        gemm.forward(cell, p, W, c, s, kept, flags, precision)
-        return
-    if it.schedule == "block":
-        kernel = block.forward_kernel(cell, number, it.plan)
-    else:
-        # neighbouring threads read neighbouring weights
-        kernel, W = plain.forward_kernel(cell, number), W.T.copy()
-    launch(kernel, it.blocks, it.threads, p, W, c, s, kept, flags, shared=it.shared)
+    _, B, _, n = call.p.shape
+    choice = choose(cell, "forward", n, B, call.p.itemsize)
+    named(choice.schedule).forward(cell, call, choice, precision)
 
 
 def backward(cell, call: Backward, precision="fp32"):
-    dy, W, s, kept, flags, dp, dq, ds, clip = call
-    T, B, G, n = dp.shape
-    clips, number, carried = clip != UNCLIPPED, dp.dtype.type, ds.reshape(len(ds), 1, B, n)
-    bounds = (
-        (number(clip.value), number(clip.norm), arrays().zeros((T, B), np.uint8)) if clips else ()
-    )
-    it = choose(cell, "backward", n, B, dp.itemsize, clips)
-    if it.schedule == "gemm":
-        gemm.backward(
-            cell,
-            dy,
-            W,
-            s,
-            kept,
-            flags,
-            dp,
-            dq,
-            carried,
-            arrays().empty(carried.shape, dp.dtype),
-            bounds,
-            precision,
-        )
-    elif it.schedule == "block":
-        kernel = block.backward_kernel(cell, number, it.plan)
-        launch(
-            kernel,
-            it.blocks,
-            it.threads,
-            dy,
-            W,
-            s,
-            kept,
-            flags,
-            dp,
-            dq,
-            carried,
-            bounds,
-            shared=it.shared,
-        )
-    else:
-        kernel = plain.backward_kernel(cell, number, clips)
-        rows, now = dq.reshape(1, T, B, G * n), arrays().empty(carried.shape, dp.dtype)
-        launch(
-            kernel, it.blocks, it.threads, dy, W, s, kept, flags, dp, dq, rows, carried, now, bounds
-        )
-    return int(bounds[2].sum()) if clips else 0
+    T, B, _, n = call.dp.shape
+    number, clip, clips = call.dp.dtype.type, call.clip, call.clip != UNCLIPPED
+    bounds = ()
+    if clips:
+        beyond = arrays().zeros((T, B), np.uint8)
+        bounds = Bounds(number(clip.value), number(clip.norm), beyond)
+    call = call._replace(ds=call.ds.reshape(len(call.ds), 1, B, n), clip=bounds)
+    choice = choose(cell, "backward", n, B, call.dp.itemsize, clips)
+    named(choice.schedule).backward(cell, call, choice, precision)
+    return int(bounds.beyond.sum()) if bounds else 0
 
 
 def explain(cell, n, B, dtype, precision="fp32"):
     strict = "TF32" if precision == "tf32" else f"strict {dtype}"
-    itemsize = np.dtype(dtype).itemsize
     lines = [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {strict}"]
     for direction in ("forward", "backward"):
-        it = choose(cell, direction, n, B, itemsize)
-        plan = f"{it.plan.lanes} lanes a unit, {it.plan.rows} samples a block, " if it.plan else ""
-        grid = (
-            f"{it.blocks} blocks of {it.threads} threads, {plan}{it.shared} bytes of shared memory"
-        )
-        launches = "two launches a step" if it.schedule == "gemm" else "one launch whatever T"
-        lines.append(f"{direction:9}{it.schedule}, {launches}: {grid}; {it.why}")
+        choice = choose(cell, direction, n, B, np.dtype(dtype).itemsize)
+        described = named(choice.schedule).describe(choice)
+        lines.append(f"{direction:9}{choice.schedule}, {described}; {choice.why}")
     return "\n".join(lines)

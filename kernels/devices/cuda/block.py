@@ -4,97 +4,97 @@ one launch.
 A unit is `lanes` neighbouring threads. Each sums over its share of the inputs, for all gates at
 once; shuffles add the shares, so that every lane has every gate and takes the step itself. Weights
 stand in registers as far as these go, the rest in shared memory, thread by thread; the state of the
-block's rows in shared memory, twice, so that one barrier a step is enough. What the next step needs
-from global memory is fetched before the sums of this one.
+block's samples in shared memory, twice, so that one barrier a step is enough. What the next step
+needs from global memory is prefetched before the sums of this one.
 
-What runs over the block's samples, or over weights in registers, is spelled out (`repeat`): an
-array stays in registers only if every index is a constant, and the compiler unrolls no loop that it
-finds too long.
+What runs over the block's samples, or over weights in registers, is spelled out (`each`): an array
+stays in registers only if every index is a constant, and the compiler unrolls no loop that it finds
+too long.
 """
 
-import inspect
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda
 
-from ... import LIVE, RESET
-from ...binding.text import access, gather, repeat
+from ... import LIVE, RESET, At, Backward, Forward
+from ...binding.accessors import access
+from ...binding.closures import each, each_over, tuple_of
 from ...clipping import factor
 from ...once import once
-from .launch import TOGETHER, device_function, formula
-from .pointwise import limit_of, square_of
+from .contract import Choice, Problem
+from .launch import cuda, device_function, formula, launch
+from .plans import QUAD, Plan, best
+from .pointwise import nothing, square_of, times_of, value_clip_of
 from .ptx import quad
 
-WARP = 0xFFFFFFFF
-CUT = RESET << 1  # of a step's flags, in registers: the step after it began anew
+name = "block"
+ALL_LANES = 0xFFFFFFFF  # of a warp take part in a shuffle
+RESET_AFTER = RESET << 1  # of a step's flags in registers: the step after it began anew
 
 
-class Plan(NamedTuple):
-    """What is fixed when a kernel is compiled. Quads are four neighbouring inputs: one 16-byte
-    load.
-    """
+class Thread(NamedTuple):
+    """Where a thread works, and what it sums with; both ways."""
 
-    n: int  # units
-    inputs: int  # length of the vector that W multiplies: n forward, G·n backward
-    outputs: int  # sums a unit takes: G forward, 1 backward
-    lanes: int  # threads a unit: 1, 2, 4 or 8
-    rows: int  # samples a block
-    # quads of inputs a lane has weights for in registers; the others are in shared memory
-    held: int
-    clips: bool = False  # δ is clipped
-
-    @property
-    def quads(self) -> int:
-        """Quads of inputs a lane."""
-        return -(-self.inputs // (4 * self.lanes))
-
-    @property
-    def width(self) -> int:
-        """Inputs, padded to whole quads for every lane."""
-        return 4 * self.lanes * self.quads
-
-    @property
-    def threads(self) -> int:
-        return -(-self.n * self.lanes // TOGETHER) * TOGETHER
-
-    @property
-    def shared(self) -> int:
-        """Numbers in shared memory: inputs of every row twice, weights that registers do not hold,
-        and δ² if it is clipped.
-        """
-        return self.squares + self.clips * 2 * self.rows * self.padded
-
-    @property
-    def padded(self) -> int:
-        """Units, padded to whole quads."""
-        return -(-self.n // 4) * 4
-
-    @property
-    def squares(self) -> int:
-        """Where in shared memory Σ δ² of each unit begins, for every row, twice."""
-        return (
-            2 * self.rows * self.width + 4 * (self.quads - self.held) * self.outputs * self.threads
-        )
+    lane: Any  # which of the unit's threads
+    j: Any  # unit; those beyond n do nothing but reach the barriers
+    first: Any  # sample of the block
+    # (plan.shared,) of the block: what W multiplies at even and at odd steps, a sample behind the
+    # other; then weights; then Σ δ² of each unit, at even and at odd steps
+    shared: Any
+    weights: Any  # (outputs · in_registers quads,) in registers
+    total: Any  # (samples · outputs,) in registers: sums of a step
 
 
-def each_sample(rows: int, one):
-    """The function that calls one(…, r) for every sample r of a block, r a constant."""
-    arguments = ", ".join(list(inspect.signature(getattr(one, "py_func", one)).parameters)[:-1])
-    return repeat(rows, arguments, f"one({arguments}, {{k}})", one=one)
+class ForwardRegisters(NamedTuple):
+    """What a thread of the way forward keeps in registers of its unit, for every sample."""
+
+    s: Any  # (samples · S,) states
+    c: Any  # (G,) bias of the recurrent side, of a cell that is `apart`
+    p: Any  # (samples · (G + D),) input side of this step
+    flags: Any  # (samples,) of this step
+    next_p: Any  # of the next step, prefetched
+    next_flags: Any
+
+
+class BackRegisters(NamedTuple):
+    """What a thread of the way back keeps in registers of its unit, for every sample."""
+
+    ds: Any  # (samples · S,) dE/ds
+    s_after: Any  # (samples · S,) states after the step
+    prefetched: Any  # (samples · (1 + K + S),) dy of a step, what is kept of it, states before it
+    flags: Any  # (samples,) of the same step, RESET_AFTER among them
+
+
+@device_function
+def get(k, a, base):
+    return a[base + k]
+
+
+@device_function
+def put(k, value, a, base):
+    a[base + k] = value
+
+
+@device_function
+def over_lanes(a, lanes):
+    """The sum of a over the lanes of a unit, which all of them get."""
+    by = 1
+    while by < lanes:
+        a += cuda.shfl_xor_sync(ALL_LANES, a, by)
+        by *= 2
+    return a
 
 
 @cache
 def sums_of(plan: Plan, number):
-    """The device functions (fill, sums): weights to where the plan wants them; W · x for all
-    outputs of this unit and all samples.
+    """The device functions (load_weights, sums): weights to where the plan wants them; W · x for
+    all outputs of this unit and all samples.
     """
-    lanes, rows, held, outputs = plan.lanes, plan.rows, plan.held, plan.outputs
-    threads = plan.threads
-    quads, width, n, inputs = plan.quads, plan.width, plan.n, plan.inputs
-    first_weight = 2 * rows * width
-    ZERO = number(0)
+    n, inputs, outputs = plan.n, plan.inputs, plan.outputs
+    lanes, samples, threads = plan.lanes, plan.samples, plan.threads
+    in_registers, quads, width = plan.in_registers, plan.quads, plan.width
+    first_weight, ZERO = plan.first_weight, number(0)
 
     @device_function
     def weight(W, transposed, j, output, i):
@@ -104,37 +104,36 @@ def sums_of(plan: Plan, number):
         return ZERO
 
     @device_function
-    def hold(W, transposed, w, lane, j, q):
+    def load_quad(q, W, transposed, thread):
         """Quad q of this lane to registers."""
         for o in range(outputs):
-            for e in range(4):
-                w[(q * outputs + o) * 4 + e] = weight(
-                    W, transposed, j, o, (q * lanes + lane) * 4 + e
-                )
+            for e in range(QUAD):
+                i = (q * lanes + thread.lane) * QUAD + e
+                thread.weights[(q * outputs + o) * QUAD + e] = weight(W, transposed, thread.j, o, i)
 
-    hold_all = device_function(
-        repeat(held, "W, transposed, w, lane, j", "hold(W, transposed, w, lane, j, {k})", hold=hold)
-    )
+    load_quads = each(in_registers, load_quad, device_function)
 
     @device_function
-    def fill(W, transposed, w, shared):
-        thread = cuda.threadIdx.x
-        lane, j = thread % lanes, thread // lanes
-        hold_all(W, transposed, w, lane, j)
-        q = held
+    def load_weights(W, transposed, thread):
+        """All that this thread multiplies by; and zero to what it will multiply."""
+        index, shared = cuda.threadIdx.x, thread.shared
+        load_quads(W, transposed, thread)
+        q = in_registers
         while q < quads:
             for o in range(outputs):
-                for e in range(4):
-                    place = first_weight + (((q - held) * outputs + o) * threads + thread) * 4 + e
-                    shared[place] = weight(W, transposed, j, o, (q * lanes + lane) * 4 + e)
+                place = first_weight + (((q - in_registers) * outputs + o) * threads + index) * QUAD
+                for e in range(QUAD):
+                    i = (q * lanes + thread.lane) * QUAD + e
+                    shared[place + e] = weight(W, transposed, thread.j, o, i)
             q += 1
-        i = thread
+        i = index
         while i < first_weight:
             shared[i] = ZERO  # padding stays so
             i += threads
 
     @device_function
     def add(total, place, w, x):
+        """A quad of products."""
         w0, w1, w2, w3 = w
         x0, x1, x2, x3 = x
         total[place] += w0 * x0
@@ -142,172 +141,167 @@ def sums_of(plan: Plan, number):
         total[place] += w2 * x2
         total[place] += w3 * x3
 
-    four = device_function(gather(4, "w, base", "w[base + {k}]"))
-    add_outputs = (
-        "total, x, w, base, r",
-        f"add(total, r * {outputs} + {{k}}, four(w, base + {{k}} * 4), x)",
-    )
-    add_held = device_function(repeat(outputs, *add_outputs, add=add, four=four))
+    @device_function
+    def add_output(o, r, q, x, thread):
+        w, base = thread.weights, (q * outputs + o) * QUAD
+        add(thread.total, r * outputs + o, (w[base], w[base + 1], w[base + 2], w[base + 3]), x)
+
+    add_outputs = each(outputs, add_output, device_function)
 
     @device_function
-    def held_sample(w, shared, at, total, q, r):
-        add_held(total, quad(shared, at + r * width), w, q * outputs * 4, r)
+    def add_sample(r, q, base, thread):
+        add_outputs(r, q, quad(thread.shared, base + r * width), thread)
+
+    add_samples = each(samples, add_sample, device_function)
 
     @device_function
-    def shared_sample(weights, shared, at, total, o, r):
-        add(total, r * outputs + o, weights, quad(shared, at + r * width))
+    def add_quad(q, base, thread):
+        add_samples(q, base + (q * lanes + thread.lane) * QUAD, thread)
 
-    held_samples = device_function(
-        repeat(
-            rows, "w, shared, at, total, q", "one(w, shared, at, total, q, {k})", one=held_sample
-        )
-    )
-    shared_samples = device_function(
-        repeat(
-            rows,
-            "weights, shared, at, total, o",
-            "one(weights, shared, at, total, o, {k})",
-            one=shared_sample,
-        )
-    )
-    all_held = f"some(w, shared, base + ({{k}} * {lanes} + lane) * 4, total, {{k}})"
-    sum_held = device_function(
-        repeat(held, "w, shared, base, lane, total", all_held, some=held_samples)
-    )
+    add_quads = each(in_registers, add_quad, device_function)
 
     @device_function
-    def sum_shared(shared, at, place, total, o):
-        shared_samples(quad(shared, place + o * threads * 4), shared, at, total, o)
+    def add_shared_sample(r, o, w, base, thread):
+        add(thread.total, r * outputs + o, w, quad(thread.shared, base + r * width))
 
-    shared_outputs = device_function(
-        repeat(
-            outputs,
-            "shared, at, place, total",
-            "one(shared, at, place, total, {k})",
-            one=sum_shared,
-        )
-    )
+    add_shared_samples = each(samples, add_shared_sample, device_function)
 
     @device_function
-    def clear(total, k):
+    def add_shared_output(o, place, base, thread):
+        w = quad(thread.shared, place + o * threads * QUAD)
+        add_shared_samples(o, w, base, thread)
+
+    add_shared_outputs = each(outputs, add_shared_output, device_function)
+
+    @device_function
+    def clear(k, total):
         total[k] = ZERO
 
     @device_function
-    def reduce(total, k):
-        by = 1
-        while by < lanes:
-            total[k] += cuda.shfl_xor_sync(WARP, total[k], by)
-            by *= 2
+    def reduce(k, total):
+        total[k] = over_lanes(total[k], lanes)
 
-    clear_all = device_function(repeat(rows * outputs, "total", "clear(total, {k})", clear=clear))
-    reduce_all = device_function(
-        repeat(rows * outputs, "total", "reduce(total, {k})", reduce=reduce)
-    )
+    clear_all = each(samples * outputs, clear, device_function)
+    reduce_all = each(samples * outputs, reduce, device_function)
 
     @device_function
-    def sums(w, shared, base, total):
-        """total[r·outputs + o] = Σ w x over all inputs, x of sample r at shared[base + r·width
-        …].
+    def sums(thread, base):
+        """thread.total[r·outputs + o] = Σ w x over all inputs, x of sample r at
+        thread.shared[base + r·width …].
         """
-        thread = cuda.threadIdx.x
-        lane = thread % lanes
-        clear_all(total)
-        sum_held(w, shared, base, lane, total)
-        q = held
+        clear_all(thread.total)
+        add_quads(base, thread)
+        q = in_registers
         while q < quads:
-            place = first_weight + ((q - held) * outputs * threads + thread) * 4
-            shared_outputs(shared, base + (q * lanes + lane) * 4, place, total)
+            place = first_weight
+            place += ((q - in_registers) * outputs * threads + cuda.threadIdx.x) * QUAD
+            add_shared_outputs(place, base + (q * lanes + thread.lane) * QUAD, thread)
             q += 1
-        reduce_all(total)
+        reduce_all(thread.total)
 
-    return fill, sums
+    return load_weights, sums
 
 
 @once
 def forward_kernel(cell, number, plan: Plan):
-    G, S, K = cell.gates, cell.states, cell.kept
-    P = G + cell.drawn
-    n, lanes, rows, width = plan.n, plan.lanes, plan.rows, plan.width
-    step, (fill, sums) = formula(cell.step, number), sums_of(plan, number)
-    HELD, STATES, GATES, INPUTS = max(1, plan.held * plan.outputs * 4), rows * S, rows * G, rows * P
-    ZERO, NOTHING, APART = number(0), (number(0),) * K, cell.apart
+    """The kernel (call) for one plan: `Device.forward`."""
+    G, S, P, APART = cell.gates, cell.states, cell.gates + cell.drawn, cell.apart
+    n, lanes, samples, width = plan.n, plan.lanes, plan.samples, plan.width
+    step, (load_weights, sums) = formula(cell.step, number), sums_of(plan, number)
+    WEIGHTS = max(1, plan.in_registers * plan.outputs * QUAD)
+    STATES, SUMS, INPUTS = samples * S, samples * G, samples * P
+    ZERO, NOTHING = number(0), (number(0),) * cell.kept
     inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
-    fetched = device_function(gather(P, "a, base", "a[base + {k}]"))
-    recurrent = device_function(
-        gather(G, "total, base, c", "total[base + {k}]" + (" + c[{k}]" if APART else ""))
-    )
-    carried = device_function(gather(S, "a, base", "a[base + {k}]"))
-    fetch = device_function(repeat(P, "a, base, values", "a[base + {k}] = values[{k}]"))
-    carry = device_function(repeat(S, "a, base, values", "a[base + {k}] = values[{k}]"))
+    inputs_in, put_inputs_in = tuple_of(P, get, device_function), each_over(P, put, device_function)
+    states_in, put_states_in = tuple_of(S, get, device_function), each_over(S, put, device_function)
 
     @device_function
-    def begin(p, s, flags, shared, now, ahead, live, first, j, r):
-        b = first + r
-        if b < p.shape[1] and j < n:
-            carry(now, r * S, states(s, 0, b, j))
-            fetch(ahead, r * P, inputs(p, 0, b, j))
-            live[r] = flags[0, b]
-            shared[r * width + j] = now[r * S]
+    def recurrent_input(k, thread, registers, r):
+        q = thread.total[r * G + k]
+        return q + registers.c[k] if APART else q
+
+    recurrent = tuple_of(G, recurrent_input, device_function)
 
     @device_function
-    def look_ahead(p, flags, p_t, live_t, ahead, live, first, j, t, r):
-        """What was fetched is of this step now; fetch the next one's."""
-        b = first + r
-        fetch(p_t, r * P, fetched(ahead, r * P))
-        live_t[r] = live[r]
-        if b < p.shape[1] and j < n and t + 1 < p.shape[0]:
-            fetch(ahead, r * P, inputs(p, t + 1, b, j))
-            live[r] = flags[t + 1, b]
+    def prefetch(r, at, call, registers):
+        put_inputs_in(inputs(call.p, at), registers.next_p, r * P)
+        registers.next_flags[r] = call.flags[at.t, at.b]
 
     @device_function
-    def advance(p_t, live_t, live, s, kept, shared, now, total, bias, first, B, lane, j, t, r):
-        b = first + r
-        if b < B and j < n:
-            if live_t[r] & LIVE:
-                s_next, k = step(
-                    fetched(p_t, r * P), recurrent(total, r * G, bias), carried(now, r * S)
-                )
-                carry(now, r * S, s_next)
+    def begin(r, call, thread, registers):
+        """The initial state, and the first step's inputs."""
+        b, j = thread.first + r, thread.j
+        if b < call.p.shape[1] and j < n:
+            put_states_in(states(call.s, At(0, b, j)), registers.s, r * S)
+            prefetch(r, At(0, b, j), call, registers)
+            thread.shared[r * width + j] = registers.s[r * S]
+
+    @device_function
+    def take_prefetched(r, t, call, thread, registers):
+        """What was prefetched is of step t now; prefetch the next one's."""
+        b, j = thread.first + r, thread.j
+        put_inputs_in(inputs_in(registers.next_p, r * P), registers.p, r * P)
+        registers.flags[r] = registers.next_flags[r]
+        if b < call.p.shape[1] and j < n and t + 1 < call.p.shape[0]:
+            prefetch(r, At(t + 1, b, j), call, registers)
+
+    @device_function
+    def advance(r, t, call, thread, registers):
+        """The cell's step, of one unit and sample."""
+        lane, b, j = thread.lane, thread.first + r, thread.j
+        if b < call.p.shape[1] and j < n:
+            at = At(t, b, j)
+            if registers.flags[r] & LIVE:
+                q, before = recurrent(thread, registers, r), states_in(registers.s, r * S)
+                s_next, kept = step(inputs_in(registers.p, r * P), q, before)
+                put_states_in(s_next, registers.s, r * S)
                 if lane == 0:
-                    put_kept(kept, t, b, j, k)
+                    put_kept(kept, call.kept, at)
             elif lane == 0:
-                put_kept(kept, t, b, j, NOTHING)
+                put_kept(NOTHING, call.kept, at)
             if lane == 0:
-                put_states(s, t + 1, b, j, carried(now, r * S))
-            if live[r] & RESET:  # of the next step
-                carry(now, r * S, states(s, 0, b, j))
+                put_states(states_in(registers.s, r * S), call.s, At(t + 1, b, j))
+            if registers.next_flags[r] & RESET:
+                put_states_in(states(call.s, At(0, b, j)), registers.s, r * S)
             if lane == 0:
-                shared[(((t + 1) & 1) * rows + r) * width + j] = now[r * S]
+                thread.shared[(((t + 1) & 1) * samples + r) * width + j] = registers.s[r * S]
 
-    begin_all = device_function(each_sample(rows, begin))
-    look_ahead_all = device_function(each_sample(rows, look_ahead))
-    advance_all = device_function(each_sample(rows, advance))
+    begin_all = each(samples, begin, device_function)
+    take_all = each(samples, take_prefetched, device_function)
+    advance_all = each(samples, advance, device_function)
 
     @cuda.jit(launch_bounds=plan.threads)
-    def forward(p, W, c, s, kept, flags):
-        T, B = p.shape[0], p.shape[1]
-        lane, j, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.x * rows
-        shared = cuda.shared.array(0, number)
-        w = cuda.local.array(HELD, number)
-        now = cuda.local.array(STATES, number)
-        total = cuda.local.array(GATES, number)
-        bias = cuda.local.array(G, number)
-        p_t = cuda.local.array(INPUTS, number)
-        ahead = cuda.local.array(INPUTS, number)
-        live_t = cuda.local.array(rows, np.int32)
-        live = cuda.local.array(rows, np.int32)
-        fill(W, False, w, shared)
+    def forward(call: Forward):
+        """A block has plan.shared numbers of dynamic shared memory."""
+        T, j = call.p.shape[0], cuda.threadIdx.x // lanes
+        thread = Thread(
+            cuda.threadIdx.x % lanes,
+            j,
+            cuda.blockIdx.x * samples,
+            cuda.shared.array(0, number),
+            cuda.local.array(WEIGHTS, number),
+            cuda.local.array(SUMS, number),
+        )
+        registers = ForwardRegisters(
+            cuda.local.array(STATES, number),
+            cuda.local.array(G, number),
+            cuda.local.array(INPUTS, number),
+            cuda.local.array(samples, np.int32),
+            cuda.local.array(INPUTS, number),
+            cuda.local.array(samples, np.int32),
+        )
+        load_weights(call.W, False, thread)
         cuda.syncthreads()
         if APART:
             for g in range(G):
-                bias[g] = c[g * n + j] if j < n else ZERO
-        begin_all(p, s, flags, shared, now, ahead, live, first, j)
+                registers.c[g] = call.c[g * n + j] if j < n else ZERO
+        begin_all(call, thread, registers)
         cuda.syncthreads()
         t = 0
         while t < T:
-            look_ahead_all(p, flags, p_t, live_t, ahead, live, first, j, t)
-            sums(w, shared, (t & 1) * rows * width, total)
-            advance_all(p_t, live_t, live, s, kept, shared, now, total, bias, first, B, lane, j, t)
+            take_all(t, call, thread, registers)
+            sums(thread, (t & 1) * samples * width)
+            advance_all(t, call, thread, registers)
             cuda.syncthreads()  # the next step reads every unit
             t += 1
 
@@ -315,227 +309,224 @@ def forward_kernel(cell, number, plan: Plan):
 
 
 @once
-def shrink_of(cell, number, plan: Plan):
-    """The device functions (clear, put_square, shrink): Σ δ² of a unit to shared memory; after a
-    barrier, a sample's norm in bounds.
+def norm_clip_in_shared_of(cell, number, plan: Plan):
+    """The device functions (clear, put_square, clip_norm): Σ δ² of a unit to shared memory; after a
+    barrier, the norm of a step and sample within its bound.
 
-    What has gone through W is shrunk by the same factor, rather than δ before: so there is no
+    What has gone through W is scaled by the same factor, rather than δ before: so there is no
     second barrier.
     """
     if not plan.clips:
-        nothing = (
-            "shared",
-            "shared, δ, clip, j, t, r",
-            "shared, dp, dq, total, clip, first, B, lane, j, t, r",
-        )
-        return tuple(device_function(repeat(0, arguments, "")) for arguments in nothing)
-    n, lanes, rows, padded, squares = plan.n, plan.lanes, plan.rows, plan.padded, plan.squares
-    threads, end = plan.threads, plan.shared
-    square, shrinking, ZERO = square_of(cell, number), formula(factor, number), number(0)
-    ONE, APART = number(1), cell.apart
+        return nothing, nothing, nothing
+    n, lanes, samples, padded = plan.n, plan.lanes, plan.samples, plan.padded
+    first_square, end, threads = plan.first_square, plan.shared, plan.threads
+    APART = cell.apart
+    square, shrinking, ZERO = square_of(cell.gates), formula(factor, number), number(0)
+    ONE, times = number(1), times_of(cell.gates)
     _, gates, _, _, put_gates, _, _ = access(cell, device_function)
-    times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
 
     @device_function
     def clear(shared):
-        i = squares + cuda.threadIdx.x
+        i = first_square + cuda.threadIdx.x
         while i < end:
             shared[i] = ZERO  # padding stays so
             i += threads
 
     @device_function
-    def put_square(shared, δ, clip, j, t, r):
-        value, norm, beyond = clip
-        shared[squares + ((t & 1) * rows + r) * padded + j] = square(δ, norm)
+    def put_square(r, t, thread, δ, norm):
+        thread.shared[first_square + ((t & 1) * samples + r) * padded + thread.j] = square(δ, norm)
 
     @device_function
-    def shrink(shared, dp, dq, total, clip, first, B, lane, j, t, r):
-        value, norm, beyond = clip
-        b = first + r
-        a, i = ZERO, 4 * lane
+    def clip_norm(r, t, call, thread):
+        b, j, lane = thread.first + r, thread.j, thread.lane
+        a, i = ZERO, QUAD * lane
         while i < padded:
-            a0, a1, a2, a3 = quad(shared, squares + ((t & 1) * rows + r) * padded + i)
+            base = first_square + ((t & 1) * samples + r) * padded
+            a0, a1, a2, a3 = quad(thread.shared, base + i)
             a += (a0 + a1) + (a2 + a3)
-            i += 4 * lanes
-        by = 1
-        while by < lanes:
-            a += cuda.shfl_xor_sync(WARP, a, by)
-            by *= 2
-        shrunk = shrinking(a)
-        if shrunk != ONE and b < B and j < n:
-            total[r] *= shrunk
+            i += QUAD * lanes
+        by = shrinking(over_lanes(a, lanes))
+        if by != ONE and b < call.dp.shape[1] and j < n:
+            thread.total[r] *= by
             if lane == 0:
-                beyond[t, b] = 1
-                put_gates(dp, t, b, j, times(gates(dp, t, b, j), shrunk))
+                at = At(t, b, j)
+                call.clip.beyond[t, b] = 1
+                put_gates(times(gates(call.dp, at), by), call.dp, at)
                 if APART:
-                    put_gates(dq, t, b, j, times(gates(dq, t, b, j), shrunk))
+                    put_gates(times(gates(call.dq, at), by), call.dq, at)
 
-    return clear, put_square, shrink
+    return clear, put_square, each(samples, clip_norm, device_function)
 
 
 @once
 def backward_kernel(cell, number, plan: Plan):
-    G, S, K = cell.gates, cell.states, cell.kept
-    n, lanes, rows, width = plan.n, plan.lanes, plan.rows, plan.width
-    back, (fill, sums) = formula(cell.back, number), sums_of(plan, number)
-    HELD, STATES = max(1, plan.held * plan.outputs * 4), rows * S
-    NOTHING, APART, OUTPUT = (number(0),) * G, cell.apart, cell.output
-    limited = limit_of(cell, number, plan.clips)
-    clear, put_square, shrink = shrink_of(cell, number, plan)
-    NO_STATES = (number(0),) * S
-    FETCHED = 1 + K + S  # dy, activations and states of one step
-    AHEAD = rows * FETCHED
+    """The kernel (call) for one plan: `Device.backward`."""
+    G, S, K, APART, OUTPUT = cell.gates, cell.states, cell.kept, cell.apart, cell.output
+    n, lanes, samples, width = plan.n, plan.lanes, plan.samples, plan.width
+    back, (load_weights, sums) = formula(cell.back, number), sums_of(plan, number)
+    CLIPS, within_bounds = plan.clips, value_clip_of(cell, number, plan.clips)
+    clear, put_square, clip_norms = norm_clip_in_shared_of(cell, number, plan)
+    WEIGHTS = max(1, plan.in_registers * plan.outputs * QUAD)
+    STEP = 1 + K + S  # numbers of one step and sample that are prefetched
+    STATES, PREFETCHED = samples * S, samples * STEP
+    NOTHING, NO_STATES = (number(0),) * G, (number(0),) * S
     _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
-    both = device_function(gather(S, "a, b", "a[{k}] + b[{k}]"))
-    fetch_activations = device_function(
-        repeat(K, "a, base, values", "a[base + 1 + {k}] = values[{k}]")
-    )
-    fetched_activations = device_function(gather(K, "a, base", "a[base + 1 + {k}]"))
-    fetch_states = device_function(
-        repeat(S, "a, base, values", f"a[base + {1 + K} + {{k}}] = values[{{k}}]")
-    )
-    fetched_states = device_function(gather(S, "a, base", f"a[base + {1 + K} + {{k}}]"))
-    carried = device_function(gather(S, "a, base", "a[base + {k}]"))
-    carry = device_function(repeat(S, "a, base, values", "a[base + {k}] = values[{k}]"))
-    share = device_function(repeat(G, "a, base, n, values", "a[base + {k} * n] = values[{k}]"))
+    kept_in, put_kept_in = tuple_of(K, get, device_function), each_over(K, put, device_function)
+    states_in, put_states_in = tuple_of(S, get, device_function), each_over(S, put, device_function)
+    both = tuple_of(S, device_function(lambda k, a, b: a[k] + b[k]), device_function)
 
     @device_function
-    def fetch(ahead, base, dy, kept, s, t, b, j):
-        ahead[base] = dy[t, b, j]
-        fetch_activations(ahead, base, activations(kept, t, b, j))
-        fetch_states(ahead, base, states(s, t, b, j))
+    def put_gate_in_shared(k, δ, shared, place):
+        shared[place + k * n] = δ
+
+    put_gates_in_shared = each_over(G, put_gate_in_shared, device_function)
 
     @device_function
-    def begin(dy, s, kept, flags, ds, now, after, ahead, live, first, T, B, j, r):
-        b = first + r
-        if b < B and j < n:
-            carry(now, r * S, states(ds, 0, b, j))
-            carry(after, r * S, states(s, T, b, j))
-            fetch(ahead, r * FETCHED, dy, kept, s, T - 1, b, j)
-            live[r] = flags[T - 1, b]
+    def prefetch(r, at, call, registers):
+        base = r * STEP
+        registers.prefetched[base] = call.dy[at.t, at.b, at.j]
+        put_kept_in(activations(call.kept, at), registers.prefetched, base + 1)
+        put_states_in(states(call.s, at), registers.prefetched, base + 1 + K)
 
     @device_function
-    def empty(ds, first, B, lane, j, r):
-        """ds has been read; from here on it is the gradient of the initial state."""
-        b = first + r
-        if b < B and j < n and lane == 0:
-            put_states(ds, 0, b, j, NO_STATES)
+    def begin(r, T, call, thread, registers):
+        """dE/ds after the last step, and what that step needs.
+
+        T is handed on: where each sample takes it from a shape, three instructions more are left.
+        """
+        b, j = thread.first + r, thread.j
+        if b < call.dp.shape[1] and j < n:
+            put_states_in(states(call.ds, At(0, b, j)), registers.ds, r * S)
+            put_states_in(states(call.s, At(T, b, j)), registers.s_after, r * S)
+            prefetch(r, At(T - 1, b, j), call, registers)
+            registers.flags[r] = call.flags[T - 1, b]
 
     @device_function
-    def hand_over(ds, now, lane, b, j, r):
-        if lane == 0:
-            put_states(ds, 0, b, j, both(states(ds, 0, b, j), carried(now, r * S)))
+    def clear_ds(r, call, thread):
+        """call.ds has been read; from here on it is the gradient of the initial state."""
+        b, j = thread.first + r, thread.j
+        if b < call.dp.shape[1] and j < n and thread.lane == 0:
+            put_states(NO_STATES, call.ds, At(0, b, j))
 
     @device_function
-    def retreat(
-        dy,
-        s,
-        kept,
-        flags,
-        dp,
-        dq,
-        ds,
-        clip,
-        shared,
-        now,
-        after,
-        ahead,
-        live,
-        first,
-        B,
-        lane,
-        j,
-        t,
-        r,
-    ):
-        b = first + r
-        if b < B and j < n:
-            live_t, dy_t = live[r], ahead[r * FETCHED]
-            kept_t = fetched_activations(ahead, r * FETCHED)
-            s_t, s_next = fetched_states(ahead, r * FETCHED), carried(after, r * S)
-            carry(after, r * S, s_t)
+    def add_to_initial(r, b, call, thread, registers):
+        """dE/ds that arrives at an initial state to its gradient."""
+        at = At(0, b, thread.j)
+        if thread.lane == 0:
+            put_states(both(states(call.ds, at), states_in(registers.ds, r * S)), call.ds, at)
+
+    @device_function
+    def retreat(r, t, call, thread, registers):
+        """The cell's step back, of one unit and sample, but for what passes through W."""
+        b, j = thread.first + r, thread.j
+        if b < call.dp.shape[1] and j < n:
+            at, base = At(t, b, j), r * STEP
+            flags, dy = registers.flags[r], registers.prefetched[base]
+            kept = kept_in(registers.prefetched, base + 1)
+            before = states_in(registers.prefetched, base + 1 + K)
+            after = states_in(registers.s_after, r * S)
+            put_states_in(before, registers.s_after, r * S)
             if t > 0:
-                fetch(ahead, r * FETCHED, dy, kept, s, t - 1, b, j)
-                live[r] = flags[t - 1, b] | (live_t & RESET) << 1
-            if live_t & CUT:
-                hand_over(ds, now, lane, b, j, r)
-                carry(now, r * S, NO_STATES)
-            if live_t & RESET:
-                s_t = states(s, 0, b, j)
-            if live_t & LIVE:
-                now[r * S + OUTPUT] += dy_t
-                δp, δq, d = back(carried(now, r * S), kept_t, s_t, s_next)
-                carry(now, r * S, d)
-                δp, δq = limited(δp, clip, t, b), limited(δq, clip, t, b)
+                prefetch(r, At(t - 1, b, j), call, registers)
+                registers.flags[r] = call.flags[t - 1, b] | (flags & RESET) << 1
+            if flags & RESET_AFTER:
+                add_to_initial(r, b, call, thread, registers)
+                put_states_in(NO_STATES, registers.ds, r * S)
+            if flags & RESET:
+                before = states(call.s, At(0, b, j))
+            if flags & LIVE:
+                registers.ds[r * S + OUTPUT] += dy
+                δp, δq, d = back(states_in(registers.ds, r * S), kept, before, after)
+                put_states_in(d, registers.ds, r * S)
+                δp, δq = within_bounds(δp, call.clip, at), within_bounds(δq, call.clip, at)
             else:
                 δp, δq = NOTHING, NOTHING
-            if lane == 0:
-                put_gates(dp, t, b, j, δp)
+            if thread.lane == 0:
+                put_gates(δp, call.dp, at)
                 if APART:
-                    put_gates(dq, t, b, j, δq)
-                share(shared, ((t & 1) * rows + r) * width + j, n, δq)
-                put_square(shared, δp, clip, j, t, r)
+                    put_gates(δq, call.dq, at)
+                put_gates_in_shared(δq, thread.shared, ((t & 1) * samples + r) * width + j)
+                if CLIPS:
+                    put_square(r, t, thread, δp, call.clip.norm)
 
     @device_function
-    def through_W(now, total, r):
-        now[r * S] += total[r]
+    def add_through_W(r, thread, registers):
+        registers.ds[r * S] += thread.total[r]
 
     @device_function
-    def finish(ds, now, first, B, lane, j, r):
-        b = first + r
-        if b < B and j < n:
-            hand_over(ds, now, lane, b, j, r)
+    def finish(r, call, thread, registers):
+        """What is left after the first step arrives at the initial state."""
+        b = thread.first + r
+        if b < call.dp.shape[1] and thread.j < n:
+            add_to_initial(r, b, call, thread, registers)
 
-    begin_all = device_function(each_sample(rows, begin))
-    empty_all = device_function(each_sample(rows, empty))
-    shrink_all = device_function(each_sample(rows, shrink))
-    retreat_all = device_function(each_sample(rows, retreat))
-    through_W_all = device_function(each_sample(rows, through_W))
-    finish_all = device_function(each_sample(rows, finish))
+    begin_all = each(samples, begin, device_function)
+    clear_ds_all = each(samples, clear_ds, device_function)
+    retreat_all = each(samples, retreat, device_function)
+    through_W_all = each(samples, add_through_W, device_function)
+    finish_all = each(samples, finish, device_function)
 
     @cuda.jit(launch_bounds=plan.threads)
-    def backward(dy, W, s, kept, flags, dp, dq, ds, clip):
-        T, B = dp.shape[0], dp.shape[1]
-        lane, j, first = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, cuda.blockIdx.x * rows
-        shared = cuda.shared.array(0, number)
-        w = cuda.local.array(HELD, number)
-        now = cuda.local.array(STATES, number)
-        after = cuda.local.array(STATES, number)
-        ahead = cuda.local.array(AHEAD, number)
-        live = cuda.local.array(rows, np.int32)
-        total = cuda.local.array(rows, number)
-        fill(W, True, w, shared)
-        clear(shared)
-        begin_all(dy, s, kept, flags, ds, now, after, ahead, live, first, T, B, j)
+    def backward(call: Backward):
+        """call.ds is (S, 1, B, n). A block has plan.shared numbers of dynamic shared memory."""
+        T = call.dp.shape[0]
+        thread = Thread(
+            cuda.threadIdx.x % lanes,
+            cuda.threadIdx.x // lanes,
+            cuda.blockIdx.x * samples,
+            cuda.shared.array(0, number),
+            cuda.local.array(WEIGHTS, number),
+            cuda.local.array(samples, number),
+        )
+        registers = BackRegisters(
+            cuda.local.array(STATES, number),
+            cuda.local.array(STATES, number),
+            cuda.local.array(PREFETCHED, number),
+            cuda.local.array(samples, np.int32),
+        )
+        load_weights(call.W, True, thread)
+        clear(thread.shared)
+        begin_all(T, call, thread, registers)
         cuda.syncthreads()
-        empty_all(ds, first, B, lane, j)
+        clear_ds_all(call, thread)
         t = T - 1
         while t >= 0:
-            retreat_all(
-                dy,
-                s,
-                kept,
-                flags,
-                dp,
-                dq,
-                ds,
-                clip,
-                shared,
-                now,
-                after,
-                ahead,
-                live,
-                first,
-                B,
-                lane,
-                j,
-                t,
-            )
+            retreat_all(t, call, thread, registers)
             cuda.syncthreads()  # Wᵀ dq reads δ of every unit
-            sums(w, shared, (t & 1) * rows * width, total)
-            shrink_all(shared, dp, dq, total, clip, first, B, lane, j, t)
-            through_W_all(now, total)
+            sums(thread, (t & 1) * samples * width)
+            clip_norms(t, call, thread)
+            through_W_all(thread, registers)
             t -= 1
-        finish_all(ds, now, first, B, lane, j)
+        finish_all(call, thread, registers)
 
     return backward
+
+
+def plan(problem: Problem, asked: bool = False) -> Choice | None:
+    found = best(problem)
+    if found is None:
+        return None
+    why = (
+        f"W fits one multiprocessor: {found.in_registers} of {found.quads} quads of weights a "
+        "lane in registers, the rest in shared memory"
+    )
+    blocks, shared = -(-problem.B // found.samples), found.shared * problem.itemsize
+    return Choice(name, found, blocks, found.threads, shared, why)
+
+
+def forward(cell, call: Forward, choice: Choice, precision: str):
+    kernel = forward_kernel(cell, call.p.dtype.type, choice.plan)
+    launch(kernel, choice.blocks, choice.threads, call, shared=choice.shared)
+
+
+def backward(cell, call: Backward, choice: Choice, precision: str):
+    kernel = backward_kernel(cell, call.dp.dtype.type, choice.plan)
+    launch(kernel, choice.blocks, choice.threads, call, shared=choice.shared)
+
+
+def describe(choice: Choice) -> str:
+    lanes, samples = choice.plan.lanes, choice.plan.samples
+    return (
+        f"one launch whatever T: {choice.grid}, {lanes} lanes a unit, {samples} samples a block, "
+        f"{choice.shared} bytes of shared memory"
+    )

@@ -5,32 +5,50 @@ Two launches a step, and no CUDA graph to save them: CuPy refuses cuBLAS while a
 (its issue 6290).
 """
 
-from numba import cuda
-
-from ... import RESET
-from ...binding.text import gather
+from ... import RESET, At, Backward, Forward
+from ...binding.closures import tuple_of
 from ...once import once
-from .launch import arrays, blocks_for, device_function, prepared, threads_for
-from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
+from .contract import Choice, Problem
+from .launch import arrays, blocks_for, cuda, device_function, prepared, threads_for
+from .plans import too_large
+from .pointwise import (
+    advance_of,
+    cut_of,
+    entered,
+    first_sample,
+    first_unit,
+    norm_clip_of,
+    retreat_of,
+)
 from .precision import matmul
+
+name = "gemm"
 
 
 @once
 def forward_kernel(cell, number):
-    advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
-    recurrent = device_function(gather(cell.gates, "q, c, b, j, n", "q[b, {k} * n + j]" + bias))
+    """The kernel (call, q, h, t): one step of `Device.forward`."""
+    advance, APART = advance_of(cell, number), cell.apart
+
+    @device_function
+    def recurrent_input(k, q, c, b, j, n):
+        return q[b, k * n + j] + c[k * n + j] if APART else q[b, k * n + j]
+
+    recurrent = tuple_of(cell.gates, recurrent_input, device_function)
 
     @cuda.jit
-    # q = W h (B, G·n); h (B, n) is state 0 that this step, then the next begins with
-    def forward(p, q, c, s, h, kept, flags, t):
-        T, B, n = p.shape[0], p.shape[1], p.shape[3]
-        b = cuda.blockIdx.x
+    def forward(call: Forward, q, h, t):
+        """Step t of `Device.forward`.  q (B, G·n) is W h, h (B, n) state 0 that the step begins
+        with; h is overwritten with that of the next step.
+        """
+        T, B, _, n = call.p.shape
+        b = first_sample()
         while b < B:
-            j = cuda.threadIdx.x
+            j = first_unit()
             while j < n:
-                advance(p, recurrent(q, c, b, j, n), s, kept, flags, t, b, j)
+                advance(At(t, b, j), recurrent(q, call.c, b, j, n), call)
                 if t + 1 < T:
-                    h[b, j] = s[0, entered(flags, t + 1, b), b, j]
+                    h[b, j] = call.s[0, entered(call.flags, t + 1, b), b, j]
                 j += cuda.blockDim.x
             b += cuda.gridDim.x
 
@@ -39,58 +57,59 @@ def forward_kernel(cell, number):
 
 @once
 def backward_kernel(cell, number, clips: bool):
-    retreat, shrink = retreat_of(cell, number, clips), shrink_of(cell, number, clips)
-    hand_over = hand_over_of(cell, number)
+    """The kernel (call, through_W, carried, t): one step of `Device.backward`."""
+    retreat, clip_norm = retreat_of(cell, number, clips), norm_clip_of(cell, number, clips)
+    cut = cut_of(cell, number)
 
     @cuda.jit
-    # through_W = Wᵀ dq of step t+1 (B, n)
-    def backward(dy, through_W, s, kept, flags, dp, dq, ds, now, clip, t):
-        T, B, n = dp.shape[0], dp.shape[1], dp.shape[3]
-        b = cuda.blockIdx.x
+    def backward(call: Backward, through_W, carried, t):
+        """Step t of `Device.backward`.  through_W (B, n) is Wᵀ dq of step t + 1; carried
+        (S, 1, B, n) is dE/ds, of step t + 1 but for that, then of step t.
+        """
+        T, B, _, n = call.dp.shape
+        b = first_sample()
         while b < B:
-            j = cuda.threadIdx.x
+            j = first_unit()
             while j < n:
-                now[0, 0, b, j] += through_W[b, j]
-                if t + 1 < T and flags[t + 1, b] & RESET:
-                    hand_over(now, ds, b, j)
-                retreat(dy, s, kept, flags, dp, dq, now, clip, t, b, j)
+                carried[0, 0, b, j] += through_W[b, j]
+                if t + 1 < T and call.flags[t + 1, b] & RESET:
+                    cut(carried, call.ds, b, j)
+                retreat(At(t, b, j), call, carried)
                 j += cuda.blockDim.x
-            shrink(dp, dq, clip, t, b)
+            clip_norm(call, t, b)
             b += cuda.gridDim.x
 
     return backward
 
 
-def forward(cell, p, W, c, s, kept, flags, precision):
-    T, B, _, n = p.shape
-    q, h, W_T = arrays().empty((B, cell.gates * n), p.dtype), s[0, 0].copy(), W.T
-    step = prepared(
-        forward_kernel(cell, p.dtype.type),
-        blocks_for(B),
-        threads_for(n),
-        p,
-        q,
-        c,
-        s,
-        h,
-        kept,
-        flags,
-    )
+def plan(problem: Problem, asked: bool = False) -> Choice:
+    why = "asked for" if asked else f"{too_large(problem)}; too many to stream each step"
+    return Choice(name, None, blocks_for(problem.B), threads_for(problem.n), 0, why)
+
+
+def forward(cell, call: Forward, choice: Choice, precision: str):
+    (T, B, _, n), dtype = call.p.shape, call.p.dtype
+    q, h, W_T = arrays().empty((B, cell.gates * n), dtype), call.s[0, 0].copy(), call.W.T
+    kernel = forward_kernel(cell, dtype.type)
+    step = prepared(kernel, choice.blocks, choice.threads, call, q, h)
     for t in range(T):
         matmul(h, W_T, precision, out=q)
         step(t)
 
 
-def backward(cell, dy, W, s, kept, flags, dp, dq, ds, now, clip, precision):
-    T, B, G, n = dp.shape
-    through_W, rows = arrays().zeros((B, n), dp.dtype), dq.reshape(T, B, G * n)
-    now[...], ds[...] = ds, 0
-    kernel = backward_kernel(cell, dp.dtype.type, clip != ())
-    back = prepared(
-        kernel, blocks_for(B), threads_for(n), dy, through_W, s, kept, flags, dp, dq, ds, now, clip
-    )
+def backward(cell, call: Backward, choice: Choice, precision: str):
+    (T, B, G, n), dtype, ds = call.dp.shape, call.dp.dtype, call.ds
+    through_W, dq_of_step = arrays().zeros((B, n), dtype), call.dq.reshape(T, B, G * n)
+    carried = ds.copy()
+    ds[...] = 0
+    kernel = backward_kernel(cell, dtype.type, call.clip != ())
+    step = prepared(kernel, choice.blocks, choice.threads, call, through_W, carried)
     for t in reversed(range(T)):
-        back(t)
-        matmul(rows[t], W, precision, out=through_W)
-    now[0, 0] += through_W
-    ds += now
+        step(t)
+        matmul(dq_of_step[t], call.W, precision, out=through_W)
+    carried[0, 0] += through_W
+    ds += carried
+
+
+def describe(choice: Choice) -> str:
+    return f"two launches a step: {choice.grid}"

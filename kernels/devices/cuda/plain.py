@@ -9,13 +9,24 @@ and its index, which might be negative, is wrapped around at every use (2,008 in
 
 from functools import cache
 
-from numba import cuda
-
-from ... import RESET
-from ...binding.text import access, gather
+from ... import RESET, At, Backward, Forward
+from ...binding.accessors import access
+from ...binding.closures import tuple_of
 from ...once import once
-from .launch import device_function
-from .pointwise import advance_of, entered, hand_over_of, retreat_of, shrink_of
+from .contract import Choice, Problem
+from .launch import arrays, blocks_for, cuda, device_function, launch, threads_for
+from .plans import GEMM_CYCLES, streaming, too_large
+from .pointwise import (
+    advance_of,
+    cut_of,
+    entered,
+    first_sample,
+    first_unit,
+    norm_clip_of,
+    retreat_of,
+)
+
+name = "plain"
 
 
 @cache
@@ -42,6 +53,7 @@ def matvec_kernel(number):
 
     @cuda.jit
     def matvec(W_T, s, out):
+        """out_b = W s_b.  W_T (n, r), s (1, 1, B, n), out (B, r)."""
         B, r = out.shape
         b = cuda.blockIdx.x
         while b < B:
@@ -56,31 +68,31 @@ def matvec_kernel(number):
 
 @once
 def forward_kernel(cell, number):
-    advance, bias = advance_of(cell, number), " + c[{k} * n + j]" if cell.apart else ""
-    element = "row(W_T, {k} * n + j, s, 0, before, b)" + bias
-    recurrent = device_function(
-        gather(cell.gates, "W_T, c, s, before, b, j, n", element, row=product(number))
-    )
+    """The kernel (call, W_T): `Device.forward`."""
+    advance, row, APART = advance_of(cell, number), product(number), cell.apart
+
+    @device_function
+    def recurrent_input(k, call, W_T, before, b, j):
+        i = k * call.p.shape[3] + j
+        q = row(W_T, i, call.s, 0, before, b)
+        return q + call.c[i] if APART else q
+
+    recurrent = tuple_of(cell.gates, recurrent_input, device_function)
 
     @cuda.jit
-    def forward(p, W_T, c, s, kept, flags):
-        T, B, _, n = p.shape
-        b = cuda.blockIdx.x
+    def forward(call: Forward, W_T):
+        """`Device.forward`.  W_T (n, G·n) is W, transposed: neighbouring threads read neighbouring
+        weights.
+        """
+        T, B, _, n = call.p.shape
+        b = first_sample()
         while b < B:
             t = 0
             while t < T:
-                j = cuda.threadIdx.x
+                j = first_unit()
                 while j < n:
-                    advance(
-                        p,
-                        recurrent(W_T, c, s, entered(flags, t, b), b, j, n),
-                        s,
-                        kept,
-                        flags,
-                        t,
-                        b,
-                        j,
-                    )
+                    q = recurrent(call, W_T, entered(call.flags, t, b), b, j)
+                    advance(At(t, b, j), q, call)
                     j += cuda.blockDim.x
                 cuda.syncthreads()  # unit j of step t+1 reads every unit of step t
                 t += 1
@@ -91,37 +103,63 @@ def forward_kernel(cell, number):
 
 @once
 def backward_kernel(cell, number, clips: bool):
-    retreat, shrink = retreat_of(cell, number, clips), shrink_of(cell, number, clips)
-    column = product(number)
-    hand_over, NOTHING = hand_over_of(cell, number), (number(0),) * cell.states
+    """The kernel (call, dq_of_step, carried): `Device.backward`."""
+    retreat, clip_norm = retreat_of(cell, number, clips), norm_clip_of(cell, number, clips)
+    column, cut = product(number), cut_of(cell, number)
+    NOTHING = (number(0),) * cell.states
     _, _, _, states, _, _, put_states = access(cell, device_function)
 
     @cuda.jit
-    # rows is dq (1, T, B, G·n); now, like ds, what is carried
-    def backward(dy, W, s, kept, flags, dp, dq, rows, ds, now, clip):
-        T, B, G, n = dp.shape
-        b = cuda.blockIdx.x
+    def backward(call: Backward, dq_of_step, carried):
+        """`Device.backward`.  dq_of_step (1, T, B, G·n) is dq; carried (S, 1, B, n) is overwritten
+        with dE/ds of the step that is reached.
+        """
+        T, B, _, n = call.dp.shape
+        b = first_sample()
         while b < B:
-            j = cuda.threadIdx.x
+            j = first_unit()
             while j < n:
-                put_states(now, 0, b, j, states(ds, 0, b, j))
-                put_states(ds, 0, b, j, NOTHING)
+                put_states(states(call.ds, At(0, b, j)), carried, At(0, b, j))
+                put_states(NOTHING, call.ds, At(0, b, j))
                 j += cuda.blockDim.x
             t = T - 1
             while t >= 0:
-                j = cuda.threadIdx.x
+                j = first_unit()
                 while j < n:
-                    retreat(dy, s, kept, flags, dp, dq, now, clip, t, b, j)
+                    retreat(At(t, b, j), call, carried)
                     j += cuda.blockDim.x
-                shrink(dp, dq, clip, t, b)
+                clip_norm(call, t, b)
                 cuda.syncthreads()  # Wᵀ dq reads δ of every unit
-                j = cuda.threadIdx.x
+                j = first_unit()
                 while j < n:
-                    now[0, 0, b, j] += column(W, j, rows, 0, t, b)
-                    if t == 0 or flags[t, b] & RESET:
-                        hand_over(now, ds, b, j)
+                    carried[0, 0, b, j] += column(call.W, j, dq_of_step, 0, t, b)
+                    if t == 0 or call.flags[t, b] & RESET:
+                        cut(carried, call.ds, b, j)
                     j += cuda.blockDim.x
                 t -= 1
             b += cuda.gridDim.x
 
     return backward
+
+
+def plan(problem: Problem, asked: bool = False) -> Choice | None:
+    if not asked and streaming(problem) > GEMM_CYCLES:
+        return None
+    why = "asked for" if asked else f"{too_large(problem)}; streamed from L2"
+    return Choice(name, None, blocks_for(problem.B), threads_for(problem.n), 0, why)
+
+
+def forward(cell, call: Forward, choice: Choice, precision: str):
+    kernel = forward_kernel(cell, call.p.dtype.type)
+    launch(kernel, choice.blocks, choice.threads, call, call.W.T.copy())
+
+
+def backward(cell, call: Backward, choice: Choice, precision: str):
+    (T, B, G, n), dtype = call.dp.shape, call.dp.dtype
+    kernel = backward_kernel(cell, dtype.type, call.clip != ())
+    dq_of_step, carried = call.dq.reshape(1, T, B, G * n), arrays().empty(call.ds.shape, dtype)
+    launch(kernel, choice.blocks, choice.threads, call, dq_of_step, carried)
+
+
+def describe(choice: Choice) -> str:
+    return f"one launch whatever T: {choice.grid}"

@@ -1,14 +1,33 @@
 """One unit of one sample for one step, from and to global memory: what the schedules share that
 keep no state on the chip.
+
+Kernels that clip δ have `Bounds` as call.clip, others ().
 """
 
-from numba import cuda
+from functools import cache
 
-from ... import LIVE, RESET
-from ...binding.text import access, define, gather, repeat
+import numpy as np
+
+from ... import LIVE, RESET, At
+from ...binding.accessors import access
+from ...binding.closures import each_over, tuple_of, tuple_over
 from ...clipping import bounded, factor
 from ...once import once
-from .launch import THREADS, device_function, formula
+from .launch import THREADS, cuda, device_function, formula
+
+
+@device_function
+def first_sample():
+    """Of this block. 64 bits, as those that follow gridDim.x behind each other: an At has one
+    type.
+    """
+    return np.int64(cuda.blockIdx.x)
+
+
+@device_function
+def first_unit():
+    """Of this thread; others follow blockDim.x behind each other."""
+    return np.int64(cuda.threadIdx.x)
 
 
 @device_function
@@ -19,134 +38,143 @@ def entered(flags, t, b):
 
 @once
 def advance_of(cell, number):
-    """The device function advance(p, q, s, kept, flags, t, b, j): step t of unit j of sample b, q
-    its G recurrent inputs.
+    """The device function advance(at, q, call): the cell's step, of one unit; q is its recurrent
+    input, G numbers.
     """
     step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
     inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
 
     @device_function
-    def advance(p, q, s, kept, flags, t, b, j):
-        before = states(s, entered(flags, t, b), b, j)
-        if flags[t, b] & LIVE:
-            s_next, k = step(inputs(p, t, b, j), q, before)
-            put_states(s, t + 1, b, j, s_next)
-            put_kept(kept, t, b, j, k)
+    def advance(at, q, call):
+        before = states(call.s, At(entered(call.flags, at.t, at.b), at.b, at.j))
+        after = At(at.t + 1, at.b, at.j)
+        if call.flags[at.t, at.b] & LIVE:
+            s_next, kept = step(inputs(call.p, at), q, before)
+            put_states(s_next, call.s, after)
+            put_kept(kept, call.kept, at)
         else:
-            put_states(s, t + 1, b, j, before)
-            put_kept(kept, t, b, j, NOTHING)
+            put_states(before, call.s, after)
+            put_kept(NOTHING, call.kept, at)
 
     return advance
 
 
 @once
 def retreat_of(cell, number, clips: bool):
-    """The device function retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j): the step back,
-    but for what passes through W.
+    """The device function retreat(at, call, carried): the cell's step back, of one unit, but for
+    what passes through W.
+
+    carried (S, 1, B, n) is dE/ds: of the states after the step, then of those before it.
     """
     back, APART, OUTPUT = formula(cell.back, number), cell.apart, cell.output
     NOTHING = (number(0),) * cell.gates
     _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
-    limited = limit_of(cell, number, clips)
+    within_bounds = value_clip_of(cell, number, clips)
 
     @device_function
-    def retreat(dy, s, kept, flags, dp, dq, ds, clip, t, b, j):
-        if flags[t, b] & LIVE:
-            ds[OUTPUT, 0, b, j] += dy[t, b, j]
-            before = states(s, entered(flags, t, b), b, j)
-            δp, δq, d = back(
-                states(ds, 0, b, j), activations(kept, t, b, j), before, states(s, t + 1, b, j)
-            )
-            put_gates(dp, t, b, j, limited(δp, clip, t, b))
+    def retreat(at, call, carried):
+        t, b, j = at
+        if call.flags[t, b] & LIVE:
+            now = At(0, b, j)
+            carried[OUTPUT, 0, b, j] += call.dy[t, b, j]
+            before = states(call.s, At(entered(call.flags, t, b), b, j))
+            after = states(call.s, At(t + 1, b, j))
+            δp, δq, d = back(states(carried, now), activations(call.kept, at), before, after)
+            put_gates(within_bounds(δp, call.clip, at), call.dp, at)
             if APART:
-                put_gates(dq, t, b, j, limited(δq, clip, t, b))
-            put_states(ds, 0, b, j, d)
+                put_gates(within_bounds(δq, call.clip, at), call.dq, at)
+            put_states(d, carried, now)
         else:
-            put_gates(dp, t, b, j, NOTHING)
+            put_gates(NOTHING, call.dp, at)
             if APART:
-                put_gates(dq, t, b, j, NOTHING)
+                put_gates(NOTHING, call.dq, at)
 
     return retreat
 
 
 @once
-def hand_over_of(cell, number):
-    """The device function hand_over(now, ds, b, j): what is carried back arrives at the initial
-    state, and nothing goes on.
+def cut_of(cell, number):
+    """The device function cut(carried, ds, b, j): dE/ds that arrives at an initial state is added
+    to its gradient, and nothing of it goes further back.
     """
     _, _, _, states, _, _, put_states = access(cell, device_function)
     NOTHING = (number(0),) * cell.states
-    sums = device_function(gather(cell.states, "a, b", "a[{k}] + b[{k}]"))
+    sums = tuple_of(cell.states, device_function(lambda k, a, b: a[k] + b[k]), device_function)
 
     @device_function
-    def hand_over(now, ds, b, j):
-        put_states(ds, 0, b, j, sums(states(ds, 0, b, j), states(now, 0, b, j)))
-        put_states(now, 0, b, j, NOTHING)
+    def cut(carried, ds, b, j):
+        at = At(0, b, j)
+        put_states(sums(states(ds, at), states(carried, at)), ds, at)
+        put_states(NOTHING, carried, at)
 
-    return hand_over
+    return cut
 
 
-# Clipping. Kernels take clip = (value, norm, beyond), beyond (T, B) uint8 to be set where a step is
-# clipped, or () if they do not clip.
+@device_function
+def nothing(*arguments):
+    """What a kernel that does not clip does instead."""
 
 
 @once
-def limit_of(cell, number, clips: bool):
-    """The device function limited(δ, clip, t, b): the G numbers of one unit within the bound of
-    each.
-    """
+def value_clip_of(cell, number, clips: bool):
+    """The device function (δ, bounds, at) -> the G numbers of one unit within the bound of each."""
     if not clips:
-        return device_function(define("same", "def same(δ, clip, t, b):\n    return δ\n"))
-    each = device_function(
-        gather(cell.gates, "δ, value", "bound(δ[{k}], value)", bound=formula(bounded, number))
+        return device_function(lambda δ, bounds, at: δ)
+    bound = formula(bounded, number)
+    bounded_all = tuple_over(
+        cell.gates, device_function(lambda k, δ, value: bound(δ, value)), device_function
     )
 
     @device_function
-    def note(δ, value, beyond, t, b):
-        if δ > value or δ < -value:
-            beyond[t, b] = 1
+    def note(k, δ, bounds, at):
+        if δ > bounds.value or δ < -bounds.value:
+            bounds.beyond[at.t, at.b] = 1
 
-    note_all = device_function(
-        repeat(cell.gates, "δ, value, beyond, t, b", "note(δ[{k}], value, beyond, t, b)", note=note)
-    )
+    note_all = each_over(cell.gates, note, device_function)
 
     @device_function
-    def limited(δ, clip, t, b):
-        value, norm, beyond = clip
-        note_all(δ, value, beyond, t, b)
-        return each(δ, value)
+    def clip_values(δ, bounds, at):
+        note_all(δ, bounds, at)
+        return bounded_all(δ, bounds.value)
 
-    return limited
+    return clip_values
+
+
+@cache
+def square_of(count: int):
+    """The device function square(δ, norm): Σ (δ/norm)² over the first `count` numbers of δ."""
+    last = count - 1
+    if last == 0:
+        return device_function(lambda δ, norm: (δ[0] / norm) * (δ[0] / norm))
+    others = square_of(last)
+    return device_function(lambda δ, norm: others(δ, norm) + (δ[last] / norm) * (δ[last] / norm))
+
+
+@cache
+def times_of(count: int):
+    """The device function (δ, by) -> the `count` numbers of δ times one."""
+    return tuple_over(count, device_function(lambda k, δ, by: δ * by), device_function)
 
 
 @once
-def square_of(cell, number):
-    """The device function square(δ, norm): Σ (δ/norm)² over the G numbers of one unit."""
-    terms = " + ".join(f"(δ[{k}] / norm) * (δ[{k}] / norm)" for k in range(cell.gates))
-    return device_function(define("square", f"def square(δ, norm):\n    return {terms}\n"))
-
-
-@once
-def shrink_of(cell, number, clips: bool):
-    """The device function shrink(dp, dq, clip, t, b): the norm of δ of step t and sample b within
-    its bound, by all threads of a block.
+def norm_clip_of(cell, number, clips: bool):
+    """The device function clip_norm(call, t, b): the norm of δ of step t and sample b within its
+    bound, by all threads of a block.
     """
     if not clips:
-        return device_function(repeat(0, "dp, dq, clip, t, b", ""))
+        return nothing
     _, gates, _, _, put_gates, _, _ = access(cell, device_function)
-    square, shrinking, ZERO = square_of(cell, number), formula(factor, number), number(0)
-    ONE, APART = number(1), cell.apart
-    times = device_function(gather(cell.gates, "δ, by", "δ[{k}] * by"))
+    square, shrinking, ZERO = square_of(cell.gates), formula(factor, number), number(0)
+    ONE, APART, times = number(1), cell.apart, times_of(cell.gates)
 
     @device_function
-    def shrink(dp, dq, clip, t, b):
-        value, norm, beyond = clip
-        n, thread = dp.shape[3], cuda.threadIdx.x
+    def clip_norm(call, t, b):
+        n, thread = call.dp.shape[3], first_unit()
         squares = cuda.shared.array(THREADS, number)
         cuda.syncthreads()  # the step before has been summed
         total, j = ZERO, thread
         while j < n:
-            total += square(gates(dp, t, b, j), norm)
+            total += square(gates(call.dp, At(t, b, j)), call.clip.norm)
             j += cuda.blockDim.x
         squares[thread] = total
         cuda.syncthreads()
@@ -156,12 +184,13 @@ def shrink_of(cell, number, clips: bool):
             i += 1
         by = shrinking(total)
         if by != ONE:
-            beyond[t, b] = 1
+            call.clip.beyond[t, b] = 1
             j = thread
             while j < n:
-                put_gates(dp, t, b, j, times(gates(dp, t, b, j), by))
+                at = At(t, b, j)
+                put_gates(times(gates(call.dp, at), by), call.dp, at)
                 if APART:
-                    put_gates(dq, t, b, j, times(gates(dq, t, b, j), by))
+                    put_gates(times(gates(call.dq, at), by), call.dq, at)
                 j += cuda.blockDim.x
 
-    return shrink
+    return clip_norm

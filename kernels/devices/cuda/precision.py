@@ -6,12 +6,14 @@ products are not ours to change, nor ours theirs.
 """
 
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
 from .launch import SIMULATED, arrays, cuda
 
-CUT = np.uint32(13)  # bits of the mantissa that TF32 has not
+MISSING_BITS = np.uint32(13)  # of float32's mantissa, in TF32's
 
 
 def matmul(a, b, precision: str, out=None):
@@ -31,24 +33,25 @@ def compute_type(precision: str):
     """CuPy's products of float32 in this precision, whatever its setting was (CUPY_TF32=1 makes
     TF32 its default).
     """
-    from cupy import _core
-    from cupy._core import _routines_linalg as types
-
-    before = _core.get_compute_type(np.float32)
-    _core.set_compute_type(
+    core: Any = import_module("cupy._core")
+    types = core._routines_linalg
+    before = core.get_compute_type(np.float32)
+    core.set_compute_type(
         np.float32, types.COMPUTE_TYPE_TF32 if precision == "tf32" else types.COMPUTE_TYPE_DEFAULT
     )
     try:
         yield
     finally:
-        _core.set_compute_type(np.float32, before)
+        core.set_compute_type(np.float32, before)
 
 
 def rounded(a):
     """float32 to the nearest number that TF32 has, ties to even; NaN and infinity stay."""
     bits = a.view(np.uint32)
-    half = (np.uint32(1) << (CUT - np.uint32(1))) - np.uint32(1) + (bits >> CUT & np.uint32(1))
-    near = ((bits + half) >> CUT << CUT).view(np.float32)
+    ONE = np.uint32(1)
+    below_half = (ONE << (MISSING_BITS - ONE)) - ONE
+    up = below_half + (bits >> MISSING_BITS & ONE)
+    near = ((bits + up) >> MISSING_BITS << MISSING_BITS).view(np.float32)
     return np.where(np.isfinite(a), near, a)
 
 

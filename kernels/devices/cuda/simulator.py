@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from copy import copy
+from typing import Any
 
 import numpy as np
 
@@ -109,9 +110,9 @@ def install():
     give_memory(kernelapi)
     give_warps(kernelapi.FakeCUDAModule)
     give_way_to_errors(kernelapi.FakeCUDAAtomic)
-    kernelapi.GridGroup.sync = lambda self: threading.current_thread().grid_barrier.wait()
+    kernelapi.GridGroup.sync = lambda self: me().grid_barrier.wait()
     cuda.__getattr__ = running(kernel)
-    kernelapi.FakeCUDAModule.__getattr__ = of_the_host(cuda)
+    setattr(kernelapi.FakeCUDAModule, "__getattr__", of_the_host(cuda))  # noqa: B010  it has none
     original = api.jit
 
     def jit(*arguments, **options):
@@ -121,6 +122,11 @@ def install():
         )
 
     cuda.jit = jit
+
+
+def me() -> Any:
+    """The calling thread, of those that `grid_runner` makes."""
+    return threading.current_thread()
 
 
 def running(kernel):
@@ -162,7 +168,7 @@ def take_turns(kernel):
         return configure(copy(self), configuration)
 
     def launch(self, *arguments):
-        if hasattr(threading.current_thread(), "grid_barrier"):  # a function that a kernel calls
+        if hasattr(me(), "grid_barrier"):  # a function that a kernel calls
             return start(self, *arguments)
         if self._device:
             return self.fn(*arguments)
@@ -211,7 +217,8 @@ def grid_runner(kernel):
                     super().run()
             # Numba puts the thread's index into a copy of the error; some errors cannot be copied
             except Exception as e:
-                self.exception = e.__context__, e.__context__.__traceback__
+                cause = e.__context__ or e
+                self.exception = cause, cause.__traceback__
             if self.exception:
                 for barrier in self.all_barriers:
                     barrier.abort()
@@ -282,7 +289,7 @@ def give_memory(kernelapi):
 
     def shared_array(self, shape, dtype, alignment=None):
         dtype, caller = dtype_of(dtype), sys._getframe(1)
-        block = tuple(threading.current_thread().blockIdx)
+        block = tuple(me().blockIdx)
         key = (block, "dynamic") if shape == 0 else (block, caller.f_code, caller.f_lasti)
         with lock:
             if key not in self._allocations:
@@ -305,12 +312,12 @@ def give_memory(kernelapi):
 
 def exchange(value):
     """(what every lane of this warp passed, my lane)"""
-    me = threading.current_thread()
-    lane = me.thread_id % 32
-    me.slots[lane] = value
-    me.warp_barrier.wait()
-    values = list(me.slots)
-    me.warp_barrier.wait()
+    thread = me()
+    lane = thread.thread_id % 32
+    thread.slots[lane] = value
+    thread.warp_barrier.wait()
+    values = list(thread.slots)
+    thread.warp_barrier.wait()
     return values, lane
 
 
@@ -343,8 +350,8 @@ def give_warps(module):
     module.all_sync = lambda self, mask, p: len(set(ballot(p))) == 1
     module.any_sync = lambda self, mask, p: ballot(p)[0] != 0
     module.ballot_sync = lambda self, mask, p: ballot(p)[0]
-    module.activemask = lambda self: there(threading.current_thread().slots)
-    module.syncwarp = lambda self, mask=0xFFFFFFFF: threading.current_thread().warp_barrier.wait()
+    module.activemask = lambda self: there(me().slots)
+    module.syncwarp = lambda self, mask=0xFFFFFFFF: me().warp_barrier.wait()
     module.nanosleep = lambda self, ns: time.sleep(0)
 
 
@@ -353,7 +360,7 @@ def give_way_to_errors(atomics):
 
     def attentive(atomic):
         def operate(self, *arguments):
-            if threading.current_thread().grid_barrier.broken:
+            if me().grid_barrier.broken:
                 raise threading.BrokenBarrierError("another thread of the grid failed")
             return atomic(self, *arguments)
 
