@@ -50,6 +50,17 @@ NAMES = {
     "CompileResult": ("numba.core.compiler.CompileResult", "kept kernels: how they are read"),
     "serialize": ("numba.core.serialize", "kept kernels: how they are written"),
     "AppDirs": ("numba.misc.appdirs.AppDirs", "kept kernels: their folder"),
+    # the GPU
+    "cuda_driver": ("numba.cuda.cudadrv.driver", "more than 48 KB of shared memory a block"),
+    "cupy_core": ("cupy._core", "products in strict float32 or in TF32, whatever CuPy is set to"),
+    # the simulator, made stronger
+    "simulator_api": ("numba.cuda.simulator.api", "options of kernels that it does not know"),
+    "simulator_kernel": ("numba.cuda.simulator.kernel", "several blocks at a time"),
+    "simulator_kernelapi": ("numba.cuda.simulator.kernelapi", "warps, strict barriers, memory"),
+    "FakeCUDAArray": (
+        "numba.cuda.simulator.cudadrv.devicearray.FakeCUDAArray",
+        "arrays that are not copied in and out",
+    ),
 }
 
 
@@ -58,11 +69,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"{__name__} has no {name!r}")
     home, _, last = NAMES[name][0].rpartition(".")
     try:
-        found = import_module(NAMES[name][0])
-    except ImportError:
-        found = getattr(import_module(home), last)
-    globals()[name] = found
-    return found
+        return getattr(import_module(home), last)
+    except AttributeError:
+        return import_module(NAMES[name][0])
 
 
 # Attributes
@@ -104,3 +113,18 @@ def compile_for(kernel, arguments):
 def instead_of_compiling(kernel, f):
     """f(*arguments) is called where the function is called with types it is not compiled for."""
     kernel._compile_for_args = f
+
+
+def cuda_function_of(compiled):
+    """The driver's function of a compiled CUDA kernel."""
+    return compiled._codelibrary.get_cufunc()
+
+
+def gemm_types():
+    """CuPy's numbers for how precise a product is."""
+    return __getattr__("cupy_core")._routines_linalg
+
+
+def running_grid():
+    """What the simulator runs now; None where it runs nothing."""
+    return __getattr__("simulator_kernel")._get_kernel_context()

@@ -9,21 +9,22 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numba.core import config
 
-SIMULATED = bool(vars(config)["ENABLE_CUDASIM"])
+from ...private import config, cuda_function_of
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
 if SIMULATED:
     from . import simulator
 
     simulator.install()
 
 from numba import cuda as numba_cuda  # noqa: E402  the simulator is installed first
-from numba.core.errors import NumbaPerformanceWarning  # noqa: E402
 from numba.cuda import types as numba_types  # noqa: E402
 
 from ...binding import bind  # noqa: E402
 from ...binding.names import compiled_maths, interpreted_maths  # noqa: E402
 from ...once import once  # noqa: E402
+from ...private import NumbaPerformanceWarning  # noqa: E402
 
 # what they say in a kernel is for Numba's compiler: to a type checker, anything
 cuda: Any = numba_cuda
@@ -143,11 +144,12 @@ def ask_for_shared_memory(kernel, signature, shared):
     """More than 48 KB must be asked for, once a compiled kernel: Numba never does (its issue
     94).
     """
-    module: Any = import_module("numba.cuda.cudadrv.driver")
-    function = kernel.compile(signature)._codelibrary.get_cufunc()
-    attributes = module.binding.CUfunction_attribute
+    from ...private import cuda_driver
+
+    function = cuda_function_of(kernel.compile(signature))
+    attributes = cuda_driver.binding.CUfunction_attribute
     attribute = attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    module.driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
+    cuda_driver.driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
 
 
 def on_stream(pointer: int):

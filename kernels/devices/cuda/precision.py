@@ -6,8 +6,6 @@ products are not ours to change, nor ours theirs.
 """
 
 from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
 
 import numpy as np
 
@@ -33,8 +31,10 @@ def compute_type(precision: str):
     """CuPy's products of float32 in this precision, whatever its setting was (CUPY_TF32=1 makes
     TF32 its default).
     """
-    core: Any = import_module("cupy._core")
-    types = core._routines_linalg
+    from ...private import cupy_core as core
+    from ...private import gemm_types
+
+    types = gemm_types()
     before = core.get_compute_type(np.float32)
     core.set_compute_type(
         np.float32, types.COMPUTE_TYPE_TF32 if precision == "tf32" else types.COMPUTE_TYPE_DEFAULT

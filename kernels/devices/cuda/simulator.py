@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from ...private import running_grid
+
 COMPILER_OPTIONS = ("launch_bounds", "forceinline", "lto", "max_registers", "lineinfo")
 ABSENT = object()  # stands in the slot of a lane that does not exist or has ended
 MOST_THREADS = 1024  # of a block, on every card
@@ -100,7 +102,10 @@ def named(places) -> str:
 def install():
     """Replace the parts of numba.cuda.simulator named above. Once, before any kernel is defined."""
     from numba import cuda
-    from numba.cuda.simulator import api, kernel, kernelapi
+
+    from ...private import simulator_api as api
+    from ...private import simulator_kernel as kernel
+    from ...private import simulator_kernelapi as kernelapi
 
     if hasattr(kernelapi.FakeCUDAModule, "shfl_xor_sync"):
         return
@@ -111,7 +116,7 @@ def install():
     give_warps(kernelapi.FakeCUDAModule)
     give_way_to_errors(kernelapi.FakeCUDAAtomic)
     kernelapi.GridGroup.sync = lambda self: me().grid_barrier.wait()
-    cuda.__getattr__ = running(kernel)
+    cuda.__getattr__ = running()
     setattr(kernelapi.FakeCUDAModule, "__getattr__", of_the_host(cuda))  # noqa: B010  it has none
     original = api.jit
 
@@ -129,13 +134,13 @@ def me() -> Any:
     return threading.current_thread()
 
 
-def running(kernel):
+def running():
     """What `cuda` means in a device function of another module than its kernel's, where Numba does
     not put the grid in its place.
     """
 
     def attribute(name):
-        grid = kernel._get_kernel_context()
+        grid = running_grid()
         if grid is None:
             raise AttributeError(f"module 'numba.cuda' has no attribute {name!r}: no kernel runs")
         return getattr(grid, name)
@@ -178,7 +183,7 @@ def take_turns(kernel):
                 f"{MOST_THREADS} at most"
             )
         with lock:
-            if kernel._get_kernel_context():
+            if running_grid():
                 raise RuntimeError(
                     f"{self.__name__} is launched by a handler or finalizer in the middle of "
                     "another launch"
@@ -196,7 +201,7 @@ def as_device_array(a):
     """A NumPy array as the simulator's device array of the same memory: NumPy arrays themselves are
     copied in and out, each.
     """
-    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+    from ...private import FakeCUDAArray
 
     return FakeCUDAArray(a) if isinstance(a, np.ndarray) else a
 
