@@ -267,15 +267,18 @@ ALIKE = 6  # lines
 
 
 def code_of(name):
-    """(line's number, line) of a module, but for signatures, which an editor completes and so are
-    written out, for what hands on an argument by its own name, for imports and docstrings.
+    """(line's number, line) of a module, but for decorators and signatures, which an editor
+    completes and so are written out, for what hands on an argument by its own name, for imports and
+    docstrings.
     """
     text = MODULES[name].read_text(encoding="utf-8")
     left_out = {
         line
         for _, node in functions(name)
         if isinstance(node, ast.FunctionDef)
-        for line in range(node.lineno, node.body[0].lineno)
+        for line in range(
+            min(each.lineno for each in (*node.decorator_list, node)), node.body[0].lineno
+        )
     }
     for node in ast.walk(ast.parse(text)):
         says = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

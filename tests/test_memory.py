@@ -61,7 +61,7 @@ def outcome(net, batch, segment):
 
 @pytest.fixture
 def chunks_of_four(device, monkeypatch):
-    monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 4 * B + 1)
+    monkeypatch.setitem(resolve(device).chunk.__globals__, "CHUNK_ROWS", 4 * B + 1)
 
 
 @pytest.mark.parametrize("steps", ["every", "last"])
@@ -192,7 +192,7 @@ def test_the_plan_of_a_call_is_right_to_ten_percent(monkeypatch):
 
 
 def test_fit_within_a_budget_trains_as_without(device, monkeypatch):
-    monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 8)
+    monkeypatch.setitem(resolve(device).chunk.__globals__, "CHUNK_ROWS", 8)
 
     def train(**options):
         net, (x, y) = network(device), data(lengths=(13, 5, 9, 13))
@@ -228,7 +228,7 @@ def test_two_hundred_thousand_steps_run_in_a_third_of_the_memory():
 
 
 def test_what_is_not_finite_stops_before_the_update(monkeypatch):
-    monkeypatch.setattr(reference, "TOGETHER", 12)
+    monkeypatch.setattr(reference, "CHUNK_ROWS", 12)
     net, (x, y) = network(), data()
     y[1][2] = 1e200
     before = parameters_of(net)

@@ -320,7 +320,7 @@ def test_the_training_run_is_the_references(device, dtype):
 @pytest.mark.quick_on_devices("cuda")
 @pytest.mark.parametrize("segment", [2, 4])
 def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monkeypatch):
-    monkeypatch.setitem(resolve(device).chunk.__globals__, "TOGETHER", 8)  # chunks of two steps
+    monkeypatch.setitem(resolve(device).chunk.__globals__, "CHUNK_ROWS", 8)  # chunks of two steps
     expected, got = [], []
     for found, cut in ((expected, None), (got, segment)):
         net = network(device)

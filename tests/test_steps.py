@@ -276,7 +276,7 @@ def test_fit_clips_and_counts():
 
 
 def test_segments_of_a_memory_budget_clip_alike(monkeypatch):
-    monkeypatch.setattr(reference, "TOGETHER", 8)
+    monkeypatch.setattr(reference, "CHUNK_ROWS", 8)
     rng, found = np.random.default_rng(3), []
     x, y = rng.normal(size=(2, 24, M)), rng.normal(size=(2, 24, N))
     for part in (1, 0.8):

@@ -11,7 +11,7 @@ from ..products import by_chunks, products
 from ..whole_arrays import formula, unpack
 
 name, preference = "reference", 0
-TOGETHER = 256  # rows of a chunk: see products.py
+CHUNK_ROWS = 256  # rows of a chunk: see products.py
 
 
 def missing(precision="fp32"):
@@ -47,7 +47,7 @@ def fingerprint(words):
 
 
 def chunk(B):
-    return max(1, TOGETHER // B)
+    return max(1, CHUNK_ROWS // B)
 
 
 def matmul(a, b, precision, out=None):

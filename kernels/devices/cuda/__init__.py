@@ -27,7 +27,7 @@ from .precision import lacks_tf32, matmul
 from .schedules import card, choose, named
 
 name, preference = "cuda", 0 if SIMULATED else 2
-TOGETHER = 2048  # rows of a chunk (see products.py): enough that cuBLAS is not called often
+CHUNK_ROWS = 2048  # rows of a chunk (see products.py): enough that cuBLAS is not called often
 
 
 def missing(precision="fp32"):
@@ -70,7 +70,7 @@ def fingerprint(words):
 
 
 def chunk(B):
-    return max(1, TOGETHER // B)
+    return max(1, CHUNK_ROWS // B)
 
 
 def release():
