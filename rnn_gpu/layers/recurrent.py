@@ -11,7 +11,7 @@ from .. import arguments, derivatives, outline, parameters
 from ..bridges.weights import TORCH, by_gates, known, next_of, recurrent_of_keras
 from ..derivatives import ActivationLike
 from ..errors import ArgumentError, OrderError, ShapeError
-from ..kernels import LIVE, UNCLIPPED, Backward, Cell, Forward, Sums
+from ..kernels import FRESH, LIVE, UNCLIPPED, Backward, Cell, Forward
 from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
@@ -20,6 +20,9 @@ from .noise import PART, Noise, Source, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
 from .steps import Steps, zeros
+
+# What the way back through W is asked for: nothing goes below, and a bias where p and q are apart.
+OF_W = {apart: FRESH._replace(below=False, bias=apart) for apart in (False, True)}
 
 
 class Tape(NamedTuple):
@@ -267,11 +270,12 @@ class Recurrent(Stateful):
             dy, s, kept = self.in_turn(dy), tape.wide_s, tape.wide_kept
             call = Backward(dy, θ["W"], s, kept, tape.flags, dp, dq, ds, clip)
             seen, clipped = None, d.backward(cell, call, self.precision)
-        δ, later_grads = self.in_turn(dp), later.grads if later else {}
-        sums = Sums(later_grads.get("U"), later_grads.get("b"))
+        δ, sums, sums_W = self.in_turn(dp), FRESH, OF_W[cell.apart]
+        if later:
+            sums = sums._replace(U=later.grads["U"], b=later.grads["b"])
+            sums_W = sums_W._replace(U=later.grads["W"], b=later.grads.get("c"))
         dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums, self.precision)
-        sums = Sums(later_grads.get("W"), later_grads.get("c"), below=False, bias=cell.apart)
-        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums, self.precision)
+        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums_W, self.precision)
         grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
         clipped += later.clipped_steps if later else 0
         return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from ... import LIVE, RESET, UNCLIPPED, At, Backward, Forward
+from ... import LIVE, RESET, UNCLIPPED, At, Backward, Clip, Forward
 from ...binding import bind
 from ...binding.accessors import access_by
 from ...binding.closures import tuple_of, tuple_over
@@ -400,9 +400,19 @@ def backward(cell, call: Backward, precision="fp32"):
     number, clips = dtype.type, clip != UNCLIPPED
     kernel, panels, numbers = plan(cell, n, dtype, clips)
     way, ds = shares(cell, T, B, n, panels, dtype), call.ds.reshape(len(call.ds), 1, B, n)
-    clipped = np.zeros(way.threads, np.int64)
-    bounds = number(clip.value), number(clip.norm), clipped
+    bounds = bounds_of(clip, number, way.threads) if clips else unbounded(number)
     arrays = (np.ascontiguousarray(call.dy), *call[1:-2], ds, bounds)
     ds0 = np.zeros(ds.shape, number)
     share(kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels)
-    return sum(clipped.tolist()) if clips else 0
+    return sum(bounds[-1].tolist()) if clips else 0
+
+
+def bounds_of(clip: Clip, number, threads: int):
+    """(value, norm, how many steps each thread has clipped) as the kernel takes them."""
+    return number(clip.value), number(clip.norm), np.zeros(threads, np.int64)
+
+
+@cache
+def unbounded(number):
+    """The same where nothing is clipped: made once, as no kernel writes it."""
+    return bounds_of(UNCLIPPED, number, 1)
