@@ -69,6 +69,7 @@ def chunks(R: int, rows: int):
 
 
 def added(out, sums):
+    """The sums in their order, added to `out`, or to the first of them where that is None."""
     for one in sums:
         if out is None:
             out = one

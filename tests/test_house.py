@@ -263,6 +263,21 @@ def test_no_code_is_text(name):
         assert not (isinstance(node, ast.Name) and node.id in ("exec", "eval")), node.lineno
 
 
+def compiled_kernels(name):
+    """The functions of a module that are compiled to be called from Python."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            by = {ast.unparse(one).partition("(")[0] for one in node.decorator_list}
+            if by & {"jit", "cuda.jit"}:
+                yield node
+
+
+def test_every_kernel_says_what_it_computes():
+    kernels = [(name, node) for name in MODULES for node in compiled_kernels(name)]
+    assert len(kernels) > 12
+    assert [(name, node.name) for name, node in kernels if not ast.get_docstring(node)] == []
+
+
 ALIKE = 6  # lines
 
 

@@ -51,6 +51,9 @@ def access_by(cell, compile: Callable, load: Callable, store: Callable) -> Acces
 
 
 def accessors(cell, compile, beside, apart, put_beside, put_apart) -> Access:
+    """Of all numbers of a cell, from those of the k-th: arrays (T, B, ·, n) have them beside each
+    other, states (S, …) apart.
+    """
     G, K, S = cell.gates, cell.kept, cell.states
     return Access(
         tuple_of(G + cell.drawn, beside, compile),

@@ -22,6 +22,7 @@ def as_it_is(f: Callable) -> Callable:
 
 
 def indices(first: int, compile: Callable) -> Iterator[int]:
+    """The next few numbers from `first` on, as what is compiled, or bound later, can index with."""
     return map(Index if compile is as_it_is else int, range(first, first + FEW))
 
 

@@ -27,9 +27,10 @@ caches += post_of, shared  # of kernels
 
 @jit
 def finite(a):
+    """Without a branch, so that it works on vectors."""
     good, numbers = True, a.ravel()
     for i in range(numbers.size):
-        good &= abs(numbers[i]) < np.inf  # without a branch, so that it works on vectors
+        good &= abs(numbers[i]) < np.inf
     return good
 
 
@@ -56,6 +57,7 @@ keep(fingerprint)
 
 @once
 def elementwise_kernel(f, number, outputs, inputs, scalars):
+    """The kernel of a formula of so many arrays and numbers."""
     apply, many = formula(f, number), outputs > 1
     at = tuple_over(inputs, within(lambda k, a, i: a[i]), within)
 
@@ -67,6 +69,7 @@ def elementwise_kernel(f, number, outputs, inputs, scalars):
 
     @jit
     def kernel(outputs, inputs, scalars):
+        """`Device.elementwise`, of arrays (·,)."""
         for i in range(outputs[0].size):
             put(outputs, i, apply(*(at(inputs, i) + scalars)))
 

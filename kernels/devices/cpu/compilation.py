@@ -70,6 +70,8 @@ class Lowering(LoweringPass):
 
 
 class ByPieces(CompilerBase):
+    """Numba's passes, with our lowering in place of its own."""
+
     def define_pipelines(self):
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
         passes.passes = [

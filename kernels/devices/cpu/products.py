@@ -87,10 +87,15 @@ def rows_through(number, V):
 
 @cache
 def multiply_kernel(number, V):
+    """The kernel of products with panels of V vectors."""
     rows, pack, units = rows_through(number, V), column_packer(number, 1, V, 1), V * lanes(number)
 
     @jit
     def multiply(a, M, more, out, scratch, arrived, part, parts):
+        """out = a Mᵀ + more, one of `parts` shares of it: rows of a.
+
+        a (R, K), M (N, K), more (N,), out (R, N); scratch for M, which all parts pack.
+        """
         (N, K), (first, last) = M.shape, slice_of(len(a), part, parts)
         panels, W = -(-N // units), flat(scratch)
         m, o = window(more), window(out)
@@ -143,6 +148,14 @@ def back_kernel(number, V, C):
 
     @jit
     def back(arrays, fresh, rows, repacked, scratch, arrived, part, parts):
+        """The way back through M, one of `parts` shares of it: rows of dM, and in each chunk
+        rows of da.
+
+        arrays    δ (R, N), a (R, m), M (N, m); dM (N, m) and db (N,) or (0,), which Σ δᵀa and Σ δ
+                  are added to, or where `fresh` become; da (R, m) or (0, m), which becomes δ M
+        rows      of a chunk
+        repacked  are rows of δ copied beside each other first
+        """
         δ, a, M, dM, db, da = arrays
         N, m = M.shape
         first, last = slice_of(len(M), part, parts)

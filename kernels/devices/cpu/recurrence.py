@@ -53,6 +53,7 @@ def maths(number, vectors):
 
 @once
 def formula(f, number, vectors=False):
+    """f as kernels of `number` call it, on one number or on vectors of them."""
     at_first(f)  # is what is compiled in from here on
     return bind(f, number, maths(number, vectors), inlined)
 
@@ -132,6 +133,7 @@ def prefetch_gates(a, at, G):
 
 
 def before_advance(cell):
+    """What `advance` will ask for, fetched ahead."""
     P, S, K = cell.gates + cell.drawn, cell.states, cell.kept
 
     @within
@@ -145,6 +147,7 @@ def before_advance(cell):
 
 
 def before_retreat(cell):
+    """What `retreat` will ask for, fetched ahead."""
     G, S, K, APART = cell.gates, cell.states, cell.kept, cell.apart
 
     @within
@@ -209,6 +212,9 @@ def retreat_of(cell, number, how, vectors):
 
 @once
 def forward_kernel(cell, number, V, H, partial):
+    """The kernel of a cell for panels of V vectors and H gates a strip; `partial` where units do
+    not fill a vector.
+    """
     STRIPS, units, pack = (
         cell.gates // H,
         V * lanes(number),
@@ -219,6 +225,13 @@ def forward_kernel(cell, number, V, H, partial):
 
     @jit
     def forward(arrays, scratch, by_panels, arrived, part, parts):
+        """`Device.forward`, one of `parts` shares of it.
+
+        arrays     the fields of a Forward
+        scratch    for W, which all parts pack in panels
+        by_panels  do parts have panels of units, with a barrier after every step; else samples
+        arrived    the counter of barriers
+        """
         given = Forward(*arrays)
         T, B, _, n = given.p.shape
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
@@ -283,6 +296,7 @@ def clip_of(number, apart: bool):
 
 @once
 def backward_kernel(cell, number, V, partial, clips):
+    """The kernel of a cell's way back for panels of V vectors; `clips` where δ is bounded."""
     by_cell = epilogues(retreat_of, before_retreat, cell, number, partial)
     sweep = sweep_of(number, 1, V, 1, by_cell)
     clip = clip_of(number, cell.apart) if clips else nothing
@@ -290,6 +304,12 @@ def backward_kernel(cell, number, V, partial, clips):
 
     @jit
     def backward(arrays, ds0, scratch, by_panels, arrived, part, parts):
+        """`Device.backward`, one of `parts` shares of it; arguments beside these see `forward`.
+
+        arrays  the fields of a Backward, with ds (S, 1, B, n), and as clip its bounds and (parts,)
+                counts of steps that were clipped
+        ds0     (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
+        """
         given = Backward(*arrays)
         T, B, G, n = given.dp.shape
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)

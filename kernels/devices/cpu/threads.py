@@ -380,6 +380,7 @@ def shared(kernel):
 
     @jit
     def shared(board, count, awake, *arguments):
+        """See above: announce, post, take part, wait."""
         numbers = flat(board)
         parts = 1 if seen(numbers, ENDED) else count
         if parts > 1 and not awake and announce(numbers, parts):

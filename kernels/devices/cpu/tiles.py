@@ -276,7 +276,7 @@ def largest_tile(columns: int, strips: int, smaller: int = 0):
 
 @within
 def nothing(*arguments):
-    pass
+    """An epilogue, or a bound, where there is none."""
 
 
 class Epilogues(NamedTuple):
@@ -334,4 +334,5 @@ def sweep_of(number, G: int, V: int, H: int, epilogues: Epilogues):
 
 @within
 def slice_of(count, part, parts):
+    """The share (first, after the last) that one of `parts` has of `count`."""
     return count * part // parts, count * (part + 1) // parts
