@@ -174,7 +174,8 @@ def retreat_of(cell, number, how, vectors):
         added = within(lambda k, d, x: d[k] + x if k == state else d[k])
         return tuple_of(cell.states, added, within)
 
-    add, add_output = adding_to(0), adding_to(cell.output)
+    add = adding_to(0)
+    add_output = add if cell.output == 0 else adding_to(cell.output)
     both = tuple_of(cell.states, within(lambda k, a, b: a[k] + b[k]), within)
     G, S = cell.gates, cell.states
 
