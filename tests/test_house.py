@@ -512,7 +512,7 @@ SETS_UP = {"test_benchmarks.py", "test_contributing.py", "test_ptx.py"}
 
 
 @pytest.mark.slow
-def test_of_every_test_that_is_drawn_a_case_is_quick():
+def test_of_every_test_that_is_drawn_a_case_is_quick(project):
     """And a case that a mark of quick ones names is one."""
     done = python(COLLECT, Path(__file__).parent, cwd=Path(__file__).parent)
     lines = done.stdout.splitlines()
