@@ -8,7 +8,6 @@ from os import PathLike
 from types import TracebackType
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from .. import arguments
 from ..bridges import io
@@ -118,6 +117,8 @@ class Progress(Callback):
     """A bar on the terminal: batches of all epochs, and the numbers of the last one."""
 
     def on_begin(self, training):
+        from tqdm.auto import tqdm
+
         position, batches = training.position, training.batches
         self.bar = tqdm(
             total=training.settings.epochs * batches,

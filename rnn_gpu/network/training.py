@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from .. import arguments
 from ..errors import ArgumentError, NonFiniteError
@@ -334,6 +333,8 @@ def compile_kernels(network, optimizer: Optimizer, progress: bool, step: Clip = 
     """Run one update on a copy of the network, so that every kernel is compiled before the bar
     starts.  Returns the seconds.
     """
+    from tqdm.auto import tqdm
+
     if progress:
         tqdm.write(f"compiling kernels for {network.device}, {network.dtype} … ", end="")
     start = time.perf_counter()
