@@ -49,7 +49,7 @@ def elementwise(f):
     """
     kernel = cpu.elementwise_kernel.__wrapped__(f, np.float64, 1, 1, 0)
     x, y = np.linspace(-2.0, 2.0, 33), np.zeros(33)
-    kernel(y, x)
+    kernel((y,), (x,), ())
     return np.allclose(y, f(x), rtol=1e-12), sum(kernel.stats.cache_hits.values()) == 1
 
 
@@ -59,8 +59,9 @@ def recurrent(name):
     kernel = recurrence.forward_kernel.__wrapped__(cell, np.float32, 1, 1, True)
     p, W = np.ones((1, 1, cell.gates, n), "f"), np.zeros((cell.gates * n, n), "f")
     s, kept = np.zeros((cell.states, 2, 1, n), "f"), np.zeros((1, 1, cell.kept, n), "f")
-    rest = np.ones((1, 1), np.uint8), np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1
-    kernel(p, W, np.zeros(0 if not cell.apart else cell.gates * n, "f"), s, kept, *rest)
+    c = np.zeros(cell.gates * n if cell.apart else 0, "f")
+    arrays = p, W, c, s, kept, np.ones((1, 1), np.uint8)
+    kernel(arrays, np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
     expected, _ = cell.step((1.0,) * cell.gates, (0.0,) * cell.gates, (0.0,) * cell.states)
     return np.allclose(s[:, 1, 0, 0], expected, rtol=1e-5), sum(
         kernel.stats.cache_hits.values()
