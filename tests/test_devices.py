@@ -110,3 +110,18 @@ def test_a_device_is_one_file(tmp_path):
 def test_a_name_that_no_device_has_is_refused():
     with pytest.raises(DeviceError, match="device is 'tpu', expected one of 'auto', 'cpu', 'cuda'"):
         resolve("tpu")
+
+
+LETTING_GO = """
+import rnn_gpu
+try:
+    rnn_gpu.device("cuda")
+except rnn_gpu.DeviceError:
+    pass
+rnn_gpu.device("auto")
+print(rnn_gpu.release())
+"""
+
+
+def test_memory_is_let_go_of_where_a_device_was_looked_for_and_is_missing():
+    assert python(LETTING_GO, **NO_GPU).stdout.split() == ["0"]

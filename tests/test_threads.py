@@ -179,6 +179,59 @@ def test_where_no_thread_can_be_started_a_call_is_done_alone(monkeypatch):
 
 # Forked
 
+BY_A_HANDLER = """
+from processes import *
+from rnn_gpu.kernels.devices.cpu import compilation
+
+parent, children = os.getpid(), []
+
+def fork(number, frame):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        children.append(os.fork())
+
+def work():
+    time.sleep(1)
+    return 7
+
+signal.signal(signal.SIGALRM, fork)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+assert compilation.undisturbed(work) == 7
+if os.getpid() != parent:
+    call(kernel=adding(8), amount=8)
+    os._exit(0)
+assert children
+print(ended(children[0]))
+"""
+
+
+@posix
+def test_a_process_that_a_handler_forks_while_a_kernel_is_compiled_goes_on():
+    """In the child nobody compiles any more whom it could wait for."""
+    assert run(BY_A_HANDLER) == "0\n"
+
+
+VECTORIZED = """
+from processes import *
+from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices.cpu import compilation
+
+seen = []
+run = compilation.CPUDispatcher.compile
+
+def compiling(self, sig):
+    seen.append(threading.current_thread() is threading.main_thread())
+    return run(self, sig)
+
+compilation.CPUDispatcher.compile = compiling
+assert recurrence.vectorized(CELLS["lstm"], np.float32)
+print(seen and not any(seen))
+"""
+
+
+def test_whether_a_cell_can_be_compiled_on_vectors_is_tried_where_no_signal_comes():
+    assert run(VECTORIZED) == "True\n"
+
 
 @posix
 @pytest.mark.parametrize("others", ["compute", pytest.param("compile", marks=pytest.mark.slow)])

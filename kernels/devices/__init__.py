@@ -175,8 +175,9 @@ def find(name: str) -> Device:
 
 
 def imported() -> list[Device]:
-    """The devices that have been asked for in this process."""
-    return [find(name) for name in NAMES if f"{__name__}.{name}" in sys.modules]
+    """The devices that have been asked for in this process, and are here."""
+    asked = [name for name in NAMES if f"{__name__}.{name}" in sys.modules]
+    return [find(name) for name in asked if not missing(name)]
 
 
 def missing(name: str) -> str:

@@ -102,13 +102,17 @@ def undisturbed(action, *arguments):
         except BaseException as error:
             done.set_exception(error)
 
+    thread = Thread(target=act, name="rnn_gpu-compiler")
     try:
-        Thread(target=act, name="rnn_gpu-compiler").start()
+        thread.start()
     except RuntimeError:
         return action(*arguments)
-    return done.result()
+    while thread.is_alive():  # not in a process that a signal's handler has forked meanwhile
+        thread.join(LOOK)
+    return done.result() if done.done() else action(*arguments)
 
 
+LOOK = 0.1  # seconds after which is looked whether a thread still compiles
 of_kernels = {"error_model": "numpy", "nogil": True, "nopython": True}
 
 

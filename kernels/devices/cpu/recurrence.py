@@ -17,7 +17,7 @@ from ...clipping import bounded, factor
 from ...once import at_first, once
 from ...private import NumbaError
 from . import simd
-from .compilation import inlined, jit, within
+from .compilation import inlined, jit, undisturbed, within
 from .memory import scratch
 from .simd import LOAD, STORE, Vector, carve, flat, lanes, prefetch, window
 from .stored import keep
@@ -64,12 +64,10 @@ def vectorized(cell, number) -> bool:
     v = Vector(types.float32 if number is np.float32 else types.float64)
     G, D, S, K = (cell.gates, cell.drawn, cell.states, cell.kept)
     try:
-        formula(cell.step, number, True).compile(
-            tuple(types.UniTuple(v, count) for count in (G + D, G, S))
-        )
-        formula(cell.back, number, True).compile(
-            tuple(types.UniTuple(v, count) for count in (S, K, S, S))
-        )
+        steps = tuple(types.UniTuple(v, count) for count in (G + D, G, S))
+        undisturbed(formula(cell.step, number, True).compile, steps)
+        backs = tuple(types.UniTuple(v, count) for count in (S, K, S, S))
+        undisturbed(formula(cell.back, number, True).compile, backs)
     except NumbaError:
         return False
     return True
