@@ -4,6 +4,8 @@ else in the simulator.
 
 import ctypes
 import os
+import tomllib
+from pathlib import Path
 
 # RNN_GPU_TEST_CARD=0 runs the simulator on a machine with a GPU too.
 
@@ -91,3 +93,11 @@ def close(a, b, dtype="float64"):
     assert np.isfinite(a).all()
     if b.size:
         assert np.abs(a - b).max() <= RTOL[dtype] * max(1.0, np.abs(b).max())
+
+
+@pytest.fixture(scope="session")
+def project():
+    path = Path(__file__).parents[1] / "pyproject.toml"
+    if not path.exists():
+        pytest.skip("no pyproject.toml beside the tests: this is no checkout")
+    return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -36,6 +36,11 @@ def python(text: str, *arguments, options=("-P",), cwd=None, patience=120, **env
     return done
 
 
+def words(text, **environment):
+    """What a new interpreter prints."""
+    return python(text, **NO_GPU | environment).stdout.split()
+
+
 def copied(folder: Path) -> Path:
     """Copy the library into a folder, which may stand on PYTHONPATH then; returns its kernels."""
     ignore = ignore_patterns("__pycache__", "kernels")
