@@ -24,15 +24,15 @@ ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
-kernels.updates
+kernels.store.files kernels.updates
 kernels.binding.accessors kernels.binding.names kernels.losses kernels.once
-kernels.binding
+kernels.binding kernels.store
 kernels.whole_arrays
 kernels.cells.*
 kernels.cells
 kernels.devices
 kernels.devices.reference
-kernels.devices.cpu.compilation kernels.devices.cpu.folder kernels.devices.cpu.memory
+kernels.devices.cpu.compilation kernels.devices.cpu.memory
 kernels.devices.cpu.simd
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
