@@ -21,11 +21,12 @@ from .launch import SIMULATED, THREADS, arrays, cuda, device_function, formula, 
 PARTS = 3 if SIMULATED else 256  # blocks whose sums are added up later, at most
 MOST_BLOCKS = 4 * PARTS  # of the kernel that adds them up, each of its blocks anew
 WARP = min(32, THREADS)
+WARPS = THREADS // WARP
 ALL_LANES = 0xFFFFFFFF
 LIMITS = len(Limits._fields)
 SUMS, NORMS = 2, 3  # numbers of a part
 MOST_ARRAYS = 60  # of one launch: a kernel's parameters have 4 KB, an array takes 56 bytes of them
-INF, ZERO = np.float64(np.inf), np.float64(0)
+INF, ZERO, YES = np.float64(np.inf), np.float64(0), np.float64(1)
 
 
 def parts_for(blocks: int) -> int:
@@ -46,30 +47,6 @@ def larger(a, b):
     return a if a > b else b
 
 
-def block_wide(combine: Callable) -> Any:
-    """The device function (value, room) -> that of all threads of a block combined, in each.
-
-    room (THREADS,) is shared memory. The block has THREADS, a power of two.
-    """
-
-    @device_function
-    def combined(value, room):
-        thread = cuda.threadIdx.x
-        room[thread] = value
-        cuda.syncthreads()
-        half = THREADS // 2
-        while half:
-            if thread < half:
-                room[thread] = combine(room[thread], room[thread + half])
-            cuda.syncthreads()
-            half //= 2
-        whole = room[0]
-        cuda.syncthreads()  # all have read before room is written again
-        return whole
-
-    return combined
-
-
 def lane_wide(combine: Callable) -> Any:
     """The device function (value, lanes) -> that of `lanes` neighbours of a warp, in each."""
 
@@ -80,6 +57,29 @@ def lane_wide(combine: Callable) -> Any:
             value = combine(value, cuda.shfl_xor_sync(ALL_LANES, value, by))
             by //= 2
         return value
+
+    return combined
+
+
+def block_wide(combine: Callable) -> Any:
+    """The device function (value, room) -> that of all threads of a block combined, in each.
+
+    room (WARPS,) is shared memory. The block has THREADS.
+    """
+    over_lanes = lane_wide(combine)
+
+    @device_function
+    def combined(value, room):
+        thread, value = cuda.threadIdx.x, over_lanes(value, WARP)
+        if thread % WARP == 0:
+            room[thread // WARP] = value
+        cuda.syncthreads()
+        whole, i = room[0], 1
+        while i < WARPS:
+            whole = combine(whole, room[i])
+            i += 1
+        cuda.syncthreads()  # all have read before room is written again
+        return whole
 
     return combined
 
@@ -196,7 +196,7 @@ def loss_kernel(loss: Loss, number):
         """`Device.loss`, of rows o, target (R, k), weight (R,), each by `lanes` neighbours of a
         warp.  Overwrites do and sums (blocks, 2).
         """
-        room = cuda.shared.array(THREADS, np.float64)
+        room = cuda.shared.array(WARPS, np.float64)
         rows, k = o.shape
         lane, own, group = cuda.threadIdx.x % lanes, cuda.threadIdx.x // lanes, THREADS // lanes
         E, right = ZERO, ZERO
@@ -255,7 +255,7 @@ def norms_kernel(number):
     @cuda.jit
     def norms(grads, scalars, parts):
         """`Device.norms`, of a tuple of arrays (·,).  Overwrites parts (blocks, 3)."""
-        room = cuda.shared.array(THREADS, np.float64)
+        room = cuda.shared.array(WARPS, np.float64)
         bound = number(scalars[0])
         square, within, peak = ZERO, ZERO, ZERO
         for p in range(len(grads)):
@@ -328,7 +328,7 @@ def update_kernel(f: Callable, number, moments: int, scalars: int):
         """`Device.update`, of tuples of arrays (·,), those of the moments by kind; from the
         parameter `first` on.  Overwrites report.
         """
-        room = cuda.shared.array(THREADS, np.float64)
+        room = cuda.shared.array(WARPS, np.float64)
         E, right = total_of(sums, 0, room), total_of(sums, 1, room)
         square, within = total_of(norms, 0, room), total_of(norms, 1, room)
         peak, norm = number(largest_of(norms, 2, room)), math.sqrt(within)
@@ -337,7 +337,7 @@ def update_kernel(f: Callable, number, moments: int, scalars: int):
         taken = abs(E) < INF and square < INF and not np.float64(peak * factor) > largest
         if cuda.grid(1) == 0:
             report[0], report[1], report[2] = E, right, square
-            report[3], report[4] = float(taken), ZERO
+            report[3], report[4] = (YES if taken else ZERO), ZERO
         if taken:
             given, clip = numbers(scalars), number(value)
             clips = value < INF or factor != ONE
