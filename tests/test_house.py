@@ -24,27 +24,33 @@ ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
-kernels.updates
-kernels.binding.accessors kernels.binding.names kernels.losses kernels.once
-kernels.binding
+kernels.store.files kernels.updates
+kernels.binding.accessors kernels.binding.names kernels.once
+kernels.binding kernels.losses kernels.store
+kernels.host_updates
 kernels.whole_arrays
 kernels.cells.*
 kernels.cells
 kernels.devices
 kernels.devices.reference
-kernels.devices.cpu.compilation kernels.devices.cpu.folder kernels.devices.cpu.memory
+kernels.devices.cpu.compilation kernels.devices.cpu.memory
 kernels.devices.cpu.simd
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
 kernels.devices.cpu
-kernels.devices.cuda.contract kernels.devices.cuda.simulator
+kernels.devices.cuda.compiled kernels.devices.cuda.contract kernels.devices.cuda.cublas
+kernels.devices.cuda.precision
+kernels.devices.cuda.driver
+kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
-kernels.devices.cuda.plans kernels.devices.cuda.pointwise kernels.devices.cuda.precision
+kernels.devices.cuda.plans kernels.devices.cuda.pointwise kernels.devices.cuda.reductions
 kernels.devices.cuda.ptx
 kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
+kernels.emulator.*
+kernels.emulator
 bridges bridges.plots errors outline
 arguments bridges.io device
 bridges.weights derivatives keeping losses optimizers parameters
@@ -113,7 +119,7 @@ def test_imports_are_seen_wherever_they_stand():
 def test_kernels_know_nothing_of_the_library_around_them(name):
     allowed = (
         {"numpy", "numba"}
-        | ({"cupy"} if ".devices.cuda" in name else set())
+        | ({"cupy", "cuda"} if ".devices.cuda" in name else set())
         | ({"llvmlite"} if ".devices.c" in name else set())
         | sys.stdlib_module_names
     )

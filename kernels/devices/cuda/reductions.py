@@ -16,6 +16,7 @@ from ...binding.closures import each_over, tuple_of, tuple_over
 from ...clipping import bounded
 from ...losses import Loss, exp_below, log_above, value_and_slope
 from ...once import once
+from .compiled import factory
 from .launch import SIMULATED, THREADS, arrays, cuda, device_function, formula, launch
 
 PARTS = 3 if SIMULATED else 256  # blocks whose sums are added up later, at most
@@ -185,7 +186,7 @@ def hit_of(loss: Loss, number) -> Any:
     return {"exclusive": exclusive, "binary": binary, "": of_none}[loss.classes]
 
 
-@once
+@factory
 def loss_kernel(loss: Loss, number):
     """The kernel of `Device.loss`."""
     both, log_sum_of_row = formula(value_and_slope(loss), number), log_sum_of(loss, number)
@@ -247,7 +248,7 @@ def loss(loss: Loss, o, target, weight, total):
 # Norms of gradients
 
 
-@once
+@factory
 def norms_kernel(number):
     """The kernel of `Device.norms`."""
     within_bound = formula(bounded, number)
@@ -283,7 +284,7 @@ def norms(grads: Sequence, scalars):
     kernel = norms_kernel(grads[0].dtype.type)
     for k, group in enumerate(groups):
         own = parts[k * blocks : (k + 1) * blocks]
-        launch(kernel, blocks, THREADS, flat(group), scalars, own)
+        launch(kernel, blocks, THREADS, flattened(group), scalars, own)
     return parts
 
 
@@ -297,7 +298,7 @@ def grouped(values: Sequence, most: int) -> list[tuple]:
     return [tuple(values[first : first + most]) for first in range(0, len(values), most)]
 
 
-def flat(group: Sequence) -> tuple:
+def flattened(group: Sequence) -> tuple:
     """Contiguous arrays of any shape as (·,)."""
     return tuple(a.reshape(-1) for a in group)
 
@@ -305,7 +306,7 @@ def flat(group: Sequence) -> tuple:
 # The change of all weights
 
 
-@once
+@factory
 def update_kernel(f: Callable, number, moments: int, scalars: int):
     """The kernel of `Device.update`, of a formula of so many moments and numbers."""
     apply, within_bound = formula(f, number), formula(bounded, number)
@@ -362,8 +363,8 @@ def update(change: Change, sums, norms, changes: bool = True):
     each = zip(change.parameters, change.moments, change.grads, strict=True)
     for group in grouped(tuple(each), MOST_ARRAYS // (2 + kinds)):
         parameters, moments, grads = zip(*group, strict=True)
-        by_kind = tuple(flat(kind) for kind in zip(*moments, strict=True))
+        by_kind = tuple(flattened(kind) for kind in zip(*moments, strict=True))
         first = 0 if changes else len(parameters)
-        given = (flat(parameters), by_kind, flat(grads), change.scalars)
+        given = (flattened(parameters), by_kind, flattened(grads), change.scalars)
         launch(kernel, blocks, THREADS, *given, sums, norms, report, first)
     return report
