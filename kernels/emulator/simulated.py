@@ -1,0 +1,86 @@
+"""The simulator's kernels on the strict arrays: `with strict():` the cuda device of this process
+has the stand-in for CuPy instead of NumPy, and what it is asked for is counted.
+"""
+
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+
+import numpy as np
+
+from . import arrays
+from .arrays.counts import count
+from .arrays.operations import of, refused, taken
+from .arrays.streams import start
+
+CUDA = "rnn_gpu.kernels.devices.cuda"
+
+
+@contextmanager
+def instead(home, name: str, value):
+    """Another value of a module's name."""
+    before = getattr(home, name)
+    setattr(home, name, value)
+    try:
+        yield
+    finally:
+        setattr(home, name, before)
+
+
+def as_device_array(convert):
+    """The simulator's conversion of a kernel's argument; an array of the host is refused."""
+
+    def converted(value):
+        if isinstance(value, arrays.ndarray):
+            return convert(of(value))
+        if isinstance(value, np.ndarray):
+            raise refused(value, "kernel")
+        return value
+
+    return converted
+
+
+def counting(prepared):
+    """`launch.prepared`, its launches counted, and kept where the stream captures."""
+
+    def prepare(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
+        launch = prepared(kernel, blocks, threads, *arguments, shared=shared)
+        touched: list = []
+        for one in leaves(arguments):
+            taken(one, kernel.__name__, touched)  # and of this card
+
+        def launched(*more):
+            count("launches", kernel.__name__)
+            start(lambda: launch(*more), touched)
+
+        return launched
+
+    return prepare
+
+
+def leaves(values):
+    """The arrays of a kernel's arguments, those within tuples too."""
+    for one in values:
+        if isinstance(one, arrays.ndarray):
+            yield one
+        elif isinstance(one, tuple):
+            yield from leaves(one)
+
+
+@contextmanager
+def strict():
+    """Within it the cuda device has the strict arrays.  For the simulator alone."""
+    device = import_module(CUDA)
+    launch, gemm, precision = (
+        import_module(f"{CUDA}.{n}") for n in ("launch", "gemm", "precision")
+    )
+    if not launch.SIMULATED:
+        raise RuntimeError("the strict arrays are for the simulator: NUMBA_ENABLE_CUDASIM=1")
+    prepared, convert = counting(launch.prepared), launch.simulator.as_device_array
+    with ExitStack() as stack:
+        for home in (device, launch, gemm, precision):
+            stack.enter_context(instead(home, "arrays", lambda: arrays))
+        for home in (launch, gemm):
+            stack.enter_context(instead(home, "prepared", prepared))
+        stack.enter_context(instead(launch.simulator, "as_device_array", as_device_array(convert)))
+        stack.enter_context(instead(device, "on_stream", arrays.cuda.ExternalStream))
+        yield arrays
