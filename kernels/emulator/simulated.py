@@ -2,6 +2,7 @@
 has the stand-in for CuPy instead of NumPy, and what it is asked for is counted.
 """
 
+import sys
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 
@@ -66,21 +67,28 @@ def leaves(values):
             yield from leaves(one)
 
 
+def on_stream(pointer: int):
+    """As on a card: CuPy's work goes to another library's stream."""
+    return arrays.cuda.ExternalStream(pointer)
+
+
 @contextmanager
 def strict():
     """Within it the cuda device has the strict arrays.  For the simulator alone."""
-    device = import_module(CUDA)
-    launch, gemm, precision = (
-        import_module(f"{CUDA}.{n}") for n in ("launch", "gemm", "precision")
-    )
+    launch = import_module(f"{CUDA}.launch")
     if not launch.SIMULATED:
         raise RuntimeError("the strict arrays are for the simulator: NUMBA_ENABLE_CUDASIM=1")
-    prepared, convert = counting(launch.prepared), launch.simulator.as_device_array
+    others = {
+        "arrays": lambda: arrays,
+        "prepared": counting(launch.prepared),
+        "on_stream": on_stream,
+    }
+    own = {name: getattr(launch, name) for name in others}
+    convert = as_device_array(launch.simulator.as_device_array)
     with ExitStack() as stack:
-        for home in (device, launch, gemm, precision):
-            stack.enter_context(instead(home, "arrays", lambda: arrays))
-        for home in (launch, gemm):
-            stack.enter_context(instead(home, "prepared", prepared))
-        stack.enter_context(instead(launch.simulator, "as_device_array", as_device_array(convert)))
-        stack.enter_context(instead(device, "on_stream", arrays.cuda.ExternalStream))
+        for home in [module for name, module in sys.modules.items() if name.startswith(CUDA)]:
+            for name, other in others.items():
+                if getattr(home, name, None) is own[name]:
+                    stack.enter_context(instead(home, name, other))
+        stack.enter_context(instead(launch.simulator, "as_device_array", convert))
         yield arrays

@@ -7,6 +7,7 @@ import weakref
 from bisect import bisect_right, insort
 from contextlib import contextmanager
 from threading import RLock, local
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,7 @@ class Allocation:
         block.taken += 1
         self.poison()
         LIVE.add(self)
+        weakref.finalize(self, give_back, block).atexit = False
 
     def poison(self):
         """All bits set: a NaN of every float type."""
@@ -61,9 +63,26 @@ class Allocation:
     def device_id(self) -> int:
         return self.card
 
-    def __del__(self):
-        LIVE.discard(self.ptr)
-        self.block.pool._take_back(self.block)
+
+class Foreign:
+    """Memory of another library on a card, which says that it is there as long as this is."""
+
+    block = None
+
+    def __init__(self, ptr: int, bytes: np.ndarray, card: int):
+        self.ptr, self.size, self.card, self.bytes = ptr, len(bytes), card, bytes
+        LIVE.add(self)
+        weakref.finalize(self, LIVE.discard, ptr).atexit = False
+
+    @property
+    def device_id(self) -> int:
+        return self.card
+
+
+def give_back(block: Block):
+    """What happens when a block's owner is gone."""
+    LIVE.discard(block.address)
+    block.pool._take_back(block)
 
 
 class Live:
@@ -73,7 +92,7 @@ class Live:
         self.addresses: list[int] = []
         self.at: dict[int, weakref.ref] = {}
 
-    def add(self, allocation: Allocation):
+    def add(self, allocation):
         with lock:
             insort(self.addresses, allocation.ptr)
             self.at[allocation.ptr] = weakref.ref(allocation)
@@ -83,7 +102,7 @@ class Live:
             del self.addresses[bisect_right(self.addresses, address) - 1]
             del self.at[address]
 
-    def find(self, pointer: int) -> Allocation | None:
+    def find(self, pointer: int) -> Any:
         with lock:
             k = bisect_right(self.addresses, pointer) - 1
             found = self.at[self.addresses[k]]() if k >= 0 else None
@@ -163,7 +182,7 @@ class MemoryPool:
         return self.total_bytes() - self.free_bytes()
 
     def n_free_blocks(self):
-        return sum(block.card == current() for block in self.free)
+        return sum(block.card == current() for block in self._free)
 
     def free_all_blocks(self, stream=None):
         """Give what nobody owns back to the system."""

@@ -32,7 +32,8 @@ class Capture:
     def keep(self, work: Callable, allocations: Iterable):
         self.works.append(work)
         for one in allocations:
-            self.touched[one.block] = weakref.ref(one)
+            if one.block:  # that of another library is its own affair
+                self.touched[one.block] = weakref.ref(one)
 
 
 class Graph:
