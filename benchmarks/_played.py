@@ -17,7 +17,6 @@ from rnn_gpu.bridges import torch as bridge
 from rnn_gpu.kernels.emulator import arrays
 from rnn_gpu.kernels.emulator.arrays.memory import LIVE, Foreign
 from rnn_gpu.kernels.emulator.arrays.operations import of
-from rnn_gpu.kernels.emulator.simulated import instead
 
 STREAM = 0x7042_0040  # of torch, which is not CuPy's
 
@@ -96,6 +95,17 @@ def on_the_card(a):
                 home.register_parameter(name, torch.nn.Parameter(on_the_card(θ)))
         return a
     return from_dlpack(arrays.asarray(a.detach().numpy()))
+
+
+@contextmanager
+def instead(home, name: str, value):
+    """Another value of a module's name."""
+    before = getattr(home, name)
+    setattr(home, name, value)
+    try:
+        yield
+    finally:
+        setattr(home, name, before)
 
 
 @contextmanager

@@ -5,8 +5,11 @@ its packages. tests/test_private.py looks for every one, and for what it is used
 version of a package has lost one, that line says what breaks.
 """
 
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
+from threading import RLock
+from types import SimpleNamespace
 from typing import Any
 
 # name: (where it lives, what does not work without it)
@@ -51,8 +54,9 @@ NAMES = {
     "serialize": ("numba.core.serialize", "kept kernels: how they are written"),
     "AppDirs": ("numba.misc.appdirs.AppDirs", "kept kernels: their folder"),
     # the GPU
-    "cuda_driver": ("numba.cuda.cudadrv.driver", "more than 48 KB of shared memory a block"),
-    "cupy_core": ("cupy._core", "products in strict float32 or in TF32, whatever CuPy is set to"),
+    "cuda_dispatcher": ("numba.cuda.dispatcher", "kernels as cubins and as PTX"),
+    "cuda_devices": ("numba.cuda.cudadrv.devices", "compiling for a GPU where there is none"),
+    "cuda_config": ("numba.cuda.core.config", "the settings that a kept cubin depends on"),
     # the simulator, made stronger
     "simulator_api": ("numba.cuda.simulator.api", "options of kernels that it does not know"),
     "simulator_kernel": ("numba.cuda.simulator.kernel", "several blocks at a time"),
@@ -115,14 +119,33 @@ def instead_of_compiling(kernel, f):
     kernel._compile_for_args = f
 
 
-def cuda_function_of(compiled):
-    """The driver's function of a compiled CUDA kernel."""
-    return compiled._codelibrary.get_cufunc()
+def compiled_cuda_kernel(kernel, signature: tuple, language: str) -> tuple[bytes, str]:
+    """(a `@cuda.jit` kernel as "cubin" or "ptx" for these types, its name in there)."""
+    dispatcher = __getattr__("cuda_dispatcher")
+    made = dispatcher._Kernel(kernel.py_func, signature, **kernel.targetoptions)
+    library = made._codelibrary
+    code = library.get_asm_str().encode() if language == "ptx" else library.get_cubin().code
+    return bytes(code), made.entry_name
 
 
-def gemm_types():
-    """CuPy's numbers for how precise a product is."""
-    return __getattr__("cupy_core")._routines_linalg
+@contextmanager
+def pretended_capability(capability: tuple[int, int]):
+    """numba-cuda asks the current device for nothing but its compute capability while it compiles:
+    here it is told one, whatever device there is.
+    """
+    dispatcher, devices = __getattr__("cuda_dispatcher"), __getattr__("cuda_devices")
+    device = SimpleNamespace(id=0, compute_capability=capability)
+    context = SimpleNamespace(device=device)
+    with PRETENDING:
+        before = dispatcher.get_current_device, devices.get_context
+        dispatcher.get_current_device, devices.get_context = lambda: device, lambda *_: context
+        try:
+            yield
+        finally:
+            dispatcher.get_current_device, devices.get_context = before
+
+
+PRETENDING = RLock()
 
 
 def running_grid():

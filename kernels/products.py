@@ -36,15 +36,19 @@ def products(chunk: Callable, multiply: Callable, multiply_back: Callable) -> tu
     return project, project_back
 
 
-def by_chunks(matmul: Callable, empty: Callable) -> tuple[Callable, ...]:
-    """(multiply, multiply_back) from matmul(a, b, precision, out=None), the product of two
-    matrices, and empty(shape, dtype).
+def by_chunks(matmul: Callable, columns: Callable, empty: Callable) -> tuple[Callable, ...]:
+    """(multiply, multiply_back) of a device.
+
+    matmul   (a, b, precision, out=None, add=False) -> a b of two matrices; written to `out`, or
+             added to it
+    columns  (δ, out=None) -> the sum of δ's rows, of one axis; added to `out` where that is given
+    empty    (shape, dtype) -> an array of the device
     """
 
     def product(a, M, rows: int, precision: str):
         out = empty((len(a), M.shape[1]), a.dtype)
         for part in chunks(len(a), rows):
-            matmul(a[part], M, precision, out=out[part])
+            matmul(a[part], M, precision, out[part])
         return out
 
     def multiply(a, M, more, rows: int, precision: str):
@@ -54,10 +58,12 @@ def by_chunks(matmul: Callable, empty: Callable) -> tuple[Callable, ...]:
         return out
 
     def multiply_back(δ, a, M, sums: Sums, rows: int, precision: str):
-        parts = chunks(len(δ), rows) or [slice(0, 0)]  # of no sample the sums are zero
         da = product(δ, M, rows, precision) if sums.below else None
-        dM = added(sums.U, (matmul(δ[part].T, a[part], precision) for part in parts))
-        db = added(sums.b, (δ[part].sum(0) for part in parts)) if sums.bias else None
+        dM, db = sums.U, sums.b
+        for part in chunks(len(δ), rows) or [slice(0, 0)]:  # of no sample the sums are zero
+            dM = matmul(δ[part].T, a[part], precision, dM, dM is not None)
+            if sums.bias:
+                db = columns(δ[part], db)
         return da, dM, db
 
     return multiply, multiply_back
@@ -66,13 +72,3 @@ def by_chunks(matmul: Callable, empty: Callable) -> tuple[Callable, ...]:
 def chunks(R: int, rows: int):
     """The slices of R rows by `rows`, counted from the last, which come first."""
     return [slice(max(end - rows, 0), end) for end in range(R, 0, -rows)]
-
-
-def added(out, sums):
-    """The sums in their order, added to `out`, or to the first of them where that is None."""
-    for one in sums:
-        if out is None:
-            out = one
-        else:
-            out += one
-    return out

@@ -226,7 +226,7 @@ def info():
     cuda = "the simulator (NUMBA_ENABLE_CUDASIM=1)" if simulated() else "a GPU"
     print(f"{'cuda':14}{'no: ' + reason if reason else cuda}")
     print(f"{'auto':14}{resolve('auto').name}")
-    store = stored().folder()
+    store = kernel_store().folder()
     kept = store.files()
     limit = f"{in_megabytes(kept)} of at most {store.most / 1e6:g} (RNN_GPU_CACHE_MB)"
     trouble = store.trouble()
@@ -239,16 +239,16 @@ def clear_kernels():
     """Remove the compiled kernels that are kept on disk from run to run; they are compiled again
     when they are needed.
     """
-    removed = stored().clear()
+    removed = kernel_store().clear()
     print(f"{len(removed)} files removed, {in_megabytes(removed)}")
 
 
-def stored():
-    """Where compiled CPU kernels are kept.  ArgumentError where the environment's bound is none."""
+def kernel_store():
+    """Where compiled kernels are kept.  ArgumentError where the environment's bound is none."""
     why_not("cpu")
-    from .kernels.devices.cpu import stored
+    from .kernels import store
 
-    return stored
+    return store
 
 
 def in_megabytes(files) -> str:

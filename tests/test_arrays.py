@@ -3,6 +3,7 @@ elsewhere is refused.
 """
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rnn_gpu import (
     Stream,
     arguments,
 )
+from rnn_gpu.kernels.devices.cuda.driver import Hardware, played_by
 
 T, B, M, N = 5, 3, 4, 7
 X = np.random.default_rng(0).normal(size=(T, B, M)).astype("float32")
@@ -167,27 +169,23 @@ def test_an_array_on_a_gpu_is_for_the_gpu(monkeypatch):
     refuses it.
     """
     monkeypatch.setitem(sys.modules, "cupy", None)
-    launch = arguments.import_module("rnn_gpu.kernels.devices.cuda.launch")
-    monkeypatch.setattr(launch, "SIMULATED", False)
-    refuses(
-        DeviceError,
-        "^x is on a GPU, but what takes it there is not installed",
-        lambda: LAYER(ON_GPU),
-    )
+    card = Hardware()
+    with played_by(card):
+        refuses(
+            DeviceError,
+            "^x is on a GPU, but what takes it there is not installed",
+            lambda: LAYER(ON_GPU),
+        )
 
     class OnGPU(np.ndarray):
         def __dlpack_device__(self):
             return 2, 0
 
     gpu = np.ones_like
-    monkeypatch.setattr(
-        launch,
-        "arrays",
-        lambda: type("module", (), {"asarray": staticmethod(lambda a: X.view(OnGPU))}),
-    )
-    refuses(
-        DeviceError, "^x is on a GPU, but device is 'cpu': say device='cuda'", lambda: LAYER(ON_GPU)
-    )
+    card.arrays = SimpleNamespace(asarray=lambda a: X.view(OnGPU))
+    message = "^x is on a GPU, but device is 'cpu': say device='cuda'"
+    with played_by(card):
+        refuses(DeviceError, message, lambda: LAYER(ON_GPU))
     y, h = LAYER(X)
     refuses(DeviceError, "^dy is on a GPU", lambda: LAYER.backward(gpu(y).view(OnGPU)))
     refuses(DeviceError, "^state is on a GPU", lambda: LAYER(X, gpu(h).view(OnGPU)))

@@ -14,7 +14,7 @@ from numba.core import config
 
 import rnn_gpu
 from rnn_gpu import Network, NonFiniteError, cli, datasets, load, optimizers
-from rnn_gpu.kernels.devices.cpu import stored
+from rnn_gpu.kernels import store as kernel_store
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TINY = ("train", "--hidden", "4", "--device", "reference")
@@ -340,7 +340,7 @@ def test_info_says_why_there_is_no_gpu(tmp_path):
 def kernels(monkeypatch, tmp_path):
     """A folder with a kernel of 1.5 MB."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
-    folder = stored.folder()
+    folder = kernel_store.folder()
     folder.write("kernel", bytes(1_500_000))
     return folder
 

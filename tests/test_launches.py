@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import rnn_gpu
-from programs import python
 from rnn_gpu.kernels.devices import cuda as device
 from simulation import simulated
 
@@ -90,54 +89,3 @@ def test_an_elementwise_formula_is_spread_over_threads():
     device.elementwise(noted, [out], [np.ones(50)])
     assert len(calls) == out.size
     assert len(set(calls)) > 1 and len({block for block, _ in calls}) > 1
-
-
-TYPES = """
-import sys
-from importlib import import_module
-from types import SimpleNamespace
-
-sys.modules["cupy"] = SimpleNamespace(ndarray=type("NoArray", (), {}))
-try:
-    from numba import cuda
-    from numba.cuda.cudadrv.devicearray import DeviceNDArray
-except (ImportError, RuntimeError) as error:
-    print(f"skip: {error}")
-    sys.exit()
-import numpy as np
-from rnn_gpu.kernels import Backward, Forward
-from rnn_gpu.kernels.devices.cuda.contract import Bounds
-
-launch = import_module("rnn_gpu.kernels.devices.cuda.launch")
-
-
-def array(*shape, dtype=np.float32):
-    strides = np.empty(shape, dtype).strides
-    return DeviceNDArray(shape, strides, np.dtype(dtype), gpu_data=SimpleNamespace(size=1 << 20))
-
-
-@cuda.jit
-def kernel(call):
-    pass
-
-
-a, flags = array(2, 3, 4, 5), array(2, 3, dtype=np.uint8)
-bounds = Bounds(np.float32(1), np.float32(2), flags)
-for call in (
-    Forward(a, a, a, a, a, flags),
-    Backward(a, a, a, a, flags, a, a, a, ()),
-    Backward(a, a, a, a, flags, a, a, a, bounds),
-    (a, a),
-    (),
-):
-    known = launch.converted(kernel, call)
-    print(known._numba_type_ == kernel.typeof_pyval(call), len(list(known)) == len(known))
-"""
-
-
-def test_a_tuple_of_arrays_knows_the_type_that_numba_would_find():
-    """Without a GPU: what the dispatcher is given there, with arrays that lie nowhere."""
-    done = python(TYPES, NUMBA_ENABLE_CUDASIM=None)
-    if done.stdout.startswith("skip"):
-        pytest.skip(done.stdout)
-    assert done.stdout.split() == ["True"] * 10

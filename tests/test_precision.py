@@ -2,10 +2,6 @@
 else; "fp32" is strict.
 """
 
-import sys
-from functools import partial
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -29,6 +25,7 @@ from rnn_gpu import (
 from rnn_gpu.kernels import Backward, Forward
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import precision
+from rnn_gpu.kernels.devices.cuda.driver import driver
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.devices.cuda.schedules import only
 
@@ -180,10 +177,10 @@ def test_precision_is_refused(build, options, message):
 
 
 def test_an_old_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(cuda, "lacks_tf32", lambda: "this GPU is old")
-    with pytest.raises(
-        DeviceError, match=r"precision='tf32', but this GPU is old\. Say precision='fp32'"
-    ):
+    old = driver().facts(0)._replace(capability=(7, 5))
+    monkeypatch.setattr(type(driver()), "facts", lambda self, device: old)
+    why = r"this GPU is older than compute capability 8\.0 and has none"
+    with pytest.raises(DeviceError, match=f"precision='tf32', but {why}. Say precision='fp32'"):
         RNN(M, N, **CUDA)
 
 
@@ -234,35 +231,3 @@ def test_explain_says_the_precision():
     assert "in TF32" in layer.explain(T, B)
     assert "in strict float32" in layer.copy(precision="fp32").explain(T, B)
     assert "in strict float64" in layer.copy(precision="fp32", dtype="float64").explain(T, B)
-
-
-# CuPy's own setting, by a stand-in for CuPy
-
-
-@pytest.mark.parametrize("users", ["DEFAULT", "TF32"])
-@pytest.mark.parametrize(("asked", "expected"), [("fp32", "DEFAULT"), ("tf32", "TF32")])
-def test_cupys_setting_is_ours_in_our_products_and_the_users_elsewhere(
-    users, asked, expected, monkeypatch
-):
-    now, calls = {"float32": users}, []
-    types = SimpleNamespace(COMPUTE_TYPE_DEFAULT="DEFAULT", COMPUTE_TYPE_TF32="TF32")
-    core = SimpleNamespace(
-        _routines_linalg=types,
-        get_compute_type=lambda dtype: now[np.dtype(dtype).name],
-        set_compute_type=lambda dtype, value: now.update({np.dtype(dtype).name: value}),
-    )
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(_core=core))
-    monkeypatch.setitem(sys.modules, "cupy._core", core)
-    monkeypatch.setattr(precision, "SIMULATED", False)
-
-    def multiply(a, b, out=None):
-        calls.append(now["float32"])
-        if a == "bad":
-            raise ValueError(a)
-
-    monkeypatch.setattr(precision, "arrays", lambda: SimpleNamespace(matmul=multiply))
-    of_ours = partial(precision.matmul, precision=asked)
-    of_ours("a", "b")
-    with pytest.raises(ValueError, match="bad"):
-        of_ours("bad", "b")
-    assert calls == [expected, expected] and now == {"float32": users}

@@ -21,24 +21,25 @@ from numba.core import config
 import rnn_gpu
 from programs import python
 from rnn_gpu.kernels import private
+from rnn_gpu.kernels import store as kernel_store
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.elman import elman as elman_of
 from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.description import description
 from rnn_gpu.kernels.devices import cpu
-from rnn_gpu.kernels.devices.cpu import folder as files
 from rnn_gpu.kernels.devices.cpu import recurrence, stored
-from rnn_gpu.kernels.devices.cpu.folder import Folder
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.kernels.once import forget
+from rnn_gpu.kernels.store import files
+from rnn_gpu.kernels.store.files import Folder
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where kernels are kept in this test."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kernels"))
-    return stored.folder().path
+    return kernel_store.folder().path
 
 
 def double(z):
@@ -480,14 +481,14 @@ def test_a_planted_pickle_of_another_user_does_not_run(folder, monkeypatch, tmp_
     elementwise(double, np.ones(3))
     (file,) = folder.iterdir()
     file.unlink()
-    stored.folder().write(file.stem, pickle.dumps(Planted()))
+    kernel_store.folder().write(file.stem, pickle.dumps(Planted()))
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(files, "mine", lambda status, kind: status)
         # as it would
         assert (elementwise(double, np.ones(3))[0] == 2).all() and (tmp_path / "ran").is_dir()
     (tmp_path / "ran").rmdir()
-    stored.folder().write(file.stem, pickle.dumps(Planted()))
-    us, path = os.geteuid(), stored.folder().path
+    kernel_store.folder().write(file.stem, pickle.dumps(Planted()))
+    us, path = os.geteuid(), kernel_store.folder().path
     monkeypatch.setattr(os, "geteuid", lambda: us + 1)
     # that another user made for us
     monkeypatch.setattr(stored, "folder", lambda: Folder(path, 10_000_000))
@@ -519,7 +520,9 @@ def test_only_what_the_user_alone_can_write_is_read(store, monkeypatch, tmp_path
 def test_users_of_one_cache_have_a_folder_each(folder, monkeypatch):
     us = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: us + 1)
-    assert stored.folder().path != folder and stored.folder().path.parent == folder.parent
+    assert (
+        kernel_store.folder().path != folder and kernel_store.folder().path.parent == folder.parent
+    )
 
 
 # How much
@@ -625,7 +628,7 @@ def test_a_bound_that_is_no_number_is_an_error(monkeypatch, text):
     with pytest.raises(
         ValueError, match=f"RNN_GPU_CACHE_MB is '{text}', expected a number of megabytes"
     ):
-        stored.folder()
+        kernel_store.folder()
 
 
 def test_a_bound_of_zero_keeps_nothing(folder, monkeypatch):
@@ -638,7 +641,7 @@ def test_clear_removes_kernels_of_older_versions_too(folder):
     elementwise(double, np.ones(3))
     for name in ("0" * 64, "somebody's"):
         (folder.parent / name).write_bytes(b"....")
-    assert len(stored.clear()) == 2
+    assert len(kernel_store.clear()) == 2
     assert not list(folder.iterdir()) and {path.name for path in folder.parent.iterdir()} == {
         folder.name,
         "somebody's",

@@ -158,9 +158,9 @@ class Device(Protocol):
         """Which kernels one layer of n units runs for B samples, with which grid, and why."""
         ...
 
-    def on_stream(self, pointer: int) -> AbstractContextManager:
-        """A context in which arrays and kernels use a stream of another library; no more than a
-        context where a device has no streams.
+    def on_stream(self, pointer: int, number: int | None = None) -> AbstractContextManager:
+        """A context in which arrays and kernels use a stream of another library, on the card of
+        this number, or the current one; no more than a context where a device has no streams.
         """
         ...
 

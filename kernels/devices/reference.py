@@ -50,11 +50,21 @@ def chunk(B):
     return max(1, CHUNK_ROWS // B)
 
 
-def matmul(a, b, precision, out=None):
-    return np.matmul(a, b, out=out)
+def matmul(a, b, precision, out=None, add=False):
+    if not add:
+        return np.matmul(a, b, out=out)
+    out += a @ b
+    return out
 
 
-project, project_back = products(chunk, *by_chunks(matmul, empty))
+def columns(δ, out=None):
+    if out is None:
+        return δ.sum(0)
+    out += δ.sum(0)
+    return out
+
+
+project, project_back = products(chunk, *by_chunks(matmul, columns, empty))
 
 
 def elementwise(f, outputs, inputs, scalars=()):
@@ -146,7 +156,7 @@ def explain(cell, n, B, dtype, precision="fp32"):
     return "reference: NumPy, one step after another; slow, the definition"
 
 
-def on_stream(pointer):
+def on_stream(pointer, number=None):
     return nullcontext()
 
 

@@ -2,93 +2,62 @@
 has the stand-in for CuPy instead of NumPy, and what it is asked for is counted.
 """
 
-import sys
-from contextlib import ExitStack, contextmanager
 from importlib import import_module
 
-import numpy as np
-
+from ..devices.cuda import cublas
+from ..devices.cuda.driver import Hardware, played_by
+from ..devices.cuda.simulator import Simulated
 from . import arrays
+from .arrays import memory
 from .arrays.counts import count
-from .arrays.operations import of, refused, taken
+from .arrays.operations import taken
 from .arrays.streams import start
 
-CUDA = "rnn_gpu.kernels.devices.cuda"
+# of the same name as a function of the device
+launch = import_module("rnn_gpu.kernels.devices.cuda.launch")
 
 
-@contextmanager
-def instead(home, name: str, value):
-    """Another value of a module's name."""
-    before = getattr(home, name)
-    setattr(home, name, value)
-    try:
-        yield
-    finally:
-        setattr(home, name, before)
+class Strict(Simulated):
+    """The simulator as a Driver whose arrays are as strict as CuPy's; what a card refuses of a
+    kernel or a product is refused.
+    """
 
+    arrays = arrays
+    stream = Hardware.stream
 
-def as_device_array(convert):
-    """The simulator's conversion of a kernel's argument; an array of the host is refused."""
+    def device(self) -> int:
+        return memory.current()
 
-    def converted(value):
-        if isinstance(value, arrays.ndarray):
-            return convert(of(value))
-        if isinstance(value, np.ndarray):
-            raise refused(value, "kernel")
-        return value
-
-    return converted
-
-
-def counting(prepared):
-    """`launch.prepared`, its launches counted, and kept where the stream captures."""
-
-    def prepare(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
-        launch = prepared(kernel, blocks, threads, *arguments, shared=shared)
+    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
+        name = function.__name__
+        launch.flat(values)  # where that is not possible, no card can have them
         touched: list = []
-        for one in leaves(arguments):
-            taken(one, kernel.__name__, touched)  # and of this card
+        plain = plain_of(values, name, touched)
+        count("launches", name)
+        start(lambda: Simulated.start(self, function, blocks, threads, shared, plain), touched)
 
-        def launched(*more):
-            count("launches", kernel.__name__)
-            start(lambda: launch(*more), touched)
-
-        return launched
-
-    return prepare
-
-
-def leaves(values):
-    """The arrays of a kernel's arguments, those within tuples too."""
-    for one in values:
-        if isinstance(one, arrays.ndarray):
-            yield one
-        elif isinstance(one, tuple):
-            yield from leaves(one)
+    def product(self, a, b, out, precision: str, add: bool):
+        touched: list = []
+        matrices = plain_of((a, b, out), "product", touched)
+        for one in (a, b, out):
+            cublas.matrix(one)  # refuses what BLAS cannot read
+        count("products", precision)
+        start(lambda: Simulated.product(self, *matrices, precision, add), touched)
 
 
-def on_stream(pointer: int):
-    """As on a card: CuPy's work goes to another library's stream."""
-    return arrays.cuda.ExternalStream(pointer)
+def plain_of(value, name: str, touched: list):
+    """A kernel's arguments as NumPy's arrays of the same memory, in tuples of the same kind."""
+    if isinstance(value, tuple):
+        parts = [plain_of(one, name, touched) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return taken(value, name, touched)
 
 
-@contextmanager
+STRICT = Strict()
+
+
 def strict():
-    """Within it the cuda device has the strict arrays.  For the simulator alone."""
-    launch = import_module(f"{CUDA}.launch")
+    """A context in which the cuda device has the strict arrays.  For the simulator alone."""
     if not launch.SIMULATED:
         raise RuntimeError("the strict arrays are for the simulator: NUMBA_ENABLE_CUDASIM=1")
-    others = {
-        "arrays": lambda: arrays,
-        "prepared": counting(launch.prepared),
-        "on_stream": on_stream,
-    }
-    own = {name: getattr(launch, name) for name in others}
-    convert = as_device_array(launch.simulator.as_device_array)
-    with ExitStack() as stack:
-        for home in [module for name, module in sys.modules.items() if name.startswith(CUDA)]:
-            for name, other in others.items():
-                if getattr(home, name, None) is own[name]:
-                    stack.enter_context(instead(home, name, other))
-        stack.enter_context(instead(launch.simulator, "as_device_array", convert))
-        yield arrays
+    return played_by(STRICT)

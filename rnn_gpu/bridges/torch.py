@@ -39,10 +39,11 @@ def device_of(tensor) -> str:
 
 
 def on_the_stream_of(tensor):
-    """A context whose kernels run on torch's current stream of the tensor's device."""
+    """A context whose kernels run on the tensor's card, on torch's current stream there."""
     if tensor.device.type == "cpu":
         return nullcontext()
-    return resolve("cuda").on_stream(torch.cuda.current_stream(tensor.device).cuda_stream)
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    return resolve("cuda").on_stream(stream, tensor.get_device())
 
 
 class Left:

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from numba.core import config
 
+from rnn_gpu.kernels import store as kernel_store
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices import cpu
-from rnn_gpu.kernels.devices.cpu import folder as files
-from rnn_gpu.kernels.devices.cpu import recurrence, stored
-from rnn_gpu.kernels.devices.cpu.folder import Folder
+from rnn_gpu.kernels.devices.cpu import recurrence
+from rnn_gpu.kernels.store import files
+from rnn_gpu.kernels.store.files import Folder
 
 pytestmark = [
     pytest.mark.stress,
@@ -89,7 +90,7 @@ def in_a_fork(do) -> str:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "kernels"))
-    return stored.folder().path
+    return kernel_store.folder().path
 
 
 def only(folder):
@@ -212,7 +213,7 @@ def test_processes_that_compile_one_kernel_at_once_keep_one(folder):
         return done
 
     for _ in range(5):
-        stored.clear()
+        kernel_store.clear()
         start, processes = time.time() + 0.2, []
         for _ in range(4):
             process = os.fork()

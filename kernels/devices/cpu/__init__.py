@@ -87,7 +87,7 @@ def matvec(W, s, out):
     out[...] = project(s[None], W, None, 1)[0, :, 0]
 
 
-def on_stream(pointer):
+def on_stream(pointer, number=None):
     return nullcontext()
 
 

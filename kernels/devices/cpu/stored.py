@@ -1,5 +1,4 @@
-"""Compiled kernels, kept from one run to the next in NUMBA_CACHE_DIR, or else in the user's
-directory for caches.
+"""Compiled kernels of the CPU in the store.
 
 Numba's own `cache=True` looks at the file that a function stands in; a kernel is made of a cell's
 formulas too, wherever they stand. So a kernel's key is made of everything it is compiled from: our
@@ -8,11 +7,9 @@ settings.
 """
 
 import hashlib
-import os
 import pickle
 import re
 import secrets
-import stat
 import sys
 from contextlib import suppress
 from functools import cache
@@ -22,10 +19,8 @@ import llvmlite
 import numba
 import numpy as np
 
-from ...description import description, formulas
-from ...once import at_first, told
+from ...description import description
 from ...private import (
-    AppDirs,
     as_plain_data,
     compiled_of,
     config,
@@ -34,10 +29,9 @@ from ...private import (
     number_functions_from,
     serialize,
 )
-from .folder import OWNERS, File, Folder, mine
+from ...store import check_unchanged, digest, folder, named
 
 HERE = Path(__file__).parent
-MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say another number
 
 # Numba tells functions of one name apart by a number, counted from 1 in every run; the linker knows
 # nothing else of them, and takes the function of this run for that of the run a kernel was stored
@@ -61,17 +55,8 @@ def surroundings() -> tuple:
         *sorted((kernels / "binding").glob("*.py")),
         *(kernels / name for name in ("__init__.py", "clipping.py", "private.py")),
     ]
-    texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     versions = numba.__version__, llvmlite.__version__, np.__version__, sys.version
-    return texts, versions, cpu_target.target_context.codegen().magic_tuple()
-
-
-def settings() -> list:
-    """Numba's, as they are now."""
-    named = sorted(
-        name for name in vars(config) if name.isupper() and not NO_MATTER.fullmatch(name)
-    )
-    return [(name, repr(getattr(config, name))) for name in named]
+    return digest(sources), versions, cpu_target.target_context.codegen().magic_tuple()
 
 
 def described(made_of) -> str:
@@ -79,10 +64,8 @@ def described(made_of) -> str:
 
     Raises LookupError where there are none, or where a formula's changed since it was first seen.
     """
-    for formula in formulas(made_of):
-        if at_first(formula) != told(formula):
-            raise LookupError(f"{formula} is compiled with what it referred to before")
-    return repr((surroundings(), settings(), description(made_of)))
+    check_unchanged(made_of)
+    return repr((surroundings(), named(config, NO_MATTER), description(made_of)))
 
 
 class Stored:
@@ -127,36 +110,3 @@ def keep(kernel, *made_of):
     with suppress(LookupError):
         keep_in(kernel, Stored((kernel.__name__, *made_of)))
     return kernel
-
-
-def home() -> Path:
-    """Where Numba's settings, or the user's, say that such files go."""
-    return Path(config.CACHE_DIR or AppDirs("rnn_gpu", appauthor=False).user_cache_dir)
-
-
-def folder() -> Folder:
-    """The folder of this user's kernels: other users of the same NUMBA_CACHE_DIR have their own."""
-    shared = f"rnn_gpu-{os.geteuid()}" if OWNERS else "rnn_gpu"
-    return Folder(home() / (shared if config.CACHE_DIR else "kernels"), most())
-
-
-def clear() -> list[File]:
-    """Remove this user's kernels, those too that older versions kept beside the folder; returns
-    them.
-    """
-    gone = folder().clear()
-    for path in home().glob("*"):
-        if re.fullmatch("[0-9a-f]{64}", path.name):
-            with suppress(OSError):
-                gone.append(File(path.name, mine(path.lstat(), stat.S_ISREG).st_size, 0.0))
-                path.unlink()
-    return gone
-
-
-def most() -> int:
-    """Bytes of all kernels.  ValueError where RNN_GPU_CACHE_MB is no number of megabytes."""
-    text = os.environ.get("RNN_GPU_CACHE_MB", str(MOST))
-    if not re.fullmatch(r"\d+(\.\d+)?", text):
-        expected = f"expected a number of megabytes: {MOST}, or 0 to keep no kernels"
-        raise ValueError(f"RNN_GPU_CACHE_MB is {text!r}, {expected}")
-    return int(float(text) * 1e6)

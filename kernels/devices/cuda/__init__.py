@@ -2,15 +2,18 @@
 kernels on NumPy's arrays.
 """
 
+from functools import cache
+
 import numpy as np
 
 from ... import UNCLIPPED, Backward, Forward
 from ...binding.closures import each_over, tuple_over
 from ...fingerprint import mixed
-from ...once import once
 from ...products import by_chunks, products
 from . import plain
+from .compiled import factory
 from .contract import Bounds
+from .driver import driver
 from .launch import (
     SIMULATED,
     THREADS,
@@ -20,25 +23,22 @@ from .launch import (
     device_function,
     formula,
     launch,
+    matmul,
     on_stream,  # noqa: F401  for rnn_gpu.torch
     threads_for,
 )
-from .precision import lacks_tf32, matmul
 from .schedules import card, choose, named
 
 name, preference = "cuda", 0 if SIMULATED else 2
-CHUNK_ROWS = 2048  # rows of a chunk (see products.py): enough that cuBLAS is not called often
+CHUNK_ROWS = 65_536  # rows of a chunk (see products.py): enough that cuBLAS is called once or twice
 
 
 def missing(precision="fp32"):
-    if not SIMULATED:
-        if not cuda.is_available():
-            return "Numba sees no GPU (no driver, or no CUDA toolkit beside it)"
-        try:
-            arrays()
-        except ImportError as error:
-            return f"CuPy cannot be imported ({error})"
-    return lacks_tf32() if precision == "tf32" else ""
+    if why_not := driver().missing():
+        return why_not
+    if precision == "tf32" and driver().facts(driver().device()).capability < (8, 0):
+        return "this GPU is older than compute capability 8.0 and has none"
+    return ""
 
 
 def precisions(dtype):
@@ -82,10 +82,30 @@ def release():
     return before - pool.total_bytes()
 
 
-project, project_back = products(chunk, *by_chunks(matmul, empty))
+def columns(δ, out=None):
+    """As a product, which needs no other kernel and no other order of sums."""
+    add = out is not None
+    out = out if add else arrays().empty(δ.shape[1], δ.dtype)
+    row = ones(driver(), driver().device(), chunk_of_ones(len(δ)), δ.dtype)[:, : len(δ)]
+    matmul(row, δ, "fp32", out.reshape(1, -1), add)
+    return out
 
 
-@once
+def chunk_of_ones(rows: int) -> int:
+    """How many ones are made at once: few sizes for all."""
+    return 1 << (rows - 1).bit_length() if rows else 1
+
+
+@cache
+def ones(card, device: int, count: int, dtype):
+    """A row of ones, which stays on its card."""
+    return arrays().ones((1, count), dtype)
+
+
+project, project_back = products(chunk, *by_chunks(matmul, columns, empty))
+
+
+@factory
 def elementwise_kernel(f, number, outputs, inputs, scalars):
     apply, many = formula(f, number), outputs > 1
     get = tuple_over(inputs, device_function(lambda k, a, i: a[i]), device_function)

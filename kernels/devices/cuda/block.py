@@ -22,6 +22,7 @@ from ...binding.accessors import access
 from ...binding.closures import each, each_over, tuple_of
 from ...clipping import factor
 from ...once import once
+from .compiled import factory
 from .contract import Choice, Problem
 from .launch import cuda, device_function, formula, launch
 from .plans import QUAD, Plan, best
@@ -202,7 +203,7 @@ def sums_of(plan: Plan, number):
     return load_weights, sums
 
 
-@once
+@factory
 def forward_kernel(cell, number, plan: Plan):
     """The kernel (call) for one plan: `Device.forward`."""
     G, S, P, APART = cell.gates, cell.states, cell.gates + cell.drawn, cell.apart
@@ -358,7 +359,7 @@ def norm_clip_in_shared_of(cell, number, plan: Plan):
     return clear, put_square, each(samples, clip_norm, device_function)
 
 
-@once
+@factory
 def backward_kernel(cell, number, plan: Plan):
     """The kernel (call) for one plan: `Device.backward`."""
     G, S, K, APART, OUTPUT = cell.gates, cell.states, cell.kept, cell.apart, cell.output

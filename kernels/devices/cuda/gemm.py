@@ -1,15 +1,12 @@
 """The gemm schedule, for W of any size: cuBLAS for the product of a step, one kernel for the cells
-of all samples and units.
-
-Two launches a step, and no CUDA graph to save them: CuPy refuses cuBLAS while a stream is captured
-(its issue 6290).
+of all samples and units: two launches a step.
 """
 
 from ... import RESET, At, Backward, Forward
 from ...binding.closures import tuple_of
-from ...once import once
+from .compiled import factory
 from .contract import Choice, Problem
-from .launch import arrays, blocks_for, cuda, device_function, prepared, threads_for
+from .launch import arrays, blocks_for, cuda, device_function, matmul, prepared, threads_for
 from .plans import too_large
 from .pointwise import (
     advance_of,
@@ -20,12 +17,11 @@ from .pointwise import (
     norm_clip_of,
     retreat_of,
 )
-from .precision import matmul
 
 name = "gemm"
 
 
-@once
+@factory
 def forward_kernel(cell, number):
     """The kernel (call, q, h, t): one step of `Device.forward`."""
     advance, APART = advance_of(cell, number), cell.apart
@@ -55,7 +51,7 @@ def forward_kernel(cell, number):
     return forward
 
 
-@once
+@factory
 def backward_kernel(cell, number, clips: bool):
     """The kernel (call, through_W, carried, t): one step of `Device.backward`."""
     retreat, clip_norm = retreat_of(cell, number, clips), norm_clip_of(cell, number, clips)
@@ -93,7 +89,7 @@ def forward(cell, call: Forward, choice: Choice, precision: str):
     kernel = forward_kernel(cell, dtype.type)
     step = prepared(kernel, choice.blocks, choice.threads, call, q, h)
     for t in range(T):
-        matmul(h, W_T, precision, out=q)
+        matmul(h, W_T, precision, q)
         step(t)
 
 
@@ -106,7 +102,7 @@ def backward(cell, call: Backward, choice: Choice, precision: str):
     step = prepared(kernel, choice.blocks, choice.threads, call, through_W, carried)
     for t in reversed(range(T)):
         step(t)
-        matmul(dq_of_step[t], call.W, precision, out=through_W)
+        matmul(dq_of_step[t], call.W, precision, through_W)
     carried[0, 0] += through_W
     ds += carried
 

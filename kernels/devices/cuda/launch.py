@@ -1,22 +1,25 @@
-"""Compiling and launching: the only place that knows whether a GPU or the simulator is behind
-`numba.cuda`.
+"""Kernels and how they are started: the only place that knows whether cards or the simulator are
+behind `numba.cuda`.
+
+In the simulator a kernel is a Python function, called on NumPy's arrays. Else it is machine code,
+and its arguments are flat: of an array two words that Numba leaves zero, size, item size, pointer,
+shape and strides; of a tuple those of its members.
 """
 
-import warnings
-from contextlib import nullcontext
-from functools import cache
-from importlib import import_module
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
-from ...private import config, cuda_function_of
+from ...private import config
+from .driver import driver, play
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 if SIMULATED:
     from . import simulator
 
     simulator.install()
+    play(simulator.Simulated())
 
 from numba import cuda as numba_cuda  # noqa: E402  the simulator is installed first
 from numba.cuda import types as numba_types  # noqa: E402
@@ -24,7 +27,7 @@ from numba.cuda import types as numba_types  # noqa: E402
 from ...binding import bind  # noqa: E402
 from ...binding.names import compiled_maths, interpreted_maths  # noqa: E402
 from ...once import once  # noqa: E402
-from ...private import NumbaPerformanceWarning  # noqa: E402
+from .compiled import compiled  # noqa: E402
 
 # what they say in a kernel is for Numba's compiler: to a type checker, anything
 cuda: Any = numba_cuda
@@ -37,7 +40,6 @@ if SIMULATED:
 else:
     THREADS, BLOCKS = 256, 1 << 16  # of kernels that take any number
     ROUND_TO = 32  # threads of a block: whole warps
-WITHOUT_ASKING = 48 << 10  # bytes of dynamic shared memory that every kernel may have
 
 
 def device_function(f) -> Any:
@@ -78,87 +80,84 @@ def launch(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
 
 
 def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
-    """What starts a kernel, its arrays converted once, when it is called with the arguments that
+    """What starts a kernel, its arguments converted once, when it is called with the numbers that
     are left.
     """
-    arguments = tuple(converted(kernel, one) for one in arguments)
-    if SIMULATED:
-        return lambda *more: kernel[blocks, threads, 0, shared](*arguments, *more)
-    if shared > WITHOUT_ASKING:
-        signature = tuple(type_in(kernel, one) for one in arguments)
-        ask_for_shared_memory(kernel, signature, shared)
-    configured = configure(kernel, blocks, threads, arrays().cuda.get_current_stream().ptr, shared)
-    return lambda *more: configured(*arguments, *more)
+    card = driver()
+    if card.language == "python":
+        return lambda *more: card.start(kernel, blocks, threads, shared, arguments + more)
+    values, kinds = flat(arguments)
+
+    def start(*more):
+        last, last_kinds = flat(more)
+        function = loaded(card, card.device(), kernel, kinds + last_kinds, shared)
+        card.start(function, blocks, threads, shared, values + last)
+
+    return start
 
 
-def converted(kernel, value):
-    """Arrays as Numba takes them without asking more; tuples of them likewise."""
+def flat(arguments: tuple) -> tuple[tuple, tuple]:
+    """(the parameters of a kernel for these arguments, what kind each argument is).
+
+    An array's kind is (its dtype, its dimensions), that of a tuple its class and then those of its
+    members; a number's is its dtype.
+    """
+    values: list = []
+    kinds = tuple(flatten(one, values) for one in arguments)
+    return tuple(values), kinds
+
+
+def flatten(value, values: list):
+    """Append a kernel's parameters of one argument to values.  Returns its kind."""
     if isinstance(value, tuple):
-        members, kind = tuple(converted(kernel, one) for one in value), type(value)
-        if not SIMULATED:
-            return Typed(type_of(kind, tuple(type_in(kernel, one) for one in members)), members)
-        return kind(*members) if hasattr(kind, "_fields") else members
-    if SIMULATED:
-        return simulator.as_device_array(value)
-    return cuda.as_cuda_array(value, sync=False) if isinstance(value, arrays().ndarray) else value
+        return type(value), *[flatten(one, values) for one in value]
+    if isinstance(value, int):
+        values.append(value)
+        return "int64"
+    if isinstance(value, np.generic):
+        values.append(value)
+        return value.dtype.name
+    if not value.flags.c_contiguous:
+        raise ValueError(f"a kernel is given an array of strides {value.strides}: not contiguous")
+    values += (0, 0, value.size, value.itemsize, value.data.ptr, *value.shape, *value.strides)
+    return value.dtype.name, value.ndim
 
 
-class Typed:
-    """A tuple of a kernel's arguments that knows its Numba type.
-
-    The dispatcher finds the type of every argument at every launch: 0.5 µs for an array or for what
-    has a `_numba_type_`, but 45 µs and more for a tuple with arrays in it.
-    """
-
-    def __init__(self, type, members: tuple):
-        self._numba_type_, self.members = type, members
-
-    def __len__(self):
-        return len(self.members)
-
-    def __iter__(self):
-        return iter(self.members)
-
-
-def type_in(kernel, value):
-    """Numba's type of a kernel's argument: arrays and `Typed` know their own."""
-    known = getattr(value, "_numba_type_", None)
-    return kernel.typeof_pyval(value) if known is None else known
-
-
-@cache
-def type_of(kind, members: tuple):
-    """Numba's type of a tuple of this kind, from those of its members."""
-    return types.BaseTuple.from_types(members, kind)
+@lru_cache(4096)
+def type_of(kind):
+    """Numba's type of a kernel's argument of this kind."""
+    if isinstance(kind, str):
+        return getattr(types, kind)
+    if isinstance(kind[0], str):
+        return types.Array(getattr(types, kind[0]), kind[1], "C")
+    return types.BaseTuple.from_types(tuple(map(type_of, kind[1:])), kind[0])
 
 
 @once
-def configure(kernel, blocks, threads, stream, shared):
-    with warnings.catch_warnings():  # few blocks are what a recurrence has
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)
-        return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0, shared]
+def loaded(card, device: int, kernel, kinds: tuple, shared: int):
+    """A kernel for arguments of these kinds on one card, as its driver has it."""
+    capability, signature = card.facts(device).capability, tuple(map(type_of, kinds))
+    code = compiled(kernel, kinds, signature, capability, card.language)
+    return card.load(code.text, code.entry, shared)
 
 
-@once
-def ask_for_shared_memory(kernel, signature, shared):
-    """More than 48 KB must be asked for, once a compiled kernel: Numba never does (its issue
-    94).
+def on_stream(pointer: int, number: int | None = None):
+    """A context in which arrays and kernels use the CUDA stream of another library, on the card of
+    this number; None is the current one.
     """
-    from ...private import cuda_driver
-
-    function = cuda_function_of(kernel.compile(signature))
-    attributes = cuda_driver.binding.CUfunction_attribute
-    attribute = attributes.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    cuda_driver.driver.cuKernelSetAttribute(attribute, shared, function.handle, function.device.id)
+    return driver().stream(pointer, number)
 
 
-def on_stream(pointer: int):
-    """A context in which arrays and kernels use the CUDA stream of another library."""
-    if SIMULATED:
-        return nullcontext()
-    return arrays().cuda.ExternalStream(pointer)
+def matmul(a, b, precision: str, out=None, add=False):
+    """The product of two matrices in "fp32", which is strict, or "tf32"; added to `out` where that
+    is asked for.
+    """
+    if out is None:
+        out = arrays().empty((len(a), b.shape[1]), a.dtype)
+    driver().product(a, b, out, precision, add)
+    return out
 
 
 def arrays() -> Any:
     """The module whose arrays live where the kernels run: CuPy, or NumPy under the simulator."""
-    return np if SIMULATED else import_module("cupy")
+    return driver().arrays

@@ -12,7 +12,7 @@ from functools import cache
 from ... import RESET, At, Backward, Forward
 from ...binding.accessors import access
 from ...binding.closures import tuple_of
-from ...once import once
+from .compiled import factory
 from .contract import Choice, Problem
 from .launch import arrays, blocks_for, cuda, device_function, launch, threads_for
 from .plans import GEMM_CYCLES, streaming, too_large
@@ -47,7 +47,7 @@ def product(number):
     return product
 
 
-@cache
+@factory
 def matvec_kernel(number):
     row = product(number)
 
@@ -66,7 +66,7 @@ def matvec_kernel(number):
     return matvec
 
 
-@once
+@factory
 def forward_kernel(cell, number):
     """The kernel (call, W_T): `Device.forward`."""
     advance, row, APART = advance_of(cell, number), product(number), cell.apart
@@ -101,7 +101,7 @@ def forward_kernel(cell, number):
     return forward
 
 
-@once
+@factory
 def backward_kernel(cell, number, clips: bool):
     """The kernel (call, dq_of_step, carried): `Device.backward`."""
     retreat, clip_norm = retreat_of(cell, number, clips), norm_clip_of(cell, number, clips)

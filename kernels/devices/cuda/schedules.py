@@ -6,31 +6,28 @@ from functools import cache
 from ...once import once
 from . import block, gemm, plain
 from .contract import Card, Choice, Problem, Schedule
-from .launch import SIMULATED, cuda
+from .driver import Driver, driver
 
 # The first that has an answer carries out a call. A new schedule is a file, and its place here.
 SCHEDULES: tuple[Schedule, ...] = (block, plain, gemm)
 NAMES = tuple(schedule.name for schedule in SCHEDULES)
 
 H200 = Card("H200", multiprocessors=132, registers=65_536, shared=232_448, weight_registers=152)
-SIMULATOR = H200._replace(name="simulator", multiprocessors=2)
 # before Hopper: the same compiler spills there what it keeps for sm_90
 EARLIER_WEIGHT_REGISTERS = 96
 
 
-@cache
 def card() -> Card:
-    if SIMULATED:
-        return SIMULATOR
-    device = cuda.get_current_device()
-    hopper = device.compute_capability >= (9, 0)
-    return Card(
-        str(device.name),
-        device.MULTIPROCESSOR_COUNT,
-        device.MAX_REGISTERS_PER_MULTIPROCESSOR,
-        device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        H200.weight_registers if hopper else EARLIER_WEIGHT_REGISTERS,
-    )
+    """The one that is current."""
+    return card_of(driver(), driver().device())
+
+
+@cache
+def card_of(hardware: Driver, device: int) -> Card:
+    facts = hardware.facts(device)
+    hopper = facts.capability >= (9, 0)
+    weights = H200.weight_registers if hopper else EARLIER_WEIGHT_REGISTERS
+    return Card(facts.name, facts.multiprocessors, facts.registers, facts.shared, weights)
 
 
 forced: list[str] = []

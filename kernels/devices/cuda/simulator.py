@@ -11,13 +11,18 @@ import os
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from copy import copy
 from typing import Any
 
 import numpy as np
 
 from ...private import running_grid
+from .driver import Facts
+from .precision import rounded
 
+# As an H200, but that a launch of more blocks than threads of the host would be slow.
+FACTS = Facts("simulator", (9, 0), multiprocessors=2, registers=65_536, shared=232_448)
 COMPILER_OPTIONS = ("launch_bounds", "forceinline", "lto", "max_registers", "lineinfo")
 ABSENT = object()  # stands in the slot of a lane that does not exist or has ended
 MOST_THREADS = 1024  # of a block, on every card
@@ -206,6 +211,14 @@ def as_device_array(a):
     return FakeCUDAArray(a) if isinstance(a, np.ndarray) else a
 
 
+def arguments_of(value):
+    """A kernel's argument with every array in it `as_device_array`."""
+    if isinstance(value, tuple):
+        members = tuple(arguments_of(one) for one in value)
+        return type(value)(*members) if hasattr(value, "_fields") else members
+    return as_device_array(value)
+
+
 def grid_runner(kernel):
     """The class that FakeCUDAKernel makes once for each block; the one of block 0 runs them all."""
     StockBlockManager, BlockThread = kernel.BlockManager, kernel.BlockThread
@@ -374,3 +387,36 @@ def give_way_to_errors(atomics):
     for name, atomic in list(vars(atomics).items()):
         if not name.startswith("_"):
             setattr(atomics, name, attentive(atomic))
+
+
+class Simulated:
+    """The simulator as a Driver (see driver.py): one card, whose arrays are NumPy's."""
+
+    arrays: Any = np
+    language = "python"
+
+    def missing(self) -> str:
+        return ""
+
+    def device(self) -> int:
+        return 0
+
+    def facts(self, device: int) -> Facts:
+        return FACTS
+
+    def load(self, code: bytes, entry: str, shared: int):
+        raise NotImplementedError("the simulator runs no machine code")
+
+    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
+        function[blocks, threads, 0, shared](*map(arguments_of, values))
+
+    def product(self, a, b, out, precision: str, add: bool):
+        if precision == "tf32":
+            a, b = rounded(a), rounded(b)
+        if add:
+            out += np.matmul(a, b)
+        else:
+            np.matmul(a, b, out=out)
+
+    def stream(self, pointer: int, device: int | None):
+        return nullcontext()

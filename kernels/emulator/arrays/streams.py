@@ -195,6 +195,12 @@ class Stream(BaseStream):
         super().__init__(ptr, -1 if ptr in OF_CUPY else memory.current())
         self.is_non_blocking = non_blocking
 
+    @staticmethod
+    def from_external(obj):
+        """The stream of another library, by CUDA's protocol for them."""
+        _, pointer = obj.__cuda_stream__()
+        return ExternalStream(pointer)
+
 
 Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 

@@ -54,8 +54,8 @@ class Folder:
                 return None
             with open(at, "rb", closefd=False) as file:
                 text = file.read()
-            payload = text[HEAD:]
-            if text[:HEAD] == head(name, payload):
+            payload = payload_of(name, text)
+            if payload is not None:
                 with suppress(OSError):
                     os.utime(at if os.utime in os.supports_fd else self.path / whole)
                 return payload
@@ -172,6 +172,12 @@ def removed(path, here) -> bool:
     except OSError:
         return False
     return True
+
+
+def payload_of(name: str, text: bytes) -> bytes | None:
+    """What a whole file of this name holds; None where it is not what was written."""
+    payload = text[HEAD:]
+    return payload if text[:HEAD] == head(name, payload) else None
 
 
 def head(name: str, payload: bytes) -> bytes:

@@ -1,0 +1,165 @@
+"""Kernels as machine code: found in the store, or compiled, whether there is a card or not.
+
+A kernel's name in the store is made of its sources and of what its factory was given: our own
+functions by their names, since all our sources are part of the name; a user's by their code. So
+one machine may compile for another: `python -m benchmarks precompile` leaves a folder of cubins
+that RNN_GPU_CUBINS names. What this machine has compiled itself, it keeps under versions too.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from functools import cache, wraps
+from importlib.metadata import version
+from pathlib import Path
+from types import FunctionType
+from typing import NamedTuple
+
+from numba import cuda
+
+from ...description import description
+from ...once import once
+from ...private import compiled_cuda_kernel, pretended_capability
+from ...store import check_unchanged, digest, folder, named
+from ...store.files import payload_of
+
+KERNELS = Path(__file__).parents[2]
+OURS = __name__.removesuffix(".devices.cuda.compiled")
+NOT_THESE = ("cpu", "emulator")  # rooms that no kernel of a card is made in
+# Of numba-cuda's settings, those that never change a kernel; see devices/cpu/stored.py.
+NO_MATTER = re.compile(
+    "_.*|.*NUM_THREADS|THREADING_LAYER.*|CACHE_.*|COLOR_SCHEME|SHOW_HELP|FULL_TRACEBACKS"
+    "|DEVELOPER_MODE|GDB_BINARY|DISABLE_CUDA|ENABLE_CUDASIM|FORCE_CUDA_CC"
+    "|DISABLE_PERFORMANCE_WARNINGS|CUDA_LOW_OCCUPANCY_WARNINGS|CUDA_WARN_ON_IMPLICIT_COPY"
+    "|CUDA_LOG_.*|CUDA_DEALLOCS_.*|CUDA_ARRAY_INTERFACE_SYNC|CPU_.*"
+)
+
+
+class Code(NamedTuple):
+    """A compiled kernel."""
+
+    text: bytes  # a cubin, or PTX
+    entry: str  # its name in there
+
+
+def factory(make: Callable) -> Callable:
+    """`once`, for what makes a `@cuda.jit` kernel of cells, numbers and plans: the kernel knows
+    what it was made of.
+    """
+
+    @once
+    @wraps(make)
+    def made(*made_of):
+        kernel = make(*made_of)
+        kernel.made_of = (f"{make.__module__}.{make.__name__}", *made_of)
+        return kernel
+
+    return made
+
+
+@once
+def compiled(kernel, kinds: tuple, signature: tuple, capability: tuple, language: str) -> Code:
+    """The code of a kernel for arguments of these kinds (see launch.py), which are these types of
+    Numba's.
+    """
+    if language == "ptx":
+        return compile_kernel(kernel, signature, capability, language)
+    names = names_of(kernel, kinds, capability)
+    if (found := kept(names)) is None:
+        found = compile_kernel(kernel, signature, capability, language)
+        if names:
+            folder().write(names[-1], packed(found))
+    return found
+
+
+def compile_kernel(kernel, signature: tuple, capability: tuple, language: str = "cubin") -> Code:
+    """Compile a `@cuda.jit` kernel past every cache."""
+    with for_capability(capability):
+        return Code(*compiled_cuda_kernel(kernel, signature, language))
+
+
+def for_capability(capability: tuple):
+    """A context in which numba-cuda compiles for cards of this compute capability.
+
+    Where a card of that kind is current, numba-cuda sees for itself; else it is told so.
+    """
+    if cuda.is_available() and cuda.get_current_device().compute_capability == capability:
+        return nullcontext()
+    return pretended_capability(capability)
+
+
+def names_of(kernel, kinds: tuple, capability: tuple) -> tuple[str, ...]:
+    """(the name that every machine gives this kernel, that of this machine); () where it cannot be
+    told what it is made of.
+    """
+    made_of = getattr(kernel, "made_of", None)
+    with suppress(LookupError):
+        if made_of:
+            check_unchanged(made_of)
+            words = repr((sources(), told(made_of), told(kinds), tuple(capability)))
+            return hashed(words), hashed(words + repr(here()))
+    return ()
+
+
+def hashed(words: str) -> str:
+    return hashlib.sha256(words.encode()).hexdigest()
+
+
+def told(value):
+    """A value as nested tuples of plain things: functions of ours by name and by what they close
+    over, others as `description` has them, by the bytecode of this Python.
+
+    Raises LookupError as that does.
+    """
+    if isinstance(value, tuple):
+        return type(value).__name__, *map(told, value)
+    if isinstance(value, type) and value.__module__.startswith(OURS):
+        return value.__module__.removeprefix(OURS), value.__qualname__
+    value = getattr(value, "py_func", value)
+    if isinstance(value, FunctionType):
+        if value.__module__.startswith(OURS):
+            closed = (told(cell.cell_contents) for cell in value.__closure__ or ())
+            return value.__module__.removeprefix(OURS), value.__qualname__, *closed
+        return sys.version, description(value)
+    return description(value)
+
+
+@cache
+def sources() -> str:
+    """The digest of all that kernels are written in."""
+    rooms = sorted(KERNELS.rglob("*.py"))
+    own = [path for path in rooms if not set(path.relative_to(KERNELS).parts) & set(NOT_THESE)]
+    return digest(own)
+
+
+def here() -> tuple:
+    """What compiles on this machine, and how."""
+    from ...private import cuda_config
+
+    return tuple(map(version, ("numba", "numba-cuda"))), named(cuda_config, NO_MATTER)
+
+
+def packed(code: Code) -> bytes:
+    return code.entry.encode() + b"\n" + code.text
+
+
+def unpacked(payload: bytes | None) -> Code | None:
+    if payload is None:
+        return None
+    entry, _, text = payload.partition(b"\n")
+    return Code(text, entry.decode())
+
+
+def kept(names: tuple[str, ...]) -> Code | None:
+    """What was compiled before: on another machine, or on this."""
+    if not names:
+        return None
+    if carried := os.environ.get("RNN_GPU_CUBINS"):
+        with suppress(OSError):
+            whole = (Path(carried) / f"{names[0]}.kernel").read_bytes()
+            if payload := payload_of(names[0], whole):
+                return unpacked(payload)
+    return unpacked(folder().read(names[-1]))
