@@ -26,7 +26,7 @@ kernels.activations kernels.binding.closures kernels.binding.literals kernels.cl
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
 kernels.store.files kernels.updates
 kernels.binding.accessors kernels.binding.names kernels.losses kernels.once
-kernels.binding kernels.store
+kernels.binding kernels.store kernels.undisturbed
 kernels.whole_arrays
 kernels.cells.*
 kernels.cells
