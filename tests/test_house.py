@@ -49,6 +49,13 @@ kernels.devices.cuda.ptx
 kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
+kernels.emulator.arrays.counts
+kernels.emulator.arrays.memory
+kernels.emulator.arrays.streams
+kernels.emulator.arrays.cuda kernels.emulator.arrays.operations
+kernels.emulator.arrays.linalg kernels.emulator.arrays.ndarrays
+kernels.emulator.arrays.functions
+kernels.emulator.arrays
 kernels.emulator.*
 kernels.emulator
 bridges bridges.plots errors outline
