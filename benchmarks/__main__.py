@@ -12,4 +12,4 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         sys.exit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")
     sys.argv[:2] = [name := sys.argv[1]]
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)

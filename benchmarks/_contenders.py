@@ -30,7 +30,7 @@ from benchmarks._timing import (
 from benchmarks.report import said
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, gate, softsign
-from rnn_gpu.layers.steps import Steps, zeros
+from rnn_gpu.layers.steps import Steps
 
 PASSES = ("forward", "backward", "step")
 ON_THE_CPU = ("inference", "step")
@@ -106,11 +106,9 @@ class Problem:
             KINDS[case.cell].ours(m, n, seed=k, **options) for k, (m, n) in enumerate(sizes)
         ]
         self.cell = self.layers[0].cell
-        noise = np.random.default_rng(0).standard_normal(
-            NOISE if not REHEARSAL else 1 << 10, case.dtype
-        )
-        self.x = device.array(np.resize(noise, (case.T, case.B, case.m)), case.dtype)
-        self.dy = device.array(np.resize(noise[::-1], (case.T, case.B, case.n)), case.dtype)
+        drawn = noise(case.dtype)
+        self.x = device.array(np.resize(drawn, (case.T, case.B, case.m)), case.dtype)
+        self.dy = device.array(np.resize(drawn[::-1], (case.T, case.B, case.n)), case.dtype)
         self.steps = Steps(device.array(np.ones((case.T, case.B)), np.uint8), None)
 
     @cached_property
@@ -133,6 +131,12 @@ class Problem:
         from benchmarks import _predictions
 
         return _predictions.expected(self.case)
+
+
+@cache
+def noise(dtype: str):
+    """Numbers of all problems."""
+    return np.random.default_rng(0).standard_normal(NOISE if not REHEARSAL else 1 << 10, dtype)
 
 
 def hold(threads: int):
@@ -184,7 +188,7 @@ class Ours(Contender):
         self.problem, self.public = problem, public
         B, n = problem.case.B, problem.case.n
         self.zero = [
-            zeros(layer.backend, (layer.cell.states, B, n), layer.dtype) for layer in problem.layers
+            layer.backend.zeros((layer.cell.states, B, n), layer.dtype) for layer in problem.layers
         ]
 
     def forward(self):
@@ -640,9 +644,7 @@ def memory_of(contender: Contender, name: str) -> int | str:
     """Bytes of the GPU that one training step takes beyond what lay there before it."""
     if HOST:
         return NOT_HERE
-    import cupy
-
-    pool = cupy.get_default_memory_pool()
+    pool = arrays().get_default_memory_pool()
     contender.begin()
     if name.startswith("torch"):
         cuda = contender.torch.cuda
@@ -666,17 +668,19 @@ def memory_of(contender: Contender, name: str) -> int | str:
 
 def arrays():
     """The module of the device's arrays: CuPy, or NumPy on the CPU and in the simulator."""
-    return np if HOST else import_module("cupy")
+    if CPU:
+        return np
+    from rnn_gpu.kernels.devices.cuda.driver import driver
+
+    return driver().arrays
 
 
 def free():
     """Give back the GPU's memory that the case before has left."""
     gc.collect()
+    device.release()
     if HOST:
         return
-    import cupy
-
-    cupy.get_default_memory_pool().free_all_blocks()
     try:
         import torch
 

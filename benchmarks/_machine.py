@@ -18,7 +18,9 @@ from pathlib import Path
 
 REHEARSAL = "--rehearse" in sys.argv
 CPU = "--cpu" in sys.argv or Path(sys.argv[0]).stem == "cpu"  # python -m benchmarks cpu
-HOST = CPU or REHEARSAL  # what is called is done when it returns
+# python -m benchmarks precompile: what would run on a card is compiled for it, and nothing runs
+COMPILING = Path(sys.argv[0]).stem == "precompile"
+HOST = CPU or REHEARSAL or COMPILING  # what is called is done when it returns
 if REHEARSAL:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
 # JAX would take three quarters of the GPU's memory

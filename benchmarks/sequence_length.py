@@ -18,6 +18,7 @@ from benchmarks._machine import CPU, REHEARSAL
 from benchmarks._timing import options, run_table
 from benchmarks.report import said
 
+NAMES = ("ours", "torch")
 # cell, n, B
 NETWORKS = (("elman", 20, 16), ("lstm", 32, 1), ("elman", 20, 1), ("gru", 32, 1), ("lstm", 256, 8))
 LENGTHS = (1024, 131_072, 128, 16_384, 65_536, 4096, 512)
@@ -51,11 +52,11 @@ def measured(case: Case) -> dict:
     if CPU:
         return measure(
             Problem(case),
-            ("ours", "torch"),
+            NAMES,
             ("step",),
             also=lambda ready: memory_on_the_cpu(ready, case),
         )
-    names = ["ours", "torch"]
+    names = [*NAMES]
     names += ["torch, CUDA graph"] * (case.T <= GRAPHS_STOP) + ["torch, in pieces"] * (
         case.T > CUDNN_STOPS
     )

@@ -1,0 +1,200 @@
+"""Compile, without a card, the kernels that benchmarks/gpu.sh runs on one.
+
+    python -m benchmarks precompile [--cc 9.0] [--into benchmarks/cubins] [--steps smoke micro]
+    python -m benchmarks precompile --check        on a card: can it load what lies there?
+
+The library's own host code goes through the cases of every step, at one time step each: what a
+kernel is compiled for depends on types and sizes, not on the length. gpu.sh takes the folder where
+it is there. What is there already and asked for again is not compiled again.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _machine
+from benchmarks._asked import CARDS, Asked, asked_of, compiling
+from rnn_gpu.kernels.store.files import payload_of
+
+FOLDER = Path(__file__).with_name("cubins")
+ENDING = ".kernel"
+
+
+# What each step asks for
+
+
+def of_table(name: str) -> Callable:
+    """The walk through a table's cases: our layers by their inner path, and by the public calls
+    where the table has these.
+    """
+
+    def walk():
+        from importlib import import_module
+
+        from benchmarks._contenders import ENTRIES, Problem
+
+        table = import_module(f"benchmarks.{name}")
+        for case in dict.fromkeys(case._replace(T=1) for case in table.cases()):
+            problem = Problem(case)
+            for who in table.NAMES:
+                if who.startswith("ours"):
+                    ENTRIES[who].make(problem).outcome()
+
+    return walk
+
+
+def of_smoke():
+    from benchmarks import smoke
+    from rnn_gpu.errors import NonFiniteError
+
+    for f, given in smoke.checks().values():
+        if f is not smoke.imported:
+            with suppress(NonFiniteError):  # of an update that says nothing, for nothing has run
+                f(*given)
+
+
+def of_micro():
+    from benchmarks import micro
+
+    for measurement in micro.MEASUREMENTS:
+        for _ in measurement():
+            pass
+
+
+TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
+STEPS: dict[str, Callable] = {"smoke": of_smoke, "micro": of_micro}
+STEPS |= {name: of_table(name) for name in TABLES}
+
+
+def asked_for(steps: list[str], cc: tuple[int, int]) -> dict[str, list[Asked]]:
+    """The kernels of each step that none before it asks for."""
+    found, known = {}, set()
+    for step in steps:
+        with asked_of(CARDS[cc]) as asked:
+            STEPS[step]()
+        new = {one.name or one.kernel: one for one in asked}
+        found[step] = [one for key, one in new.items() if key not in known]
+        known |= set(new)
+    return found
+
+
+# Compiling, in processes that begin as copies of this one and so have the same kernels
+
+work: list[Asked] = []
+
+
+def compile_one(place: int) -> tuple[int, float, str]:
+    """(place, seconds, why it did not compile)"""
+    one, started = work[place], time.perf_counter()
+    try:
+        compiling.compiled(one.kernel, one.kinds, one.signature, one.capability, "cubin")
+        error = ""
+    except Exception as failure:
+        error = _machine.first_line(failure)
+    return place, time.perf_counter() - started, error
+
+
+def compile_all(wanted: list[Asked], into: Path, processes: int) -> Iterator[tuple]:
+    """compile_one() of each as they come, written into the folder."""
+    work[:] = wanted
+    with (
+        compiling.carrying(into),
+        multiprocessing.get_context("fork").Pool(processes) as pool,
+    ):
+        yield from pool.imap_unordered(compile_one, range(len(wanted)))
+
+
+def precompile(chosen) -> int:
+    started = time.perf_counter()
+    by_step = asked_for(chosen.steps, chosen.cc)
+    wanted = [one for asked in by_step.values() for one in asked]
+    nameless = [one for one in wanted if not one.name]
+    counts = ", ".join(f"{step} {len(asked)}" for step, asked in by_step.items())
+    walked = time.perf_counter() - started
+    print(f"{len(wanted)} kernels ({counts}), found in {walked:.0f} s", flush=True)
+    failed, named = 0, [one for one in wanted if one.name]
+    for place, seconds, error in compile_all(named, chosen.into, chosen.processes):
+        failed += bool(error)
+        print(f"{seconds:6.1f} s  {named[place].title} {error}", flush=True)
+    names = {one.name for one in named}
+    if set(chosen.steps) == set(STEPS):
+        for path in chosen.into.glob(f"*{ENDING}"):
+            if path.stem not in names:  # of other sources
+                path.unlink()
+    size = sum(path.stat().st_size for path in chosen.into.glob(f"*{ENDING}"))
+    print(
+        f"precompile: {len(named) - failed} kernels compiled, {failed} not, in "
+        f"{time.perf_counter() - started:.0f} s by {chosen.processes} processes; "
+        f"{size / 1e6:.1f} MB in {chosen.into}"
+    )
+    for one in nameless:
+        print(f"cannot be told what it is made of, and is compiled on the card: {one.title}")
+    return int(failed > 0)
+
+
+# On a card
+
+
+def carried(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """Each kernel of a folder; None where its file is not what was written."""
+    for path in sorted(folder.glob(f"*{ENDING}")):
+        payload = payload_of(path.stem, path.read_bytes())
+        yield path, compiling.unpacked(payload)
+
+
+def check(folder: Path) -> int:
+    """Can the driver that is here load every kernel of the folder."""
+    from rnn_gpu.kernels.devices.cuda.driver import driver
+
+    _machine.require_card()
+    started, count, errors = time.perf_counter(), 0, []
+    for path, code in carried(folder):
+        count += 1
+        try:
+            if code is None:
+                raise ValueError(f"{path.name} is not what was written")
+            driver().load(code.text, code.entry, 0)
+        except Exception as error:
+            errors.append(_machine.first_line(error))
+    seconds = time.perf_counter() - started
+    _machine.write("cubins", {"loaded": count - len(errors), "errors": errors, "seconds": seconds})
+    print(f"cubins: {count - len(errors)} of {count} load on this driver, {seconds:.1f} s")
+    if errors:
+        print(f"they are not used, and kernels are compiled here instead: {errors[0]}")
+    return int(bool(errors) or not count)
+
+
+def main():
+    def capability(text):
+        major, minor = text.split(".")
+        return int(major), int(minor)
+
+    parser = argparse.ArgumentParser(
+        description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cc", type=capability, default=(9, 0), help="compute capability: 9.0 (an H200), 8.0, 7.5"
+    )
+    parser.add_argument("--into", type=Path, default=FOLDER, help="the folder for RNN_GPU_CUBINS")
+    parser.add_argument(
+        "--steps", nargs="+", choices=STEPS, default=list(STEPS), help="of gpu.sh; all"
+    )
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--check", action="store_true", help="on a card: do they load")
+    parser.add_argument("--rehearse", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.check:
+        sys.exit(check(chosen.into))
+    if chosen.cc not in CARDS:
+        parser.error(f"--cc is {chosen.cc}, expected one of {', '.join(map(str, CARDS))}")
+    sys.exit(precompile(chosen))
+
+
+if __name__ == "__main__":
+    main()
