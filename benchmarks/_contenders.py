@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 import rnn_gpu
+from benchmarks import _timing
 from benchmarks._machine import CPU, HOST, NOT_HERE, REHEARSAL, first_line
 from benchmarks._timing import (
     ROUNDS,
@@ -670,9 +671,7 @@ def arrays():
     """The module of the device's arrays: CuPy, or NumPy on the CPU and in the simulator."""
     if CPU:
         return np
-    from rnn_gpu.kernels.devices.cuda.driver import driver
-
-    return driver().arrays
+    return _timing.arrays()
 
 
 def free():

@@ -6,6 +6,7 @@ part is NumPy's and cuDNN's is torch's on the CPU; what a rehearsal writes is ma
 lands among the results.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from benchmarks import record  # noqa: E402
 
+ROOMS = ("kernels", "rnn_gpu", "benchmarks")
 NOT_HERE = "not on this machine"
 QUERY = {
     "gpu": "name",
@@ -83,8 +85,18 @@ def machine() -> dict:
     facts |= {
         "threads": os.cpu_count(),
         "commit": facts["commit"] or os.environ.get("RNN_GPU_COMMIT", ""),
+        "sources": sources(),
     }
     return facts if HOST else facts | gpu()
+
+
+def sources() -> str:
+    """What the library and the measurements are written in, as a few letters: a commit may have
+    been changed since, and a bare tree has none.
+    """
+    root = Path(__file__).parents[1]
+    files = [path for room in ROOMS for path in sorted(root.glob(f"{room}/**/*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 @cache
@@ -145,6 +157,22 @@ def read(name: str):
         return None
 
 
+def earlier(name: str) -> dict | None:
+    """What NAME.json holds, where it is of this machine, this commit and these libraries."""
+    old, any_day = read(name) or {}, {"date": None}
+    here = plain(machine()) | any_day
+    same = old.get("rehearsal") == REHEARSAL and old.get("machine", {}) | any_day == here
+    return old if same else None
+
+
+FILES = {"suite": "tests"}  # of the steps of gpu.sh, where it has another name
+
+
+def left(steps: list[str]) -> list[str]:
+    """The steps that have no whole result of this machine, commit and libraries."""
+    return [name for name in steps if not (earlier(FILES.get(name, name)) or {}).get("complete")]
+
+
 def plain(value):
     """A value as JSON can hold it: numbers to six digits, what is not finite as text."""
     if isinstance(value, dict):
@@ -162,3 +190,7 @@ def plain(value):
 def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"[:300]
+
+
+if __name__ == "__main__":  # python -m benchmarks._machine [--rehearse] steps...
+    print(*left([name for name in sys.argv[1:] if not name.startswith("-")]))

@@ -11,11 +11,12 @@ import traceback
 import numpy as np
 
 from benchmarks import _machine
-from benchmarks._machine import CPU, HOST, REHEARSAL
+from benchmarks._machine import COMPILING, CPU, HOST, REHEARSAL
 
-WARM_UP = 2 if REHEARSAL else 4
-REPEATS = 2 if REHEARSAL else 20
-MORE = 2 if REHEARSAL else 60  # repeats of what is quick
+FEW = REHEARSAL or COMPILING
+WARM_UP = 2 if FEW else 4
+REPEATS = 2 if FEW else 20
+MORE = 2 if FEW else 60  # repeats of what is quick
 LEAST = 5 if CPU and not REHEARSAL else 1  # repeats of what is slow
 # in which contenders take turns; a neighbour distorts the CPU's for a while
 ROUNDS = 5 if CPU else 2
@@ -49,9 +50,14 @@ def nothing():
 def synchronise():
     """Wait until the GPU has done everything; raises what has gone wrong on it."""
     if not HOST:
-        import cupy
+        arrays().cuda.Device().synchronize()
 
-        cupy.cuda.Device().synchronize()
+
+def arrays():
+    """The module of the device's arrays: CuPy."""
+    from rnn_gpu.kernels.devices.cuda.driver import driver
+
+    return driver().arrays
 
 
 def by_events(work, before, repeats: int) -> list[float]:
@@ -60,16 +66,15 @@ def by_events(work, before, repeats: int) -> list[float]:
     """
     if HOST:
         return by_the_host(work, before, repeats)
-    import cupy
-
-    pairs = [(cupy.cuda.Event(), cupy.cuda.Event()) for _ in range(repeats)]
+    events = arrays().cuda
+    pairs = [(events.Event(), events.Event()) for _ in range(repeats)]
     for start, stop in pairs:
         before()
         start.record()
         work()
         stop.record()
     synchronise()
-    return [1e3 * cupy.cuda.get_elapsed_time(start, stop) for start, stop in pairs]
+    return [1e3 * events.get_elapsed_time(start, stop) for start, stop in pairs]
 
 
 def by_the_host(work, before, repeats: int, done=synchronise) -> list[float]:
@@ -137,6 +142,12 @@ def summary(times: list[float]) -> dict:
     }
 
 
+def timed(work, per: int = 1) -> dict:
+    """Quartiles of a call on the GPU, and microseconds of one of the `per` things that it does."""
+    times = by_events(work, nothing, repeats_for(work))
+    return summary(times) | {"us": float(np.median(times)) / per}
+
+
 class Budget:
     """Seconds that are left."""
 
@@ -179,7 +190,8 @@ def run_table(name: str, chosen, cases: list[tuple], measure, line, head: str, *
     A case is a NamedTuple.
     """
     _machine.require_card()
-    budget, rows = Budget(chosen.seconds), resumed(name) if chosen.resume else []
+    budget, old = Budget(chosen.seconds), chosen.resume and _machine.earlier(name)
+    rows = old["results"] if old else []
     done = [row["case"] for row in rows]
     waiting = [case for case in cases if _machine.plain(case._asdict()) not in done]
     print("REHEARSAL: no number below is a speed" if REHEARSAL else head, flush=True)
@@ -210,20 +222,6 @@ def save(name, rows, waiting, more):
         complete=not waiting,
         not_reached=[case._asdict() for case in waiting],
     )
-
-
-def resumed(name: str) -> list[dict]:
-    """The rows that an earlier run on this machine, of this commit and these libraries, has
-    left.
-    """
-    old = _machine.read(name) or {}
-    same = {"date": None}
-    if (
-        old.get("rehearsal") != REHEARSAL
-        or old.get("machine", {}) | same != _machine.plain(_machine.machine()) | same
-    ):
-        return []
-    return old["results"]
 
 
 def start_anew_if_dead(name: str, budget: Budget):

@@ -149,7 +149,8 @@ def carried(folder: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def check(folder: Path) -> int:
-    """Can the driver that is here load every kernel of the folder."""
+    """Can the driver that is here load every kernel of the folder, and are an LSTM's right?"""
+    from benchmarks import smoke
     from rnn_gpu.kernels.devices.cuda.driver import driver
 
     _machine.require_card()
@@ -163,8 +164,13 @@ def check(folder: Path) -> int:
         except Exception as error:
             errors.append(_machine.first_line(error))
     seconds = time.perf_counter() - started
-    _machine.write("cubins", {"loaded": count - len(errors), "errors": errors, "seconds": seconds})
-    print(f"cubins: {count - len(errors)} of {count} load on this driver, {seconds:.1f} s")
+    if count and not errors:
+        os.environ["RNN_GPU_CUBINS"] = str(folder)
+        tried = smoke.run("lstm/block float32")
+        print(smoke.shown(tried), flush=True)
+        errors += [] if tried["ok"] else [tried.get("error", "an LSTM's numbers are wrong")]
+    _machine.write("cubins", {"count": count, "errors": errors, "seconds": seconds})
+    print(f"cubins: {count} looked at on this driver, {len(errors)} errors, {seconds:.1f} s")
     if errors:
         print(f"they are not used, and kernels are compiled here instead: {errors[0]}")
     return int(bool(errors) or not count)

@@ -1,64 +1,38 @@
-"""The first minute on a GPU: which libraries are there, and whether each kind of kernel is right at
-all. A check a process.
+"""The first minute on a GPU: which libraries are there, whether each kind of kernel is right at
+all, and how long a first call takes. A check a process.
 
-python -m benchmarks smoke [--seconds 90] [--rehearse]
+    python -m benchmarks smoke [--seconds 90] [--resume] [--rehearse]
+
+Kernels that benchmarks/precompile.py has left in RNN_GPU_CUBINS are taken; it says how many were.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
+from unittest.mock import patch
 
 import numpy as np
 
 import rnn_gpu
-from benchmarks import _machine
+from benchmarks import _machine, _versions
 from benchmarks._machine import REHEARSAL, first_line
+from benchmarks._timing import synchronise
 
-NEEDED = ("numpy", "numba", "numba-cuda", "tqdm", "typer", "cupy", "pytest")
-PEERS = (
-    "torch",
-    "jax",
-    "triton",
-    "matplotlib",
-    "cuda-bindings",
-    "cuda-core",
-    "pytest-xdist",
-    "nvidia-nvvm",
-    "nvidia-cudnn-cu13",
-)
-MODULES = {
-    "numba-cuda": "numba_cuda",
-    "cuda-bindings": "cuda.bindings",
-    "cuda-core": "cuda.core",
-    "pytest-xdist": "xdist",
-}
 # relative to the largest number of an array, or to 1
 TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 T, B, M, N = (3, 2, 3, 5) if REHEARSAL else (7, 5, 3, 13)
 CELLS = ("elman", "lstm", "gru")
-NO_CARD = 3  # exit status: there is nothing to measure on
+NO_CARD = 3  # exit status: there is nothing to measure on, or it is too old
+FIRST_CALL = 0.3  # seconds, where the store has the kernels
 LARGE = {"lstm": 117, "gru": 128, "elman": 224}  # more than 48 KB of shared memory
-
-
-def found(package: str) -> str:
-    """A package's version; what is known of it where it was not installed as a package; "" where it
-    is missing.
-    """
-    name = "cupy-cuda13x" if package == "cupy" else package
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        pass
-    module = MODULES.get(package, package.replace("-", "_"))
-    try:
-        return "there, version unknown" if find_spec(module) else ""
-    except ImportError:
-        return ""
 
 
 def made(cell: str, n: int, dtype: str, device: str):
@@ -130,6 +104,28 @@ def trained() -> dict:
     return {"ok": error <= TOLERANCE["float32"], "errors": {"loss": error}}
 
 
+def first_call() -> dict:
+    """Seconds of the first call of an LSTM in a process, of its way back, and of a second call. The
+    first product loads cuBLAS; before all that, CUDA has started and the layer is made.
+    """
+    n, batch, steps = (4, 2, 3) if REHEARSAL else (64, 32, 128)
+    layer = rnn_gpu.LSTM(n, n, device="cuda", init="torch")
+    x = layer.backend.zeros((steps, batch, n), "float32")
+    dy = x + 1
+    took = {}
+    for what, call in (
+        ("first_call", lambda: layer(x)),
+        ("first_backward", lambda: layer.backward(dy)),
+        ("second_call", lambda: layer(x)),
+    ):
+        synchronise()
+        started = time.perf_counter()
+        call()
+        synchronise()
+        took[f"{what}_seconds"] = time.perf_counter() - started
+    return {"ok": True, "errors": {}, "wanted_seconds": FIRST_CALL, **took}
+
+
 def imported(module: str) -> dict:
     """A library, and one operation of it on the GPU."""
     if module == "cupy":
@@ -179,66 +175,115 @@ def checks() -> dict:
                 (cell, NAMES[0], "float32", LARGE[cell]),
             )
     found["training"] = (trained, ())
+    found["first-call"] = (first_call, ())
     rehearsed = ("torch",) if find_spec("torch") else ()
     for module in rehearsed if REHEARSAL else ("cupy", "torch", "jax", "numba.cuda"):
         found[f"import-{module}"] = (imported, (module,))
     return found
 
 
+@contextmanager
+def kernels_counted() -> Iterator[dict]:
+    """How many kernels are found and how many compiled meanwhile, in how many seconds."""
+    launching = import_module("rnn_gpu.kernels.devices.cuda.launch")
+    compiling = import_module("rnn_gpu.kernels.devices.cuda.compiled")
+    counts = {"loaded": 0, "compiled": 0, "seconds": 0.0}
+    given, compiled = launching.compiled, compiling.compile_kernel
+
+    def counting(*asked):
+        counts["loaded"] += 1
+        return given(*asked)
+
+    def compiling_here(*asked):
+        counts["loaded"] -= 1
+        counts["compiled"] += 1
+        started = time.perf_counter()
+        try:
+            return compiled(*asked)
+        finally:
+            counts["seconds"] += time.perf_counter() - started
+
+    with (
+        patch.object(launching, "compiled", counting),
+        patch.object(compiling, "compile_kernel", compiling_here),
+    ):
+        yield counts
+
+
 def run(name: str) -> dict:
     function, arguments = checks()[name]
     started = time.monotonic()
-    try:
-        result = function(*arguments)
-    except Exception as error:
-        traceback.print_exc()
-        lines = traceback.format_exc().strip().splitlines()
-        result = {"ok": False, "errors": {}, "error": first_line(error), "traceback": lines[-12:]}
-    return {"name": name, "seconds": time.monotonic() - started, **result}
+    with kernels_counted() as kernels:
+        try:
+            result = function(*arguments)
+        except Exception as error:
+            traceback.print_exc()
+            lines = traceback.format_exc().strip().splitlines()
+            result = {"ok": False, "errors": {}}
+            result |= {"error": first_line(error), "traceback": lines[-12:]}
+    seconds = time.monotonic() - started
+    return {"name": name, "seconds": seconds, "kernels": kernels, **result}
 
 
-def run_all(names: list[str], seconds: float) -> list[dict]:
+def run_all(names: list[str], seconds: float) -> Iterator[dict]:
     """Each group of checks in a process of its own, all at once: what breaks the GPU for one leaves
     the others alone.
     """
     if REHEARSAL:
-        return [run(name) for name in names]
+        yield from map(run, names)
+        return
     groups = {name.split(" ")[0]: None for name in names}
     command = [sys.executable, "-m", "benchmarks.smoke", "--only"]
     processes = {
         group: subprocess.Popen([*command, group], stdout=subprocess.PIPE, text=True)
         for group in groups
     }
-    end, results = time.monotonic() + seconds, {}
-    for process in processes.values():
+    end = time.monotonic() + seconds
+    for group, process in processes.items():
         try:
             printed, _ = process.communicate(timeout=max(1.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             printed, _ = process.communicate()
-        for line in printed.splitlines():
-            if line.startswith("{"):
-                one = json.loads(line)
-                results[one["name"]] = one
-    lost = {
-        "ok": False,
-        "errors": {},
-        "error": "its process ended, or hung, before this check was through",
-    }
-    return [results.get(name) or {"name": name, **lost} for name in names]
+        lines = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+        results = {one["name"]: one for one in lines}
+        for name in names:
+            if name.split(" ")[0] == group:
+                yield results.get(name) or {"name": name, **LOST}
+
+
+LOST = {
+    "ok": False,
+    "errors": {},
+    "error": "its process ended, or hung, before this check was through",
+}
 
 
 def shown(one: dict) -> str:
     worst = f"largest error {max(one['errors'].values()):.1e}" if one["errors"] else ""
     ran = f"{one['ran']}, {one['shared']} bytes shared" if "ran" in one else ""
-    details = "; ".join(filter(None, (worst, ran, one.get("error", ""))))
+    took = ", ".join(
+        f"{key.removesuffix('_seconds')} {value:.3f} s"
+        for key, value in one.items()
+        if key.endswith("_seconds")
+    )
+    details = "; ".join(filter(None, (worst, ran, took, one.get("error", ""))))
     return f"{'ok  ' if one['ok'] else 'FAIL'} {one['name']}: {details}"
+
+
+def of_all(results: list[dict]) -> dict:
+    """How many kernels all checks found and compiled, and in how many seconds of compiling."""
+    kernels = [one["kernels"] for one in results if "kernels" in one]
+    return {key: sum(one[key] for one in kernels) for key in ("loaded", "compiled", "seconds")}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the checks that were right; do the others"
+    )
     parser.add_argument(
         "--only", default="", metavar="GROUP", help="run one group of checks here, and print JSON"
     )
@@ -248,11 +293,8 @@ def main():
             if name.split(" ")[0] == chosen.only:
                 print(json.dumps(_machine.plain(run(name))), flush=True)
         return
-    packages = {package: found(package) for package in (*NEEDED, *PEERS)}
-    missing = [package for package in NEEDED if not packages[package]]
-    print(
-        "packages: " + ", ".join(f"{package} {it or 'MISSING'}" for package, it in packages.items())
-    )
+    versions, missing = _versions.packages() | _versions.of_cuda(), _versions.missing()
+    print("versions: " + ", ".join(f"{name} {it or 'MISSING'}" for name, it in versions.items()))
     reason = _machine.why_no_card()
     if reason and not _machine.gpu():
         print(
@@ -261,18 +303,37 @@ def main():
             file=sys.stderr,
         )
         sys.exit(NO_CARD)
+    unfit = [] if "packaging" in missing else _versions.unfit(versions, _versions.bounds())
+    for sentence in unfit:
+        print(f"smoke: {sentence}", file=sys.stderr)
     # which tell why there is no device
     names = [name for name in checks() if not reason or name.startswith("import-")]
-    results = run_all(names, chosen.seconds)
-    for one in results:
-        print(shown(one))
-    path = _machine.write("smoke", results, packages=packages, missing=missing, why_no_card=reason)
-    failed = sum(not one["ok"] for one in results)
+    old = (chosen.resume and _machine.earlier("smoke")) or {"results": []}
+    results = [one for one in old["results"] if one["ok"] and one["name"] in names]
+    waiting = [name for name in names if name not in {one["name"] for one in results}]
+    head = {"versions": versions, "missing": missing, "unfit": unfit, "why_no_card": reason}
+
+    def save():
+        kernels = of_all(results)
+        more = {"kernels": kernels, "complete": len(results) == len(names)}
+        return _machine.write("smoke", results, **head, **more)
+
+    path = save()
+    for one in run_all(waiting, chosen.seconds) if not unfit else ():
+        results.append(one)
+        print(shown(one), flush=True)
+        path = save()
+    failed, kernels = sum(not one["ok"] for one in results), of_all(results)
+    carried = os.environ.get("RNN_GPU_CUBINS") or "none"
+    print(
+        f"smoke: {kernels['loaded']} kernels found (carried in {carried}), {kernels['compiled']} "
+        f"compiled here in {kernels['seconds']:.1f} s"
+    )
     print(
         f"smoke: {len(results) - failed} right, {failed} not; missing: "
         f"{', '.join(missing) or 'nothing'}; {reason or 'GPU there'} -> {path}"
     )
-    sys.exit(NO_CARD if reason else int(failed > 0))
+    sys.exit(NO_CARD if reason or unfit else int(failed > 0))
 
 
 if __name__ == "__main__":
