@@ -9,14 +9,19 @@ it is there. What is there already and asked for again is not compiled again.
 """
 
 import argparse
+import ctypes
+import io
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks import _machine
 from benchmarks._asked import CARDS, Asked, asked_of, compiling
@@ -67,9 +72,30 @@ def of_micro():
             pass
 
 
+def of_suite():
+    """The suite's tests, to their ends: their asserts are left out, for which Python must leave out
+    asserts (-O). Some end early nevertheless: their kernels are compiled on the card.
+    """
+    import pytest
+
+    from benchmarks import suite
+
+    library = ctypes.CDLL
+
+    def with_a_driver(name, *given, **options):
+        """What the tests ask whether there is a card."""
+        there = name == "libcuda.so.1"
+        return SimpleNamespace(cuInit=lambda _: 0) if there else library(name, *given, **options)
+
+    options = ["-q", "--assert=plain", "-W", "ignore", "--no-header", "--tb=no"]
+    with patch.object(ctypes, "CDLL", with_a_driver), redirect_stdout(io.StringIO()) as printed:
+        pytest.main([*suite.WANTED, *options])
+    print(printed.getvalue().strip().splitlines()[-1])
+
+
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
 STEPS: dict[str, Callable] = {"smoke": of_smoke, "micro": of_micro}
-STEPS |= {name: of_table(name) for name in TABLES}
+STEPS |= {name: of_table(name) for name in TABLES} | {"suite": of_suite}
 
 
 def asked_for(steps: list[str], cc: tuple[int, int]) -> dict[str, list[Asked]]:
@@ -90,14 +116,14 @@ work: list[Asked] = []
 
 
 def compile_one(place: int) -> tuple[int, float, str]:
-    """(place, seconds, why it did not compile)"""
-    one, started = work[place], time.perf_counter()
+    """(place, seconds of a processor, why it did not compile)"""
+    one, started = work[place], time.process_time()
     try:
         compiling.compiled(one.kernel, one.kinds, one.signature, one.capability, "cubin")
         error = ""
     except Exception as failure:
         error = _machine.first_line(failure)
-    return place, time.perf_counter() - started, error
+    return place, time.process_time() - started, error
 
 
 def compile_all(wanted: list[Asked], into: Path, processes: int) -> Iterator[tuple]:
@@ -111,6 +137,9 @@ def compile_all(wanted: list[Asked], into: Path, processes: int) -> Iterator[tup
 
 
 def precompile(chosen) -> int:
+    if "suite" in chosen.steps and not sys.flags.optimize:
+        again = [sys.executable, "-O", "-m", "benchmarks", "precompile", *sys.argv[1:]]
+        return subprocess.run(again, check=False).returncode
     started = time.perf_counter()
     by_step = asked_for(chosen.steps, chosen.cc)
     wanted = [one for asked in by_step.values() for one in asked]
@@ -118,9 +147,9 @@ def precompile(chosen) -> int:
     counts = ", ".join(f"{step} {len(asked)}" for step, asked in by_step.items())
     walked = time.perf_counter() - started
     print(f"{len(wanted)} kernels ({counts}), found in {walked:.0f} s", flush=True)
-    failed, named = 0, [one for one in wanted if one.name]
+    failed, spent, named = 0, 0.0, [one for one in wanted if one.name]
     for place, seconds, error in compile_all(named, chosen.into, chosen.processes):
-        failed += bool(error)
+        failed, spent = failed + bool(error), spent + seconds
         print(f"{seconds:6.1f} s  {named[place].title} {error}", flush=True)
     names = {one.name for one in named}
     if set(chosen.steps) == set(STEPS):
@@ -130,8 +159,8 @@ def precompile(chosen) -> int:
     size = sum(path.stat().st_size for path in chosen.into.glob(f"*{ENDING}"))
     print(
         f"precompile: {len(named) - failed} kernels compiled, {failed} not, in "
-        f"{time.perf_counter() - started:.0f} s by {chosen.processes} processes; "
-        f"{size / 1e6:.1f} MB in {chosen.into}"
+        f"{time.perf_counter() - started:.0f} s by {chosen.processes} processes ({spent:.0f} s "
+        f"of a processor); {size / 1e6:.1f} MB in {chosen.into}"
     )
     for one in nameless:
         print(f"cannot be told what it is made of, and is compiled on the card: {one.title}")

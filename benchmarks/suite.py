@@ -16,7 +16,9 @@ from benchmarks import _machine, _outcomes
 from benchmarks._machine import REHEARSAL
 
 TESTS = Path(__file__).parents[1] / "tests"
-WANTED = ["tests", "-k", "cuda or gpu or schedule or oracle"]
+ELSEWHERE = ("house", "benchmarks", "private", "ptx", "packaging")  # files about other things
+WANTED = ["tests", "-k", "(cuda or gpu or schedule or oracle)"]
+WANTED[-1] += "".join(f" and not test_{name}" for name in ELSEWHERE)
 if REHEARSAL:
     WANTED = ["tests/test_schedules.py", "-k", "fit"]
 WORKERS = 8  # processes, where pytest-xdist is there: compiling takes longer than running

@@ -9,9 +9,12 @@ import importlib.util
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -52,21 +55,25 @@ def strict(path):
 # The rehearsal
 
 
-def rehearse(folder, steps):
+def rehearse(folder, steps, *options, **environment):
     """(what some steps printed, how each ended, all files by name)"""
     done = run(
         "bash",
         BENCHMARKS / "gpu.sh",
         "--rehearse",
-        PYTHON=sys.executable,
-        RNN_GPU_RESULTS=str(folder),
-        RNN_GPU_STEPS=steps,
+        *options,
+        **in_folder(folder, steps) | environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     printed, _, summary = done.stdout.partition("== summary")
     ends = dict(line.split(": ", 1) for line in summary.splitlines()[1:])
+    del ends["everything so far"]
     files = {path.name.removesuffix(".json"): path for path in (folder / "rehearsal").iterdir()}
     return printed, ends, files
+
+
+def in_folder(folder, steps):
+    return {"PYTHON": sys.executable, "RNN_GPU_RESULTS": str(folder), "RNN_GPU_STEPS": steps}
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +96,23 @@ def test_the_first_minute_looks_at_every_schedule(checked):
     body = strict(checked[3]["smoke"])
     assert all(one["ok"] for one in body["results"]), body["results"]
     assert {"block", "plain"} <= {one["ran"] for one in body["results"] if "ran" in one}
-    assert "numba" in body["packages"] and "numba" not in body["missing"]
+    assert {"python", "numba", "cuda-core", "driver's CUDA", "cuBLAS"} <= set(body["versions"])
+    assert "numba" not in body["missing"] and body["unfit"] == [] and body["complete"] is True
+    (first,) = (one for one in body["results"] if one["name"] == "first-call")
+    assert first["first_call_seconds"] > 0 and first["wanted_seconds"] == 0.3
 
 
 @pytest.mark.slow
 def test_the_microbenchmarks_give_rows(checked):
     body = strict(checked[3]["micro"])
     assert body["errors"] == {}
-    measured = {"grid_barrier", "block_barrier", "launches", "weights_in_registers_or_shared"}
-    assert all(any("us" in row for row in body["results"][name]) for name in measured)
-    assert not [
-        row
-        for rows in body["results"].values()
-        for row in rows
-        if row.get("error", "not on this machine") != "not on this machine"
-    ]
+    only_compiled = {"clusters", "clusters_async", "resident_clusters"}
+    for name, rows in body["results"].items():
+        assert any("us" in row for row in rows) is (name not in only_compiled), name
+        errors = {row["error"].partition(":")[0] for row in rows if "error" in row}
+        assert errors <= {"not on this machine"}, rows
+    assert set(body["results"]) == set(body["through"]) and body["complete"] is True
+    assert {"loads_of_shared_memory", "exchange_through_L2"} | only_compiled <= set(body["results"])
 
 
 @pytest.mark.slow
@@ -113,6 +122,49 @@ def test_every_step_of_the_rehearsal_ends_well(rehearsed):
     assert set(ends) == {*TABLES, "smoke", "suite", "micro", "report"}
     assert set(files) >= {*TABLES, *OTHERS, "report.md"}
     assert "no number below is a speed" in printed
+
+
+def cases_of(files):
+    """What each table has measured, and each microbenchmark."""
+    found = {name: [row["case"] for row in strict(files[name])["results"]] for name in TABLES[:1]}
+    micro = strict(files["micro"])["results"]
+    return found | {name: len(rows) for name, rows in micro.items()}
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_goes_on_on_another_machine(rehearsed, tmp_path):
+    """From its archive alone; what was measured stays, and in the end nothing is missing."""
+    steps, first, second = "micro steps", tmp_path / "first", tmp_path / "second"
+    process = subprocess.Popen(
+        ["bash", BENCHMARKS / "gpu.sh", "--rehearse"],
+        cwd=CHECKOUT,
+        env=os.environ | in_folder(first, steps) | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    cut_at = first / "rehearsal" / "steps.json"
+    for _ in process.stdout:
+        if cut_at.exists():
+            break
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "cut after" in printed
+    before = strict(cut_at)["results"]
+    assert 0 < len(before) < len(cases_of(rehearsed[2])["steps"])
+    with tarfile.open(first / "gpu.tar.gz") as archive:
+        log = archive.extractfile("./gpu.log").read().decode()
+    assert "== steps" in log and "cut after" in log
+    rmtree(first / "rehearsal")
+    archive = {"RNN_GPU_ARCHIVE": str(first / "gpu.tar.gz")}
+    printed, ends, files = rehearse(second, steps, "--resume", **archive)
+    assert ends.pop("micro") == "complete before" and set(ends) == {"steps"}
+    assert cases_of(files) == cases_of(rehearsed[2])
+    assert strict(files["steps"])["results"][: len(before)] == before
+    printed, ends, _ = rehearse(second, steps, "--resume", **archive)
+    assert ends == {"micro": "complete before", "steps": "complete before"}
+    with tarfile.open(first / "gpu.tar.gz") as archive:
+        assert "./rehearsal/steps.json" in archive.getnames()
 
 
 @pytest.mark.slow
@@ -419,20 +471,29 @@ def test_the_training_job_is_the_same_in_torch(job):
 
 COMPILE = """
 import json
-from benchmarks import micro, sass
+from benchmarks import _barriers, _memories, sass
 from numba.cuda import types
 if lacking := sass.missing():
     raise SystemExit(lacking)
-counter, numbers = types.Array(types.uint32, 1, "C"), types.Array(types.float32, 1, "C")
+
+def of(dtype):
+    return types.Array(getattr(types, dtype), 1, "C")
+
+counter, words, numbers, count = of("uint32"), of("uint64"), of("float32"), types.int64
 kernels = {
-    "meet": (micro.meet, (counter, types.int64, counter)),
-    "meet_in_block": (micro.meet_in_block, (types.int64, numbers)),
-    "pass_on": (micro.cluster_kernel(4, True), (types.int64, numbers)),
+    "meet": (_barriers.meet_kernel(), (counter, count, counter)),
+    "meet_in_block": (_barriers.meet_in_block_kernel(), (count, numbers)),
+    "exchange": (_barriers.exchange_kernel(), (words, count, words, counter)),
+    "push": (_barriers.push_kernel(4, True), (count, numbers)),
+    "async": (_barriers.async_kernel(4, False), (count, numbers)),
+    "async, relaxed": (_barriers.async_kernel(4, True), (count, numbers)),
+    "broadcast": (_memories.broadcast_kernel(2), (count, numbers)),
+    "ahead": (_memories.ahead_kernel(4), (numbers, count, numbers)),
 }
 found = {}
 for name, (kernel, signature) in kernels.items():
     compiled = sass.compile_kernel(kernel, signature, (9, 0))
-    found[name] = [compiled.ptx, sorted(set(sass.OPCODE.findall(compiled.sass))), compiled.stack]
+    found[name] = [compiled.ptx, sass.OPCODE.findall(compiled.sass), compiled.stack]
 print(json.dumps(found))
 """
 
@@ -444,14 +505,89 @@ def test_the_microbenchmarks_have_the_instructions_that_they_are_about():
         assert "not found" in done.stderr or "cannot be imported" in done.stderr, done.stderr
         pytest.skip(done.stderr.strip())
     found = json.loads(done.stdout)
-    assert {"LDG.E.STRONG.GPU", "REDG.E.ADD.STRONG.GPU"} <= set(found["meet"][1])
-    assert {"BAR.SYNC.DEFER_BLOCKING", "LDS", "STS"} <= set(found["meet_in_block"][1])
-    assert {"UCGABAR_ARV", "UCGABAR_WAIT", "LDS"} <= set(found["pass_on"][1])
-    assert (
-        ".reqnctapercluster" in found["pass_on"][0]
-        and "mapa.shared::cluster" in found["pass_on"][0]
-    )
+    ptx = {name: text for name, (text, _, _) in found.items()}
+    sass = {name: instructions for name, (_, instructions, _) in found.items()}
+    assert {"LDG.E.STRONG.GPU", "REDG.E.ADD.STRONG.GPU"} <= set(sass["meet"])
+    assert {"BAR.SYNC.DEFER_BLOCKING", "LDS", "STS"} <= set(sass["meet_in_block"])
+    assert {"LDG.E.64.STRONG.GPU", "STG.E.64.STRONG.GPU"} <= set(sass["exchange"])
+    assert {"UCGABAR_ARV", "UCGABAR_WAIT", "LDS"} <= set(sass["push"])
+    assert ".reqnctapercluster" in ptx["push"] and "mapa.shared::cluster" in ptx["push"]
+    for name in ("async", "async, relaxed"):
+        assert "st.async.shared::cluster" in ptx[name] and "mbarrier.try_wait" in ptx[name]
+        assert {"STAS", "SYNCS.PHASECHK.TRANS64.TRYWAIT"} <= set(sass[name]), set(sass[name])
+    assert [name for name, found in sass.items() if "CCTL.IVALL" in found] == ["async"]
+    # eight loads in the loop, none of which is narrowed or taken out of it
+    assert sum(one == "LDS.128" for one in sass["broadcast"]) >= 8
+    assert "prefetch.global.L2" in ptx["ahead"] and "CCTL.E.PF2" in sass["ahead"]
     assert {name: stack for name, (_, _, stack) in found.items() if stack} == {}
+
+
+# Versions
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    from benchmarks import _versions
+
+    return _versions
+
+
+def test_what_is_too_old_is_said_in_a_sentence(versions):
+    here = {"numba": "0.60.0", "numba-cuda": "0.30.4", "cupy-cuda13x": "14.2.0", "torch": "1.0"}
+    here |= {"driver's CUDA": "12.8", "CuPy's CUDA runtime": "13.2", "numpy": "there, unknown"}
+    demanded = {"numba": [">=0.61,<0.69"], "cupy-cuda13x": [">=14.0"], "numpy": [">=2.0"]}
+    assert versions.unfit(here, demanded) == [
+        "numba is 0.60.0 here, and >=0.61,<0.69 is needed.",
+        "The driver knows CUDA 12.8, and CuPy is built for CUDA 13: a driver for CUDA 13 is "
+        "needed, or cupy-cuda12x.",
+    ]
+
+
+def test_the_versions_here_fit_what_the_project_demands(versions):
+    demanded = versions.bounds()
+    assert {"python", "numba", "numba-cuda", "cupy-cuda13x", "cuda-core"} <= set(demanded)
+    assert versions.unfit(versions.packages(), demanded) == []
+
+
+# The suite's outcomes
+
+TESTED = """
+import pytest
+
+def test_right(): pass
+def test_wrong(): assert 1 == 2
+def test_left_out(): pytest.skip("no reason")
+def test_ends_the_process():
+    import os
+    os._exit(7)
+def test_after_it(): pass
+"""
+
+
+def test_outcomes_are_there_when_the_process_is_not(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    from benchmarks import _outcomes
+
+    (tmp_path / "test_some.py").write_text(TESTED)
+    outcomes = tmp_path / "outcomes.jsonl"
+    options = ["-q", "-p", "benchmarks._outcomes", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", str(tmp_path / "test_some.py"), *options]
+    first = run(*command, RNN_GPU_OUTCOMES=str(outcomes))
+    assert first.returncode == 7, first.stdout
+    found = {name.partition("::")[2]: one for name, one in _outcomes.read(outcomes).items()}
+    assert {name: one["outcome"] for name, one in found.items()} == {
+        "test_right": "passed",
+        "test_wrong": "failed",
+        "test_left_out": "skipped",
+        "test_ends_the_process": "began",
+    }
+    assert "assert 1 == 2" in "".join(found["test_wrong"]["message"])
+    again = run(*command, RNN_GPU_OUTCOMES=str(outcomes))  # that test comes last now
+    assert again.returncode == 7
+    found = {name.partition("::")[2]: one for name, one in _outcomes.read(outcomes).items()}
+    assert found["test_after_it"]["outcome"] == "passed"
+    assert outcomes.read_text().count("test_right") == 2
 
 
 # The report

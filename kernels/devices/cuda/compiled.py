@@ -139,13 +139,13 @@ def told(value):
     """
     if isinstance(value, tuple):
         return type(value).__name__, *map(told, value)
-    if isinstance(value, type) and value.__module__.startswith(OURS):
-        return value.__module__.removeprefix(OURS), value.__qualname__
     value = getattr(value, "py_func", value)
+    home = getattr(value, "__module__", None) or ""  # None of a function that is made of its code
+    ours = home.startswith(OURS) and isinstance(value, (type, FunctionType))
+    if ours:
+        closed = (told(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ())
+        return home.removeprefix(OURS), value.__qualname__, *closed
     if isinstance(value, FunctionType):
-        if value.__module__.startswith(OURS):
-            closed = (told(cell.cell_contents) for cell in value.__closure__ or ())
-            return value.__module__.removeprefix(OURS), value.__qualname__, *closed
         return sys.version, description(value)
     return description(value)
 

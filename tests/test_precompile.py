@@ -1,0 +1,139 @@
+"""Kernels of the benchmarks are compiled before there is a card, and found there: by the
+library's own host code, which asks for what the benchmarks ask for.
+
+Skipped without NVIDIA's compiler, unless RNN_GPU_REQUIRE_PTX is set.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from programs import python
+
+CHECKOUT = Path(__file__).parents[1]
+HERE = {"NUMBA_ENABLE_CUDASIM": None, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+
+pytestmark = pytest.mark.skipif(
+    not (CHECKOUT / "benchmarks").exists(), reason="no benchmarks beside the tests"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toolkit():
+    done = python(
+        "try:\n    from numba.cuda.cudadrv import nvvm\n    nvvm.NVVM()\n"
+        "except (ImportError, RuntimeError) as error:\n    print(error)",
+        NUMBA_ENABLE_CUDASIM=None,
+    )
+    if done.stdout:
+        assert not os.environ.get("RNN_GPU_REQUIRE_PTX"), done.stdout
+        pytest.skip(f"no compiler: {done.stdout}")
+
+
+def says(text, *arguments, **environment):
+    """The last line that a program prints, from JSON."""
+    done = python(text, *arguments, options=(), cwd=CHECKOUT, **HERE | environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# What a step itself asks for, at its own lengths, against what is compiled before it: few cases of
+# each, and who else is measured is not here.
+STEPS = """
+import json, sys
+sys.argv[:] = ["precompile"]
+sys.modules["torch"] = None  # importing it fails
+from benchmarks import _contenders, custom, launch, precompile, reference_points, sequence_length
+from benchmarks import smoke, steps
+from benchmarks._asked import CARDS, asked_of
+
+steps.TIERS, steps.LENGTHS = (((64,), (1, 32)), ((512,), (1,))), (3, 40)
+sequence_length.NETWORKS = (("elman", 20, 16), ("lstm", 32, 1))
+sequence_length.LENGTHS = (3, 40)
+custom.SIZES = ((64, 32, 40),)
+launch.NETWORKS = (("lstm", 64, 32), ("gru", 32, 8))
+launch.REPEATS = 2
+first = dict(list(reference_points.POINTS.items())[:2])
+reference_points.POINTS.clear()
+reference_points.POINTS.update(first)
+smoke.LARGE["elman"] = 60
+_contenders.Judge.outcome = lambda self: {}  # nothing is wrong, so all are measured
+tables = custom, launch, reference_points, sequence_length, steps
+names = [table.__name__.rpartition(".")[2] for table in tables]
+before = precompile.asked_for([*names, "smoke"], CARDS_OF)
+made = {one.name for asked in before.values() for one in asked}
+missing, counts = {}, {}
+
+def look(name, work):
+    with asked_of(CARDS[CARDS_OF]) as asked:
+        rows = work()
+    missing[name] = [one.title for one in asked if one.name not in made]
+    counts[name] = len({one.name for one in asked})
+    return rows
+
+for name, table in zip(names, tables):
+    rows = look(name, lambda: [table.measured(case) for case in table.cases()])
+    assert all("ours" in found for row in rows for found in row["passes"].values()), name
+look("smoke", lambda: [smoke.run(name) for name in smoke.checks() if "import-" not in name])
+print(json.dumps([missing, counts, sum(not name for name in made)]))
+""".replace("CARDS_OF", "(9, 0)")
+
+
+@pytest.mark.slow
+def test_no_step_asks_for_a_kernel_that_was_not_compiled_before():
+    missing, counts, nameless = says(STEPS)
+    assert {name: titles for name, titles in missing.items() if titles} == {}
+    assert min(counts.values()) >= 2, counts
+    assert nameless == 0
+
+
+FEW = """
+import json, sys
+from pathlib import Path
+from unittest.mock import patch
+from importlib import import_module
+into, again = Path(sys.argv[1]), sys.argv[2] == "again"
+sys.argv[:] = ["precompile", "--into", str(into), "--steps", "few", "--processes", "2"]
+from benchmarks import _barriers, precompile
+from benchmarks._asked import CARDS, Idle, compiling
+from benchmarks._contenders import Case, Ours, Problem
+from rnn_gpu.kernels.devices.cuda.driver import played_by
+
+def of_few():
+    Ours(Problem(Case("elman", 5, 2, 1, m=5))).outcome()
+    next(_barriers.block_barrier())
+
+precompile.STEPS = {"few": of_few}
+if not again:
+    precompile.main()
+loaded, compiled_here = [], []
+
+class Loading(Idle):
+    def load(self, code, entry, shared):
+        loaded.append(code[:4] == bytes([127]) + b"ELF" and entry.encode() in code)
+        return entry
+
+def refused(*given):
+    compiled_here.append(str(given[0]))
+    return compiling.Code(b"", "")
+
+with played_by(Loading(CARDS[9, 0])), patch.object(compiling, "compile_kernel", refused):
+    of_few()
+print(json.dumps([loaded, compiled_here]))
+"""
+
+
+@pytest.mark.slow
+def test_another_process_finds_every_kernel_and_compiles_none(tmp_path):
+    into = tmp_path / "cubins"
+    store = {"NUMBA_CACHE_DIR": str(tmp_path / "a")}
+    made = python(FEW, into, "first", options=(), cwd=CHECKOUT, **HERE | store)
+    files = list(into.glob("*.kernel"))
+    assert f"precompile: {len(files)} kernels compiled, 0 not" in made.stdout
+    elsewhere = {"NUMBA_CACHE_DIR": str(tmp_path / "b"), "RNN_GPU_CUBINS": str(into)}
+    loaded, compiled = says(FEW, into, "again", **elsewhere)
+    assert loaded == [True] * len(files) and compiled == [] and len(files) >= 3
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    loaded, compiled = says(FEW, into, "again", **elsewhere)
+    assert len(compiled) == 1
