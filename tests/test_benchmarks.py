@@ -515,7 +515,9 @@ def test_the_microbenchmarks_have_the_instructions_that_they_are_about():
     for name in ("async", "async, relaxed"):
         assert "st.async.shared::cluster" in ptx[name] and "mbarrier.try_wait" in ptx[name]
         assert {"STAS", "SYNCS.PHASECHK.TRANS64.TRYWAIT"} <= set(sass[name]), set(sass[name])
-    assert [name for name, found in sass.items() if "CCTL.IVALL" in found] == ["async"]
+    # the barrier at the start leaves L1 invalid; a wait that acquires does so every step
+    emptied = {name: found.count("CCTL.IVALL") for name, found in sass.items()}
+    assert emptied["async"] > emptied["async, relaxed"] == 1
     # eight loads in the loop, none of which is narrowed or taken out of it
     assert sum(one == "LDS.128" for one in sass["broadcast"]) >= 8
     assert "prefetch.global.L2" in ptx["ahead"] and "CCTL.E.PF2" in sass["ahead"]
