@@ -26,7 +26,7 @@ kernels.activations kernels.binding.closures kernels.binding.literals kernels.cl
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
 kernels.store.files kernels.updates
 kernels.binding.accessors kernels.binding.names kernels.once
-kernels.binding kernels.losses kernels.store
+kernels.binding kernels.losses kernels.store kernels.undisturbed
 kernels.host_updates
 kernels.whole_arrays
 kernels.cells.*
@@ -49,6 +49,13 @@ kernels.devices.cuda.ptx
 kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
+kernels.emulator.arrays.counts
+kernels.emulator.arrays.memory
+kernels.emulator.arrays.streams
+kernels.emulator.arrays.cuda kernels.emulator.arrays.operations
+kernels.emulator.arrays.linalg kernels.emulator.arrays.ndarrays
+kernels.emulator.arrays.functions
+kernels.emulator.arrays
 kernels.emulator.*
 kernels.emulator
 bridges bridges.plots errors outline

@@ -181,7 +181,7 @@ def test_where_no_thread_can_be_started_a_call_is_done_alone(monkeypatch):
 
 BY_A_HANDLER = """
 from processes import *
-from rnn_gpu.kernels.devices.cpu import compilation
+from rnn_gpu.kernels.undisturbed import undisturbed
 
 parent, children = os.getpid(), []
 
@@ -196,7 +196,7 @@ def work():
 
 signal.signal(signal.SIGALRM, fork)
 signal.setitimer(signal.ITIMER_REAL, 0.2)
-assert compilation.undisturbed(work) == 7
+assert undisturbed(work) == 7
 if os.getpid() != parent:
     call(kernel=adding(8), amount=8)
     os._exit(0)

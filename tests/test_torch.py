@@ -32,6 +32,7 @@ from rnn_gpu import (
     ShapeError,
     UnsupportedError,
 )
+from rnn_gpu.bridges import torch as bridge
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -510,6 +511,64 @@ def test_gradcheck_of_torch_with_masks_and_resets(kind):
         return tuple(leaves(mine(x, hx if len(hx) > 1 else hx[0], **pattern())))
 
     assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+
+
+@pytest.fixture
+def settings_of_torch():
+    """Torch's settings of precision as they were, after the test."""
+    cudnn = torch.backends.cudnn
+    homes = [cudnn.rnn, cudnn, torch.backends] if hasattr(cudnn, "rnn") else []
+    before = cudnn.allow_tf32, [home.fp32_precision for home in homes]
+    yield cudnn
+    cudnn.allow_tf32 = before[0]
+    for home, value in zip(homes, before[1], strict=True):
+        home.fp32_precision = value
+
+
+def test_products_are_as_precise_as_torch_says(monkeypatch, settings_of_torch):
+    """In float32 on a GPU, here played by the simulator."""
+    asked = []
+
+    def layer_like(cell, m, n, dtype, device, precision, reverse):
+        asked.append((dtype, precision))
+        return made(cell, m, n, dtype, device, precision, reverse)
+
+    made = bridge.layer_like
+    monkeypatch.setattr(bridge, "layer_like", layer_like)
+    monkeypatch.setattr(bridge, "device_of", lambda tensor: "cuda")
+    for allowed, expected in ((True, "tf32"), (False, "fp32")):
+        settings_of_torch.allow_tf32 = allowed
+        ours.LSTM(M, N)(X)
+        ours.LSTM(M, N).double()(X.double())
+        ours.LSTM(M, N, precision="fp32")(X)
+        ours.LSTM(M, N, precision="tf32")(X)
+        assert asked == [
+            ("float32", expected),
+            ("float64", "fp32"),
+            ("float32", "fp32"),
+            ("float32", "tf32"),
+        ]
+        asked.clear()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "rnn"), reason="torch before 2.9")
+def test_torchs_settings_of_precision_inherit(settings_of_torch):
+    cudnn = settings_of_torch
+    cudnn.rnn.fp32_precision, cudnn.fp32_precision = "none", "none"
+    torch.backends.fp32_precision = "tf32"
+    assert bridge.precision_of_torch() == "tf32"
+    cudnn.fp32_precision = "ieee"
+    assert bridge.precision_of_torch() == "fp32"
+    cudnn.rnn.fp32_precision = "tf32"
+    assert bridge.precision_of_torch() == "tf32"
+
+
+def test_a_module_is_as_precise_as_it_was_asked_to_be():
+    half = lambda: ours.GRU(M, N, precision="half")  # noqa: E731
+    refuses(ArgumentError, "^precision is 'half', expected one of", half)
+    on_the_cpu = ours.GRU(M, N, precision="tf32")
+    refuses(ArgumentError, "^precision is 'tf32', but device is 'cpu'", lambda: on_the_cpu(X))
+    assert str(ours.GRU(M, N, precision="tf32")) == "GRU(4, 7, precision=tf32)"
 
 
 def test_bounds_of_delta_hold_on_the_tape_may_change_and_are_copied():

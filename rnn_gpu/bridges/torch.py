@@ -9,7 +9,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .. import arguments, derivatives, layers
-from ..device import resolve
+from ..device import PRECISIONS, resolve
 from ..errors import (
     ArgumentError,
     DeviceError,
@@ -46,6 +46,18 @@ def on_the_stream_of(tensor):
     return resolve("cuda").on_stream(stream, tensor.get_device())
 
 
+def precision_of_torch() -> str:
+    """What torch's own recurrent modules do in float32 on a GPU, by torch's settings: "fp32" or
+    "tf32".
+    """
+    cudnn = torch.backends.cudnn
+    if hasattr(cudnn, "rnn"):  # since torch 2.9; "none" asks the wider setting
+        settings = cudnn.rnn, cudnn, torch.backends
+        said = [one.fp32_precision for one in settings if one.fp32_precision != "none"]
+        return "tf32" if said[:1] == ["tf32"] else "fp32"
+    return "tf32" if cudnn.allow_tf32 else "fp32"
+
+
 class Left:
     """What the way back through one layer and direction leaves, beside gradients."""
 
@@ -60,6 +72,7 @@ class Call(NamedTuple):
 
     cell: Cell
     device: str
+    precision: str
     steps: Steps
     reverse: bool
     clip: Clip
@@ -68,13 +81,12 @@ class Call(NamedTuple):
 
 @once
 def layer_like(
-    cell: Cell, m: int, n: int, device: str, dtype: str, reverse: bool
+    cell: Cell, m: int, n: int, dtype: str, device: str, precision: str, reverse: bool
 ) -> layers.Recurrent:
     """A layer of ours without parameters, to be put on those of torch's."""
     zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
-    return layers.Recurrent.of(zeros, cell, m, n, device=device, dtype=dtype, reverse=reverse).on(
-        {}
-    )
+    options = {"device": device, "dtype": dtype, "precision": precision, "reverse": reverse}
+    return layers.Recurrent.of(zeros, cell, m, n, **options).on({})
 
 
 def forward(call, x, s0, U, W, b, c):
@@ -86,9 +98,9 @@ def forward(call, x, s0, U, W, b, c):
         values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
         dtype = str(x.dtype).removeprefix("torch.")
         values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
-        layer = layer_like(
-            call.cell, values["U"].shape[1], values["W"].shape[1], call.device, dtype, call.reverse
-        ).on(values)
+        sizes = values["U"].shape[1], values["W"].shape[1]
+        how = call.device, call.precision, call.reverse
+        layer = layer_like(call.cell, *sizes, dtype, *how).on(values)
         y, (s,), tape = layer.forward(
             d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps
         )
@@ -151,9 +163,12 @@ class Stack(torch.nn.Module):
     clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back, in every
                                      layer and direction: of each
             number, then of the norm; None is none. See `backward` of our own layers
+    precision  of products of float32 matrices on a GPU: "fp32" is strict, "tf32" faster; None is
+               what torch's own recurrent modules do there (torch.backends.cudnn.rnn.fp32_precision)
     """
 
     cell: Cell
+    precision: str | None = None
 
     def __init__(
         self,
@@ -170,6 +185,7 @@ class Stack(torch.nn.Module):
         *,
         clip_step_value: float | None = None,
         clip_step_norm: float | None = None,
+        precision: str | None = None,
     ):
         super().__init__()
         if proj_size:
@@ -188,6 +204,9 @@ class Stack(torch.nn.Module):
             warnings.warn("dropout acts between layers, and there is one", stacklevel=2)
         clip_of(clip_step_value, clip_step_norm)
         self.clip_step_value, self.clip_step_norm = clip_step_value, clip_step_norm
+        if precision is not None:
+            arguments.choice("precision", precision, PRECISIONS)
+        self.precision = precision
         self._left: list[Left] = []  # by the last call, of each layer and direction
         rows = self.cell.gates * self.hidden_size
         for k in range(self.num_layers):
@@ -234,7 +253,7 @@ class Stack(torch.nn.Module):
             "dropout": 0.0,
             "bidirectional": False,
         }
-        named |= {"clip_step_value": None, "clip_step_norm": None}
+        named |= {"clip_step_value": None, "clip_step_norm": None, "precision": None}
         changed = [
             f"{name}={getattr(self, name)}"
             for name, default in named.items()
@@ -300,9 +319,9 @@ class Stack(torch.nn.Module):
             outputs = []
             for suffix in self._suffixes(k):
                 self._left.append(Left(tape))
-                call = Call(
-                    self.cell, device_of(x), steps, suffix.endswith("reverse"), clip, self._left[-1]
-                )
+                reverse = suffix.endswith("reverse")
+                how = device_of(x), self._precision(x)
+                call = Call(self.cell, *how, steps, reverse, clip, self._left[-1])
                 y, s = Recurrence.apply(call, x, s0[:, len(last)], *self._weights(suffix))
                 outputs.append(y)
                 last.append(s)
@@ -317,6 +336,13 @@ class Stack(torch.nn.Module):
             y = (x.transpose(0, 1) if rows_first else x) if batched else x[:, 0]
         states = list(h if batched else h[:, :, 0])
         return y, tuple(states) if len(states) > 1 else states[0]
+
+    def _precision(self, x) -> str:
+        """Of products: what was asked for, or what torch would do where this GPU can."""
+        if self.precision is not None or x.dtype != torch.float32 or device_of(x) == "cpu":
+            return self.precision or "fp32"
+        asked = precision_of_torch()
+        return "fp32" if resolve("cuda").missing(asked) else asked
 
     def _weights(self, suffix):
         """U, W, b and c of a layer and direction; c where the cell takes the two sides apart, else

@@ -16,8 +16,9 @@ from ...binding.names import compiled_maths
 from ...clipping import bounded, factor
 from ...once import at_first, once
 from ...private import NumbaError
+from ...undisturbed import undisturbed
 from . import simd
-from .compilation import inlined, jit, undisturbed, within
+from .compilation import inlined, jit, within
 from .memory import scratch
 from .simd import LOAD, STORE, Vector, carve, flat, lanes, prefetch, window
 from .stored import keep

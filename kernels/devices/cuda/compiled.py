@@ -10,8 +10,8 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache, wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +24,12 @@ from ...description import description
 from ...once import once
 from ...private import compiled_cuda_kernel, pretended_capability
 from ...store import check_unchanged, digest, folder, named
-from ...store.files import payload_of
+from ...store.files import Folder, payload_of
+from ...undisturbed import undisturbed
 
 KERNELS = Path(__file__).parents[2]
 OURS = __name__.removesuffix(".devices.cuda.compiled")
+MOST_CARRIED = 1 << 30  # bytes of a folder of cubins
 NOT_THESE = ("cpu", "emulator")  # rooms that no kernel of a card is made in
 # Of numba-cuda's settings, those that never change a kernel; see devices/cpu/stored.py.
 NO_MATTER = re.compile(
@@ -72,13 +74,34 @@ def compiled(kernel, kinds: tuple, signature: tuple, capability: tuple, language
         found = compile_kernel(kernel, signature, capability, language)
         if names:
             folder().write(names[-1], packed(found))
+    if names:
+        for other in carriers:
+            other.write(names[0], packed(found))
     return found
+
+
+carriers: list[Folder] = []  # folders that are being filled for other machines
+
+
+@contextmanager
+def carrying(path: Path) -> Iterator[None]:
+    """All that is compiled meanwhile, or found, is also written to a folder for RNN_GPU_CUBINS."""
+    folder_of_cubins = Folder(path, MOST_CARRIED)
+    carriers.append(folder_of_cubins)
+    try:
+        yield
+    finally:
+        carriers.remove(folder_of_cubins)
 
 
 def compile_kernel(kernel, signature: tuple, capability: tuple, language: str = "cubin") -> Code:
     """Compile a `@cuda.jit` kernel past every cache."""
-    with for_capability(capability):
-        return Code(*compiled_cuda_kernel(kernel, signature, language))
+
+    def compile():
+        with for_capability(capability):
+            return Code(*compiled_cuda_kernel(kernel, signature, language))
+
+    return undisturbed(compile)
 
 
 def for_capability(capability: tuple):

@@ -1,0 +1,127 @@
+"""torch's tensors on a card, played where torch has none: `with cuda_tensors():`.
+
+Tensors of the host that say they are on a card, in memory that the stand-in for CuPy knows.  Shown
+by it: what rnn_gpu.torch asks of a tensor on a card, on which stream it works, and that neither
+reads the other's memory but by the protocols.  Not shown: what torch itself does on a card.
+Gradients that autograd hands to the way back are taken for tensors on the card.
+"""
+
+import ctypes
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from rnn_gpu.bridges import torch as bridge
+from rnn_gpu.kernels.emulator import arrays
+from rnn_gpu.kernels.emulator.arrays.memory import LIVE, Foreign
+from rnn_gpu.kernels.emulator.arrays.operations import of
+
+STREAM = 0x7042_0040  # of torch, which is not CuPy's
+
+
+class Tensor(torch.Tensor):
+    """A tensor that says it is on a card."""
+
+    is_cuda = True
+    device = property(lambda self: torch.device("cuda", 0))
+
+    def get_device(self):
+        return 0
+
+    @property
+    def __cuda_array_interface__(self):
+        if self.requires_grad:
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+        plain = self.as_subclass(torch.Tensor).numpy()
+        pointer, storage = self.data_ptr(), self.untyped_storage()
+        if plain.size and LIVE.find(pointer) is None:
+            first, size = storage.data_ptr(), storage.nbytes()
+            memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(first))
+            # as long as this tensor, which the array that takes it keeps
+            self.said = Foreign(first, memory, 0)
+        return {
+            "shape": tuple(self.shape),
+            "typestr": plain.dtype.str,
+            "strides": None if plain.flags.c_contiguous else plain.strides,
+            "data": (pointer if plain.size else 0, False),
+            "version": 2,
+        }
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+    def __dlpack__(self, **options):
+        return arrays.asarray(self.detach()).__dlpack__()
+
+    # by name, for within a Function torch makes plain tensors of those of a subclass
+
+    def detach(self):
+        return super().detach().as_subclass(Tensor)
+
+    def clone(self, **options):
+        return super().clone(**options).as_subclass(Tensor)
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor).clone()
+
+    def numpy(self, **options):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+
+
+class Holder:
+    """What keeps an array of the card while NumPy's view of it is used."""
+
+    def __init__(self, a):
+        self.a, self.__array_interface__ = a, of(a).__array_interface__
+
+
+def from_dlpack(a):
+    """A tensor of the same memory as an array of the card; others by torch itself."""
+    if not isinstance(a, arrays.ndarray):
+        return FROM_DLPACK(a)
+    return torch.from_numpy(np.asarray(Holder(a))).as_subclass(Tensor)
+
+
+FROM_DLPACK = torch.from_dlpack
+
+
+def on_the_card(a):
+    """A tensor with values of its own, or a module with its parameters, that says it is on a
+    card.
+    """
+    if isinstance(a, torch.nn.Module):
+        for home in a.modules():
+            for name, θ in list(home.named_parameters(recurse=False)):
+                delattr(home, name)
+                home.register_parameter(name, torch.nn.Parameter(on_the_card(θ)))
+        return a
+    return from_dlpack(arrays.asarray(a.detach().numpy()))
+
+
+@contextmanager
+def instead(home, name: str, value):
+    """Another value of a module's name."""
+    before = getattr(home, name)
+    setattr(home, name, value)
+    try:
+        yield
+    finally:
+        setattr(home, name, before)
+
+
+@contextmanager
+def cuda_tensors():
+    """Within it torch takes arrays of the played card, and has a stream there."""
+    went_back = bridge.backward
+
+    def backward(went, call, dy, ds):
+        return went_back(went, call, dy.as_subclass(Tensor), ds.as_subclass(Tensor))
+
+    with ExitStack() as stack:
+        stack.enter_context(instead(torch, "from_dlpack", from_dlpack))
+        current = SimpleNamespace(cuda_stream=STREAM)
+        stack.enter_context(instead(torch.cuda, "current_stream", lambda device=None: current))
+        stack.enter_context(instead(bridge, "backward", backward))
+        yield
