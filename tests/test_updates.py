@@ -10,10 +10,13 @@ from rnn_gpu.callbacks import Callback
 from rnn_gpu.device import resolve
 from rnn_gpu.kernels import Change, Limits, Report
 from rnn_gpu.kernels.devices.cuda import reductions
+from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
+from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.simulated import strict
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import steps
 from rnn_gpu.network.callbacks import run
-from rnn_gpu.network.training import Clipping
+from rnn_gpu.network.training import Clipping, enqueue, scalars_of
 from rnn_gpu.training import Samples, Settings, Training, forward_backward, train_step
 
 M, N, K = 3, 4, 5
@@ -31,6 +34,9 @@ CLIPPINGS = {
     "value": Clipping(value=0.003),
     "both": Clipping(norm=0.01, value=0.003),
 }
+
+
+on_strict_arrays = pytest.mark.skipif(not SIMULATED, reason="counted in the simulator")
 
 
 def network(device="cpu", dtype="float32", loss="softmax_cross_entropy", steps="every"):
@@ -390,60 +396,71 @@ def test_whoever_looks_sees_gradients_before_they_are_clipped(device):
 # How often somebody waits
 
 
-class Spied:
-    """A device, with what waits for it counted."""
-
-    def __init__(self, monkeypatch, name="cuda"):
-        self.device, self.waits = resolve(name), []
-        for what in ("numpy", "finite"):
-            monkeypatch.setattr(self.device, what, self.counted(what, getattr(self.device, what)))
-
-    def counted(self, what, f):
-        def waits(a):
-            self.waits.append((what, getattr(a, "shape", None)))
-            return f(a)
-
-        return waits
-
-    def during(self, action):
-        self.waits.clear()
+def asked(action):
+    """What is asked of a card meanwhile."""
+    with counted() as counts:
         action()
-        return [what for what, _ in self.waits]
+    return counts
 
 
-@pytest.mark.parametrize("lengths", [(4, 4, 4), (4, 2, 3)], ids=str)
-def test_an_update_waits_once(lengths, monkeypatch):
-    net, adam = network("cuda"), optimizers.Adam()
-    batch = samples(net, lengths).batch(range(3))
-    spied = Spied(monkeypatch)
-    clipping = Clipping(1.0, 1.0, rnn_gpu.kernels.Clip(0.1, 0.1))
-    for look, count in ((None, 1), (lambda number: None, 2)):
-        waits = spied.during(lambda look=look: train_step(net, batch, adam, clipping, look=look))
-        assert waits == ["numpy"] * count
+RAGGED = pytest.mark.parametrize("lengths", [(4, 4, 4), (4, 2, 3)], ids=str)
+STEPS = Clipping(1.0, 1.0, rnn_gpu.kernels.Clip(0.1, 0.1))
 
 
-def test_a_batch_of_samples_that_end_together_is_not_waited_for(monkeypatch):
-    net = network("cuda")
-    own = samples(net, (4, 4, 4))
-    own.batch(range(3))  # the flags are found again
-    assert Spied(monkeypatch).during(lambda: own.batch([2, 0, 1])) == []
+@on_strict_arrays
+@RAGGED
+def test_an_update_waits_once(lengths):
+    with strict():
+        net, adam = network("cuda"), optimizers.Adam()
+        batch = samples(net, lengths).batch(range(3))
+        for look, waits in ((None, 1), (lambda number: None, 2)):
+            counts = asked(lambda look=look: train_step(net, batch, adam, STEPS, look=look))
+            assert (counts.waits, counts.copies_from) == (waits, waits)
+            assert counts.copies_to == waits  # of the optimizer's numbers
 
 
-def test_fit_evaluate_and_predict_wait_once_a_batch(monkeypatch):
+@on_strict_arrays
+@RAGGED
+def test_between_a_batch_and_its_report_nobody_waits_and_nothing_is_copied(lengths):
+    """What a graph could hold."""
+    with strict():
+        net, adam = network("cuda"), optimizers.Adam()
+        batch = samples(net, lengths).batch(range(3))
+        moments = adam.moments_of(net.backend, net.parameters)
+        given = adam.formula, moments, scalars_of(net, adam, STEPS)
+        counts = asked(lambda: enqueue(net, batch, *given, clip=STEPS.step))
+        assert (counts.waits, counts.copies_from, counts.copies_to) == (0, 0, 0)
+        assert counts.of["launches"]["update"] == 1
+
+
+@on_strict_arrays
+@RAGGED
+def test_a_batch_is_one_copy_and_its_flags_another(lengths):
+    with strict():
+        own = samples(network("cuda"), lengths)
+        own.batch(range(3))
+        counts = asked(lambda: own.batch([2, 0, 1]))
+        # of samples that end together flags are found again
+        assert (counts.waits, counts.copies_to) == (0, 1 + (len(set(lengths)) > 1))
+
+
+@on_strict_arrays
+def test_fit_evaluate_and_predict_wait_once_a_batch():
     class Looks(Callback):
         def on_gradients(self, training, number):
             """Looks at nothing."""
 
-    net = network("cuda", steps="last")
-    x, y = np.zeros((6, 4, M), "float32"), np.zeros(6, int)
-    own = Samples(net, x, y)
-    own.batch(range(3))  # the flags are found again
-    spied = Spied(monkeypatch)
-    assert spied.during(lambda: net.evaluate(x, y, batch_size=3)) == ["numpy"] * 2
-    assert spied.during(lambda: net.predict(x, batch_size=3)) == ["numpy"] * 2
-    for callback, waits in ((Callback(), 2), (Looks(), 4)):
-        training = Training(net, own, optimizers.Adam(), Settings(epochs=1, batch_size=3))
-        assert spied.during(lambda t=training, c=callback: run(t, [c])) == ["numpy"] * waits
+    with strict():
+        net = network("cuda", steps="last")
+        x, y = np.zeros((6, 4, M), "float32"), np.zeros(6, int)
+        own = Samples(net, x, y)
+        own.batch(range(3))
+        assert asked(lambda: net.evaluate(x, y, batch_size=3)).waits == 2
+        assert asked(lambda: net.predict(x, batch_size=3)).waits == 2
+        for callback, waits in ((Callback(), 2), (Looks(), 4)):
+            training = Training(net, own, optimizers.Adam(), Settings(epochs=1, batch_size=3))
+            training.history["compile_seconds"] = [0.0]
+            assert asked(lambda t=training, c=callback: run(t, [c])).waits == waits
 
 
 class OnCard(np.ndarray):
