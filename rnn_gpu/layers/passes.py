@@ -40,8 +40,7 @@ class Back(NamedTuple):
 
 def clipped_in_all(backs) -> Any:
     """Σ clipped_steps, where most are 0: those that are not are added on the device."""
-    counts = [back.clipped_steps for back in backs if back]
-    unread = [count for count in counts if type(count) is not int or count]
+    unread = [c for back in backs if type(c := back.clipped_steps) is not int or c]
     return sum(unread[1:], unread[0]) if unread else 0
 
 

@@ -278,7 +278,7 @@ class Recurrent(Stateful):
         _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums_W, self.precision)
         grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
         back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
-        return back._replace(clipped_steps=clipped_in_all((back, later)))
+        return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 
     def in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.

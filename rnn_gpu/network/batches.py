@@ -96,7 +96,9 @@ class Samples:
                 target[first : lengths[b], b] = self.y[i]
         counted = weight.sum(1, dtype=np.float64)
         total[0] = counted.sum()
-        x, target, weight, total = parts_of(d.array(whole, network.dtype), shapes)
+        given = d.array(whole, network.dtype)
+        if given is not whole:
+            x, target, weight, total = parts_of(given, shapes)
         steps = steps_until(d, x, lengths)
         return Batch(x, steps, target, weight, total, counted, lengths)
 
