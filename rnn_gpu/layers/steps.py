@@ -60,8 +60,9 @@ def steps_of(device, live, starts=False) -> Steps:
     nothing there.
     """
     starts = starts & (np.arange(len(live)) > 0)[:, None]
+    flags = live * np.uint8(LIVE) | starts * np.uint8(RESET)  # one byte a step goes to a card
     return Steps(
-        device.array(live * LIVE | starts * RESET, np.uint8),
+        device.array(flags, np.uint8),
         None if live.all() else device.array(~live[:, :, None], bool),
         device.array(starts[:, :, None], bool) if starts.any() else None,
     )
