@@ -53,9 +53,8 @@ from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_WEIGHT_REGISTERS, H200, decide
-from rnn_gpu.kernels.losses import LOSSES
+from rnn_gpu.kernels.losses import LOSSES, value_and_slope
 from rnn_gpu.layers.stateless import output_formula
-from rnn_gpu.losses import value_and_slope
 
 # What kernels take, by the names of their parameters and of the fields of Forward and Backward. A
 # whole number is the dimensions of a C-contiguous array of the kernel's type; else it is a Numba

@@ -129,3 +129,31 @@ class Sums(NamedTuple):
 
 
 FRESH = Sums()
+
+
+class Limits(NamedTuple):
+    """What an update keeps to; inf is none.  The first of its numbers, before the formula's own."""
+
+    value: float = inf  # bound of each number of a gradient
+    norm: float = inf  # bound of all gradients together, after `value`
+    largest: float = inf  # number of a gradient that the optimizer can take, after both
+
+
+class Change(NamedTuple):
+    """All weights with what changes them."""
+
+    formula: Callable  # of kernels/updates.py, or as those
+    parameters: tuple  # θ, arrays of any shape; overwritten
+    moments: tuple  # of each parameter a tuple of arrays of its shape; overwritten
+    grads: tuple  # of each parameter; clipped in place
+    scalars: Any  # (·,) float64 of the device: Limits, then what the formula takes after the arrays
+
+
+class Report(NamedTuple):
+    """What the device says of an update: numbers of one array, float64, that is read once."""
+
+    loss: float  # Σ weight · loss
+    hits: float  # Σ weight of the rows whose class is right
+    square: float  # Σ g² over all gradients, before clipping
+    taken: float  # 1 where loss and gradients are finite and within what can be taken; else 0
+    clipped: float = 0.0  # steps whose δ was clipped: left to who knows

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .activations import sigmoid
+from .once import once
 
 
 class Loss(NamedTuple):
@@ -56,3 +57,49 @@ LOSSES = {
         "softmax_cross_entropy": "exclusive",
     }.items()
 }
+
+
+@once
+def value_and_slope(loss: Loss):
+    """(o, t, log_sum) -> (loss, its slope), one formula for one kernel."""
+    value, slope = loss.value, loss.slope
+
+    def both(o, t, log_sum):
+        return value(o, t, log_sum), slope(o, t, log_sum)
+
+    return both
+
+
+def exp_below(o, largest):
+    """exp(o − the largest of the row), which cannot overflow: what the sum of ln Σ exp is of."""
+    return np.exp(o - largest)
+
+
+def log_above(total, largest):
+    """ln Σ exp(o) from the sum of `exp_below`."""
+    return largest + np.log(total)
+
+
+def log_sum_exp(o):
+    """ln Σ exp(o) over the last axis of an array, kept."""
+    largest = o.max(-1, keepdims=True)
+    return log_above(exp_below(o, largest).sum(-1, keepdims=True), largest)
+
+
+def terms(loss: Loss, o, target, elementwise: Callable, empty: Callable):
+    """The loss of every output and its slope, both (T, B, k), before they are weighted; by the
+    functions of a device.
+    """
+    E, do, log_sum = empty(o.shape, o.dtype), empty(o.shape, o.dtype), o
+    if loss.classes == "exclusive":
+        log_sum = empty(o.shape, o.dtype)
+        log_sum[...] = log_sum_exp(o)
+    elementwise(value_and_slope(loss), (E, do), (o, target, log_sum))
+    return E, do
+
+
+def hits(loss: Loss, o, target):
+    """(T, B): is the most likely class of a row the target's; of a loss that knows classes."""
+    if loss.classes == "binary":
+        return ((o > 0) == (target > 0.5)).all(-1)
+    return o.argmax(-1) == target.argmax(-1)

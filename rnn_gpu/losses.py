@@ -4,25 +4,7 @@ import numpy as np
 
 from . import arguments
 from .errors import ArgumentError, DtypeError, ShapeError
-from .kernels.losses import LOSSES, Loss
-from .kernels.once import once
-
-
-@once
-def value_and_slope(loss: Loss):
-    """(o, t, log_sum) -> (loss, its slope), one formula for one kernel."""
-    value, slope = loss.value, loss.slope
-
-    def both(o, t, log_sum):
-        return value(o, t, log_sum), slope(o, t, log_sum)
-
-    return both
-
-
-def log_sum_exp(o):
-    """ln Σ exp(o) over the last axis, kept; the largest taken out first."""
-    largest = o.max(-1, keepdims=True)
-    return largest + np.log(np.exp(o - largest).sum(-1, keepdims=True))
+from .kernels.losses import LOSSES, terms
 
 
 class Objective:
@@ -33,42 +15,24 @@ class Objective:
 
     def terms(self, device, o, target):
         """The loss of every output and its slope, both (T, B, k), before they are weighted."""
-        E, do = device.empty(o.shape, o.dtype), device.empty(o.shape, o.dtype)
-        log_sum = (
-            device.array(np.broadcast_to(log_sum_exp(o), o.shape), o.dtype)
-            if self.loss.classes == "exclusive"
-            else o
-        )
-        device.elementwise(value_and_slope(self.loss), (E, do), (o, target, log_sum))
-        return E, do
+        return terms(self.loss, o, target, device.elementwise, device.empty)
 
     def __call__(self, device, o, target, weight):
         """o, target (T, B, k), weight (T, B) -> (E as a float, dE/do (T, B, k)); arrays of the
         device.
         """
-        E, do = self.terms(device, o, target)
-        live = weight[:, :, None] != 0  # what is not counted may be anything, even NaN
         total = float(weight.sum())
-        E = (
-            float(
-                (np.where(live, E, o.dtype.type(0)).astype(np.float64) * weight[:, :, None]).sum()
-            )
-            / total
-        )
-        scale = weight[:, :, None] / o.dtype.type(total)
-        return E, np.where(live, do * scale, o.dtype.type(0))
+        do, sums = device.loss(self.loss, o, target, weight, device.array([total], o.dtype))
+        return self.means(*device.numpy(sums).sum(0), total, o.dtype)[0], do
 
-    def correct(self, o, target, weight) -> float | None:
-        """The share of rows whose most likely class is the target's; None where the loss knows no
-        classes.
+    def means(self, summed, hits, total: float, dtype) -> tuple[float, float | None]:
+        """Σ weight · loss and Σ weight of right rows (see Device.loss), and Σ weight -> (E, the
+        share of rows whose most likely class is the target's, None where the loss knows no
+        classes).
         """
-        if not self.loss.classes:
-            return None
-        if self.loss.classes == "binary":
-            hit = ((o > 0) == (target > 0.5)).all(-1)
-        else:
-            hit = o.argmax(-1) == target.argmax(-1)
-        return float((hit * weight).sum() / weight.sum())
+        number = np.dtype(dtype).type
+        correct = float(number(hits) / number(total)) if self.loss.classes else None
+        return float(summed) / total, correct
 
     def target(self, name: str, y, rows: int | None, k: int, dtype: str):
         """One sample's target as (rows, k) numbers; class labels (rows,) become one-hot (or, for

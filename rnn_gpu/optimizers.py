@@ -1,6 +1,7 @@
 """Optimizers: the hyperparameters and moments around the formulas of kernels/updates.py."""
 
 import inspect
+from collections.abc import Mapping
 from copy import copy
 from typing import Self
 
@@ -47,8 +48,16 @@ class Optimizer:
         """
         return float(np.finfo(dtype).max) ** 0.5 if self.squares else np.inf
 
-    def step(self, device, parameters: dict, grads: dict):
-        """Update every parameter in place by its gradient of the same name."""
+    def next_scalars(self) -> tuple[float, ...]:
+        """The `scalars` of the step to come."""
+        ahead = copy(self)
+        ahead.steps += 1
+        return ahead.scalars()
+
+    def moments_of(self, device, parameters: Mapping) -> dict[str, tuple]:
+        """The moments of every parameter by its name, zero where there are none yet; `state` stays
+        as it is.  Raises ArgumentError where they are of other parameters.
+        """
         for name, θ in parameters.items():
             for moment in self.state.get(name, ()):
                 if (
@@ -64,14 +73,27 @@ class Optimizer:
                         f"optimizer has trained another network: its moments of {name} are "
                         f"{came}; make a new one"
                     )
+        return {
+            name: self.state[name]
+            if name in self.state
+            else tuple(device.zeros(θ.shape, θ.dtype) for _ in range(self.moments))
+            for name, θ in parameters.items()
+        }
+
+    def took(self, moments: Mapping[str, tuple]):
+        """A step is done, which changed these moments."""
+        self.state.update(moments)
         self.steps += 1
+
+    def step(self, device, parameters: Mapping, grads: Mapping):
+        """Update every parameter in place by its gradient of the same name: for loops of your own.
+        Nothing is clipped, nor looked at whether it is finite.
+        """
+        moments, scalars = self.moments_of(device, parameters), self.next_scalars()
+        self.took(moments)
         for name, θ in parameters.items():
-            if name not in self.state:
-                self.state[name] = tuple(θ * 0 for _ in range(self.moments))
-            moments = self.state[name]
-            device.elementwise(
-                self.formula, (θ, *moments), (θ, *moments, grads[name]), self.scalars()
-            )
+            arrays = (θ, *moments[name])
+            device.elementwise(self.formula, arrays, (*arrays, grads[name]), scalars)
 
 
 class SGD(Optimizer):

@@ -11,8 +11,7 @@ from rnn_gpu.device import resolve
 from rnn_gpu.kernels import activations
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.devices import reference
-from rnn_gpu.kernels.losses import LOSSES
-from rnn_gpu.losses import value_and_slope
+from rnn_gpu.kernels.losses import LOSSES, value_and_slope
 
 # among them the corner of hard_sigmoid
 Z = np.concatenate([np.linspace(-80, 80, 33), [-18.0, -3.0 + 2.0**-20, -1e-6, 0.0, 1e-6]])

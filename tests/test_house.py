@@ -25,8 +25,9 @@ kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
 kernels.store.files kernels.updates
-kernels.binding.accessors kernels.binding.names kernels.losses kernels.once
-kernels.binding kernels.store kernels.undisturbed
+kernels.binding.accessors kernels.binding.names kernels.once
+kernels.binding kernels.losses kernels.store kernels.undisturbed
+kernels.host_updates
 kernels.whole_arrays
 kernels.cells.*
 kernels.cells
@@ -43,7 +44,7 @@ kernels.devices.cuda.precision
 kernels.devices.cuda.driver
 kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
-kernels.devices.cuda.plans kernels.devices.cuda.pointwise
+kernels.devices.cuda.plans kernels.devices.cuda.pointwise kernels.devices.cuda.reductions
 kernels.devices.cuda.ptx
 kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
 kernels.devices.cuda.schedules

@@ -11,9 +11,8 @@ from rnn_gpu.device import resolve
 from rnn_gpu.kernels import Clip, updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.losses import LOSSES
+from rnn_gpu.kernels.losses import LOSSES, value_and_slope
 from rnn_gpu.layers.stateless import output_formula
-from rnn_gpu.losses import value_and_slope
 from twins import OTHERS, N, one_pass
 
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from .. import FRESH, Backward, Cell, Forward, Sums
+from .. import FRESH, Backward, Cell, Change, Forward, Sums
+from ..losses import Loss
 
 NAMES = tuple(sorted(module.name for module in iter_modules(__path__)))
 
@@ -73,12 +74,18 @@ class Device(Protocol):
         """An array of the device, its values undefined."""
         ...
 
+    def zeros(self, shape, dtype) -> Any:
+        """An array of the device, of zeros."""
+        ...
+
     def copy(self, a) -> Any:
         """A contiguous array of the device with the values of a, of its own."""
         ...
 
     def finite(self, a) -> bool:
-        """Has an array neither NaN nor infinity?"""
+        """Has an array, of the device or NumPy's, neither NaN nor infinity?  One of a GPU is waited
+        for.
+        """
         ...
 
     def fingerprint(self, words) -> Any:
@@ -97,6 +104,34 @@ class Device(Protocol):
 
         f is a formula; one of one output returns a number, else a tuple. All arrays have one shape
         and dtype; outputs are overwritten, and may be inputs.
+        """
+        ...
+
+    def loss(self, loss: Loss, o, target, weight, total) -> tuple[Any, Any]:
+        """E = Σ weight · loss / Σ weight over the rows (steps and samples) of o; nobody waits.
+
+        o, target (T, B, k), weight (T, B), total (1,), Σ weight -> (dE/do (T, B, k); sums (·, 2)
+        float64, to be added up over the first axis: Σ weight · loss, and Σ weight of the rows whose
+        most likely class is the target's). Rows of weight 0 may be anything, even NaN.
+        """
+        ...
+
+    def norms(self, grads: Sequence[Any], scalars) -> Any:
+        """Parts of what `update` must know of all gradients, (·, 3) float64; nobody waits.
+
+        scalars as of the Change. Of the parts the first two are to be added up: Σ g², and the same
+        of what Limits.value leaves of g; the third is the largest |g| that it leaves. Where there
+        is nothing to bound the last two may be anything smaller.
+        """
+        ...
+
+    def update(self, change: Change, sums, norms, changes: bool = True) -> Any:
+        """Change all weights, if loss and gradients let it; nobody waits.  Returns the numbers of a
+        Report (·,) float64, an array of the device, that of `clipped` zero.
+
+        sums of `loss`, norms of `norms`. Where one of them is not finite, or a gradient is larger
+        than can be taken, nothing is written: no weight, moment or gradient. `changes` False says
+        what would be, and writes nothing.
         """
         ...
 
@@ -141,8 +176,9 @@ class Device(Protocol):
         """
         ...
 
-    def backward(self, cell: Cell, call: Backward, precision: str = "fp32") -> int:
-        """Carry δ back through time (式3).  Returns how many (step, sample) pairs were clipped.
+    def backward(self, cell: Cell, call: Backward, precision: str = "fp32") -> Any:
+        """Carry δ back through time (式3).  Returns how many (step, sample) pairs were clipped: an
+        integer, or an array () of the device that nobody has waited for.
 
         Overwrites call.dp, dq and ds. ds leaves as dE/ds[:, 0], the sum over all uses of the
         initial state: before the first step, and at each RESET, where nothing goes further back.

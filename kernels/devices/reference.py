@@ -7,6 +7,7 @@ import numpy as np
 from .. import LIVE, RESET, UNCLIPPED, Backward, Forward
 from ..clipping import bounded, factor
 from ..fingerprint import mixed
+from ..host_updates import host_updates, norms  # noqa: F401  part of every device
 from ..products import by_chunks, products
 from ..whole_arrays import formula, unpack
 
@@ -32,6 +33,10 @@ def numpy(a):
 
 def empty(shape, dtype):
     return np.empty(shape, dtype)
+
+
+def zeros(shape, dtype):
+    return np.zeros(shape, dtype)
 
 
 def copy(a):
@@ -73,6 +78,9 @@ def elementwise(f, outputs, inputs, scalars=()):
         outputs, values if isinstance(values, tuple) else (values,), strict=True
     ):
         output[...] = value
+
+
+loss, update = host_updates(elementwise, empty)
 
 
 def matvec(W, s, out):

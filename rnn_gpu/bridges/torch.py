@@ -2,7 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Left:
     def __init__(self, taped: bool):
         self.taped = taped
         self.tape: layers.DeltaTape | None = None
-        self.clipped_steps = 0
+        self.clipped_steps: Any = 0  # unread, as a Back's
 
 
 class Call(NamedTuple):
@@ -282,7 +282,7 @@ class Stack(torch.nn.Module):
         """How often, in the backward of the last call, δ of a step and sample was beyond its
         bounds, over all layers and directions.
         """
-        return sum(left.clipped_steps for left in self._left)
+        return sum(int(left.clipped_steps) for left in self._left)
 
     def forward(self, input, hx=None, mask=None, resets=None, tape=False):
         """As torch.nn.LSTM; `mask`, `resets` and `tape` are ours.  Returns (output, h_n), or

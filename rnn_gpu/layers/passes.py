@@ -31,7 +31,9 @@ class Back(NamedTuple):
     grads: dict  # dE/dθ by name
     delta: Any = None  # dE/dnet: (T, B, G, n) of a recurrent layer, (T, B, n) of a Dense one
     tape: Any = None  # a DeltaTape, where it was asked for
-    clipped_steps: int = 0  # how often δ of a step and sample was beyond its bounds
+    # how often δ of a step and sample was beyond its bounds: an integer, or an array () of the
+    # device, which nobody has waited for
+    clipped_steps: Any = 0
     wide_ds: Any = None  # ds of the cell that ran, where noise made it another than the layer's own
     parts: tuple["Back", ...] = ()
 
@@ -160,7 +162,7 @@ class Remembering:
     def clipped_steps(self) -> int:
         """How often, in the last backward, δ of a step and sample was beyond its bounds."""
         back = self._found("clipped_steps")
-        return 0 if back is None else back.clipped_steps
+        return 0 if back is None else int(back.clipped_steps)
 
 
 def next_pass(layers, training: bool) -> Pass:

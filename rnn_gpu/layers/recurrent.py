@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from ..kernels.cells.lstm import lstm
 from .noise import PART, Noise, Source, key, noise
 from .passes import INFERENCE, Back
 from .stateful import Stateful
-from .steps import Steps, zeros
+from .steps import Steps
 
 # What the way back through W is asked for: nothing goes below, and a bias where p and q are apart.
 OF_W = {apart: FRESH._replace(below=False, bias=apart) for apart in (False, True)}
@@ -288,11 +288,11 @@ class Recurrent(Stateful):
         """
         return self._device.array(a[::-1], a.dtype) if self.reverse else a
 
-    def _back_by_steps(self, tape, dy, dp, dq, ds, clip) -> tuple[DeltaTape, int]:
+    def _back_by_steps(self, tape, dy, dp, dq, ds, clip) -> tuple[DeltaTape, Any]:
         """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites
         dp, dq and ds.
         """
-        ds0, clipped = zeros(self._device, ds.shape, self.dtype), 0
+        ds0, clipped = self._device.zeros(ds.shape, self.dtype), 0
         T, B, G, n = dp.shape
         live = (tape.flags & LIVE)[:, :, None] != 0
         carried, norms = self._device.empty(tape.wide_s.shape, self.dtype), np.empty(T)
@@ -309,7 +309,7 @@ class Recurrent(Stateful):
         carried[:, 0] = ds
         return DeltaTape(dp, dq, tape.narrowed(carried), tape.s, tape.kept, norms), clipped
 
-    def one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED) -> int:
+    def one_step_back(self, tape, t, dy, dp, dq, ds, clip=UNCLIPPED):
         """Step t alone of device.backward: dy (1, B, n), dp and dq (1, B, G, n), ds of the cell
         that ran.
         """
@@ -327,7 +327,7 @@ class Recurrent(Stateful):
         """A state at the door as an array of the device of its own, (S, B, n)."""
         S, n = self.cell.states, self.hidden_size
         if state is None:
-            return zeros(self._device, (S, B, n), self.dtype)
+            return self._device.zeros((S, B, n), self.dtype)
         parts = (state,) if S == 1 else state
         if not isinstance(parts, (tuple, list)) or len(parts) != S:
             came = arguments.came_in_parts(parts)

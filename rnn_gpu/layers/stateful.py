@@ -11,7 +11,7 @@ from ..errors import ShapeError
 from ..kernels import UNCLIPPED, Clip
 from .base import Layer
 from .passes import Last, next_pass
-from .steps import enter, zeros
+from .steps import enter, entered
 
 State = ArrayLike | Sequence[Any]  # of a cell of several states a tuple, of several layers a list
 
@@ -92,16 +92,14 @@ class Stateful(Layer):
         clip = clip_of(clip_step_value, clip_step_norm)
         T, B = last.steps.flags.shape
         if dy is None:
-            dy = zeros(self._device, (T, B, self.output_size), self.dtype)
+            dy = self._device.zeros((T, B, self.output_size), self.dtype)
         else:
             shape, axes = ((B, T), "(B, T, n)") if self.batch_first else ((T, B), "(T, B, n)")
             dy = arguments.floats(
                 "dy", dy, self.dtype, (*shape, self.output_size), axes, 0 if self.batch_first else 1
             )
-            dy = arguments.take(self._device, "dy", self._turn(dy), self.dtype)
-            dy = last.steps.only_live(dy)
-            if not self._device.finite(dy):
-                arguments.finite("dy", self._turn(dy))
+            turned, dead = self._turn(dy), last.steps.dead
+            dy = entered(self._device, "dy", turned, self.dtype, dead, self._turn)
         back = self.back(last.tape, dy, self._check_states("dstate", dstate, B), tape, clip)
         self.remember(last.returned(back))
         dx = self._device.array(self._turn(back.dx), self.dtype) if self.batch_first else back.dx

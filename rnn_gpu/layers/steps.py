@@ -1,5 +1,6 @@
 """Sequences at the door: which steps of which samples happen, and where a sample begins anew."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,9 +38,11 @@ class Steps(NamedTuple):
         """For a layer that goes from the last step to the first. What begins at t then ends there:
         the step t−1 begins anew.
         """
+        if self.dead is None and self.starts is None:  # all live: the same
+            return self
         flags, starts = self.flags[::-1] & LIVE, None
         if self.starts is not None:
-            starts = zeros(device, self.starts.shape, bool)
+            starts = device.zeros(self.starts.shape, bool)
             starts[1:] = self.starts[:0:-1]
             flags = flags | starts[:, :, 0] * np.uint8(RESET)
         return Steps(
@@ -55,17 +58,37 @@ def all_live(device, place, T: int, B: int) -> Steps:
     return Steps(flags, None)
 
 
+def all_live_of(device, a) -> Steps:
+    """The steps of a (T, B, ·), an array of the device, that all happen; found again by later
+    calls.
+    """
+    # CuPy's Device has no hash
+    return all_live(device, getattr(a.device, "id", a.device), *a.shape[:2])
+
+
+def steps_until(device, a, lengths) -> Steps:
+    """The steps of a (T, B, ·), an array of the device, whose samples end after lengths (B,),
+    NumPy's.
+    """
+    T = len(a)
+    if (lengths == T).all():
+        return all_live_of(device, a)
+    return steps_of(device, np.arange(T)[:, None] < lengths)
+
+
 def steps_of(device, live, starts=False) -> Steps:
     """From NumPy's (T, B) booleans. Every sample begins with its first step, so `starts` says
     nothing there.
     """
-    starts = starts & (np.arange(len(live)) > 0)[:, None]
-    flags = live * np.uint8(LIVE) | starts * np.uint8(RESET)  # one byte a step goes to a card
-    return Steps(
-        device.array(flags, np.uint8),
-        None if live.all() else device.array(~live[:, :, None], bool),
-        device.array(starts[:, :, None], bool) if starts.any() else None,
-    )
+    starts = np.ones_like(live) & starts & (np.arange(len(live)) > 0)[:, None]
+    rows = [live * LIVE | starts * RESET]
+    rows += [] if live.all() else [~live]
+    rows += [starts] if starts.any() else []
+    whole = device.array(np.array(rows, np.uint8), np.uint8)  # one copy for all
+    flags, *others = whole[: len(rows)]
+    others = [each.view(bool)[:, :, None] for each in others]
+    dead = None if live.all() else others.pop(0)
+    return Steps(flags, dead, others[0] if others else None)
 
 
 def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, resets=None):
@@ -81,27 +104,48 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
         host = device.numpy(a) if type(a) is not np.ndarray else a
         x = arguments.one_hot(arguments.symbols("x", host, m, f"({order})", 2, batch), m, dtype)
     a = arguments.floats("x", x, dtype, (None, None, m), f"({order}, m={m})", batch)
-    a = arguments.take(device, "x", a.swapaxes(0, 1) if batch_first else a, dtype)
+    turn = swapped if batch_first else unchanged
+    a = turn(a)
     T, B, _ = a.shape
     lengths = arguments.check_lengths(lengths, T, B)
     if mask is None and resets is None and (lengths is None or (lengths == T).all()):
-        # CuPy's Device has no hash
-        steps = all_live(device, getattr(a.device, "id", a.device), T, B)
-    else:
-        shape = (B, T) if batch_first else (T, B)
-        live = arguments.booleans("mask", mask, shape, order, otherwise=True)
-        starts = arguments.booleans("resets", resets, shape, order, otherwise=False)
-        live, starts = (live.T, starts.T) if batch_first else (live, starts)
-        within = np.arange(T)[:, None] < (T if lengths is None else lengths)
-        steps = steps_of(device, live & within, starts & within)
-    a = steps.only_live(a)
-    if not device.finite(a):
-        arguments.finite("x", a.swapaxes(0, 1) if batch_first else a)
-    return a, steps
+        a = entered(device, "x", a, dtype, None, turn)
+        return a, all_live_of(device, a)
+    shape = (B, T) if batch_first else (T, B)
+    live = arguments.booleans("mask", mask, shape, order, otherwise=True)
+    starts = arguments.booleans("resets", resets, shape, order, otherwise=False)
+    live, starts = (live.T, starts.T) if batch_first else (live, starts)
+    within = np.arange(T)[:, None] < (T if lengths is None else lengths)
+    live = live & within
+    dead = None if live.all() else ~live[:, :, None]
+    a = entered(device, "x", a, dtype, dead, turn)
+    return a, steps_of(device, live, starts & within)
 
 
-def zeros(device, shape, dtype):
-    """An array of the device, of zeros."""
-    a = device.empty(shape, dtype)
-    a[...] = 0
+def unchanged(a):
+    """a, whose first axis is time."""
     return a
+
+
+def swapped(a):
+    """a (B, T, ·) as (T, B, ·), or back."""
+    return a.swapaxes(0, 1)
+
+
+def entered(device, name: str, a, dtype: str, dead=None, as_came: Callable = unchanged):
+    """a (T, B, ·), NumPy's or CuPy's, at the door -> an array of the device, finite, and zero where
+    no step happens: what a holds there may be anything.
+
+    dead     (T, B, 1) booleans of NumPy's or of the device; None for none
+    as_came  gives a its axes back, so that the error says the place where the caller has it
+    NumPy's arrays are looked at before they go to a GPU, which then is not waited for. Raises
+    ArgumentError at NaN and infinity.
+    """
+    host = type(a) is np.ndarray
+    a = np.ascontiguousarray(a, dtype) if host else arguments.take(device, name, a, dtype)
+    if dead is not None:
+        dead = device.numpy(dead) if host else device.array(dead, bool)
+        a = np.where(dead, a.dtype.type(0), a)
+    if not device.finite(a):
+        arguments.finite(name, as_came(a))
+    return device.array(a, dtype) if host else a

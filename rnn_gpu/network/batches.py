@@ -1,12 +1,15 @@
 """Samples at the door of training, and the batches that are cut from them."""
 
+import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import arguments
 from ..errors import ArgumentError, DtypeError, ShapeError
-from ..layers.steps import Steps, enter
+from ..layers.base import ALIGNED
+from ..layers.steps import Steps, steps_until
 
 
 class Batch(NamedTuple):
@@ -16,8 +19,15 @@ class Batch(NamedTuple):
     steps: Steps
     target: np.ndarray  # (T, B, k)
     weight: np.ndarray  # (T, B): 1 at the steps that the loss counts, else 0
-    lengths: np.ndarray  # (B,)
+    total: np.ndarray  # (1,): Σ weight
+    counted: np.ndarray  # (T,), NumPy's: how many samples the loss counts at each step
+    lengths: np.ndarray  # (B,), NumPy's
     start: int = 0  # which time step of the sequences x begins with
+
+    @property
+    def counts(self) -> float:
+        """Σ weight, for which nobody has to ask the device."""
+        return float(self.counted.sum())
 
 
 class Samples:
@@ -71,26 +81,44 @@ class Samples:
         """The samples of these numbers side by side, in this order."""
         network, d = self.network, self.network.backend
         lengths = np.array([len(self.x[i]) for i in chosen])
-        T, B = int(lengths.max()), len(chosen)
-        x = np.zeros((T, B, *self.x[chosen[0]].shape[1:]), self.x[chosen[0]].dtype)
-        target = np.zeros((T, B, network.output_size), network.dtype)
-        weight = np.zeros((T, B), network.dtype)
+        T, B, m, k = int(lengths.max()), len(chosen), network.input_size, network.output_size
+        shapes = (T, B, m), (T, B, k), (T, B), (1,)
+        whole = np.zeros(sum(map(room_of, shapes)), network.dtype)
+        x, target, weight, total = parts_of(whole, shapes)
         for b, i in enumerate(chosen):
-            x[: lengths[b], b] = self.x[i]
+            if self.x[i].dtype.kind == "f":
+                x[: lengths[b], b] = self.x[i]
+            else:
+                x[np.arange(lengths[b]), b, self.x[i]] = 1  # one-hot
             first = 0 if network.steps == "every" else lengths[b] - 1
             weight[first : lengths[b], b] = 1
             if self.y:
                 target[first : lengths[b], b] = self.y[i]
-        a, steps = enter(d, x, network.input_size, network.dtype, lengths)
-        return Batch(
-            a, steps, d.array(target, network.dtype), d.array(weight, network.dtype), lengths
-        )
+        counted = weight.sum(1, dtype=np.float64)
+        total[0] = counted.sum()
+        x, target, weight, total = parts_of(d.array(whole, network.dtype), shapes)
+        steps = steps_until(d, x, lengths)
+        return Batch(x, steps, target, weight, total, counted, lengths)
 
     def batches(self, batch_size: int, order=None):
         """Batch after batch of the samples of these numbers; None is all, in their order."""
         order = np.arange(len(self)) if order is None else order
         for first in range(0, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
+
+
+def room_of(shape) -> int:
+    """Numbers that an array takes within another, so that the next begins a line of the cache."""
+    return -(-math.prod(shape) // ALIGNED) * ALIGNED
+
+
+def parts_of(whole, shapes) -> list:
+    """Arrays of these shapes within one, a copy of which takes one call."""
+    ends = itertools.accumulate(map(room_of, shapes), initial=0)
+    return [
+        whole[at : at + math.prod(shape)].reshape(shape)
+        for at, shape in zip(ends, shapes, strict=False)
+    ]
 
 
 def host(a):

@@ -87,10 +87,12 @@ def run(training: Training, callbacks: Sequence[Callback]):
         for each in callbacks:
             each.on_gradients(training, number)
 
+    nothing = Callback.on_gradients
+    looks = any(getattr(each.on_gradients, "__func__", None) is not nothing for each in callbacks)
     taped = any(each.tapes for each in callbacks)
     with under_way(callbacks, training):
         while training.goes_on:
-            for update in training.epoch(look, taped):
+            for update in training.epoch(look if looks else None, taped):
                 for each in callbacks:
                     each.on_update(training, update)
             if training.epoch_is_over:

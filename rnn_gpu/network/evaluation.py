@@ -24,10 +24,10 @@ def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
     seen = []
     for batch in samples.batches(batch_size):
         o = run(network, batch)
-        E, _ = network.objective(network.backend, o, batch.target, batch.weight)
-        seen.append(
-            (E, network.objective.correct(o, batch.target, batch.weight), float(batch.weight.sum()))
-        )
+        objective, device = network.objective, network.backend
+        _, sums = device.loss(objective.loss, o, batch.target, batch.weight, batch.total)
+        sums = device.numpy(sums).sum(0)
+        seen.append((*objective.means(*sums, batch.counts, network.dtype), batch.counts))
     return average(seen)
 
 

@@ -18,7 +18,6 @@ from ..kernels import LIVE
 from ..kernels.whole_arrays import formula, unpack
 from ..layers import Recurrent
 from ..layers.stateful import zero_states
-from ..layers.steps import zeros
 from . import finite
 from .batches import Samples
 from .gradients import Made, forward_backward
@@ -186,7 +185,7 @@ def recurrent_tapes(layer, tape):
 
 def nothing(layer: Recurrent, tape):
     """A gradient of zero with respect to the state after the last step."""
-    return zeros(layer.backend, tape.s[:, 0].shape, layer.dtype)
+    return layer.backend.zeros(tape.s[:, 0].shape, layer.dtype)
 
 
 def measure(layer: Recurrent, way, arriving, i: int, bias: str) -> LayerFlow:
@@ -326,7 +325,7 @@ def lyapunov(layer: Recurrent, tape, steps, seed=0) -> tuple[float, float]:
     S, _, B, n = tape.s.shape
     v = np.random.default_rng(seed).normal(size=(S, B, n))
     v = d.array(v / np.sqrt((v**2).sum((0, 2), keepdims=True)), layer.dtype)
-    dy, dp = zeros(d, (1, B, n), layer.dtype), zeros(d, (1, B, layer.cell.gates, n), layer.dtype)
+    dy, dp = (d.zeros((1, B, *shape), layer.dtype) for shape in ((n,), (layer.cell.gates, n)))
     dq, growth = dp.copy() if layer.cell.apart else dp, np.zeros(tape.flags.shape)
     for t in reversed(range(len(growth))):
         layer.one_step_back(tape, t, dy, dp, dq, v)

@@ -14,6 +14,15 @@ from .batches import Batch, Samples
 from .truncation import carried_on, check_truncate, segments, states_before, windows
 
 
+class Unread(NamedTuple):
+    """What one batch makes on its way forward and back, on the device: nobody has waited for it."""
+
+    sums: Any  # of the loss: see Device.loss
+    o: Any  # (T, B, k)
+    tape: Any
+    back: Back
+
+
 class Made(NamedTuple):
     """What one batch makes on its way forward and back."""
 
@@ -32,16 +41,26 @@ def forward_backward(
 
     segment  steps that are computed, and computed again, at a time (see Segments); None is all
     """
+    unread = both_ways(network, batch, states, taped, segment, clip)
+    sums = network.backend.numpy(unread.sums).sum(0)
+    return Made(*network.objective.means(*sums, batch.counts, network.dtype), *unread[1:])
+
+
+def both_ways(
+    network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED
+) -> Unread:
+    """As forward_backward, but that nobody waits for the device."""
     B = batch.x.shape[1]
     states = states or zero_states(network.recurrent, B)
     way = memory.Segments(network, segment) if segment else network
     network.let_go()
     o, _, tape = way.forward(batch.x, states, batch.steps, next_pass(network.layers, training=True))
-    E, do = network.objective(network.backend, o, batch.target, batch.weight)
+    loss = network.objective.loss
+    do, sums = network.backend.loss(loss, o, batch.target, batch.weight, batch.total)
     back = way.back(tape, do, zero_states(network.recurrent, B), taped, clip)
     # to look at, not to go back again
     network.remember(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))
-    return Made(E, network.objective.correct(o, batch.target, batch.weight), o, tape, back)
+    return Unread(sums, o, tape, back)
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
@@ -63,9 +82,10 @@ def gradient(
     batch = samples.batch(range(len(samples)))
     parts = segments(len(batch.x), cuts)
     uncut = [part for part in parts if part[0] == 0]
-    E, grads, total, states = 0.0, {}, float(batch.weight.sum()), None
-    for window, on in windows(batch, [(0, 0, uncut[-1][-1]), *parts[len(uncut) :]]):
-        share = float(window.weight.sum()) / total
+    E, grads, states = 0.0, {}, None
+    whole = [(0, 0, uncut[-1][-1])]
+    for window, on in windows(network.backend, batch, whole + parts[len(uncut) :]):
+        share = window.counts / batch.counts
         if not share:
             states = carried_on(network, window, states, on)
             continue
@@ -75,8 +95,3 @@ def gradient(
         for name, g in made.back.grads.items():
             grads[name] = grads[name] + share * g if name in grads else share * g
     return E, grads
-
-
-def global_norm(grads) -> float:
-    """‖all gradients together‖, summed in float64."""
-    return float(sum(float((g.astype(np.float64) ** 2).sum()) for g in grads.values())) ** 0.5

@@ -33,7 +33,7 @@ from ..layers import (
 )
 from ..layers.passes import INFERENCE, Back, Last, Remembering, next_pass
 from ..layers.stateful import as_states, check_states, clip_of
-from ..layers.steps import enter
+from ..layers.steps import enter, entered
 from ..losses import Objective
 from . import evaluation, gradient_flow, gradients, memory
 from .fit import fit
@@ -234,9 +234,7 @@ class Network(Remembering, Weights):
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
         a = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1)
         a = a.reshape(T, B, self.output_size)
-        a = steps.only_live(arguments.take(self._device, "dy", a, self.dtype))
-        if not self._device.finite(a):
-            arguments.finite("dy", a if self.recurrent else a[0])
+        a = entered(self._device, "dy", a, self.dtype, steps.dead, self._as_came)
         back = way.back(last.tape, a, check_states(self.recurrent, "dstate", dstate, B), tape, clip)
         self.remember(last.returned(back))
         return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
@@ -289,7 +287,11 @@ class Network(Remembering, Weights):
 
     def _leave(self, like, a):
         """a (T, B, ·) as it leaves: as the kind of array that came, without time if none came."""
-        return arguments.give(self._device, like, a if self.recurrent else a[0])
+        return arguments.give(self._device, like, self._as_came(a))
+
+    def _as_came(self, a):
+        """a (T, B, ·) without time if none came."""
+        return a if self.recurrent else a[0]
 
     def as_torch(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)

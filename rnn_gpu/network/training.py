@@ -4,20 +4,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import arguments
 from ..errors import ArgumentError, NonFiniteError
-from ..kernels import UNCLIPPED, Clip
+from ..kernels import UNCLIPPED, Change, Clip, Limits, Report
 from ..layers.stateful import clip_of
 from ..optimizers import Optimizer
 from . import checkpoint as checkpoints
 from . import finite, memory
 from .batches import Batch, Samples
 from .evaluation import average
-from .gradients import Made, forward_backward, global_norm
+from .gradients import Made, Unread, both_ways
 from .truncation import carried_on, check_truncate, pair, segments, states_before, windows
 
 
@@ -221,8 +221,8 @@ class Training:
     def _updates(self, batch: Batch, look, taped: bool) -> Iterator[Update]:
         network, history, position, states = self.network, self.history, self.position, None
         clipping, cuts = self.settings.clipping, segments(len(batch.x), self.settings.truncate)
-        for window, on in windows(batch, cuts):
-            if not window.weight.any():  # only the state is carried on
+        for window, on in windows(network.backend, batch, cuts):
+            if not window.counts:  # only the state is carried on
                 states = carried_on(network, window, states, on)
                 continue
             number, batch_number = len(history["step_loss"]), position.batch
@@ -242,7 +242,7 @@ class Training:
             history["gradient_norm"].append(norm)
             if clipping.step != UNCLIPPED:
                 history.setdefault("clipped_steps", []).append(made.back.clipped_steps)
-            position.seen.append((made.loss, made.correct, float(window.weight.sum())))
+            position.seen.append((made.loss, made.correct, window.counts))
             # the last window always counts: it has the end of the longest sample
             position.batch += on is None
             update = Update(
@@ -289,44 +289,99 @@ def train_step(
     states       to begin with; None is zero
     segment      see forward_backward
     look, taped  see Training.epoch
-    Raises NonFiniteError, before a weight has changed.
+    Raises NonFiniteError, before a weight has changed. The device is waited for once; where
+    somebody looks, twice.
     """
-    made = forward_backward(network, batch, states, taped, segment, clipping.step)
-    grads = made.back.grads
-    norm = global_norm(grads)
-    if not np.isfinite(made.loss) or not np.isfinite(norm):
-        found = (
-            memory.first_bad(network.backend.numpy(made.o), made.loss)
-            if segment
-            else finite.first_bad(network, batch, made)
-        )
-        raise NonFiniteError(f"update {number}: {found}. No weight has changed.")
+    device = network.backend
+    moments = optimizer.moments_of(device, network.parameters)
+    scalars = scalars_of(network, optimizer, clipping)
+    formula, changes = (optimizer.formula, moments, scalars), look is None
+    ways = {"states": states, "taped": taped, "segment": segment, "clip": clipping.step}
+    going = enqueue(network, batch, *formula, changes=changes, **ways)
+    made, norm = read(network, batch, optimizer, going, number, segment)
     if look:
         look(number)
-    clip(grads, clipping)
-    if norm > (limit := optimizer.largest(network.dtype)) and any(
-        float(abs(g).max()) > limit for g in grads.values()
-    ):
+        # the learning rate, and gradients, may be others
+        change = going.change._replace(scalars=scalars_of(network, optimizer, clipping))
+        norms = device.norms(change.grads, change.scalars)
+        report = device.update(change, going.unread.sums, norms)
+        read(network, batch, optimizer, going._replace(report=report), number, segment)
+    optimizer.took(moments)
+    return made, norm
+
+
+class Going(NamedTuple):
+    """An update on its way, in arrays of the device that nobody has waited for."""
+
+    unread: Unread
+    change: Change
+    report: Any  # the numbers of a Report
+
+
+def scalars_of(network, optimizer: Optimizer, clipping: Clipping):
+    """The `scalars` of the Change that comes next, an array of the device."""
+    limits = Limits(
+        clipping.value or np.inf, clipping.norm or np.inf, optimizer.largest(network.dtype)
+    )
+    return network.backend.array(np.array([*limits, *optimizer.next_scalars()]), "float64")
+
+
+def enqueue(
+    network,
+    batch: Batch,
+    formula: Callable,
+    moments: Mapping[str, tuple],
+    scalars,
+    *,
+    changes: bool = True,
+    **ways,
+) -> Going:
+    """All that the device does in one update, from a batch that is there to a report that nobody
+    has read: in between nothing is copied to the device, and nobody waits for it.
+
+    formula, moments, scalars  of the optimizer: see Change
+    changes                    see Device.update
+    ways                       see forward_backward
+    """
+    device, unread = network.backend, both_ways(network, batch, **ways)
+    names = tuple(network.parameters)
+    each = network.parameters, moments, unread.back.grads
+    change = Change(formula, *(tuple(of[name] for name in names) for of in each), scalars)
+    norms = device.norms(change.grads, scalars)
+    report = device.update(change, unread.sums, norms, changes)
+    if ways.get("clip", UNCLIPPED) != UNCLIPPED:
+        report[CLIPPED] = unread.back.clipped_steps
+    return Going(unread, change, report)
+
+
+CLIPPED = Report._fields.index("clipped")
+
+
+def read(
+    network, batch: Batch, optimizer: Optimizer, going: Going, number: int, segment: int | None
+) -> tuple[Made, float]:
+    """(what was Made, the norm of the gradient before clipping) of an update on its way: the device
+    is waited for.  Raises NonFiniteError where it was not taken.
+    """
+    unread, device = going.unread, network.backend
+    found = Report(*device.numpy(going.report).tolist())
+    E, correct = network.objective.means(found.loss, found.hits, batch.counts, network.dtype)
+    back = unread.back._replace(clipped_steps=int(found.clipped))
+    made, norm = Made(E, correct, unread.o, unread.tape, back), found.square**0.5
+    if found.taken:
+        return made, norm
+    if np.isfinite(E) and np.isfinite(norm):
+        limit = optimizer.largest(network.dtype)
         squares = (
             f"{type(optimizer).__name__} keeps squares of gradients, which overflow beyond "
             f"{limit:.3g} in {network.dtype}"
         )
-        raise NonFiniteError(
-            f"update {number}: {squares}; the norm is {norm:.3g}. clip_norm bounds it. No weight "
-            "has changed."
-        )
-    optimizer.step(network.backend, network.parameters, grads)
-    return made, norm
-
-
-def clip(grads: Mapping[str, np.ndarray], clipping: Clipping):
-    """Bound gradients in place: each number, then the norm of all."""
-    if clipping.value:
-        for g in grads.values():
-            np.clip(g, -clipping.value, clipping.value, out=g)
-    if clipping.norm and (now := global_norm(grads)) > clipping.norm:
-        for g in grads.values():
-            g *= g.dtype.type(clipping.norm / now)
+        bad = f"{squares}; the norm is {norm:.3g}. clip_norm bounds it"
+    elif segment:
+        bad = memory.first_bad(device.numpy(made.o), E)
+    else:
+        bad = finite.first_bad(network, batch, made)
+    raise NonFiniteError(f"update {number}: {bad}. No weight has changed.")
 
 
 def compile_kernels(network, optimizer: Optimizer, progress: bool, step: Clip = UNCLIPPED) -> float:

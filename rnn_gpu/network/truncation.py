@@ -55,20 +55,27 @@ def segments(T: int, truncate: tuple[int, int] | None) -> list[tuple[int, int, i
     ]
 
 
-def windows(batch: Batch, segments):
+def windows(device, batch: Batch, segments):
     """The part of the batch for each segment, and which of its steps the next segment begins with;
     None after the last.
 
     Where k2 > k1 windows overlap, and what they share is computed again, with the weights of now.
     """
+    if segments == [(0, 0, len(batch.x))]:
+        yield batch, None
+        return
     for (start, first, end), after in itertools.zip_longest(segments, segments[1:]):
-        weight = batch.weight[start:end].copy()
-        weight[: first - start] = 0
+        counted, weight = batch.counted[start:end], batch.weight[start:end]
+        if first > start:
+            counted, weight = counted.copy(), weight.copy()
+            counted[: first - start] = weight[: first - start] = 0
         part = Batch(
             batch.x[start:end],
             batch.steps.part(start, end),
             batch.target[start:end],
             weight,
+            device.array(counted.sum(keepdims=True), weight.dtype),
+            counted,
             batch.lengths,
             start,
         )

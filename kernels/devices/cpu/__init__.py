@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from ...binding.closures import each_over, tuple_over
+from ...host_updates import host_updates, norms  # noqa: F401  part of every device
 from ...once import caches, once
 from ..reference import array, missing, numpy, precisions  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit, within
@@ -81,6 +82,15 @@ def elementwise(f, outputs, inputs, scalars=()):
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
     flat = [tuple(a.reshape(-1) for a in arrays) for arrays in (outputs, inputs)]
     kernel(*flat, tuple(map(number, scalars)))
+
+
+loss, update = host_updates(elementwise, empty)
+
+
+def zeros(shape, dtype):
+    a = empty(shape, dtype)
+    a[...] = 0
+    return a
 
 
 def matvec(W, s, out):

@@ -27,6 +27,7 @@ from .launch import (
     on_stream,  # noqa: F401  for rnn_gpu.torch
     threads_for,
 )
+from .reductions import loss, norms, update  # noqa: F401  part of every device
 from .schedules import card, choose, named
 
 name, preference = "cuda", 0 if SIMULATED else 2
@@ -57,12 +58,17 @@ def empty(shape, dtype):
     return arrays().empty(shape, dtype)
 
 
+def zeros(shape, dtype):
+    return arrays().zeros(shape, dtype)
+
+
 def copy(a):
     return a.copy()
 
 
 def finite(a):
-    return bool(arrays().isfinite(a).all())
+    xp = np if isinstance(a, np.ndarray) else arrays()
+    return bool(xp.isfinite(a).all())
 
 
 def fingerprint(words):
@@ -156,7 +162,7 @@ def backward(cell, call: Backward, precision="fp32"):
     call = call._replace(ds=call.ds.reshape(len(call.ds), 1, B, n), clip=bounds)
     choice = choose(cell, "backward", n, B, call.dp.itemsize, clips)
     named(choice.schedule).backward(cell, call, choice, precision)
-    return int(bounds.beyond.sum()) if bounds else 0
+    return bounds.beyond.sum() if bounds else 0
 
 
 def explain(cell, n, B, dtype, precision="fp32"):
