@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import rnn_gpu
 import rnn_gpu.torch as ours
+from conftest import STRICT
 from rnn_gpu.bridges import torch as bridge
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.emulator import arrays as played
@@ -21,8 +22,10 @@ from rnn_gpu.kernels.emulator.simulated import Strict, strict
 from rnn_gpu.training import Samples
 
 CHECKOUT = Path(__file__).parents[1]
-if not SIMULATED or not (CHECKOUT / "benchmarks").exists():
-    pytest.skip("played in the simulator, by benchmarks/_played.py", allow_module_level=True)
+if not SIMULATED or STRICT or not (CHECKOUT / "benchmarks").exists():
+    pytest.skip(
+        "compared with NumPy's arrays, played by benchmarks/_played.py", allow_module_level=True
+    )
 sys.path.append(str(CHECKOUT))
 
 from benchmarks import _played
