@@ -25,7 +25,7 @@ from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..kernels.once import once
 from ..layers.stateful import clip_of
-from ..layers.steps import Steps, steps_of
+from ..layers.steps import Steps, all_live, steps_of
 from ..parameters import recurrent_shapes
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -392,6 +392,11 @@ class Stack(torch.nn.Module):
         input.
         """
         T, B, _ = x.shape
+        d = resolve(device_of(x))
+        if lengths is None and all(values is None for values in given.values()):
+            place = x.get_device() if x.device.type == "cuda" else "cpu"
+            with on_the_stream_of(x):  # nothing is copied to a card but once
+                return all_live(d, place, T, B)
         shape, axes = (
             ((T,), "T") if not batched else ((B, T), "B, T") if rows_first else ((T, B), "T, B")
         )
@@ -407,7 +412,6 @@ class Stack(torch.nn.Module):
             a = arguments.booleans(name, values, shape, axes, otherwise=name == "mask")
             patterns.append(a.T.reshape(T, B) if rows_first else a.reshape(T, B))
         mask, resets = patterns
-        d = resolve(device_of(x))
         with on_the_stream_of(x):
             return steps_of(d, live & mask, resets)
 
