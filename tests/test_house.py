@@ -46,7 +46,8 @@ kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
 kernels.devices.cuda.graphs kernels.devices.cuda.plans kernels.devices.cuda.pointwise
 kernels.devices.cuda.ptx kernels.devices.cuda.reductions
-kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
+kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cuda.gemm
+kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 kernels.emulator.arrays.counts

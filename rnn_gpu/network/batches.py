@@ -98,10 +98,11 @@ class Samples:
                 target[first : lengths[b], b] = self.y[i]
         counted = weight.sum(1, dtype=np.float64)
         total[0] = counted.sum()
-        whole = d.array(whole, network.dtype)
-        x, target, weight, total = parts_of(whole, shapes)
+        given = d.array(whole, network.dtype)
+        if given is not whole:
+            x, target, weight, total = parts_of(given, shapes)
         steps = steps_until(d, x, lengths)
-        return Batch(x, steps, target, weight, total, counted, lengths, whole=whole)
+        return Batch(x, steps, target, weight, total, counted, lengths, whole=given)
 
     def batches(self, batch_size: int, order=None):
         """Batch after batch of the samples of these numbers; None is all, in their order."""

@@ -354,8 +354,8 @@ def enqueued(
     change = Change(formula, *(tuple(of[name] for name in names) for of in each), scalars)
     norms = device.norms(change.grads, scalars)
     report = device.update(change, unread.sums, norms, changes)
-    if ways.get("clip", UNCLIPPED) != UNCLIPPED:
-        report[CLIPPED] = unread.back.clipped_steps
+    if type(clipped := unread.back.clipped_steps) is not int:
+        report[CLIPPED] = clipped
     return Going(unread, change, report)
 
 
@@ -371,7 +371,9 @@ def read(
     unread, device = going.unread, network.backend
     found = Report(*device.numpy(going.report).tolist())
     E, correct = network.objective.means(found.loss, found.hits, batch.counts, network.dtype)
-    back = unread.back._replace(clipped_steps=int(found.clipped))
+    back = unread.back
+    if type(back.clipped_steps) is not int:
+        back = back._replace(clipped_steps=int(found.clipped))
     made, norm = Made(E, correct, unread.o, unread.tape, back), found.square**0.5
     if found.taken:
         return made, norm

@@ -8,12 +8,12 @@ import numpy as np
 
 from ... import UNCLIPPED, Backward, Forward
 from ...binding.closures import each_over, tuple_over
-from ...fingerprint import mixed
 from ...products import by_chunks, products
 from . import plain
 from .compiled import factory
 from .contract import Bounds
 from .driver import driver
+from .fingerprints import fingerprint  # noqa: F401  part of every device
 from .graphs import captured, capturing, wait  # noqa: F401  the first is part of every device
 from .launch import (
     SIMULATED,
@@ -70,10 +70,6 @@ def copy(a):
 def finite(a):
     xp = np if isinstance(a, np.ndarray) else arrays()
     return bool(xp.isfinite(a).all())
-
-
-def fingerprint(words):
-    return mixed(words, arrays().arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
 
 
 def chunk(B):
