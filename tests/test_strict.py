@@ -338,3 +338,15 @@ def test_a_path_is_cupys_to_the_last_bit(name, tmp_path):
         got = taken(name, tmp_path / "strict")
     assert counts.operations and counts.allocations
     same(got, expected)
+
+
+def test_memory_that_nobody_has_is_given_back():
+    device, pool = resolve("cuda"), played.get_default_memory_pool()
+    assert device.release() == 0  # NumPy's
+    with strict():
+        layer = LSTM(M, N, **ON_CUDA)
+        layer(X)
+        before = pool.total_bytes()
+        assert 0 < device.release() == before - pool.total_bytes()
+        assert pool.total_bytes() == pool.used_bytes() > 0
+        assert layer.backward(DY)[0].shape == X.shape
