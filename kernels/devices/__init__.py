@@ -200,6 +200,15 @@ class Device(Protocol):
         """
         ...
 
+    def captured(self, action: Callable[[], Any]) -> tuple[Any, Callable[[], None]] | None:
+        """(what action() returns, what does its work again), or None where a device cannot.
+
+        The work is not done, only kept: arrays that it makes have no values until it is done again,
+        and the same arrays are read and written each time. action waits for nothing, and copies
+        nothing from the host; all that it calls has been called before.
+        """
+        ...
+
     def release(self) -> int:
         """Give memory that is kept for later calls back; returns how many bytes."""
         ...

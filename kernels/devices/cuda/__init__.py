@@ -2,7 +2,7 @@
 kernels on NumPy's arrays.
 """
 
-from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from . import plain
 from .compiled import factory
 from .contract import Bounds
 from .driver import driver
+from .graphs import captured, capturing, wait  # noqa: F401  the first is part of every device
 from .launch import (
     SIMULATED,
     THREADS,
@@ -102,10 +103,22 @@ def chunk_of_ones(rows: int) -> int:
     return 1 << (rows - 1).bit_length() if rows else 1
 
 
-@cache
+rows_of_ones: dict[tuple, Any] = {}
+
+
 def ones(card, device: int, count: int, dtype):
-    """A row of ones, which stays on its card."""
-    return arrays().ones((1, count), dtype)
+    """A row of ones, which stays on its card: whichever stream asks next, they are there.
+
+    Where a stream captures they are made anew, within the graph.
+    """
+    key = card, device, count, dtype
+    if key not in rows_of_ones:
+        made = arrays().ones((1, count), dtype)
+        if capturing():
+            return made
+        wait()
+        rows_of_ones[key] = made
+    return rows_of_ones[key]
 
 
 project, project_back = products(chunk, *by_chunks(matmul, columns, empty))
