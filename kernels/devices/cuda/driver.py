@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
+from ...private import kernel_handle
 from . import cublas
 
 
@@ -121,7 +122,7 @@ class Hardware:
             (status,) = cuda_driver.cuKernelSetAttribute(
                 attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 shared,
-                kernel.handle,
+                kernel_handle(kernel),
                 cuda_driver.CUdevice(self.device()),
             )
             if status != cuda_driver.CUresult.CUDA_SUCCESS:
