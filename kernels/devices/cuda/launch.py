@@ -175,6 +175,11 @@ def matmul(a, b, precision: str, out=None, add=False):
     return out
 
 
+def matmuls(stack, b, out, precision: str) -> Callable[[int], None]:
+    """What does out = stack[t] b when it is called with t: for a product at each step."""
+    return driver().products(stack, b, out, precision)
+
+
 def arrays() -> Any:
     """The module whose arrays live where the kernels run: CuPy, or NumPy under the simulator."""
     return driver().arrays
