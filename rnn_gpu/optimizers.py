@@ -50,8 +50,8 @@ class Optimizer:
 
     def next_scalars(self) -> tuple[float, ...]:
         """The `scalars` of the step to come."""
-        ahead = copy(self)
-        ahead.steps += 1
+        ahead = object.__new__(type(self))
+        ahead.__dict__ |= self.__dict__ | {"steps": self.steps + 1}
         return ahead.scalars()
 
     def moments_of(self, device, parameters: Mapping) -> dict[str, tuple]:

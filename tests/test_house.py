@@ -44,9 +44,10 @@ kernels.devices.cuda.precision
 kernels.devices.cuda.driver
 kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
-kernels.devices.cuda.plans kernels.devices.cuda.pointwise kernels.devices.cuda.reductions
-kernels.devices.cuda.ptx
-kernels.devices.cuda.block kernels.devices.cuda.gemm kernels.devices.cuda.plain
+kernels.devices.cuda.graphs kernels.devices.cuda.plans kernels.devices.cuda.pointwise
+kernels.devices.cuda.ptx kernels.devices.cuda.reductions
+kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cuda.gemm
+kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
 kernels.emulator.arrays.counts
@@ -68,7 +69,7 @@ layers.recurrent
 layers.directions
 layers
 bridges.torch network.batches network.checkpoint network.finite network.memory
-network.evaluation network.truncation
+network.evaluation network.replay network.truncation
 network.gradients
 network.gradient_flow network.training
 network.callbacks

@@ -147,6 +147,22 @@ def test_a_view_is_of_the_same_memory_and_an_operation_is_not():
     assert (a.get()[1] == 7).all() and (HOST[1] != 7).all()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a: a.__setitem__(slice(1, None), a[:-1]),
+        lambda a: np.add(a[:, 1:], 1, out=a[:, :-1]),
+        lambda a: np.add(a, a[::-1], out=a),
+    ],
+)
+def test_what_reads_elsewhere_what_it_writes_is_refused(call):
+    a = card(np.zeros((4, 4), "f"))
+    a[...] = a
+    np.add(a, a, out=a)
+    with pytest.raises(RuntimeError, match="from other places"):
+        call(a)
+
+
 def test_memory_has_addresses_and_nothing_in_it():
     a = played.empty((3, 5), "float32")
     assert a.data.ptr % 256 == 0 and np.isnan(a.get()).all()

@@ -194,9 +194,23 @@ class Device(Protocol):
         """Which kernels one layer of n units runs for B samples, with which grid, and why."""
         ...
 
-    def on_stream(self, pointer: int, number: int | None = None) -> AbstractContextManager:
+    def on_stream(
+        self, pointer: int, number: int | None = None, allocate: Callable | None = None
+    ) -> AbstractContextManager:
         """A context in which arrays and kernels use a stream of another library, on the card of
         this number, or the current one; no more than a context where a device has no streams.
+
+        allocate  (bytes) -> (address, what the memory lives as long as): the other library's, which
+                  arrays made meanwhile take; None is the device's own
+        """
+        ...
+
+    def captured(self, action: Callable[[], Any]) -> tuple[Any, Callable[[], None]] | None:
+        """(what action() returns, what does its work again), or None where a device cannot.
+
+        The work is not done, only kept: arrays that it makes have no values until it is done again,
+        and the same arrays are read and written each time. action waits for nothing, and copies
+        nothing from the host; all that it calls has been called before.
         """
         ...
 

@@ -9,7 +9,7 @@ from .. import arguments, parameters
 from ..errors import ArgumentError
 from ..kernels import UNCLIPPED
 from .base import Layer
-from .passes import INFERENCE, Back
+from .passes import INFERENCE, Back, clipped_in_all
 from .recurrent import Recurrent
 from .stateful import Stateful
 from .stateless import Dropout
@@ -139,7 +139,7 @@ class Bidirectional(Stateful):
         )
         grads = self._joined(back.grads for back in backs)
         dx, dx_reverse = (back.dx for back in backs)
-        clipped = sum(back.clipped_steps for back in backs)
+        clipped = clipped_in_all(backs)
         parts = tuple(back._replace(dx=None) for back in backs)
         return Back(
             dx + dx_reverse,

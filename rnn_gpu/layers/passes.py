@@ -38,6 +38,12 @@ class Back(NamedTuple):
     parts: tuple["Back", ...] = ()
 
 
+def clipped_in_all(backs) -> Any:
+    """Σ clipped_steps, where most are 0: those that are not are added on the device."""
+    unread = [c for back in backs if type(c := back.clipped_steps) is not int or c]
+    return sum(unread[1:], unread[0]) if unread else 0
+
+
 class Last(NamedTuple):
     """The last pass of a layer or network, whole: never written into, only replaced, so that no
     thread sees half of one.

@@ -17,7 +17,7 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from .noise import PART, Noise, Source, key, noise
-from .passes import INFERENCE, Back
+from .passes import INFERENCE, Back, clipped_in_all
 from .stateful import Stateful
 from .steps import Steps
 
@@ -277,8 +277,8 @@ class Recurrent(Stateful):
         dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums, self.precision)
         _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums_W, self.precision)
         grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
-        clipped += later.clipped_steps if later else 0
-        return Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
+        back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
+        return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 
     def in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class Batch(NamedTuple):
     counted: np.ndarray  # (T,), NumPy's: how many samples the loss counts at each step
     lengths: np.ndarray  # (B,), NumPy's
     start: int = 0  # which time step of the sequences x begins with
+    # of which x, target, weight and total are parts; None of a window
+    whole: Any = None
 
     @property
     def counts(self) -> float:
@@ -96,9 +98,11 @@ class Samples:
                 target[first : lengths[b], b] = self.y[i]
         counted = weight.sum(1, dtype=np.float64)
         total[0] = counted.sum()
-        x, target, weight, total = parts_of(d.array(whole, network.dtype), shapes)
+        given = d.array(whole, network.dtype)
+        if given is not whole:
+            x, target, weight, total = parts_of(given, shapes)
         steps = steps_until(d, x, lengths)
-        return Batch(x, steps, target, weight, total, counted, lengths)
+        return Batch(x, steps, target, weight, total, counted, lengths, whole=given)
 
     def batches(self, batch_size: int, order=None):
         """Batch after batch of the samples of these numbers; None is all, in their order."""

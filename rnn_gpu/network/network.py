@@ -31,7 +31,7 @@ from ..layers import (
     Layer,
     Recurrent,
 )
-from ..layers.passes import INFERENCE, Back, Last, Remembering, next_pass
+from ..layers.passes import INFERENCE, Back, Last, Remembering, clipped_in_all, next_pass
 from ..layers.stateful import as_states, check_states, clip_of
 from ..layers.steps import enter, entered
 from ..losses import Objective
@@ -387,10 +387,8 @@ class Network(Remembering, Weights):
 def joined(dx, backs) -> Back:
     """The Back of a network from those of its layers, in their order."""
     grads = {f"{i}.{name}": g for i, back in enumerate(backs) for name, g in back.grads.items()}
-    clipped = sum(back.clipped_steps for back in backs)
-    return Back(
-        dx, [d for back in backs for d in back.ds], grads, clipped_steps=clipped, parts=tuple(backs)
-    )
+    ds, clipped = [d for back in backs for d in back.ds], clipped_in_all(backs)
+    return Back(dx, ds, grads, clipped_steps=clipped, parts=tuple(backs))
 
 
 def in_words(value):

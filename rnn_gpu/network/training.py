@@ -18,6 +18,7 @@ from . import finite, memory
 from .batches import Batch, Samples
 from .evaluation import average
 from .gradients import Made, Unread, both_ways
+from .replay import Replays
 from .truncation import carried_on, check_truncate, pair, segments, states_before, windows
 
 
@@ -133,6 +134,7 @@ class Training:
         check_truncate(network, settings.truncate)
         lengths = [len(x) for x in samples.x]
         self._ragged = len(set(lengths)) > 1
+        self._replays = Replays(network, enqueued)
         if settings.memory_budget is not None:  # raises before the work
             self._segment(max(lengths), min(settings.batch_size, len(samples)))
         self._rng = np.random.default_rng(settings.seed)
@@ -236,6 +238,7 @@ class Training:
                 segment=self._segment(*batch.x.shape[:2]),
                 look=look,
                 taped=taped,
+                enqueue=self._replays,
             )
             states = states_before(network, made.tape, on)
             history["step_loss"].append(made.loss)
@@ -281,6 +284,7 @@ def train_step(
     segment: int | None = None,
     look: Callable[[int], object] | None = None,
     taped: bool = False,
+    enqueue: Callable | None = None,
 ) -> tuple[Made, float]:
     """One update from one batch.  Returns (what was Made, the norm of the gradient before
     clipping).
@@ -289,6 +293,7 @@ def train_step(
     states       to begin with; None is zero
     segment      see forward_backward
     look, taped  see Training.epoch
+    enqueue      does the work of `enqueue`: Replays, where several updates come
     Raises NonFiniteError, before a weight has changed. The device is waited for once; where
     somebody looks, twice.
     """
@@ -297,7 +302,7 @@ def train_step(
     scalars = scalars_of(network, optimizer, clipping)
     formula, changes = (optimizer.formula, moments, scalars), look is None
     ways = {"states": states, "taped": taped, "segment": segment, "clip": clipping.step}
-    going = enqueue(network, batch, *formula, changes=changes, **ways)
+    going = (enqueue or enqueued)(network, batch, *formula, changes=changes, **ways)
     made, norm = read(network, batch, optimizer, going, number, segment)
     if look:
         look(number)
@@ -326,7 +331,7 @@ def scalars_of(network, optimizer: Optimizer, clipping: Clipping):
     return network.backend.array(np.array([*limits, *optimizer.next_scalars()]), "float64")
 
 
-def enqueue(
+def enqueued(
     network,
     batch: Batch,
     formula: Callable,
@@ -349,8 +354,8 @@ def enqueue(
     change = Change(formula, *(tuple(of[name] for name in names) for of in each), scalars)
     norms = device.norms(change.grads, scalars)
     report = device.update(change, unread.sums, norms, changes)
-    if ways.get("clip", UNCLIPPED) != UNCLIPPED:
-        report[CLIPPED] = unread.back.clipped_steps
+    if type(clipped := unread.back.clipped_steps) is not int:
+        report[CLIPPED] = clipped
     return Going(unread, change, report)
 
 
@@ -366,7 +371,9 @@ def read(
     unread, device = going.unread, network.backend
     found = Report(*device.numpy(going.report).tolist())
     E, correct = network.objective.means(found.loss, found.hits, batch.counts, network.dtype)
-    back = unread.back._replace(clipped_steps=int(found.clipped))
+    back = unread.back
+    if type(back.clipped_steps) is not int:
+        back = back._replace(clipped_steps=int(found.clipped))
     made, norm = Made(E, correct, unread.o, unread.tape, back), found.square**0.5
     if found.taken:
         return made, norm
@@ -400,7 +407,7 @@ def compile_kernels(network, optimizer: Optimizer, progress: bool, step: Clip = 
     )
     batch = zeros.batch([0])
     target = copy.backend.array(np.full((1, 1, k), 1 / k, network.dtype), network.dtype)
-    train_step(copy, batch._replace(target=target), once, Clipping(step=step))
+    train_step(copy, batch._replace(target=target, whole=None), once, Clipping(step=step))
     seconds = time.perf_counter() - start
     if progress:
         tqdm.write(f"{seconds:.1f} s")

@@ -2,18 +2,19 @@
 kernels on NumPy's arrays.
 """
 
-from functools import cache
+from typing import Any
 
 import numpy as np
 
 from ... import UNCLIPPED, Backward, Forward
 from ...binding.closures import each_over, tuple_over
-from ...fingerprint import mixed
 from ...products import by_chunks, products
 from . import plain
 from .compiled import factory
 from .contract import Bounds
 from .driver import driver
+from .fingerprints import fingerprint  # noqa: F401  part of every device
+from .graphs import captured, capturing, wait  # noqa: F401  the first is part of every device
 from .launch import (
     SIMULATED,
     THREADS,
@@ -71,16 +72,12 @@ def finite(a):
     return bool(xp.isfinite(a).all())
 
 
-def fingerprint(words):
-    return mixed(words, arrays().arange(words.size, dtype=np.uint32)).sum(dtype=np.uint32)
-
-
 def chunk(B):
     return max(1, CHUNK_ROWS // B)
 
 
 def release():
-    if SIMULATED:
+    if arrays() is np:  # in the simulator memory is the host's
         return 0
     pool = arrays().get_default_memory_pool()
     before = pool.total_bytes()
@@ -102,10 +99,22 @@ def chunk_of_ones(rows: int) -> int:
     return 1 << (rows - 1).bit_length() if rows else 1
 
 
-@cache
+rows_of_ones: dict[tuple, Any] = {}
+
+
 def ones(card, device: int, count: int, dtype):
-    """A row of ones, which stays on its card."""
-    return arrays().ones((1, count), dtype)
+    """A row of ones, which stays on its card: whichever stream asks next, they are there.
+
+    Where a stream captures they are made anew, within the graph.
+    """
+    key = card, device, count, dtype
+    if key not in rows_of_ones:
+        made = arrays().ones((1, count), dtype)
+        if capturing():
+            return made
+        wait()
+        rows_of_ones[key] = made
+    return rows_of_ones[key]
 
 
 project, project_back = products(chunk, *by_chunks(matmul, columns, empty))

@@ -300,7 +300,7 @@ def grouped(values: Sequence, most: int) -> list[tuple]:
 
 def flattened(group: Sequence) -> tuple:
     """Contiguous arrays of any shape as (·,)."""
-    return tuple(a.reshape(-1) for a in group)
+    return tuple(a if a.ndim == 1 else a.reshape(-1) for a in group)
 
 
 # The change of all weights

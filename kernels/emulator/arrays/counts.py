@@ -17,7 +17,7 @@ FIELDS = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Counts:
     """How often each thing was asked for, by field and name."""
 

@@ -223,6 +223,8 @@ def operate(
         if not isinstance(out, Held):
             raise TypeError("return arrays must be of ArrayType")
         target = taken(out, name, touched)
+        for one in plain:
+            apart(target, one, name)
         if capturing():
             work(out=np.empty_like(target))  # what would be refused is refused now
         start(lambda: work(out=target), touched)
@@ -257,10 +259,28 @@ def write(name: str, a: Any, slices, value):
     if isinstance(value, (list, tuple)):
         raise refused(value, name)
     plain = taken(value, name, touched)
-    np.broadcast_to(plain, np.shape(target[at]) if not np.isscalar(at) else target[at].shape)
+    if basic(slices):
+        apart(target[at], plain, name)
 
-    def work():
+    def work(target=target):
         with np.errstate(all="ignore"):
             target[at] = plain
 
+    if capturing():
+        work(np.empty_like(target))  # what would be refused is refused now
     start(work, touched)
+
+
+def apart(written, read, name: str):
+    """Raise where an operation reads what it writes from other places: on a card nobody knows
+    which comes first.
+    """
+    if not isinstance(written, np.ndarray) or not isinstance(read, np.ndarray):
+        return
+    same = (written.ctypes.data, written.shape, written.strides) == (
+        read.ctypes.data,
+        read.shape,
+        read.strides,
+    )
+    if not same and np.shares_memory(written, read):
+        raise RuntimeError(f"cupy.{name} reads memory that it writes, from other places")
