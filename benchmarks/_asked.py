@@ -4,7 +4,7 @@ The library's own host code runs, on arrays that the stand-in for CuPy plays, up
 a kernel is compiled or found. What a kernel would have written stays zero.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -72,6 +72,9 @@ class Idle(Hardware):
 
     def product(self, a, b, out, precision: str, add: bool):
         pass
+
+    def products(self, stack, b, out, precision: str) -> Callable[[int], None]:
+        return lambda t: None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from rnn_gpu.kernels.devices import cuda as device
 from rnn_gpu.kernels.devices.cuda.driver import driver
 from rnn_gpu.kernels.devices.cuda.launch import flat, launch, loaded
 from rnn_gpu.kernels.devices.cuda.schedules import card
+from rnn_gpu.kernels.private import kernel_handle
 
 if not SIMULATED:
     from benchmarks._ptx import (
@@ -174,7 +175,7 @@ def exchange_kernel():
                     number = word & np.uint64(0xFFFFFFFF)
                 k += 1
             t += 1
-        out[rank * N + i] = number
+        out[rank * N + i] = np.int64(number)
 
     return exchange
 
@@ -184,8 +185,8 @@ def exchange_through_L2() -> Iterator[dict]:
     for P in grids():
         if P > 64:
             continue  # each thread polls a word of every block: more than the schedule would
-        words = device.zeros(2 * P * THREADS, np.uint64)
-        out, given_up = device.zeros(P * THREADS, np.uint64), device.array([0], np.uint32)
+        words = device.zeros(2 * P * THREADS, np.int64)
+        out, given_up = device.zeros(P * THREADS, np.int64), device.array([0], np.uint32)
 
         def work(P=P, words=words, out=out, given_up=given_up):
             words[...] = 0
@@ -338,7 +339,7 @@ def allow_large_clusters(kernel, size: int, arguments: tuple):
         (status,) = cuda_driver.cuKernelSetAttribute(
             attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED,
             1,
-            function.handle,
+            kernel_handle(function),
             cuda_driver.CUdevice(driver().device()),
         )
         if status != cuda_driver.CUresult.CUDA_SUCCESS:
@@ -385,7 +386,7 @@ def held_at_once(function, size: int, threads: int, shared: int) -> int:
 
     attribute, code = cuda_driver.CUfunction_attribute, cuda_driver.CUdevice(driver().device())
     large = attribute.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
-    cuda_driver.cuKernelSetAttribute(large, 1, function.handle, code)
+    cuda_driver.cuKernelSetAttribute(large, 1, kernel_handle(function), code)
     stream = Device(driver().device()).default_stream
     how = LaunchConfig(grid=size, cluster=size, block=threads, shmem_size=shared)
     return function.occupancy.max_active_clusters(how, stream=stream)

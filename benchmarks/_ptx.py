@@ -42,14 +42,18 @@ if SIMULATED:
         time.sleep(0)
         return a[i]
 
+    def load_in_order_64(a, i):
+        time.sleep(0)
+        return np.uint64(a[i])
+
     def store_in_order(a, i, word):
-        a[i] = word
+        a[i] = np.int64(word)
 
     def not_fetched(a, i):
         """There is no L2 to fetch it to."""
 
     add_release, load_acquire = add_in_order, load_in_order
-    load_word, store_word, prefetch_to_L2 = load_in_order, store_in_order, not_fetched
+    load_word, store_word, prefetch_to_L2 = load_in_order_64, store_in_order, not_fetched
 
 else:
     from llvmlite import ir

@@ -479,7 +479,7 @@ if lacking := sass.missing():
 def of(dtype):
     return types.Array(getattr(types, dtype), 1, "C")
 
-counter, words, numbers, count = of("uint32"), of("uint64"), of("float32"), types.int64
+counter, words, numbers, count = of("uint32"), of("int64"), of("float32"), types.int64
 kernels = {
     "meet": (_barriers.meet_kernel(), (counter, count, counter)),
     "meet_in_block": (_barriers.meet_in_block_kernel(), (count, numbers)),
