@@ -109,7 +109,7 @@ def on_the_card(a, number: int = 0):
                 delattr(home, name)
                 home.register_parameter(name, torch.nn.Parameter(on_the_card(θ, number)))
         return a
-    with arrays.cuda.Device(number):
+    with arrays.cuda.Device(number), arrays.cuda.ExternalStream(STREAMS[number]):
         return from_dlpack(arrays.asarray(a.detach().numpy()))
 
 

@@ -36,6 +36,7 @@ from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.devices.cuda.schedules import NAMES, only
 from rnn_gpu.kernels.emulator import arrays as played
 from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.arrays.order import ordered
 from rnn_gpu.kernels.emulator.simulated import strict
 
 pytestmark = pytest.mark.skipif(
@@ -334,7 +335,7 @@ def test_a_path_is_cupys_to_the_last_bit(name, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "strict").mkdir()
     expected = taken(name, tmp_path / "plain")
-    with strict(), counted() as counts:
+    with strict(), ordered(), counted() as counts:
         got = taken(name, tmp_path / "strict")
     assert counts.operations and counts.allocations
     same(got, expected)

@@ -288,12 +288,12 @@ def nonzero(a):
 
 
 def flatnonzero(a):
-    told("flatnonzero")
+    told("flatnonzero", a)
     return operate("flatnonzero", np.flatnonzero, a)
 
 
 def argwhere(a):
-    told("argwhere")
+    told("argwhere", a)
     return operate("argwhere", np.argwhere, a)
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from .counts import count
 from .operations import (
     SCALARS,
     Held,
     array,
     basic,
     index,
+    memory_of,
     operate,
     refused,
     sent,
@@ -19,7 +19,7 @@ from .operations import (
     view,
     write,
 )
-from .streams import forbid
+from .streams import start
 
 played: Any = None  # the module that plays CuPy, which says so itself
 
@@ -46,9 +46,7 @@ class ndarray(Held):
     # To the host
 
     def get(self, stream=None, order="C", out=None, blocking=True):
-        forbid("wait")
-        count("waits", "get")
-        count("copies_from", "get")
+        told("get", self)
         if out is not None:
             raise NotImplementedError("get(out=…)")
         return self._plain.copy(order)
@@ -100,7 +98,7 @@ class ndarray(Held):
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise TypeError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
         sent("set")
-        self._plain[...] = arr
+        start(lambda: np.copyto(self._plain, arr), memory_of(self))
 
     # Copies and views
 
@@ -224,7 +222,7 @@ class ndarray(Held):
         return operate("dot", np.dot, self, b, out=out, field="products")
 
     def nonzero(self):
-        told("nonzero")
+        told("nonzero", self)
         return operate("nonzero", np.nonzero, self)
 
     # Operators: those of OPERATORS are given below
