@@ -233,7 +233,7 @@ class Described:
     """An array of another library."""
 
     def __init__(self, a):
-        self.__cuda_array_interface__ = a.__cuda_array_interface__
+        self.__cuda_array_interface__ = a.__cuda_array_interface__ | {"stream": None}
 
 
 # Streams
@@ -385,6 +385,21 @@ def test_work_that_may_be_overtaken_is_found(first, second, wait):
                     second(a)
             else:
                 second(a)
+
+
+def test_who_takes_an_array_by_dlpack_waits_for_it():
+    one, other = (played.cuda.Stream(non_blocking=True) for _ in range(2))
+    with ordered():
+        with one:
+            a = card()
+        with one, other:  # `other` is current, and does not know of `one`
+            b = played.asarray(Described(a))
+            with pytest.raises(RuntimeError, match="may come before"):
+                b += 1
+        with one:
+            a.__dlpack__(stream=other.ptr)
+        with other:
+            b += 1
 
 
 def test_readers_do_not_wait_for_each_other_nor_for_the_stream_of_all():

@@ -19,7 +19,7 @@ from .operations import (
     view,
     write,
 )
-from .streams import start
+from .streams import ExternalStream, get_current_stream, start
 
 played: Any = None  # the module that plays CuPy, which says so itself
 
@@ -41,6 +41,10 @@ class ndarray(Held):
     T = property(lambda self: view(self, self._plain.T, "T"))
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        if stream != -1:  # that of who takes it waits for ours
+            ExternalStream(0 if stream in (None, 1) else stream).wait_event(
+                get_current_stream().record()
+            )
         return Capsule(self)
 
     # To the host
