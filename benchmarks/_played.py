@@ -36,6 +36,7 @@ class Tensor(torch.Tensor):
     def __cuda_array_interface__(self):
         if self.requires_grad:
             raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+        keep_captured(self)
         plain = self.as_subclass(torch.Tensor).numpy()
         pointer, storage = self.data_ptr(), self.untyped_storage()
         if plain.size and LIVE.find(pointer) is None:
@@ -66,6 +67,8 @@ class Tensor(torch.Tensor):
         return super().detach().as_subclass(type(self))
 
     def clone(self, **options):
+        if arrays.cuda.get_current_stream().is_capturing():  # by what a graph does again
+            return from_dlpack(arrays.asarray(self).copy())
         return super().clone(**options).as_subclass(type(self))
 
     def cpu(self):
@@ -128,6 +131,27 @@ def instead(home, name: str, value):
         setattr(home, name, before)
 
 
+CAPTURED: list = []  # memory that a captured stream uses stays, as in the pool of torch.cuda.graph
+
+
+def keep_captured(tensor):
+    """A tensor that is used while a stream captures."""
+    if arrays.cuda.get_current_stream().is_capturing():
+        CAPTURED.append(tensor)
+
+
+def memory_of_the_host():
+    """The bridge's `memory_on`, in memory of the host."""
+    take = bridge.memory_on("cpu")
+
+    def allocate(size: int):
+        address, owner = take(size)
+        keep_captured(owner)
+        return address, owner
+
+    return lambda device: allocate
+
+
 @contextmanager
 def cuda_tensors():
     """Within it torch takes arrays of the played card, and has a stream there."""
@@ -142,7 +166,9 @@ def cuda_tensors():
         return SimpleNamespace(cuda_stream=STREAMS[torch.device(device or "cuda").index or 0])
 
     with ExitStack() as stack:
+        stack.callback(CAPTURED.clear)
         stack.enter_context(instead(torch, "from_dlpack", from_dlpack))
         stack.enter_context(instead(torch.cuda, "current_stream", current_stream))
+        stack.enter_context(instead(bridge, "memory_on", memory_of_the_host()))
         stack.enter_context(instead(bridge, "backward", backward))
         yield

@@ -102,6 +102,36 @@ def test_nobody_waits_for_a_card(kind):
         with counted() as counts:
             module(x)[0].sum().backward()
     assert counts.waits == counts.copies_from == counts.copies_to == 0, counts.of
+    assert counts.allocations == 0  # its memory is torch's
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_torch_may_capture_a_module_into_a_graph(kind):
+    """In the mode that torch.cuda.graph has: nothing is allocated, nor copied from the host; what
+    torch itself would do in the graph is done once, here.
+    """
+    with strict(), _played.cuda_tensors():
+        module = _played.on_the_card(getattr(ours, kind)(M, N, bias=False))
+        x = _played.on_the_card(torch.randn(T, B, M)).requires_grad_()
+
+        def step():
+            y, _ = module(x)
+            grads = torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))
+            return [y, *grads]
+
+        step()
+        stream = played.cuda.ExternalStream(_played.STREAMS[0])
+        stream.begin_capture(played.cuda.runtime.streamCaptureModeGlobal)
+        made = step()
+        graph = stream.end_capture()
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            with torch.no_grad():
+                x.copy_(torch.randn(T, B, M))
+            graph.launch()
+            found = [a.detach().cpu().numpy() for a in made]
+            for a, b in zip(found, step(), strict=True):
+                assert np.array_equal(a, b.detach().cpu().numpy())
 
 
 def test_layers_take_tensors_of_a_card_and_give_them():

@@ -23,7 +23,7 @@ class Strict(Simulated):
     """
 
     arrays = arrays
-    stream = Hardware.stream
+    stream, memory_of = Hardware.stream, Hardware.memory_of
 
     def device(self) -> int:
         return memory.current()

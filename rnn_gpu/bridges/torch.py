@@ -1,6 +1,7 @@
 """Modules of torch's that run on our kernels: see rnn_gpu.torch, where users find them."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -39,11 +40,23 @@ def device_of(tensor) -> str:
 
 
 def on_the_stream_of(tensor):
-    """A context whose kernels run on the tensor's card, on torch's current stream there."""
+    """A context whose kernels run on the tensor's card, on torch's current stream there, in torch's
+    memory: so that torch.cuda.graph may capture them.
+    """
     if tensor.device.type == "cpu":
         return nullcontext()
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    return resolve("cuda").on_stream(stream, tensor.get_device())
+    return resolve("cuda").on_stream(stream, tensor.get_device(), memory_on(tensor.device))
+
+
+def memory_on(device) -> Callable:
+    """What takes memory from torch's allocator: bytes -> (address, tensor)."""
+
+    def allocate(size: int):
+        owner = torch.empty(size, dtype=torch.uint8, device=device)
+        return owner.data_ptr(), owner
+
+    return allocate
 
 
 def precision_of_torch() -> str:

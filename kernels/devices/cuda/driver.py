@@ -6,11 +6,12 @@ kernels/emulator plays the card, another answers the same questions.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
+from ...private import kernel_handle
 from . import cublas
 
 
@@ -62,10 +63,10 @@ class Driver(Protocol):
         """
         ...
 
-    def stream(self, pointer: int, device: int | None) -> AbstractContextManager:
-        """A context on another library's stream, of the card of this number; None is the current
-        one.
-        """
+    def stream(
+        self, pointer: int, device: int | None, allocate: Callable | None
+    ) -> AbstractContextManager:
+        """`Device.on_stream`."""
         ...
 
 
@@ -121,7 +122,7 @@ class Hardware:
             (status,) = cuda_driver.cuKernelSetAttribute(
                 attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 shared,
-                kernel.handle,
+                kernel_handle(kernel),
                 cuda_driver.CUdevice(self.device()),
             )
             if status != cuda_driver.CUresult.CUDA_SUCCESS:
@@ -156,15 +157,28 @@ class Hardware:
         return cublas.library()
 
     @contextmanager
-    def stream(self, pointer: int, device: int | None):
+    def stream(self, pointer: int, device: int | None, allocate: Callable | None):
         cuda = self.arrays.cuda
-        with cuda.Device(device):
+        with cuda.Device(device), ExitStack() as stack:
             if hasattr(cuda.Stream, "from_external"):  # CuPy 14
-                foreign = cuda.Stream.from_external(Foreign(pointer))
+                stack.enter_context(cuda.Stream.from_external(Foreign(pointer)))
             else:
-                foreign = cuda.ExternalStream(pointer)
-            with foreign:
-                yield
+                stack.enter_context(cuda.ExternalStream(pointer))
+            if allocate:
+                stack.enter_context(cuda.using_allocator(self.memory_of(allocate)))
+            yield
+
+    def memory_of(self, allocate: Callable) -> Callable:
+        """CuPy's kind of allocator, of another library's."""
+        cuda = self.arrays.cuda
+
+        def memory(size: int):
+            if not size:
+                return cuda.MemoryPool().malloc(0)
+            address, owner = allocate(size)
+            return cuda.MemoryPointer(cuda.UnownedMemory(address, size, owner, self.device()), 0)
+
+        return memory
 
 
 class Foreign(NamedTuple):

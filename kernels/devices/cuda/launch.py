@@ -6,6 +6,7 @@ and its arguments are flat: of an array two words that Numba leaves zero, size, 
 shape and strides; of a tuple those of its members.
 """
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -141,11 +142,9 @@ def loaded(card, device: int, kernel, kinds: tuple, shared: int):
     return card.load(code.text, code.entry, shared)
 
 
-def on_stream(pointer: int, number: int | None = None):
-    """A context in which arrays and kernels use the CUDA stream of another library, on the card of
-    this number; None is the current one.
-    """
-    return driver().stream(pointer, number)
+def on_stream(pointer: int, number: int | None = None, allocate: Callable | None = None):
+    """`Device.on_stream`."""
+    return driver().stream(pointer, number, allocate)
 
 
 def matmul(a, b, precision: str, out=None, add=False):

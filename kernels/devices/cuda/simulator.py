@@ -418,5 +418,5 @@ class Simulated:
         else:
             np.matmul(a, b, out=out)
 
-    def stream(self, pointer: int, device: int | None):
+    def stream(self, pointer: int, device: int | None, allocate=None):
         return nullcontext()

@@ -3,6 +3,7 @@
 An address is one of this process, a multiple of 256. `allocation_at` says what lives at one.
 """
 
+import ctypes
 import weakref
 from bisect import bisect_right, insort
 from contextlib import contextmanager
@@ -80,6 +81,21 @@ class Foreign:
     @property
     def device_id(self) -> int:
         return self.card
+
+
+class UnownedMemory(Foreign):
+    """Memory that another library gives, and takes back when nothing refers to `owner`."""
+
+    def __init__(self, ptr, size, owner, device_id=-1):
+        whole = (ctypes.c_uint8 * size).from_address(ptr)
+        card = current() if device_id == -1 else device_id
+        super().__init__(ptr, np.frombuffer(whole, np.uint8), card)
+        self._owner = owner
+        self.poison()
+
+    def poison(self):
+        """All bits set: a NaN of every float type."""
+        self.bytes.fill(0xFF)
 
 
 def give_back(block: Block):
