@@ -102,7 +102,7 @@ def test_nobody_waits_for_a_card(kind):
         with counted() as counts:
             module(x)[0].sum().backward()
     assert counts.waits == counts.copies_from == counts.copies_to == 0, counts.of
-    assert counts.allocations == 0  # its memory is torch's
+    assert all(name.endswith("another library") for name in counts.of["allocations"])  # torch's
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

@@ -91,6 +91,7 @@ class UnownedMemory(Foreign):
         card = current() if device_id == -1 else device_id
         super().__init__(ptr, np.frombuffer(whole, np.uint8), card)
         self._owner = owner
+        count("allocations", f"{size} bytes of another library")
         self.poison()
 
     def poison(self):
