@@ -87,7 +87,7 @@ class UnownedMemory(Foreign):
     """Memory that another library gives, and takes back when nothing refers to `owner`."""
 
     def __init__(self, ptr, size, owner, device_id=-1):
-        whole = (ctypes.c_uint8 * size).from_address(ptr)
+        whole: Any = (ctypes.c_uint8 * size).from_address(ptr)
         card = current() if device_id == -1 else device_id
         super().__init__(ptr, np.frombuffer(whole, np.uint8), card)
         self._owner = owner

@@ -21,6 +21,9 @@ class Held:
 
     __slots__ = ("__weakref__", "_base", "_memory", "_plain")
     kind: Any = None
+    _base: Any
+    _memory: Any
+    _plain: Any
 
     def __init_subclass__(cls):
         Held.kind = cls
@@ -31,7 +34,7 @@ class Held:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         memptr = memory.get_allocator()(size) if memptr is None else memptr
         self._base, self._memory = None, memptr.mem
-        raw = (
+        raw: Any = (
             np.empty(0, np.uint8)
             if memptr.mem is None
             else memptr.mem.bytes[memptr.ptr - memptr.mem.ptr :]
@@ -130,13 +133,13 @@ def view(a: Any, plain: np.ndarray, name: str) -> Any:
     return made
 
 
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+def array(obj: Any, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
     """An array from one of a card, or of the host, or from numbers."""
     if subok or ndmin or order not in ("K", "C", None):
         raise NotImplementedError("array(order, subok, ndmin)")
     if not isinstance(obj, Held) and hasattr(obj, "__cuda_array_interface__"):
         obj = of_interface(obj)
-    if isinstance(obj, Held):
+    if isinstance(obj, Held.kind):
         here = obj.device.id == memory.current()
         if dtype is not None and obj.dtype != dtype:
             return (obj if here else obj.copy()).astype(dtype)
@@ -170,7 +173,7 @@ def of_interface(obj) -> Any:
     return made
 
 
-def taken(value, name: str, touched: list, anywhere: bool = False):
+def taken(value, name: str, touched: list, anywhere: bool = False) -> Any:
     """An argument of an operation as NumPy takes it; the memory it lies in is added to `touched`.
 
     Raises TypeError for an array of the host, ValueError for one of another card.
