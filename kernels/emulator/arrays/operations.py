@@ -137,7 +137,7 @@ def array(obj: Any, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, b
     """An array from one of a card, or of the host, or from numbers."""
     if subok or ndmin or order not in ("K", "C", None):
         raise NotImplementedError("array(order, subok, ndmin)")
-    if not isinstance(obj, Held) and hasattr(obj, "__cuda_array_interface__"):
+    if hasattr(obj, "__cuda_array_interface__") and not isinstance(obj, Held.kind):
         obj = of_interface(obj)
     if isinstance(obj, Held.kind):
         here = obj.device.id == memory.current()
