@@ -63,6 +63,12 @@ class Driver(Protocol):
         """
         ...
 
+    def products(self, stack, b, out, precision: str) -> Callable[[int], None]:
+        """What does out = stack[t] b when it is called with t, on the stream that is current now;
+        stack (T, R, K) contiguous.
+        """
+        ...
+
     def stream(
         self, pointer: int, device: int | None, allocate: Callable | None
     ) -> AbstractContextManager:
@@ -134,9 +140,7 @@ class Hardware:
     def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
         from cuda.core import launch
 
-        self._enter()
-        stream = stream_at(self.device(), self.arrays.cuda.get_current_stream().ptr)
-        launch(stream, configuration(blocks, threads, shared), function, *values)
+        launch(stream_at(*self._place()), configuration(blocks, threads, shared), function, *values)
 
     def _enter(self):
         """Make the card's context current, where this thread has made no call of CUDA yet: memory
@@ -148,9 +152,18 @@ class Hardware:
             self._thread.entered = True
 
     def product(self, a, b, out, precision: str, add: bool):
+        cublas.products(self, *self._place(), (a, b, out), precision, add)(0)
+
+    def products(self, stack, b, out, precision: str) -> Callable[[int], None]:
+        if not len(stack):
+            return lambda t: None
+        step = stack.strides[0]
+        return cublas.products(self, *self._place(), (stack[0], b, out), precision, False, step)
+
+    def _place(self) -> tuple[int, int]:
+        """(the current card, its current stream), where this thread may work."""
         self._enter()
-        stream = self.arrays.cuda.get_current_stream().ptr
-        cublas.product(self, self.device(), stream, (a, b, out), precision, add)
+        return self.device(), self.arrays.cuda.get_current_stream().ptr
 
     def cublas(self) -> Any:
         """The library, as ctypes has it: functions that return a status."""
