@@ -18,12 +18,12 @@ LIMITS = len(Limits._fields)
 def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]:
     """(loss, update) of a device, from its own `elementwise` and `empty`."""
 
-    def loss(loss: Loss, o, target, weight, total):
-        E, do = terms(loss, o, target, elementwise, empty)
+    def loss(kind: Loss, o, target, weight, total):
+        E, do = terms(kind, o, target, elementwise, empty)
         each, nothing = weight[:, :, None], o.dtype.type(0)
         live = each != 0
         summed = (np.where(live, E, nothing).astype(np.float64) * each).sum()
-        right = (hits(loss, o, target) * weight).sum() if loss.classes else 0.0
+        right = (hits(kind, o, target) * weight).sum() if kind.classes else 0.0
         do = np.where(live, do * (each / total), nothing)
         return do, np.array([[summed, right]], np.float64)
 

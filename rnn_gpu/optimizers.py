@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from copy import copy
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Optimizer:
 
     moments = 0
     squares: tuple[int, ...] = ()  # which of the moments are means of squares
-    formula = None
+    formula: Any = None  # of kernels/updates.py, or as those
 
     def __init__(self, learning_rate: float, *, weight_decay: float = 0.0):
         self.learning_rate = arguments.number("learning_rate", learning_rate, 0, open_high=True)

@@ -107,7 +107,7 @@ class Device(Protocol):
         """
         ...
 
-    def loss(self, loss: Loss, o, target, weight, total) -> tuple[Any, Any]:
+    def loss(self, kind: Loss, o, target, weight, total) -> tuple[Any, Any]:
         """E = Σ weight · loss / Σ weight over the rows (steps and samples) of o; nobody waits.
 
         o, target (T, B, k), weight (T, B), total (1,), Σ weight -> (dE/do (T, B, k); sums (·, 2)

@@ -280,7 +280,8 @@ class Stack(torch.nn.Module):
     @property
     def tapes(self) -> list[layers.DeltaTape]:
         """The DeltaTape of each layer and direction, of arrays as the device has them, after the
-        backward of a call with tape=True.
+        backward of a call with tape=True. On a GPU they are written on torch's stream: wait for it
+        before you read them elsewhere.
         """
         taped = [left for left in self._left if left.taped]
         tapes = [left.tape for left in taped if left.tape is not None]

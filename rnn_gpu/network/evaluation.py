@@ -26,8 +26,8 @@ def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
         o = run(network, batch)
         objective, device = network.objective, network.backend
         _, sums = device.loss(objective.loss, o, batch.target, batch.weight, batch.total)
-        sums = device.numpy(sums).sum(0)
-        seen.append((*objective.means(*sums, batch.counts, network.dtype), batch.counts))
+        means = objective.means(device.numpy(sums), batch.counts, network.dtype)
+        seen.append((*means, batch.counts))
     return average(seen)
 
 

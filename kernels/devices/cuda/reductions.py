@@ -187,10 +187,10 @@ def hit_of(loss: Loss, number) -> Any:
 
 
 @factory
-def loss_kernel(loss: Loss, number):
+def loss_kernel(kind: Loss, number):
     """The kernel of `Device.loss`."""
-    both, log_sum_of_row = formula(value_and_slope(loss), number), log_sum_of(loss, number)
-    hit_of_row, NOTHING = hit_of(loss, number), number(0)
+    both, log_sum_of_row = formula(value_and_slope(kind), number), log_sum_of(kind, number)
+    hit_of_row, NOTHING = hit_of(kind, number), number(0)
 
     @cuda.jit
     def loss(o, target, weight, total, do, sums, lanes):
@@ -234,14 +234,14 @@ def lanes_for(k: int) -> int:
     return min(WARP, 1 << (k - 1).bit_length())
 
 
-def loss(loss: Loss, o, target, weight, total):
+def loss(kind: Loss, o, target, weight, total):
     T, B, k = o.shape
     rows, lanes = T * B, lanes_for(k)
     blocks = parts_for(-(-rows * lanes // THREADS))
     do, sums = arrays().empty(o.shape, o.dtype), arrays().empty((blocks, SUMS), np.float64)
     flat = [a.reshape(rows, k) for a in (o, target)]
     more = (weight.reshape(rows), total, do.reshape(rows, k), sums, lanes)
-    launch(loss_kernel(loss, o.dtype.type), blocks, THREADS, *flat, *more)
+    launch(loss_kernel(kind, o.dtype.type), blocks, THREADS, *flat, *more)
     return do, sums
 
 
