@@ -200,7 +200,7 @@ def lost_cases(tables: dict) -> str:
                 below = [
                     f"{peer} {one['ratio']:.2f}"
                     for peer, one in found.items()
-                    if one.get("ratio", 1.0) < 1.0
+                    if one.get("ratio", 1.0) < 1.0 and not peer.startswith("ours")
                 ]
                 if below:
                     lines.append(f"- {name}, {said(row['case'])}, {what}: {', '.join(below)}")

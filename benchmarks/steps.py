@@ -23,7 +23,7 @@ TIERS = (  # (sizes, batches), each for every cell before the next
 )
 if REHEARSAL:
     LENGTHS, TIERS = (4,), (((5,), (3,)), ((3,), (1,)))
-NAMES = ("ours", "torch", "torch, CUDA graph")
+NAMES = ("ours", "ours, CUDA graph", "torch", "torch, CUDA graph")
 SHORT_NAMES = ("torch, TF32", "torch, CUDA graph, TF32", "ours, public call")  # also, at 128 steps
 JAX = ("JAX scan", "JAX scan, TF32")  # also, in a few cases: it takes seconds to compile
 LOOKED_INTO = ("ours", "torch", "torch, TF32")  # in the same few cases: the kernels that ran

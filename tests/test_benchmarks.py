@@ -283,6 +283,29 @@ def test_what_is_wrong_or_fails_has_an_error_and_no_speed():
     ), done.stderr
 
 
+REPLAYED = """
+from benchmarks import _contenders as c
+from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.simulated import strict
+
+with strict():
+    problem = c.Problem(c.Case("lstm", 4, 2, 3, m=3, layers=2))
+    replayed = c.OursReplayed(problem)
+    problem.x *= -1.5
+    problem.layers[0].parameters["W"][...] *= 0.9
+    with counted() as counts:
+        found = replayed.outcome()
+    right = c.Ours(problem).outcome()
+    errors = c.compare(found, right)
+    print(counts.graphs, counts.launches, max(errors.values()), set(found) == set(right))
+"""
+
+
+def test_a_graph_of_our_passes_computes_them_anew():
+    done = run(sys.executable, "-c", REPLAYED, NUMBA_ENABLE_CUDASIM="1")
+    assert done.stdout.strip() == "1 0 0.0 True", done.stderr
+
+
 # The CPU
 
 
