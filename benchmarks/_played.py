@@ -18,29 +18,32 @@ from rnn_gpu.kernels.emulator import arrays
 from rnn_gpu.kernels.emulator.arrays.memory import LIVE, Foreign
 from rnn_gpu.kernels.emulator.arrays.operations import of
 
-STREAM = 0x7042_0040  # of torch, which is not CuPy's
+STREAMS = (0x7042_0040, 0x7042_0080)  # of torch, one a card, which are not CuPy's
 
 
 class Tensor(torch.Tensor):
-    """A tensor that says it is on a card."""
+    """A tensor that says it is on card 0."""
 
+    __module__ = "torch"  # whose own it plays
+    card = 0
     is_cuda = True
-    device = property(lambda self: torch.device("cuda", 0))
+    device = property(lambda self: torch.device("cuda", self.card))
 
     def get_device(self):
-        return 0
+        return self.card
 
     @property
     def __cuda_array_interface__(self):
         if self.requires_grad:
             raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+        keep_captured(self)
         plain = self.as_subclass(torch.Tensor).numpy()
         pointer, storage = self.data_ptr(), self.untyped_storage()
         if plain.size and LIVE.find(pointer) is None:
             first, size = storage.data_ptr(), storage.nbytes()
             memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(first))
             # as long as this tensor, which the array that takes it keeps
-            self.said = Foreign(first, memory, 0)
+            self.said = Foreign(first, memory, self.card)
         return {
             "shape": tuple(self.shape),
             "typestr": plain.dtype.str,
@@ -50,24 +53,39 @@ class Tensor(torch.Tensor):
         }
 
     def __dlpack_device__(self):
-        return 2, 0
+        return 2, self.card
 
-    def __dlpack__(self, **options):
-        return arrays.asarray(self.detach()).__dlpack__()
+    def __dlpack__(self, *, stream=None, **options):
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        with arrays.cuda.Device(self.card), arrays.cuda.ExternalStream(STREAMS[self.card]):
+            return arrays.asarray(self.detach()).__dlpack__(stream=stream)
 
     # by name, for within a Function torch makes plain tensors of those of a subclass
 
     def detach(self):
-        return super().detach().as_subclass(Tensor)
+        return super().detach().as_subclass(type(self))
 
     def clone(self, **options):
-        return super().clone(**options).as_subclass(Tensor)
+        if arrays.cuda.get_current_stream().is_capturing():  # by what a graph does again
+            return from_dlpack(arrays.asarray(self).copy())
+        return super().clone(**options).as_subclass(type(self))
 
     def cpu(self):
         return self.as_subclass(torch.Tensor).clone()
 
     def numpy(self, **options):
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+        raise TypeError("can't convert cuda device type tensor to numpy. Use Tensor.cpu()")
+
+
+class Second(Tensor):
+    """A tensor that says it is on card 1."""
+
+    __module__ = "torch"
+    card = 1
+
+
+CARDS = (Tensor, Second)
 
 
 class Holder:
@@ -81,23 +99,25 @@ def from_dlpack(a):
     """A tensor of the same memory as an array of the card; others by torch itself."""
     if not isinstance(a, arrays.ndarray):
         return FROM_DLPACK(a)
-    return torch.from_numpy(np.asarray(Holder(a))).as_subclass(Tensor)
+    a = a.__dlpack__(stream=STREAMS[a.device.id]).array
+    return torch.from_numpy(np.asarray(Holder(a))).as_subclass(CARDS[a.device.id])
 
 
 FROM_DLPACK = torch.from_dlpack
 
 
-def on_the_card(a):
-    """A tensor with values of its own, or a module with its parameters, that says it is on a
+def on_the_card(a, number: int = 0):
+    """A tensor with values of its own, or a module with its parameters, that says it is on this
     card.
     """
     if isinstance(a, torch.nn.Module):
         for home in a.modules():
             for name, θ in list(home.named_parameters(recurse=False)):
                 delattr(home, name)
-                home.register_parameter(name, torch.nn.Parameter(on_the_card(θ)))
+                home.register_parameter(name, torch.nn.Parameter(on_the_card(θ, number)))
         return a
-    return from_dlpack(arrays.asarray(a.detach().numpy()))
+    with arrays.cuda.Device(number), arrays.cuda.ExternalStream(STREAMS[number]):
+        return from_dlpack(arrays.asarray(a.detach().numpy()))
 
 
 @contextmanager
@@ -111,17 +131,44 @@ def instead(home, name: str, value):
         setattr(home, name, before)
 
 
+CAPTURED: list = []  # memory that a captured stream uses stays, as in the pool of torch.cuda.graph
+
+
+def keep_captured(tensor):
+    """A tensor that is used while a stream captures."""
+    if arrays.cuda.get_current_stream().is_capturing():
+        CAPTURED.append(tensor)
+
+
+def memory_of_the_host():
+    """The bridge's `memory_on`, in memory of the host."""
+    take = bridge.memory_on("cpu")
+
+    def allocate(size: int):
+        address, owner = take(size)
+        keep_captured(owner)
+        return address, owner
+
+    return lambda device: allocate
+
+
 @contextmanager
 def cuda_tensors():
     """Within it torch takes arrays of the played card, and has a stream there."""
     went_back = bridge.backward
 
     def backward(went, call, dy, ds):
-        return went_back(went, call, dy.as_subclass(Tensor), ds.as_subclass(Tensor))
+        layer, _ = went
+        kind = CARDS[layer.parameters["W"].device.id]
+        return went_back(went, call, dy.as_subclass(kind), ds.as_subclass(kind))
+
+    def current_stream(device=None):
+        return SimpleNamespace(cuda_stream=STREAMS[torch.device(device or "cuda").index or 0])
 
     with ExitStack() as stack:
+        stack.callback(CAPTURED.clear)
         stack.enter_context(instead(torch, "from_dlpack", from_dlpack))
-        current = SimpleNamespace(cuda_stream=STREAM)
-        stack.enter_context(instead(torch.cuda, "current_stream", lambda device=None: current))
+        stack.enter_context(instead(torch.cuda, "current_stream", current_stream))
+        stack.enter_context(instead(bridge, "memory_on", memory_of_the_host()))
         stack.enter_context(instead(bridge, "backward", backward))
         yield

@@ -128,6 +128,11 @@ def compiled_cuda_kernel(kernel, signature: tuple, language: str) -> tuple[bytes
     return bytes(code), made.entry_name
 
 
+def kernel_handle(kernel):
+    """The driver's handle of a kernel that cuda.core has loaded: public since its version 1."""
+    return getattr(kernel, "handle", None) or kernel._handle
+
+
 @contextmanager
 def pretended_capability(capability: tuple[int, int]):
     """numba-cuda asks the current device for nothing but its compute capability while it compiles:

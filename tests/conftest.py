@@ -35,12 +35,28 @@ pytest.register_assert_rewrite("door", "programs", "simulation")
 from door import DOORS, MODELS
 from rnn_gpu.kernels.cells import CELLS
 
+STRICT = os.environ.get("RNN_GPU_TEST_STRICT") == "1"
 DEVICES = ("reference", "cpu", "cuda")
 COMPILED = {"cpu", "cuda"}
 # one of each kind of cell; the others differ from the first in their activation alone
 REPRESENTATIVE = ("elman_tanh", "gru", "lstm")
 # of twins and oracles, relative to the largest number of an array
 RTOL = {"float64": 1e-10, "float32": 1e-5}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def strict_arrays():
+    """RNN_GPU_TEST_STRICT=1: in every test the cuda device of the simulator has arrays as strict as
+    CuPy's, and work that may overtake other work raises.
+    """
+    if not STRICT:
+        yield
+        return
+    from rnn_gpu.kernels.emulator.arrays.order import ordered
+    from rnn_gpu.kernels.emulator.simulated import strict
+
+    with strict(), ordered():
+        yield
 
 
 @pytest.fixture(params=DEVICES)

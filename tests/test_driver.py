@@ -22,8 +22,8 @@ class OnCard:
         self.a, self.shape, self.strides, self.dtype = a, a.shape, a.strides, a.dtype
         self.itemsize, self.data = a.itemsize, SimpleNamespace(ptr=a.ctypes.data)
 
-    def __setitem__(self, where, value):
-        self.a[where] = value
+    def fill(self, value):
+        self.a.fill(value)
 
 
 class Memory:
@@ -58,7 +58,7 @@ def card():
 def multiply(card, a, b, how="fp32", out=None, stream=0):
     add = out is not None
     out = out if add else np.full((len(a), b.shape[1]), np.nan, a.dtype)
-    cublas.product(card, 0, stream, (OnCard(a), OnCard(b), OnCard(out)), how, add)
+    cublas.products(card, 0, stream, (OnCard(a), OnCard(b), OnCard(out)), how, add)(0)
     return out
 
 
@@ -86,6 +86,16 @@ def test_rows_of_a_larger_matrix_are_found(card):
     a, b = whole[3:7], rng.normal(size=(4, 5)).astype("f")
     np.testing.assert_allclose(multiply(card, a, b), a @ b, rtol=1e-5)
     np.testing.assert_allclose(multiply(card, whole[:, 1:3], b[:2]), whole[:, 1:3] @ b[:2], 1e-5)
+
+
+def test_a_product_of_each_of_a_stack(card):
+    stack, b = rng.normal(size=(3, 2, 4)).astype("f"), rng.normal(size=(4, 5)).astype("f")
+    out = np.empty((2, 5), "f")
+    matrices = OnCard(stack[0]), OnCard(b), OnCard(out)
+    multiply = cublas.products(card, 0, 0, matrices, "fp32", False, stack.strides[0])
+    for t in (2, 0, 1, 1):
+        multiply(t)
+        assert (out == stack[t] @ b).all()
 
 
 def test_nothing_is_asked_for_an_empty_product(card):

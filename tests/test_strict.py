@@ -7,11 +7,13 @@ import copy
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from threading import Thread
 
 import numpy as np
 import pytest
 
 import rnn_gpu
+from conftest import STRICT
 from door import same
 from own_cells import LEAKY, MINE
 from rnn_gpu import (
@@ -35,17 +37,20 @@ from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.devices.cuda.schedules import NAMES, only
 from rnn_gpu.kernels.emulator import arrays as played
 from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.arrays.order import ordered
 from rnn_gpu.kernels.emulator.simulated import strict
 
-pytestmark = pytest.mark.skipif(not SIMULATED, reason="the strict arrays are for the simulator")
+pytestmark = pytest.mark.skipif(
+    not SIMULATED or STRICT, reason="compared with the simulator on NumPy's arrays"
+)
 
 T, B, M, N, K = 5, 3, 4, 6, 2
 RNG = np.random.default_rng(0)
 ON_CUDA = {"device": "cuda"}
 X, DY = RNG.normal(size=(T, B, M)).astype("f"), RNG.normal(size=(T, B, N)).astype("f")
 MASK, RESETS = RNG.random((T, B)) < 0.7, RNG.random((T, B)) < 0.4
-XS = [RNG.normal(size=(t, M)).astype("f") for t in (5, 3, 6, 4)]
-YS = [RNG.normal(size=(t, K)).astype("f") for t in (5, 3, 6, 4)]
+XS = [RNG.normal(size=(t, M)).astype("f") for t in (5, 3, 6)]
+YS = [RNG.normal(size=(t, K)).astype("f") for t in (5, 3, 6)]
 
 
 def found(value):
@@ -188,7 +193,7 @@ def network(loss="squared_error", **options):
 
 def fitted(x=XS, y=YS, loss="squared_error", **options):
     model = network(loss)
-    history = model.fit(x, y, **{"epochs": 2, "batch_size": 3, "progress": False} | options)
+    history = model.fit(x, y, **{"epochs": 2, "batch_size": 2, "progress": False} | options)
     return history, model.parameters
 
 
@@ -311,27 +316,54 @@ def weights_of_torch():
     return layer(X), layer.to_torch(), [a for _, a in layer.as_keras(layer.parameters)]
 
 
-@pytest.fixture
-def on_the_card():
-    with strict(), counted() as counts:
-        yield counts
-
-
 def taken(name, tmp_path):
     """What a path gives, with a folder where it asks for one."""
     path = PATHS[name]
     return found(path(tmp_path) if "tmp_path" in path.__code__.co_varnames else path())
 
 
-QUICK = ("LSTM", "GRU plain", "fit", "a", "b", "c", "d", "e", "s", "w")
+# what a quicker path goes through too
+SLOW = ("fit by m", "fit by n", "fit by r", "fit by adamw", "fit binary", "fit validated", "mine ")
 
 
-@pytest.mark.parametrize("name", PATHS)
+def paths():
+    for name in PATHS:
+        yield pytest.param(name, marks=pytest.mark.slow if name.startswith(SLOW) else ())
+
+
+@pytest.mark.parametrize("name", list(paths()))
 def test_a_path_is_cupys_to_the_last_bit(name, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "strict").mkdir()
     expected = taken(name, tmp_path / "plain")
-    with strict(), counted() as counts:
+    with strict(), ordered(), counted() as counts:
         got = taken(name, tmp_path / "strict")
     assert counts.operations and counts.allocations
     same(got, expected)
+
+
+def test_memory_that_nobody_has_is_given_back():
+    device, pool = resolve("cuda"), played.get_default_memory_pool()
+    assert device.release() == 0  # NumPy's
+    with strict():
+        layer = LSTM(M, N, **ON_CUDA)
+        layer(X)
+        before = pool.total_bytes()
+        assert 0 < device.release() == before - pool.total_bytes()
+        assert pool.total_bytes() == pool.used_bytes() > 0
+        assert layer.backward(DY)[0].shape == X.shape
+
+
+def test_threads_train_side_by_side():
+    """Each its own network; both on the stream of all, and each captures its updates."""
+    options = {"x": [x[:3] for x in XS], "y": [y[:3] for y in YS], "epochs": 3, "batch_size": 1}
+    with strict(), ordered():
+        (expected,) = alone = [found(fitted(**options))]
+        threads = [Thread(target=lambda: alone.append(found(fitted(**options)))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(alone) == 3
+    for got in alone:
+        same(got, expected)

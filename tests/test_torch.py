@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 
 import rnn_gpu
 import rnn_gpu.torch as ours
-from conftest import close
+from conftest import STRICT, close
 from door import refuses, table
 from own_cells import LEAKY
 from rnn_gpu import (
@@ -142,11 +142,18 @@ def test_outputs_and_gradients_are_torchs(call):
     agree(*call)
 
 
+def on(device, monkeypatch):
+    """Have our modules compute there, with tensors of the host."""
+    if device == "cuda" and STRICT:
+        pytest.skip("strict arrays take no tensors of the host: see test_strict_torch.py")
+    monkeypatch.setattr("rnn_gpu.bridges.torch.device_of", lambda tensor: device)
+
+
 def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
     """The kernels of each device behind the same module; CUDA's in the simulator, where its arrays
     are NumPy's.
     """
-    monkeypatch.setattr("rnn_gpu.bridges.torch.device_of", lambda tensor: device)
+    on(device, monkeypatch)
     theirs, mine = pair(kind, num_layers=2, bidirectional=True)
     packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), LENGTHS, enforce_sorted=False)
     agree(theirs, mine, packed, state(theirs, B))
@@ -469,7 +476,7 @@ def numbers(module):
     "clips", [{}, {"clip_step_value": 0.2, "clip_step_norm": 0.3}], ids=["free", "clipped"]
 )
 def test_masks_resets_and_clipping_are_those_of_our_own_layers(kind, clips, device, monkeypatch):
-    monkeypatch.setattr("rnn_gpu.bridges.torch.device_of", lambda tensor: device)
+    on(device, monkeypatch)
     mine = getattr(ours, kind)(M, N, 2, bidirectional=True, dtype=torch.float64, **clips)
     network, x, hx = as_network(mine, device), draw(T, B, M), state(mine, B)
     dy = draw(T, B, 2 * N)

@@ -194,9 +194,14 @@ class Device(Protocol):
         """Which kernels one layer of n units runs for B samples, with which grid, and why."""
         ...
 
-    def on_stream(self, pointer: int, number: int | None = None) -> AbstractContextManager:
+    def on_stream(
+        self, pointer: int, number: int | None = None, allocate: Callable | None = None
+    ) -> AbstractContextManager:
         """A context in which arrays and kernels use a stream of another library, on the card of
         this number, or the current one; no more than a context where a device has no streams.
+
+        allocate  (bytes) -> (address, what the memory lives as long as): the other library's, which
+                  arrays made meanwhile take; None is the device's own
         """
         ...
 

@@ -1,6 +1,7 @@
 """Modules of torch's that run on our kernels: see rnn_gpu.torch, where users find them."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from ..kernels.once import once
 from ..layers.stateful import clip_of
-from ..layers.steps import Steps, steps_of
+from ..layers.steps import Steps, all_live, steps_of
 from ..parameters import recurrent_shapes
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -39,11 +40,23 @@ def device_of(tensor) -> str:
 
 
 def on_the_stream_of(tensor):
-    """A context whose kernels run on the tensor's card, on torch's current stream there."""
+    """A context whose kernels run on the tensor's card, on torch's current stream there, in torch's
+    memory: so that torch.cuda.graph may capture them.
+    """
     if tensor.device.type == "cpu":
         return nullcontext()
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    return resolve("cuda").on_stream(stream, tensor.get_device())
+    return resolve("cuda").on_stream(stream, tensor.get_device(), memory_on(tensor.device))
+
+
+def memory_on(device) -> Callable:
+    """What takes memory from torch's allocator: bytes -> (address, tensor)."""
+
+    def allocate(size: int):
+        owner = torch.empty(size, dtype=torch.uint8, device=device)
+        return owner.data_ptr(), owner
+
+    return allocate
 
 
 def precision_of_torch() -> str:
@@ -267,7 +280,8 @@ class Stack(torch.nn.Module):
     @property
     def tapes(self) -> list[layers.DeltaTape]:
         """The DeltaTape of each layer and direction, of arrays as the device has them, after the
-        backward of a call with tape=True.
+        backward of a call with tape=True. On a GPU they are written on torch's stream: wait for it
+        before you read them elsewhere.
         """
         taped = [left for left in self._left if left.taped]
         tapes = [left.tape for left in taped if left.tape is not None]
@@ -392,6 +406,11 @@ class Stack(torch.nn.Module):
         input.
         """
         T, B, _ = x.shape
+        d = resolve(device_of(x))
+        if lengths is None and all(values is None for values in given.values()):
+            place = x.get_device() if x.device.type == "cuda" else "cpu"
+            with on_the_stream_of(x):  # nothing is copied to a card but once
+                return all_live(d, place, T, B)
         shape, axes = (
             ((T,), "T") if not batched else ((B, T), "B, T") if rows_first else ((T, B), "T, B")
         )
@@ -407,7 +426,6 @@ class Stack(torch.nn.Module):
             a = arguments.booleans(name, values, shape, axes, otherwise=name == "mask")
             patterns.append(a.T.reshape(T, B) if rows_first else a.reshape(T, B))
         mask, resets = patterns
-        d = resolve(device_of(x))
         with on_the_stream_of(x):
             return steps_of(d, live & mask, resets)
 

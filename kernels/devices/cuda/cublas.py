@@ -8,6 +8,7 @@ workspace of their own, so that nothing is allocated while a stream is captured.
 import ctypes
 import threading
 import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -95,38 +96,45 @@ def matrix(a) -> Matrix:
     raise ValueError(f"a product is given a matrix of strides {a.strides}: not contiguous")
 
 
-def product(driver, device: int, stream: int, matrices: tuple, precision: str, add: bool):
-    """out = a b, or out += a b, of matrices (a (R, K), b (K, C), out (R, C)).
+def products(
+    driver, device: int, stream: int, matrices: tuple, precision: str, add: bool, step: int = 0
+) -> Callable[[int], None]:
+    """What does out = a b, or out += a b, of matrices (a (R, K), b (K, C), out (R, C)), as often as
+    it is called: with t, of the a that lies t times `step` bytes behind.
 
     By columns outᵀ = bᵀ aᵀ is asked for, which is out by rows.
     """
     a, b, out = matrices
     (R, K), (_, C) = a.shape, b.shape
     if not R or not C:
-        return
+        return lambda t: None
     if not K:
-        if not add:
-            out[...] = 0
-        return
+        return lambda t: None if add else out.fill(0)
     key = driver, device
     handle = handles.known.get(key) or handles.known.setdefault(key, Handle(driver, device))
     kind, compute = KINDS[out.dtype.name, precision]
     one, zero = FACTORS[out.dtype.itemsize]
     first, second, result = matrix(b), matrix(a), matrix(out)
-    status = handle.cublas.cublasGemmEx(
+    gemm, moving = handle.cublas.cublasGemmEx, ctypes.c_void_p(second.pointer)
+    given = (
         handle.on(stream),
         TRANSPOSED[first.transposed],
         TRANSPOSED[second.transposed],
         *(C, R, K),
         one,
         *(ctypes.c_void_p(first.pointer), kind, first.step),
-        *(ctypes.c_void_p(second.pointer), kind, second.step),
+        *(moving, kind, second.step),
         one if add else zero,
         *(ctypes.c_void_p(result.pointer), kind, result.step),
         compute,
         ANY_ALGORITHM,
     )
-    demand(status, "cublasGemmEx")
+
+    def multiply(t: int):
+        moving.value = second.pointer + t * step
+        demand(gemm(*given), "cublasGemmEx")
+
+    return multiply
 
 
 def demand(status: int, what: str):

@@ -6,11 +6,12 @@ kernels/emulator plays the card, another answers the same questions.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
+from ...private import kernel_handle
 from . import cublas
 
 
@@ -62,10 +63,16 @@ class Driver(Protocol):
         """
         ...
 
-    def stream(self, pointer: int, device: int | None) -> AbstractContextManager:
-        """A context on another library's stream, of the card of this number; None is the current
-        one.
+    def products(self, stack, b, out, precision: str) -> Callable[[int], None]:
+        """What does out = stack[t] b when it is called with t, on the stream that is current now;
+        stack (T, R, K) contiguous.
         """
+        ...
+
+    def stream(
+        self, pointer: int, device: int | None, allocate: Callable | None
+    ) -> AbstractContextManager:
+        """`Device.on_stream`."""
         ...
 
 
@@ -121,7 +128,7 @@ class Hardware:
             (status,) = cuda_driver.cuKernelSetAttribute(
                 attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 shared,
-                kernel.handle,
+                kernel_handle(kernel),
                 cuda_driver.CUdevice(self.device()),
             )
             if status != cuda_driver.CUresult.CUDA_SUCCESS:
@@ -133,9 +140,7 @@ class Hardware:
     def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
         from cuda.core import launch
 
-        self._enter()
-        stream = stream_at(self.device(), self.arrays.cuda.get_current_stream().ptr)
-        launch(stream, configuration(blocks, threads, shared), function, *values)
+        launch(stream_at(*self._place()), configuration(blocks, threads, shared), function, *values)
 
     def _enter(self):
         """Make the card's context current, where this thread has made no call of CUDA yet: memory
@@ -147,24 +152,46 @@ class Hardware:
             self._thread.entered = True
 
     def product(self, a, b, out, precision: str, add: bool):
+        cublas.products(self, *self._place(), (a, b, out), precision, add)(0)
+
+    def products(self, stack, b, out, precision: str) -> Callable[[int], None]:
+        if not len(stack):
+            return lambda t: None
+        step = stack.strides[0]
+        return cublas.products(self, *self._place(), (stack[0], b, out), precision, False, step)
+
+    def _place(self) -> tuple[int, int]:
+        """(the current card, its current stream), where this thread may work."""
         self._enter()
-        stream = self.arrays.cuda.get_current_stream().ptr
-        cublas.product(self, self.device(), stream, (a, b, out), precision, add)
+        return self.device(), self.arrays.cuda.get_current_stream().ptr
 
     def cublas(self) -> Any:
         """The library, as ctypes has it: functions that return a status."""
         return cublas.library()
 
     @contextmanager
-    def stream(self, pointer: int, device: int | None):
+    def stream(self, pointer: int, device: int | None, allocate: Callable | None):
         cuda = self.arrays.cuda
-        with cuda.Device(device):
+        with cuda.Device(device), ExitStack() as stack:
             if hasattr(cuda.Stream, "from_external"):  # CuPy 14
-                foreign = cuda.Stream.from_external(Foreign(pointer))
+                stack.enter_context(cuda.Stream.from_external(Foreign(pointer)))
             else:
-                foreign = cuda.ExternalStream(pointer)
-            with foreign:
-                yield
+                stack.enter_context(cuda.ExternalStream(pointer))
+            if allocate:
+                stack.enter_context(cuda.using_allocator(self.memory_of(allocate)))
+            yield
+
+    def memory_of(self, allocate: Callable) -> Callable:
+        """CuPy's kind of allocator, of another library's."""
+        cuda = self.arrays.cuda
+
+        def memory(size: int):
+            if not size:
+                return cuda.MemoryPool().malloc(0)
+            address, owner = allocate(size)
+            return cuda.MemoryPointer(cuda.UnownedMemory(address, size, owner, self.device()), 0)
+
+        return memory
 
 
 class Foreign(NamedTuple):

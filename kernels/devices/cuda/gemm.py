@@ -6,7 +6,7 @@ from ... import RESET, At, Backward, Forward
 from ...binding.closures import tuple_of
 from .compiled import factory
 from .contract import Choice, Problem
-from .launch import arrays, blocks_for, cuda, device_function, matmul, prepared, threads_for
+from .launch import arrays, blocks_for, cuda, device_function, matmuls, prepared, threads_for
 from .plans import too_large
 from .pointwise import (
     advance_of,
@@ -85,11 +85,12 @@ def plan(problem: Problem, asked: bool = False) -> Choice:
 
 def forward(cell, call: Forward, choice: Choice, precision: str):
     (T, B, _, n), dtype = call.p.shape, call.p.dtype
-    q, h, W_T = arrays().empty((B, cell.gates * n), dtype), call.s[0, 0].copy(), call.W.T
+    q, h = arrays().empty((B, cell.gates * n), dtype), call.s[0, :1].copy()
     kernel = forward_kernel(cell, dtype.type)
-    step = prepared(kernel, choice.blocks, choice.threads, call, q, h)
+    step = prepared(kernel, choice.blocks, choice.threads, call, q, h[0])
+    multiply = matmuls(h, call.W.T, q, precision)
     for t in range(T):
-        matmul(h, W_T, precision, q)
+        multiply(0)
         step(t)
 
 
@@ -100,9 +101,10 @@ def backward(cell, call: Backward, choice: Choice, precision: str):
     ds[...] = 0
     kernel = backward_kernel(cell, dtype.type, call.clip != ())
     step = prepared(kernel, choice.blocks, choice.threads, call, through_W, carried)
+    multiply = matmuls(dq_of_step, call.W, through_W, precision)
     for t in reversed(range(T)):
         step(t)
-        matmul(dq_of_step[t], call.W, precision, through_W)
+        multiply(t)
     carried[0, 0] += through_W
     ds += carried
 

@@ -6,7 +6,9 @@ and its arguments are flat: of an array two words that Numba leaves zero, size, 
 shape and strides; of a tuple those of its members.
 """
 
+from collections.abc import Callable
 from functools import cache, lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -107,20 +109,37 @@ def flat(arguments: tuple) -> tuple[tuple, tuple]:
     return tuple(values), kinds
 
 
+# dtype.name itself takes longer than all that is done with it
+NAMES = {
+    np.dtype(name): name for name in ("float32", "float64", "uint8", "uint32", "int32", "int64")
+}
+
+
+@lru_cache(4096)
+def row_major(shape: tuple, itemsize: int) -> tuple:
+    """The strides of an array of this shape without gaps."""
+    return tuple(itemsize * prod(shape[k + 1 :]) for k in range(len(shape)))
+
+
 def flatten(value, values: list):
-    """Append a kernel's parameters of one argument to values.  Returns its kind."""
+    """Append a kernel's parameters of one argument to values.  Returns its kind.
+
+    Some 100 ns an attribute of an array, and no more of them than there must be.
+    """
     if isinstance(value, tuple):
         return type(value), *[flatten(one, values) for one in value]
     if isinstance(value, int):
         values.append(value)
         return "int64"
+    dtype = value.dtype
     if isinstance(value, np.generic):
         values.append(value)
-        return value.dtype.name
-    if not value.flags.c_contiguous:
-        raise ValueError(f"a kernel is given an array of strides {value.strides}: not contiguous")
-    values += (0, 0, value.size, value.itemsize, value.data.ptr, *value.shape, *value.strides)
-    return value.dtype.name, value.ndim
+        return NAMES[dtype]
+    shape, strides, itemsize = value.shape, value.strides, dtype.itemsize
+    if strides != row_major(shape, itemsize) and not value.flags.c_contiguous:
+        raise ValueError(f"a kernel is given an array of strides {strides}: not contiguous")
+    values += (0, 0, value.size, itemsize, value.data.ptr, *shape, *strides)
+    return NAMES[dtype], len(shape)
 
 
 @lru_cache(4096)
@@ -141,11 +160,9 @@ def loaded(card, device: int, kernel, kinds: tuple, shared: int):
     return card.load(code.text, code.entry, shared)
 
 
-def on_stream(pointer: int, number: int | None = None):
-    """A context in which arrays and kernels use the CUDA stream of another library, on the card of
-    this number; None is the current one.
-    """
-    return driver().stream(pointer, number)
+def on_stream(pointer: int, number: int | None = None, allocate: Callable | None = None):
+    """`Device.on_stream`."""
+    return driver().stream(pointer, number, allocate)
 
 
 def matmul(a, b, precision: str, out=None, add=False):
@@ -156,6 +173,11 @@ def matmul(a, b, precision: str, out=None, add=False):
         out = arrays().empty((len(a), b.shape[1]), a.dtype)
     driver().product(a, b, out, precision, add)
     return out
+
+
+def matmuls(stack, b, out, precision: str) -> Callable[[int], None]:
+    """What does out = stack[t] b when it is called with t: for a product at each step."""
+    return driver().products(stack, b, out, precision)
 
 
 def arrays() -> Any:

@@ -418,5 +418,8 @@ class Simulated:
         else:
             np.matmul(a, b, out=out)
 
-    def stream(self, pointer: int, device: int | None):
+    def products(self, stack, b, out, precision: str):
+        return lambda t: self.product(stack[t], b, out, precision, False)
+
+    def stream(self, pointer: int, device: int | None, allocate=None):
         return nullcontext()

@@ -3,7 +3,14 @@
 from types import SimpleNamespace
 
 from . import memory
-from .memory import Device, MemoryPointer, MemoryPool, get_allocator, using_allocator
+from .memory import (
+    Device,
+    MemoryPointer,
+    MemoryPool,
+    UnownedMemory,
+    get_allocator,
+    using_allocator,
+)
 from .streams import (
     GLOBAL,
     RELAXED,
@@ -23,6 +30,7 @@ __all__ = [
     "MemoryPointer",
     "MemoryPool",
     "Stream",
+    "UnownedMemory",
     "alloc",
     "get_allocator",
     "get_current_stream",
