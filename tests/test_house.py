@@ -404,7 +404,7 @@ sys.exit(pytest.main(["--collect-only", "-qq", sys.argv[1]], plugins=[Marks()]))
 """
 
 # all of whose cases are slow, for what sets them up is
-SETS_UP = {"test_benchmarks.py", "test_contributing.py", "test_ptx.py"}
+SETS_UP = {"test_benchmarks.py", "test_contributing.py", "test_executed.py", "test_ptx.py"}
 
 
 @pytest.mark.slow
