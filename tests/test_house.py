@@ -85,6 +85,7 @@ network.network
 network.stream
 network
 bridges.onnx gradcheck
+verification
 callbacks gradient_flow onnx stream torch training
 datasets._sequences
 datasets.*
