@@ -9,10 +9,8 @@ from math import inf, isfinite
 
 import numpy as np
 
-from . import Change, Limits, Report
+from . import Change, Report
 from .losses import Loss, hits, terms
-
-LIMITS = len(Limits._fields)
 
 
 def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]:
@@ -28,8 +26,8 @@ def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]
         return do, np.array([[summed, right]], np.float64)
 
     def update(change: Change, sums, norms, changes: bool = True):
-        (summed, right), (square, within, peak) = sums[0].tolist(), norms[0].tolist()
-        value, bound, largest = change.scalars[:LIMITS].tolist()
+        (summed, right), (square, within, peak) = sums[0].tolist(), norms
+        value, bound, largest, *scalars = change.scalars.tolist()
         number, norm = change.grads[0].dtype.type, within**0.5
         factor = number(bound / norm) if norm > bound else number(1)
         taken = isfinite(summed) and isfinite(square) and not number(peak) * factor > largest
@@ -37,7 +35,7 @@ def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]
             clip(change.grads, value, factor)
             for θ, moments, g in zip(change.parameters, change.moments, change.grads, strict=True):
                 outputs = (θ, *moments)
-                elementwise(change.formula, outputs, (*outputs, g), change.scalars[LIMITS:])
+                elementwise(change.formula, outputs, (*outputs, g), scalars)
         return np.array(Report(summed, right, square, taken), np.float64)
 
     return loss, update
@@ -45,14 +43,14 @@ def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]
 
 def norms(grads: Sequence, scalars):
     """`Device.norms`; the largest number only where it may be more than an optimizer can take."""
-    value, bound, largest = scalars[:LIMITS].tolist()
+    value, bound, largest, *_ = scalars.tolist()
     square = within = sum_of_squares(grads)
     if value < inf and bound < inf:
         within = sum_of_squares(np.clip(g, -value, value) for g in grads)
     peak = 0.0
     if square**0.5 > largest:
         peak = min(value, max(float(abs(g).max()) for g in grads))
-    return np.array([[square, within, peak]])
+    return square, within, peak
 
 
 def sum_of_squares(arrays: Iterable) -> float:

@@ -56,6 +56,7 @@ NAMES = {
     # the GPU
     "cuda_dispatcher": ("numba.cuda.dispatcher", "kernels as cubins and as PTX"),
     "cuda_devices": ("numba.cuda.cudadrv.devices", "compiling for a GPU where there is none"),
+    "cuda_nvvm": ("numba.cuda.cudadrv.nvvm", "PTX that is executed where there is no GPU"),
     "cuda_config": ("numba.cuda.core.config", "the settings that a kept cubin depends on"),
     # the simulator, made stronger
     "simulator_api": ("numba.cuda.simulator.api", "options of kernels that it does not know"),

@@ -37,6 +37,7 @@ from .gradcheck import gradcheck
 from .keeping import release
 from .layers import GRU, LSTM, RNN, Bidirectional, Dense, Dropout, Embedding, Recurrent, stack
 from .network import Network, Stream, load
+from .verification import verify
 
 __version__ = "0.1.0"
 
@@ -72,4 +73,5 @@ __all__ = [
     "optimizers",
     "release",
     "stack",
+    "verify",
 ]

@@ -13,7 +13,19 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from . import GRU, LSTM, RNN, ArgumentError, Dense, Embedding, Network, RnnGpuError, datasets, load
+from . import (
+    GRU,
+    LSTM,
+    RNN,
+    ArgumentError,
+    Dense,
+    Embedding,
+    Network,
+    RnnGpuError,
+    datasets,
+    load,
+    verify,
+)
 from .device import NAMES, PRECISIONS, resolve, simulated, why_not
 
 app = typer.Typer(
@@ -25,7 +37,10 @@ Cell = StrEnum("Cell", list(CELLS))
 Data = StrEnum("Data", ["vowels", "python-manual"])
 Device = StrEnum("Device", list(NAMES))
 Precision = StrEnum("Precision", list(PRECISIONS))
+Dtype = StrEnum("Dtype", ["float32", "float64"])
 ELMAN, AUTO, FP32 = Cell("elman"), Device("auto"), Precision("fp32")  # the defaults
+FLOAT32 = Dtype("float32")
+VERIFIED = ("elman_tanh", "gru", "lstm")  # one of each kind
 NO_PICTURE = "no picture: matplotlib is not installed (pip install matplotlib)"
 
 
@@ -203,6 +218,35 @@ def gradflow(
         print(NO_PICTURE, file=sys.stderr)
     except OSError as error:
         raise ArgumentError(f"--out is {path}, where no file can be written: {error}") from None
+
+
+@app.command("verify")
+def verify_cells(
+    *,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A built-in cell, or module:name of your own; again for another. Default: "
+            f"{', '.join(VERIFIED)}."
+        ),
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the kernels.")] = FLOAT32,
+    n: Annotated[int, typer.Option(min=1, help="Units.")] = 7,
+):
+    """Run cells on everything that this machine has, and compare: formulas, gradients, CPU, the
+    GPU's kernels in the simulator and as compiled code that is executed without a GPU, and a GPU.
+
+    Exit status 1 where something is wrong.
+    """
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: where one's own modules are
+    failures = 0
+    for one in cell or VERIFIED:
+        found = verify(one, dtype=str(dtype), n=n)
+        print(found)
+        failures += len(found.failures)
+    if failures:
+        print(f"{failures} of these lines failed", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -23,13 +23,14 @@ class Objective:
         """
         total = float(weight.sum())
         do, sums = device.loss(self.loss, o, target, weight, device.array([total], o.dtype))
-        return self.means(device.numpy(sums), total, o.dtype)[0], do
+        summed, hits = device.numpy(sums).sum(0)
+        return self.means(summed, hits, total, o.dtype)[0], do
 
-    def means(self, sums, total: float, dtype) -> tuple[float, float | None]:
-        """The sums of Device.loss as NumPy's, and Σ weight -> (E, the share of rows whose most
-        likely class is the target's, None where the loss knows no classes).
+    def means(self, summed, hits, total: float, dtype) -> tuple[float, float | None]:
+        """The sums of Device.loss and Σ weight, numbers -> (E, the share of rows whose most likely
+        class is the target's, None where the loss knows no classes).
         """
-        (summed, hits), number = np.sum(sums, 0), np.dtype(dtype).type
+        number = np.dtype(dtype).type
         correct = float(number(hits) / number(total)) if self.loss.classes else None
         return float(summed) / total, correct
 

@@ -50,7 +50,7 @@ kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cud
 kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
-kernels.emulator.arrays.counts kernels.emulator.arrays.order
+kernels.emulator.arrays.counts
 kernels.emulator.arrays.memory
 kernels.emulator.arrays.streams
 kernels.emulator.arrays.cuda kernels.emulator.arrays.operations
@@ -58,6 +58,13 @@ kernels.emulator.arrays.linalg kernels.emulator.arrays.ndarrays
 kernels.emulator.arrays.functions
 kernels.emulator.arrays
 kernels.emulator.*
+kernels.emulator.arithmetic kernels.emulator.findings kernels.emulator.shadow
+kernels.emulator.warps
+kernels.emulator.text
+kernels.emulator.memory kernels.emulator.operands kernels.emulator.registers
+kernels.emulator.instructions
+kernels.emulator.machine
+kernels.emulator.card
 kernels.emulator
 bridges bridges.plots errors outline
 arguments bridges.io device
@@ -78,6 +85,7 @@ network.network
 network.stream
 network
 bridges.onnx gradcheck
+verification
 callbacks gradient_flow onnx stream torch training
 datasets._sequences
 datasets.*
@@ -397,7 +405,7 @@ sys.exit(pytest.main(["--collect-only", "-qq", sys.argv[1]], plugins=[Marks()]))
 """
 
 # all of whose cases are slow, for what sets them up is
-SETS_UP = {"test_benchmarks.py", "test_contributing.py", "test_ptx.py"}
+SETS_UP = {"test_benchmarks.py", "test_contributing.py", "test_executed.py", "test_ptx.py"}
 
 
 @pytest.mark.slow

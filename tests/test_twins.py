@@ -2,18 +2,13 @@
 buffer poisoned first.
 """
 
-import numpy as np
 import pytest
 
 from conftest import close
 from own_cells import MINE
-from rnn_gpu.device import resolve
-from rnn_gpu.kernels import Clip, updates
-from rnn_gpu.kernels.activations import ACTIVATIONS
+from rnn_gpu.kernels import Clip
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.losses import LOSSES, value_and_slope
-from rnn_gpu.layers.stateless import output_formula
-from twins import OTHERS, N, one_pass
+from twins import OTHERS, N, elementwise_cases, elementwise_pass, matvec_pass, one_pass
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -88,46 +83,13 @@ def test_runs_are_bitwise_repeatable(cell, device):
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_matvec(other, dtype):
-    rng = np.random.default_rng(0)
-    W, s = rng.normal(size=(13, 7)), rng.normal(size=(5, 7))
-    d = resolve(other)
-    out = d.array(np.full((5, 13), np.nan), dtype)
-    d.matvec(d.array(W, dtype), d.array(s, dtype), out)
-    close(d.numpy(out), s @ W.T, dtype)
-
-
-def elementwise_cases():
-    for activation in ACTIVATIONS.values():
-        yield f"f {activation.name}", activation.f, 1, 1, ()
-        yield f"δ {activation.name}", output_formula(activation), 1, 2, ()
-    for loss in LOSSES.values():
-        yield loss.name, value_and_slope(loss), 2, 3, ()
-    scalars = {
-        "sgd": (0.1, 0.2),
-        "momentum": (0.1, 0.2, 0.9),
-        "nesterov": (0.1, 0.2, 0.9),
-        "rmsprop": (0.1, 0.2, 0.9, 1e-3),
-    }
-    adams = dict.fromkeys(("adam", "adamw"), (0.1, 0.2, 0.9, 0.99, 1e-3, 2.0, 3.0))
-    for name, values in (scalars | adams).items():
-        moments = {"sgd": 0, "adam": 2, "adamw": 2}.get(name, 1)
-        yield name, getattr(updates, name), 1 + moments, 2 + moments, values
+    out, expected = matvec_pass(other, dtype)
+    close(out, expected, dtype)
 
 
 @pytest.mark.parametrize("case", list(elementwise_cases()), ids=lambda case: case[0])
 @pytest.mark.parametrize("other", OTHERS)
 def test_elementwise_formulas(case, other, dtype):
-    _, f, outputs, inputs, scalars = case
-    rng = np.random.default_rng(3)
-    values = [
-        np.abs(rng.normal(size=(3, 37))) if inputs > 2 else 3 * rng.normal(size=(3, 37))
-        for _ in range(inputs)
-    ]
-    results = []
-    for name in ("reference", other):
-        d = resolve(name)
-        out = [d.array(np.full((3, 37), np.nan), dtype) for _ in range(outputs)]
-        d.elementwise(f, out, [d.array(v, dtype) for v in values], scalars)
-        results.append([d.numpy(o) for o in out])
-    for a, b in zip(*reversed(results), strict=True):
+    results = elementwise_pass(other, case, dtype), elementwise_pass("reference", case, dtype)
+    for a, b in zip(*results, strict=True):
         close(a, b, dtype)

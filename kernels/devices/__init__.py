@@ -117,11 +117,11 @@ class Device(Protocol):
         ...
 
     def norms(self, grads: Sequence[Any], scalars) -> Any:
-        """Parts of what `update` must know of all gradients, (·, 3) float64; nobody waits.
+        """What `update` must know of all gradients, for it alone; nobody waits.
 
-        scalars as of the Change. Of the parts the first two are to be added up: Σ g², and the same
-        of what Limits.value leaves of g; the third is the largest |g| that it leaves. Where there
-        is nothing to bound the last two may be anything smaller.
+        scalars as of the Change. It is Σ g², the same of what Limits.value leaves of g, and the
+        largest |g| that it leaves, the last two only where Limits ask for them: on a GPU in parts,
+        (·, 3) float64.
         """
         ...
 

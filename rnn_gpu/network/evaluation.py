@@ -26,7 +26,8 @@ def measure(network, samples: Samples, batch_size: int) -> dict[str, float]:
         o = run(network, batch)
         objective, device = network.objective, network.backend
         _, sums = device.loss(objective.loss, o, batch.target, batch.weight, batch.total)
-        means = objective.means(device.numpy(sums), batch.counts, network.dtype)
+        summed, hits = device.numpy(sums).sum(0)
+        means = objective.means(summed, hits, batch.counts, network.dtype)
         seen.append((*means, batch.counts))
     return average(seen)
 

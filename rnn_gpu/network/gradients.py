@@ -42,8 +42,8 @@ def forward_backward(
     segment  steps that are computed, and computed again, at a time (see Segments); None is all
     """
     unread = both_ways(network, batch, states, taped, segment, clip)
-    sums = network.backend.numpy(unread.sums)
-    E, correct = network.objective.means(sums, batch.counts, network.dtype)
+    summed, hits = network.backend.numpy(unread.sums).sum(0)
+    E, correct = network.objective.means(summed, hits, batch.counts, network.dtype)
     return Made(E, correct, unread.o, unread.tape, unread.back)
 
 

@@ -349,9 +349,9 @@ def enqueued(
     ways                       see forward_backward
     """
     device, unread = network.backend, both_ways(network, batch, **ways)
-    each = network.parameters, moments, unread.back.grads
-    θ, its_moments, grads = (tuple(of[name] for name in network.parameters) for of in each)
-    change = Change(formula, θ, its_moments, grads, scalars)
+    parameters, grads = network.parameters, unread.back.grads
+    of_each = tuple(grads[name] for name in parameters)
+    change = Change(formula, tuple(parameters.values()), tuple(moments.values()), of_each, scalars)
     norms = device.norms(change.grads, scalars)
     report = device.update(change, unread.sums, norms, changes)
     if type(clipped := unread.back.clipped_steps) is not int:
@@ -370,7 +370,7 @@ def read(
     """
     unread, device = going.unread, network.backend
     found = Report(*device.numpy(going.report).tolist())
-    E, correct = network.objective.means([found[:2]], batch.counts, network.dtype)
+    E, correct = network.objective.means(found.loss, found.hits, batch.counts, network.dtype)
     back = unread.back
     if type(back.clipped_steps) is not int:
         back = back._replace(clipped_steps=int(found.clipped))

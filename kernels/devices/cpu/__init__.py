@@ -80,7 +80,9 @@ def elementwise_kernel(f, number, outputs, inputs, scalars):
 def elementwise(f, outputs, inputs, scalars=()):
     number = outputs[0].dtype.type
     kernel = elementwise_kernel(f, number, len(outputs), len(inputs), len(scalars))
-    flat = [tuple(a.reshape(-1) for a in arrays) for arrays in (outputs, inputs)]
+    flat = [
+        tuple([a if a.ndim == 1 else a.reshape(-1) for a in arrays]) for arrays in (outputs, inputs)
+    ]
     kernel(*flat, tuple(map(number, scalars)))
 
 

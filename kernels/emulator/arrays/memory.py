@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from .counts import count
-from .order import LOOKING
 
 ALIGNMENT = 256  # of an address, as cudaMalloc's
 UNIT = 512  # bytes a pool rounds up to, as CuPy's does
@@ -37,7 +36,6 @@ class Block:
         self.bytes = raw[first : first + size]
         self.pool, self.card, self.address = pool, card, self.bytes.ctypes.data
         self.taken, self.released = 0, False  # how often, and given back to the system
-        self.stream = stream_now()  # whose later work may have it again
 
 
 class Allocation:
@@ -74,7 +72,6 @@ class Foreign:
 
     def __init__(self, ptr: int, bytes: np.ndarray, card: int):
         self.ptr, self.size, self.card, self.bytes = ptr, len(bytes), card, bytes
-        self.address = ptr
         LIVE.add(self)
         weakref.finalize(self, LIVE.discard, ptr).atexit = False
 
@@ -87,11 +84,10 @@ class UnownedMemory(Foreign):
     """Memory that another library gives, and takes back when nothing refers to `owner`."""
 
     def __init__(self, ptr, size, owner, device_id=-1):
-        whole: Any = (ctypes.c_uint8 * size).from_address(ptr)
+        whole = (ctypes.c_uint8 * size).from_address(ptr)
         card = current() if device_id == -1 else device_id
         super().__init__(ptr, np.frombuffer(whole, np.uint8), card)
         self._owner = owner
-        count("allocations", f"{size} bytes of another library")
         self.poison()
 
     def poison(self):
@@ -177,8 +173,7 @@ class MemoryPool:
         count("allocations", f"{size} bytes")
         rounded, card = -(-size // UNIT) * UNIT, current()
         with lock:
-            like = card, rounded, stream_now()
-            fitting = [b for b in self._free if (b.card, len(b.bytes), b.stream) == like]
+            fitting = [b for b in self._free if b.card == card and len(b.bytes) == rounded]
             if fitting:
                 self._free.remove(fitting[-1])
                 block = fitting[-1]
@@ -217,11 +212,6 @@ class MemoryPool:
 
 def forbid(what: str):
     """Raise where a stream that captures does not allow this; streams.py puts its own here."""
-
-
-def stream_now() -> int:
-    """The current stream's pointer; streams.py puts its own here."""
-    return 0
 
 
 DEFAULT = MemoryPool()
@@ -280,8 +270,6 @@ class Device:
         """Wait for all that this card does."""
         forbid("wait")
         count("waits", "Device.synchronize")
-        for order in LOOKING:
-            order.wait_for_all()
 
     def __repr__(self):
         return f"<CUDA Device {self.id}>"

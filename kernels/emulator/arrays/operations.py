@@ -8,7 +8,7 @@ import numpy as np
 
 from . import memory
 from .counts import count
-from .streams import capturing, forbid, start, wait_here
+from .streams import capturing, forbid, start
 
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -21,9 +21,6 @@ class Held:
 
     __slots__ = ("__weakref__", "_base", "_memory", "_plain")
     kind: Any = None
-    _base: Any
-    _memory: Any
-    _plain: Any
 
     def __init_subclass__(cls):
         Held.kind = cls
@@ -34,7 +31,7 @@ class Held:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         memptr = memory.get_allocator()(size) if memptr is None else memptr
         self._base, self._memory = None, memptr.mem
-        raw: Any = (
+        raw = (
             np.empty(0, np.uint8)
             if memptr.mem is None
             else memptr.mem.bytes[memptr.ptr - memptr.mem.ptr :]
@@ -94,11 +91,10 @@ def sent(name: str):
     count("copies_to", name)
 
 
-def told(name: str, a: Any = None):
-    """The host waits for numbers of the card: those of a, or one that it needs for a shape."""
+def told(name: str):
+    """The host waits for a number, without which it does not know a shape."""
     forbid("wait")
-    start(lambda: None, [] if a is None else memory_of(a))
-    wait_here(name)
+    count("waits", name)
     count("copies_from", name)
 
 
@@ -133,13 +129,13 @@ def view(a: Any, plain: np.ndarray, name: str) -> Any:
     return made
 
 
-def array(obj: Any, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
     """An array from one of a card, or of the host, or from numbers."""
     if subok or ndmin or order not in ("K", "C", None):
         raise NotImplementedError("array(order, subok, ndmin)")
-    if hasattr(obj, "__cuda_array_interface__") and not isinstance(obj, Held.kind):
+    if not isinstance(obj, Held) and hasattr(obj, "__cuda_array_interface__"):
         obj = of_interface(obj)
-    if isinstance(obj, Held.kind):
+    if isinstance(obj, Held):
         here = obj.device.id == memory.current()
         if dtype is not None and obj.dtype != dtype:
             return (obj if here else obj.copy()).astype(dtype)
@@ -151,9 +147,9 @@ def array(obj: Any, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, b
         raise ValueError(f"Unsupported dtype {plain.dtype}")
     made = Held.kind(plain.shape, plain.dtype)
     sent("array")
-    start(lambda: np.copyto(of(made), plain), memory_of(made))
     if blocking:
-        wait_here("array, blocking")
+        told("array, blocking")
+    made._plain[...] = plain
     return made
 
 
@@ -162,7 +158,8 @@ def of_interface(obj) -> Any:
     says = obj.__cuda_array_interface__
     pointer, _ = says["data"]
     if says.get("stream") is not None:
-        wait_here("__cuda_array_interface__ with a stream")
+        forbid("wait")
+        count("waits", "__cuda_array_interface__ with a stream")
     allocation = memory.LIVE.find(pointer) if pointer else None
     if pointer and allocation is None:
         raise RuntimeError(f"cudaErrorInvalidValue: nothing lives at {pointer:#x}")
@@ -173,7 +170,7 @@ def of_interface(obj) -> Any:
     return made
 
 
-def taken(value, name: str, touched: list, anywhere: bool = False) -> Any:
+def taken(value, name: str, touched: list, anywhere: bool = False):
     """An argument of an operation as NumPy takes it; the memory it lies in is added to `touched`.
 
     Raises TypeError for an array of the host, ValueError for one of another card.
@@ -234,25 +231,22 @@ def operate(
         return out
     result = work()
     if isinstance(result, tuple):
-        return tuple(map(placed, result))
-    made = like(result, order)
-    target = made._plain  # and not `made`, which its owner may let go of
-    once_more = work if capturing() else lambda: result
-    start(lambda: np.copyto(target, once_more()), [*touched, *memory_of(made)])
+        return tuple(placed(one, "C") for one in result)
+    made = placed(result, order)
+    if capturing():
+        target = made._plain  # and not `made`, which its owner may let go of
+        for allocation in memory_of(made):
+            allocation.poison()
+        start(lambda: np.copyto(target, work()), [*touched, *memory_of(made)])
     return made
 
 
-def like(result, order: str) -> Any:
-    """A new array of the current card for what NumPy has computed."""
+def placed(result, order: str) -> Any:
+    """What NumPy has computed as a new array of the current card."""
     result = np.asarray(result)
     fortran = order == "F" or (order == "K" and not result.flags.c_contiguous)
     fortran = fortran and result.flags.f_contiguous
-    return Held.kind(result.shape, result.dtype, order="F" if fortran else "C")
-
-
-def placed(result) -> Any:
-    """What NumPy has computed, whose shape the host has waited for, as an array of the card."""
-    made = like(result, "C")
+    made = Held.kind(result.shape, result.dtype, order="F" if fortran else "C")
     made._plain[...] = result
     return made
 

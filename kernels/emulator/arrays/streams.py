@@ -8,12 +8,10 @@ launched; what CuPy refuses then, or the driver forbids, raises.
 import weakref
 from collections.abc import Callable, Iterable
 from itertools import count as numbers
-from threading import get_ident, local
-from typing import Any
+from threading import local
 
 from . import memory
 from .counts import count
-from .order import LOOKING, Clock, merge
 
 GLOBAL, THREAD_LOCAL, RELAXED = range(3)
 POINTERS = numbers(0x5700_0000, 0x40)  # of streams
@@ -58,12 +56,8 @@ class Graph:
                     "another may have it now"
                 )
         count("graphs", "launch")
-
-        def works():
-            for work in self._works:
-                work()
-
-        done_in_order(works, stream or get_current_stream(), list(self._touched))
+        for work in self._works:
+            work()
 
     def upload(self, stream=None):
         """Nothing: there is no card to upload to."""
@@ -71,37 +65,16 @@ class Graph:
 
 def start(work: Callable, allocations: Iterable = ()):
     """Do work that a card would do, on the current stream; where that captures, keep it."""
-    stream, touched = get_current_stream(), list(allocations)
-    if capture := CAPTURES.get(stream.ptr):
-        capture.keep(work, touched)
+    capture = CAPTURES.get(get_current_stream().ptr)
+    if capture:
+        capture.keep(work, allocations)
         return
-    if stream.ptr in (0, 1) and any(not c.non_blocking for c in CAPTURES.values()):
+    if get_current_stream().ptr in (0, 1) and any(not c.non_blocking for c in CAPTURES.values()):
         raise RuntimeError(
-            "cudaErrorStreamCaptureImplicit: the legacy stream is used while another captures that "
-            "waits for it"
+            "cudaErrorStreamCaptureImplicit: the legacy stream is used while another"
+            " captures that waits for it"
         )
-    done_in_order(work, stream, [one.block or one for one in touched])
-
-
-def done_in_order(work: Callable, stream, blocks: list):
-    """Do work; where somebody looks at the order, what it has written is what has changed."""
-    if not LOOKING:
-        work()
-        return
-    before = [(block, block.bytes.tobytes()) for block in blocks]
     work()
-    written = [block for block, was in before if block.bytes.tobytes() != was]
-    for order in LOOKING:
-        order.work(stream.ptr, not stream.is_non_blocking, blocks, written)
-
-
-def wait_here(name: str):
-    """The host waits for the current stream."""
-    forbid("wait")
-    count("waits", name)
-    stream = get_current_stream()
-    for order in LOOKING:
-        order.wait(stream.ptr, not stream.is_non_blocking)
 
 
 def capturing() -> bool:
@@ -123,7 +96,6 @@ def forbid(what: str):
 
 
 memory.forbid = forbid
-memory.stream_now = lambda: get_current_stream().ptr
 
 
 def current_streams() -> list:
@@ -141,7 +113,7 @@ def get_current_stream(device_id=-1):
 class BaseStream:
     """A stream by its pointer; two of one pointer are equal."""
 
-    is_non_blocking: Any = False
+    is_non_blocking = False
 
     def __init__(self, ptr, device_id):
         self.ptr, self.device_id = ptr, device_id
@@ -187,19 +159,13 @@ class BaseStream:
         """Wait for what it has been given."""
         forbid("wait")
         count("waits", "Stream.synchronize")
-        for order in LOOKING:
-            order.wait(self.ptr, not self.is_non_blocking)
 
     def record(self, event=None):
         """An event at this point of the stream."""
-        event = event or Event()
-        event.record(self)
-        return event
+        return event or Event()
 
     def wait_event(self, event):
         """Later work waits for an event; the host does not."""
-        for order in LOOKING:
-            merge(order.streams[self.ptr], event._clock)
 
     def begin_capture(self, mode=None):
         """Keep the work that comes, instead of doing it."""
@@ -240,13 +206,7 @@ Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 
 
 class ExternalStream(BaseStream):
-    """The stream of another library, by its pointer; but for the streams of all, it is taken to
-    wait for none.
-    """
-
-    @property
-    def is_non_blocking(self):
-        return self.ptr not in OF_CUPY
+    """The stream of another library, by its pointer."""
 
     def __init__(self, ptr, device_id=-1):
         super().__init__(ptr, device_id)
@@ -258,7 +218,6 @@ class Event:
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         if interprocess and not disable_timing:
             raise ValueError("Timing must be disabled for interprocess events")
-        self._clock: Clock = {}
 
     @property
     def done(self) -> bool:
@@ -266,13 +225,8 @@ class Event:
 
     def record(self, stream=None):
         """Stand at this point of a stream."""
-        stream = stream or get_current_stream()
-        for order in LOOKING:
-            self._clock = dict(order.begin(stream.ptr, not stream.is_non_blocking))
 
     def synchronize(self):
         """Wait for the work before it."""
         forbid("wait")
         count("waits", "Event.synchronize")
-        for order in LOOKING:
-            merge(order.hosts[get_ident()], self._clock)

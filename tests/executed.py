@@ -1,0 +1,278 @@
+"""Kernels compiled for a card and executed without one, through the library's own host code: a
+program, for the tests' own process runs the simulator.
+
+    python tests/executed.py GROUP          lines of JSON, one a case
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+
+import rnn_gpu
+from own_cells import LEAKY, MINE
+from planted import Fault, faults
+from rnn_gpu.kernels import UNCLIPPED, Clip
+from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.cells.noise import dropped, zoned
+from rnn_gpu.kernels.devices.cuda.contract import Choice
+from rnn_gpu.kernels.devices.cuda.driver import played_by
+from rnn_gpu.kernels.devices.cuda.plans import Plan
+from rnn_gpu.kernels.devices.cuda.schedules import only
+from rnn_gpu.kernels.emulator.card import Card, card
+from twins import N, elementwise_cases, elementwise_pass, matvec_pass, one_pass
+
+MISSING = 3  # exit status where nothing can be compiled
+DTYPES = ("float32", "float64")
+SCHEDULES = ("block", "plain", "gemm")
+NOISY = dropped(zoned(CELLS["lstm"]))
+ALL_LIVE, MASKED, RANDOM = "live", None, 4  # patterns of flags, as one_pass takes them
+CLIPS = {"unclipped": UNCLIPPED, "value": Clip(value=0.3), "norm": Clip(norm=0.7)}
+CLIPS["both"] = Clip(0.3, 0.5)
+
+
+OWN = {"noisy": NOISY, "leaky": LEAKY, "mine": MINE}
+
+
+class Pass(NamedTuple):
+    """One pass forward and back of a cell, by a schedule or by a plan of the block schedule."""
+
+    cell: str
+    dtype: str
+    schedule: str
+    clip: str = "unclipped"
+    pattern: object = MASKED
+    n: int = N
+    shape: tuple[int, int, int] | None = None  # lanes, samples, quads of weights in shared memory
+    order: int | None = None  # the seed that draws warps
+
+    def run(self) -> dict:
+        settings = {"pattern": self.pattern, "clip": CLIPS[self.clip], "n": self.n}
+        cell = OWN.get(self.cell) or CELLS[self.cell]
+        expected, _, beyond = one_pass("reference", cell, self.dtype, **settings)
+        with self.chosen():
+            got, _, clipped = one_pass("cuda", cell, self.dtype, **settings)
+        return {"error": error(got, expected), "clipped alike": int(clipped) == int(beyond)}
+
+    def chosen(self):
+        """A context in which this schedule, or plan, is the one."""
+        if self.shape is None:
+            return only(self.schedule)
+        return patch("rnn_gpu.kernels.devices.cuda.choose", partial(planned, self.shape))
+
+
+def planned(shape, cell, direction, n, B, itemsize, clips=False) -> Choice:
+    """A plan of the block schedule with so many lanes, samples, and quads in shared memory."""
+    lanes, samples, in_shared = shape
+    inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips)
+    plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
+    return Choice("block", plan, -(-B // samples), plan.threads, plan.shared * itemsize, "asked")
+
+
+class Elementwise(NamedTuple):
+    """A formula that layers, losses or optimizers give to `elementwise`."""
+
+    formula: str
+    dtype: str
+    order: int | None = None
+
+    def run(self) -> dict:
+        (case,) = (one for one in elementwise_cases() if one[0] == self.formula)
+        got = elementwise_pass("cuda", case, self.dtype)
+        return {"error": error(got, elementwise_pass("reference", case, self.dtype))}
+
+
+class Matvec(NamedTuple):
+    dtype: str
+    order: int | None = None
+
+    def run(self) -> dict:
+        got, expected = matvec_pass("cuda", self.dtype)
+        return {"error": error([got], [expected])}
+
+
+class Training(NamedTuple):
+    """An update of a network, through the door."""
+
+    dtype: str
+    order: int | None = None
+
+    def run(self) -> dict:
+        found = [trained(device, self.dtype) for device in ("cuda", "reference")]
+        return {"error": error(*found)}
+
+
+def trained(device: str, dtype: str) -> list:
+    """The parameters after two updates."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(6, 5, 3)).astype(dtype), rng.normal(size=(6, 5, 2)).astype(dtype)
+    options = {"device": device, "dtype": dtype, "seed": 1}
+    layers = [rnn_gpu.GRU(3, 7, **options), rnn_gpu.Dense(7, 2, **options)]
+    network = rnn_gpu.Network(layers, loss="squared_error", steps="every")
+    network.fit(x, y, epochs=2, batch_size=5, clip_norm=0.1, clip_step_norm=0.01)
+    return [network.backend.numpy(a) for a in network.parameters.values()]
+
+
+def error(got, expected) -> float:
+    """The largest, relative to the largest number of an array, or to 1."""
+    found = [
+        np.abs(a - b).max(initial=0) / max(1.0, np.abs(b).max(initial=0))
+        for a, b in zip(got, expected, strict=True)
+    ]
+    return float(max(np.nan_to_num(found, nan=np.inf)))
+
+
+# Groups of cases
+
+SHAPES = [  # n, (lanes, samples, quads of weights in shared memory)
+    (7, (1, 1, 99)),
+    (7, (2, 2, 1)),
+    (7, (4, 1, 0)),
+    (3, (8, 2, 0)),
+    (13, (4, 3, 1)),
+    (33, (2, 1, 2)),
+    (33, (8, 5, 99)),
+    (9, (1, 4, 0)),
+]
+FEW = ("elman_tanh", "gru", "lstm")
+
+
+def quick() -> Iterator:
+    """A case of each kind, in few kernels."""
+    for pattern, order in ((MASKED, None), (RANDOM, 1), (ALL_LIVE, None)):
+        yield Pass("lstm", "float32", "block", "unclipped", pattern, order=order)
+    yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 1))
+    yield Pass("mine", "float32", "plain", "norm", RANDOM)
+    yield Pass("elman_tanh", "float64", "gemm", "value", RANDOM)
+    yield Elementwise("adam", "float32")
+    yield Matvec("float32")
+
+
+def schedules() -> Iterator:
+    """Every schedule, flag and bound of the cells that stand for all."""
+    for cell, dtype, schedule in itertools.product(FEW, DTYPES, SCHEDULES):
+        for clip, pattern in itertools.product(CLIPS, (MASKED, RANDOM, ALL_LIVE)):
+            yield Pass(cell, dtype, schedule, clip, pattern)
+
+
+def cells() -> Iterator:
+    """Every other cell, one with noise, and users' own."""
+    others = [name for name in (*CELLS, *OWN) if name not in FEW]
+    for cell, dtype, schedule in itertools.product(others, DTYPES, SCHEDULES):
+        for pattern in (MASKED, RANDOM):
+            yield Pass(cell, dtype, schedule, "unclipped", pattern)
+        yield Pass(cell, dtype, schedule, "both", RANDOM)
+
+
+def plans() -> Iterator:
+    """Every shape of plan, in random orders too."""
+    for cell, dtype, (n, shape) in itertools.product(FEW, DTYPES, SHAPES):
+        for clip, order in (("unclipped", None), ("both", 2)):
+            yield Pass(cell, dtype, "block", clip, RANDOM, n, shape, order)
+
+
+def others() -> Iterator:
+    """Kernels that know no cell, and the door."""
+    for dtype in DTYPES:
+        for formula, *_ in elementwise_cases():
+            yield Elementwise(formula, dtype)
+        yield Matvec(dtype)
+        yield Training(dtype)
+
+
+def small() -> Iterator:
+    """Two kernels, for faults in their sources."""
+    yield Pass("elman_tanh", "float32", "block")
+    yield Pass("elman_tanh", "float32", "plain")
+
+
+class Faulty(Card):
+    """A card that changes the text of one kernel it loads, and remembers all."""
+
+    def __init__(self, place: int = -1, change=None, order=None):
+        super().__init__(order)
+        self.place, self.change, self.texts = place, change, []
+
+    def load(self, code, entry, shared):
+        text = code.decode()
+        self.texts.append(text)
+        changed = self.change(text) if len(self.texts) == self.place + 1 else text
+        return super().load(changed.encode(), entry, shared)
+
+
+PLANTED = (
+    Pass("lstm", "float32", "block", "norm", RANDOM, 7, (2, 2, 1)),
+    Pass("gru", "float32", "plain", "norm", RANDOM, 33),
+    Pass("elman_tanh", "float64", "gemm", "norm"),
+)
+
+
+class Planted(NamedTuple):
+    """A fault in one kernel of a case."""
+
+    healthy: Pass
+    place: int
+    fault: Fault
+
+    def line(self) -> dict:
+        faulty = Faulty(self.place, self.fault.change)
+        with played_by(faulty):
+            found = self.healthy.run()
+        return found | {
+            "fault": f"{self.healthy.schedule}, kernel {self.place}: {self.fault.name}",
+            "expected": sorted(kind.name for kind in self.fault.expected),
+            "kinds": sorted({one.kind.name for one in faulty.findings()}),
+        }
+
+
+def planted() -> Iterator:
+    """Every fault, in the kernels of PLANTED."""
+    for case in PLANTED:
+        healthy = Faulty()
+        with played_by(healthy):
+            case.run()
+        yield case
+        for place, text in enumerate(healthy.texts):
+            yield from (Planted(case, place, fault) for fault in faults(text))
+
+
+ALL = (quick, schedules, cells, plans, others, small, planted)
+GROUPS = {one.__name__: one for one in ALL}
+
+
+def line(case, played: Card) -> dict:
+    """What came of a case."""
+    played.launches.clear()
+    played.order = None if case.order is None else np.random.default_rng(case.order)
+    found = case.run()
+    runs = [launch.run for launch in played.launches]
+    return found | {
+        "case": " ".join(map(str, (type(case).__name__, *case))),
+        "dtype": case.dtype,
+        "launches": len(runs),
+        "findings": [str(one) for one in played.findings()],
+        "benign": sum(run.benign for run in runs),
+    }
+
+
+def main(group: str) -> int:
+    if reason := Card().missing():
+        print(reason, file=sys.stderr)
+        return MISSING
+    cases = list(GROUPS[group]())
+    print(json.dumps({"planned": len(cases)}), flush=True)
+    with card() as played:
+        for case in cases:
+            said = case.line() if isinstance(case, Planted) else line(case, played)
+            print(json.dumps(said), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

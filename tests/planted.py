@@ -1,0 +1,71 @@
+"""Faults in the PTX of a kernel, each made by a change of its text, and what must be found."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from rnn_gpu.kernels.emulator.findings import Kind
+
+RACES = {Kind.READ_AFTER_WRITE, Kind.WRITE_AFTER_READ, Kind.TWO_WRITES}
+# the instruction, for lane 1 alone left out
+SKIPPED = "{ .reg .pred t; .reg .b32 i; mov.u32 i, %laneid; setp.ne.s32 t, i, 1; @t OLD }"
+# in the lower half of a block's threads
+PARTED = "{ .reg .pred t; .reg .b32 i; mov.u32 i, %tid.x; setp.lt.s32 t, i, 16; @t OLD }"
+
+
+class Fault(NamedTuple):
+    """A change, and the kinds of which one must be found."""
+
+    name: str
+    change: Callable[[str], str]
+    expected: set[Kind]
+
+
+def nth(pattern: str, k: int, new: Callable[[re.Match], str]) -> Callable[[str], str]:
+    """The change of the k-th match of a pattern in a text."""
+
+    def change(text):
+        found = list(re.finditer(pattern, text))
+        match = found[k % len(found)]
+        return text[: match.start()] + new(match) + text[match.end() :]
+
+    return change
+
+
+def count(pattern: str, text: str) -> int:
+    return len(re.findall(pattern, text))
+
+
+BARRIER = r"bar\.sync\s+0;"
+SHUFFLE = r"shfl\.sync\.bfly[^;]*;"
+OF_SHARED = r"(ld\.shared\.v\d\.\w+[^;]*\[%rd\d+)(?:\+(\d+))?\]"
+STORED_IN_SHARED = r"st\.shared\.\w+\s[^;]*;"
+STORED = r"(st\.global\.f\d\d\s+\[%rd\d+)(?:\+(-?\d+))?\]"
+
+
+def further(by: int):
+    """An address that is moved."""
+    return lambda match: f"{match[1]}+{int(match[2] or 0) + by}]"
+
+
+def faults(text: str) -> Iterator[Fault]:
+    """Every fault that this text has a place for."""
+    for k in range(count(BARRIER, text)):
+        yield Fault(f"barrier {k} left out", nth(BARRIER, k, lambda _: ""), RACES)
+        parted = nth(BARRIER, k, lambda match: PARTED.replace("OLD", match[0]))
+        yield Fault(f"barrier {k} for half a block", parted, {Kind.MISSED_BARRIER} | RACES)
+    if count(SHUFFLE, text):
+        skipped = nth(SHUFFLE, 0, lambda match: SKIPPED.replace("OLD", match[0]))
+        yield Fault("a lane skips a shuffle", skipped, {Kind.ABSENT_LANES})
+    if count(OF_SHARED, text):
+        off = nth(OF_SHARED, 0, further(4))
+        yield Fault("4 bytes off in shared memory", off, {Kind.MISALIGNED})
+        beyond = nth(OF_SHARED, 0, further(1 << 18))
+        yield Fault("beyond shared memory", beyond, {Kind.OUTSIDE})
+    if count(STORED_IN_SHARED, text):
+        lost = nth(STORED_IN_SHARED, 0, lambda _: "")
+        yield Fault("shared memory that nobody writes", lost, {Kind.UNWRITTEN})
+    if count(STORED, text):
+        yield Fault("stored beyond the end", nth(STORED, 0, further(1 << 13)), {Kind.OUTSIDE})
+        off = nth(STORED, 0, further(2))
+        yield Fault("stored at half an address", off, {Kind.MISALIGNED})

@@ -1,0 +1,118 @@
+"""Compiled kernels, executed: what the simulator cannot see, the code that a card gets.
+
+`executed.py` runs in a process of its own, without the simulator. Without NVIDIA's compiler the
+tests are skipped; RNN_GPU_REQUIRE_PTX=1 makes them fail instead.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from conftest import RTOL
+from executed import GROUPS, MISSING
+from programs import NO_GPU, copied
+from rnn_gpu.kernels.emulator.findings import Kind
+
+PROGRAM = Path(__file__).with_name("executed.py")
+PATIENCE = 3600
+slow, stress = pytest.mark.slow, pytest.mark.stress
+
+
+@cache
+def lines(group: str, library: str = "") -> list[dict]:
+    """What the program says of a group of cases; with the library of another folder."""
+    inherited = {name: value for name, value in os.environ.items() if name not in NO_GPU}
+    environment = inherited | {name: value for name, value in NO_GPU.items() if value is not None}
+    environment |= {"PYTHONPATH": library} if library else {}
+    command = [sys.executable, PROGRAM, group]
+    options = {"env": environment, "capture_output": True, "encoding": "utf-8"}
+    done = subprocess.run(command, check=False, timeout=PATIENCE, **options)
+    if done.returncode == MISSING:
+        missing = pytest.fail if os.environ.get("RNN_GPU_REQUIRE_PTX") == "1" else pytest.skip
+        missing(done.stderr)
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(said) == 1 + said[0]["planned"]
+    return said[1:]
+
+
+EVERY = [
+    "quick",
+    *(pytest.param(group, marks=slow) for group in ("schedules", "others")),
+    *(pytest.param(group, marks=stress) for group in ("cells", "plans")),
+]
+
+
+def test_every_group_is_looked_at():
+    named = {one if isinstance(one, str) else one.values[0] for one in EVERY}
+    assert named | {"small", "planted"} == set(GROUPS)
+
+
+@pytest.mark.parametrize("group", EVERY)
+def test_executed_kernels_compute_what_the_reference_does(group):
+    wrong = {one["case"]: one for one in lines(group) if not one["error"] <= RTOL[one["dtype"]]}
+    assert wrong == {}
+    assert all(one.get("clipped alike", True) for one in lines(group))
+    assert all(one["launches"] > 0 for one in lines(group))
+
+
+@pytest.mark.parametrize("group", EVERY)
+def test_no_access_of_an_executed_kernel_is_wrong(group):
+    assert {one["case"]: one["findings"] for one in lines(group) if one["findings"]} == {}
+
+
+# barriers without which every access is in order all the same
+NEEDLESS = {"plain, kernel 1: barrier 0 left out"}
+
+
+@slow
+def test_every_planted_fault_is_found():
+    """Also where the numbers stay right."""
+    planted = [one for one in lines("planted") if "fault" in one]
+    missed = {one["fault"] for one in planted if not set(one["kinds"]) & set(one["expected"])}
+    assert missed == NEEDLESS
+    right = [one for one in planted if one["error"] <= RTOL["float32"] and one["kinds"]]
+    assert len(right) > 10 and len(planted) > 30
+
+
+@slow
+def test_kernels_in_which_faults_are_planted_have_none_of_their_own():
+    healthy = [one for one in lines("planted") if "fault" not in one]
+    assert len(healthy) == 3 and all(one["findings"] == [] for one in healthy)
+
+
+SOURCES = {  # file, what stands there, what is put in its place, what is found in which schedule
+    "no barrier between steps": (
+        "block.py",
+        "cuda.syncthreads()  # the next step reads every unit",
+        "pass",
+        Kind.READ_AFTER_WRITE,
+        "block",
+    ),
+    "another sample's state": (
+        "plain.py",
+        "total += A[j, i] * x[k, t, b, j]",
+        "total += A[j, i] * x[k, t, (b + 1) % x.shape[2], j]",
+        Kind.READ_AFTER_WRITE,
+        "plain",
+    ),
+}
+
+
+@slow
+@pytest.mark.parametrize("fault", SOURCES.values(), ids=SOURCES)
+def test_a_fault_in_the_source_of_a_kernel_is_found(fault, tmp_path):
+    """In a copy of the library."""
+    file, old, new, kind, schedule = fault
+    path = copied(tmp_path) / "devices" / "cuda" / file
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    for one in lines("small", str(tmp_path)):
+        wrong = [text for text in one["findings"] if text.startswith(kind)]
+        assert bool(wrong) == (schedule in one["case"].split())
