@@ -137,3 +137,35 @@ def test_another_process_finds_every_kernel_and_compiles_none(tmp_path):
     files[0].write_bytes(files[0].read_bytes()[:-1])
     loaded, compiled = says(FEW, into, "again", **elsewhere)
     assert len(compiled) == 1
+
+
+EXECUTED = """
+import itertools, json, sys
+sys.argv[:] = ["precompile"]
+from benchmarks import _barriers, _memories
+from rnn_gpu.kernels.emulator.card import card
+
+_barriers.BARRIERS = 3
+found = {}
+with card() as played:
+    for measurement, count in (
+        (_memories.loads_of_shared_memory, 4),
+        (_memories.prefetches_to_L2, 2),
+        (_barriers.block_barrier, 1),
+    ):
+        rows = list(itertools.islice(measurement(), count))
+        found[measurement.__name__] = [len(rows), [row["error"] for row in rows if "error" in row]]
+print(json.dumps([found, [str(one) for one in played.findings()]]))
+"""
+
+
+@pytest.mark.slow
+def test_the_microbenchmarks_as_compiled_give_the_right_numbers():
+    """Those whose instructions the emulator executes: no clusters, no polling."""
+    found, findings = says(EXECUTED, NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS="0")
+    assert found == {
+        "loads_of_shared_memory": [4, []],
+        "prefetches_to_L2": [2, []],
+        "block_barrier": [1, []],
+    }
+    assert findings == []
