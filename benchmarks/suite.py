@@ -16,7 +16,8 @@ from benchmarks import _machine, _outcomes
 from benchmarks._machine import REHEARSAL
 
 TESTS = Path(__file__).parents[1] / "tests"
-ELSEWHERE = ("house", "benchmarks", "private", "ptx", "packaging")  # files about other things
+# files about other things
+ELSEWHERE = ("benchmarks", "emulator", "executed", "house", "packaging", "private", "ptx")
 WANTED = ["tests", "-k", "(cuda or gpu or schedule or oracle)"]
 WANTED[-1] += "".join(f" and not test_{name}" for name in ELSEWHERE)
 if REHEARSAL:

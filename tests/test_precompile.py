@@ -169,3 +169,46 @@ def test_the_microbenchmarks_as_compiled_give_the_right_numbers():
         "block_barrier": [1, []],
     }
     assert findings == []
+
+
+CHECKED = """
+import json, os, sys
+from pathlib import Path
+sys.argv[:] = ["precompile"]
+from benchmarks import precompile
+from benchmarks._asked import CARDS, Idle, compiling
+from rnn_gpu.kernels.devices.cuda.driver import played_by
+from rnn_gpu.kernels.store.files import Folder
+
+class Card(Idle):
+    def load(self, code, entry, shared):
+        if code == b"new":
+            raise RuntimeError("CUDA_ERROR_UNSUPPORTED_PTX_VERSION")
+        return entry
+
+def fill(*codes):
+    folder = Path(sys.argv[0], "_".join(codes) or "none")
+    folder.mkdir(parents=True)
+    for code in codes:
+        Folder(folder, 1 << 20).write(code, compiling.packed(compiling.Code(code.encode(), "k")))
+    return folder
+
+compiling.compile_kernel = lambda *given: compiling.Code(b"", "")
+sys.argv[0] = os.environ["RNN_GPU_RESULTS"]
+with played_by(Card(CARDS[9, 0])):
+    print(json.dumps([precompile.check(fill(*codes)) for codes in ((), ("old", "new"), ("old",))]))
+"""
+
+
+def test_cubins_that_this_driver_cannot_load_or_that_are_wrong_are_not_used(tmp_path):
+    done = python(
+        CHECKED,
+        options=(),
+        cwd=CHECKOUT,
+        **HERE | {"RNN_GPU_RESULTS": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path)},
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == [1, 1, 1]
+    not_used = "they are not used, and kernels are compiled here instead"
+    assert f"{not_used}: RuntimeError: CUDA_ERROR_UNSUPPORTED" in done.stdout
+    assert f"{not_used}: an LSTM's numbers are wrong" in done.stdout
+    assert done.stdout.count(not_used) == 2
