@@ -50,7 +50,7 @@ kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cud
 kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
-kernels.emulator.arrays.counts
+kernels.emulator.arrays.counts kernels.emulator.arrays.order
 kernels.emulator.arrays.memory
 kernels.emulator.arrays.streams
 kernels.emulator.arrays.cuda kernels.emulator.arrays.operations
