@@ -13,7 +13,8 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
     """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back,
     as NumPy arrays.
 
-    pattern  a seed draws flags at random, resets among them; None draws lengths
+    pattern  a seed draws flags at random, resets among them; None draws lengths; "live": every step
+             happens, and the device is told so
     """
     d, rng = resolve(device), np.random.default_rng(7)
     G, S, K = cell.gates, cell.states, cell.kept
@@ -26,7 +27,9 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
 
     p, W = draw(T, B, G + cell.drawn, n), draw(G * n, n, scale=n**-0.5)
     c = draw(G * n if cell.apart else 0)
-    if pattern is None:
+    if pattern == "live":
+        lengths, flags = None, d.array(np.full((T, B), LIVE), np.uint8)
+    elif pattern is None:
         lengths = rng.integers(1, T + 1, B)
         lengths[0] = T
         flags = d.array(np.arange(T)[:, None] < lengths, np.uint8)
@@ -37,11 +40,12 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
         )
     s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
-    d.forward(cell, Forward(p, W, c, s, kept, flags))
+    masked = pattern != "live"
+    d.forward(cell, Forward(p, W, c, s, kept, flags, masked))
     dy = rng.normal(size=(T, B, n))
     dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
     dp, ds = poisoned(T, B, G, n), draw(S, B, n)
     dq = poisoned(T, B, G, n) if cell.apart else dp
-    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip)
+    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip, masked)
     clipped = d.backward(cell, call)
     return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped
