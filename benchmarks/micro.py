@@ -256,7 +256,7 @@ def forward_of(cell, plan: Plan, T: int, B: int) -> dict:
         np.ones((T, B), np.uint8),
     )
     kinds = (np.float32,) * 5 + (np.uint8,)
-    call = Forward._make(map(device.array, host, kinds))
+    call = device.for_kernels(Forward(*map(device.array, host, kinds), masked=plan.masked))
     kernel, blocks = block.forward_kernel(cell, np.float32, plan), -(-B // plan.samples)
 
     def work():
