@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks._machine import COMPILING, REHEARSAL
-from benchmarks._ptx import cuda, kernel_of, prefetch_to_L2
+from benchmarks._ptx import cuda, kernel_of
 from benchmarks._timing import arrays, timed
 from rnn_gpu.kernels import Forward
 from rnn_gpu.kernels.cells import CELLS
@@ -18,7 +18,7 @@ from rnn_gpu.kernels.devices.cuda import block
 from rnn_gpu.kernels.devices.cuda.contract import Problem
 from rnn_gpu.kernels.devices.cuda.launch import launch
 from rnn_gpu.kernels.devices.cuda.plans import MOST_THREADS, Plan, cycles, fitted
-from rnn_gpu.kernels.devices.cuda.ptx import quad
+from rnn_gpu.kernels.devices.cuda.ptx import place, prefetch, quad, shared_place
 from rnn_gpu.kernels.devices.cuda.schedules import card
 
 CLOCK = 1980  # cycles a microsecond, of an H200
@@ -47,10 +47,10 @@ def broadcast_kernel(addresses: int):
             i += cuda.blockDim.x
         cuda.syncthreads()
         a0, a1, a2, a3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
-        at, t = (cuda.threadIdx.x % addresses) * 4, 0
+        first, at, t = shared_place(shared, 0), (cuda.threadIdx.x % addresses) * 4, 0
         while t < times:
             for k in range(LOADS):
-                x0, x1, x2, x3 = quad(shared, (at + k * STEP) & MASK)
+                x0, x1, x2, x3 = quad(shared, first, (at + k * STEP) & MASK)
                 a0 += x0
                 a1 += x1
                 a2 += x2
@@ -104,7 +104,7 @@ def ahead_kernel(distance: int):
                 n0, n1, n2, n3 = x[at], x[at + N], x[at + 2 * N], x[at + 3 * N]
             if distance > 0 and t + 1 + distance < T:
                 for k in range(ARRAYS):
-                    prefetch_to_L2(x, at + distance * step + k * N)
+                    prefetch(place(x, at + distance * step + k * N))
             work = (a0 + a1) + (a2 + a3)
             for _ in range(CHAIN):
                 work = work * a0 + (ONE - a0)  # ones stay what they are, the sum too
@@ -168,7 +168,7 @@ def forward_of(cell, plan: Plan, T: int, B: int) -> dict:
         np.ones((T, B), np.uint8),
     )
     kinds = (np.float32,) * 5 + (np.uint8,)
-    call = Forward._make(map(device.array, host, kinds))
+    call = device.for_kernels(Forward(*map(device.array, host, kinds), masked=plan.masked))
     kernel, blocks = block.forward_kernel(cell, np.float32, plan), -(-B // plan.samples)
 
     def work():

@@ -55,8 +55,11 @@ class Tensor(torch.Tensor):
     def __dlpack_device__(self):
         return 2, self.card
 
-    def __dlpack__(self, **options):
-        return arrays.asarray(self.detach()).__dlpack__()
+    def __dlpack__(self, *, stream=None, **options):
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
+        with arrays.cuda.Device(self.card), arrays.cuda.ExternalStream(STREAMS[self.card]):
+            return arrays.asarray(self.detach()).__dlpack__(stream=stream)
 
     # by name, for within a Function torch makes plain tensors of those of a subclass
 
@@ -96,6 +99,7 @@ def from_dlpack(a):
     """A tensor of the same memory as an array of the card; others by torch itself."""
     if not isinstance(a, arrays.ndarray):
         return FROM_DLPACK(a)
+    a = a.__dlpack__(stream=STREAMS[a.device.id]).array
     return torch.from_numpy(np.asarray(Holder(a))).as_subclass(CARDS[a.device.id])
 
 
@@ -112,7 +116,7 @@ def on_the_card(a, number: int = 0):
                 delattr(home, name)
                 home.register_parameter(name, torch.nn.Parameter(on_the_card(θ, number)))
         return a
-    with arrays.cuda.Device(number):
+    with arrays.cuda.Device(number), arrays.cuda.ExternalStream(STREAMS[number]):
         return from_dlpack(arrays.asarray(a.detach().numpy()))
 
 

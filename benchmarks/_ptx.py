@@ -49,11 +49,8 @@ if SIMULATED:
     def store_in_order(a, i, word):
         a[i] = np.int64(word)
 
-    def not_fetched(a, i):
-        """There is no L2 to fetch it to."""
-
     add_release, load_acquire = add_in_order, load_in_order
-    load_word, store_word, prefetch_to_L2 = load_in_order_64, store_in_order, not_fetched
+    load_word, store_word = load_in_order_64, store_in_order
 
 else:
     from llvmlite import ir
@@ -112,7 +109,6 @@ else:
     ld_acquire = assembly("ld.acquire.gpu.global.u32 $0, [$1];", u32, u64)
     ld_relaxed = assembly("ld.relaxed.gpu.global.u64 $0, [$1];", u64, u64)
     st_relaxed = assembly("st.relaxed.gpu.global.u64 [$0], $1;", None, u64, u64)
-    prefetch = assembly("prefetch.global.L2 [$0];", None, u64)
 
     # between the blocks of a cluster
     cluster_arrive = assembly("barrier.cluster.arrive.release.aligned;", None)
@@ -155,10 +151,6 @@ else:
     @cuda.jit(device=True, forceinline=True)
     def store_word(a, i, word):
         st_relaxed(global_address(a, i), word)
-
-    @cuda.jit(device=True, forceinline=True)
-    def prefetch_to_L2(a, i):
-        prefetch(global_address(a, i))
 
     def in_clusters_of(size: int) -> Any:
         """The intrinsic () that, called in a kernel, makes its blocks come in clusters of

@@ -52,6 +52,7 @@ from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
+from rnn_gpu.kernels.devices.cuda.plans import instructions
 from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_WEIGHT_REGISTERS, H200, decide
 from rnn_gpu.kernels.losses import LOSSES, value_and_slope
 from rnn_gpu.layers.stateless import output_formula
@@ -60,14 +61,16 @@ from rnn_gpu.layers.stateless import output_formula
 # whole number is the dimensions of a C-contiguous array of the kernel's type; else it is a Numba
 # type.
 FLAGS = types.Array(types.uint8, 2, "C")
-ARRAYS = {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": FLAGS}
-ARRAYS |= {"dy": 3, "dp": 4, "dq": 4, "ds": 4, "clip": ()}
+ARRAYS = {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": ()}
+ARRAYS |= {"dy": 3, "dp": 4, "dq": 4, "ds": 4, "clip": (), "masked": ()}
 ARRAYS |= {"W_T": 2, "dq_of_step": 4, "carried": 4, "q": 2, "h": 2, "through_W": 2, "out": 2}
 ARRAYS |= {"t": types.int64}
 NUMBER = 0  # dimensions of none
 BOUNDS = Bounds(NUMBER, NUMBER, FLAGS)  # call.clip of a kernel that clips
-FORWARD_KERNELS = (plain.forward_kernel, gemm.forward_kernel)  # factory(cell, number)
-BACKWARD_KERNELS = (plain.backward_kernel, gemm.backward_kernel)  # factory(cell, number, clips)
+FORWARD_KERNELS = (plain.forward_kernel, gemm.forward_kernel)  # factory(cell, number, masked)
+# factory(cell, number, clips, masked)
+BACKWARD_KERNELS = (plain.backward_kernel, gemm.backward_kernel)
+VARIANTS = tuple(itertools.product((False, True), repeat=2))  # clips, masked
 BLOCK_KERNELS = {  # factory(cell, number, plan)
     "forward": block.forward_kernel,
     "backward": block.backward_kernel,
@@ -110,6 +113,7 @@ MISSING = 3  # exit status: not compiled, because a part of the toolkit is not i
 OPCODE = re.compile(
     r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.a-z]*)", re.MULTILINE
 )
+BRANCH = re.compile(r"(?:(@!?U?P\w+)\s+)?(BRA|EXIT|RET)\b[^`]*(?:`\((\.L\w+)\))?")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 # the last two: conversions, and MUFU.RCP64H
 FLOAT64 = re.compile(r"D(ADD|FMA|MUL|SETP|MNMX|MMA|SET)\b|.*(\.F64|64H)\b")
@@ -137,6 +141,7 @@ class Job(NamedTuple):
     make: Callable  # () -> the kernel
     given: dict = {}  # noqa: RUF012  what this kernel takes otherwise than ARRAYS has it
     threads: int = 256  # of a block
+    model: float = 0.0  # instructions of a step as the choice of a plan has them; 0: has not
 
 
 def jobs(number, card: Card) -> Iterator[Job]:
@@ -160,41 +165,45 @@ def jobs(number, card: Card) -> Iterator[Job]:
 def streaming_jobs(number, most: bool) -> Iterator[Job]:
     """The schedules for W of any size."""
     cells = [*CELLS.values(), *[NOISY] * most]
-    for cell, factory in itertools.product(cells, FORWARD_KERNELS):
-        made = partial(factory, cell, number)
-        yield Job(f"{title(factory)}[{cell.name}]", cell.name, True, made)
-    for cell, factory, clips in itertools.product(cells, BACKWARD_KERNELS, (False, True)):
-        if not clips or (most and cell.name in BLOCK_SIZES):
-            name, made = title(factory) + clipping(clips), partial(factory, cell, number, clips)
-            yield Job(f"{name}[{cell.name}]", cell.name, True, made, bounds(clips))
+    for cell, factory, masked in itertools.product(cells, FORWARD_KERNELS, (False, True)):
+        if not masked or (most and cell.name in BLOCK_SIZES):
+            name, made = title(factory, False, masked), partial(factory, cell, number, masked)
+            yield Job(f"{name}[{cell.name}]", cell.name, True, made, given(False, masked))
+    for cell, factory, variant in itertools.product(cells, BACKWARD_KERNELS, VARIANTS):
+        if not any(variant) or (most and cell.name in BLOCK_SIZES):
+            name, made = title(factory, *variant), partial(factory, cell, number, *variant)
+            yield Job(f"{name}[{cell.name}]", cell.name, True, made, given(*variant))
 
 
 def block_jobs(number, card: Card, most: bool) -> Iterator[Job]:
     """The block schedule, where it is chosen."""
     cells, itemsize = [*CELLS.values(), *[NOISY] * most], number().itemsize
     odd = ((33, 64),) if most else ()
-    for cell, direction, clips in itertools.product(cells, BLOCK_KERNELS, (False, True)):
-        if clips and not (most and direction == "backward" and cell.name in BLOCK_SIZES):
+    for cell, direction, variant in itertools.product(cells, BLOCK_KERNELS, VARIANTS):
+        clips, masked = variant
+        if any(variant) and not (most and cell.name in BLOCK_SIZES):
+            continue
+        if clips and direction == "forward":
             continue
         factory = BLOCK_KERNELS[direction]
         for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
-            choice = decide(Problem(cell, direction, n, B, itemsize, card, clips))
+            problem = Problem(cell, direction, n, B, itemsize, card, clips, masked)
+            choice = decide(problem)
             if choice.schedule == "block":
-                name = f"{title(factory)}{clipping(clips)}[{cell.name} n={n} B={B}]"
-                made = partial(factory, cell, number, choice.plan)
-                yield Job(name, cell.name, True, made, bounds(clips), choice.threads)
+                name = f"{title(factory, clips, masked)}[{cell.name} n={n} B={B}]"
+                made, plan = partial(factory, cell, number, choice.plan), choice.plan
+                model = instructions(plan, problem)
+                yield Job(name, cell.name, True, made, given(clips, masked), plan.threads, model)
 
 
-def bounds(clips: bool) -> dict:
-    return {"clip": BOUNDS} if clips else {}
+def given(clips: bool, masked: bool) -> dict:
+    """What kernels that clip, and those of masked steps, take otherwise than ARRAYS has it."""
+    return ({"clip": BOUNDS} if clips else {}) | ({"flags": FLAGS} if masked else {})
 
 
-def clipping(clips: bool) -> str:
-    return ".clipping" if clips else ""
-
-
-def title(factory) -> str:
-    return factory.__module__.rpartition(".")[2] + "." + factory.__name__.removesuffix("_kernel")
+def title(factory, clips: bool = False, masked: bool = False) -> str:
+    name = factory.__module__.rpartition(".")[2] + "." + factory.__name__.removesuffix("_kernel")
+    return name + ".clipping" * clips + ".masked" * masked
 
 
 def guilty_kernels(number) -> Iterator[Job]:
@@ -388,11 +397,83 @@ def wanted(job: Job, options) -> bool:
     ) is not None
 
 
+class Loop(NamedTuple):
+    """The loop over time in a kernel: what a warp issues, each branch of it counted as taken. The
+    compiler may have made one round of several steps.
+    """
+
+    once: Counter  # opcode -> how often, outside the loops within
+    within: list[int]  # instructions of each loop within, each counted once
+
+    def a_step(self, barriers: int = 1) -> float:
+        """Instructions of a step that has so many barriers."""
+        return (self.once.total() + sum(self.within)) * barriers / self.once["BAR"]
+
+
+class Instruction(NamedTuple):
+    opcode: str  # FFMA, without what follows the first full stop
+    falls: bool  # the next one may follow
+    target: int | None  # place of the one that it may jump to
+
+
+def listing(sass: str) -> list[Instruction]:
+    """The instructions of the kernel in nvdisasm's text, slow paths of divisions among them."""
+    texts, labels = [], {}
+    for text in map(str.strip, sass.splitlines()):
+        if text.startswith(".L_x_"):
+            labels[text.rstrip(":")] = len(texts)
+        elif found := re.match(r"/\*[0-9a-f]{4,}\*/\s+(.*)", text):
+            texts.append(found[1])
+    return [parsed(text, labels) for text in texts]
+
+
+def parsed(text: str, labels: dict[str, int]) -> Instruction:
+    opcode = re.sub(r"^@!?U?P\w+\s+", "", text).partition(" ")[0].rstrip(";")
+    found = BRANCH.match(text)
+    if not found or opcode.startswith("BRA.DIV"):  # which is for warps that have come apart
+        return Instruction(opcode.partition(".")[0], True, None)
+    conditional = bool(found[1]) or re.search(r"BRA\S* !?U?P\d", text) is not None
+    return Instruction(found[2], conditional, labels.get(found[3]))
+
+
+def loop_of(code: list[Instruction], header: int, last: int) -> set[int]:
+    """The places of the natural loop whose last instruction jumps back to its header."""
+    before: dict[int, list[int]] = {}
+    for place, (_, falls, target) in enumerate(code):
+        for follower in ([place + 1] if falls else []) + ([target] if target is not None else []):
+            before.setdefault(follower, []).append(place)
+    found, todo = {header}, [last]
+    while todo:
+        if (place := todo.pop()) not in found:
+            found.add(place)
+            todo += before.get(place, [])
+    return found
+
+
+def time_loop(sass: str) -> Loop | None:
+    """The innermost loop with a barrier in it; None where no barrier stands in a loop."""
+    code, loops = listing(sass), {}
+    for place, (_, _, target) in enumerate(code):
+        if target is not None and target < place:
+            loops.setdefault(target, set()).update(loop_of(code, target, place))
+    found = sorted(loops.values(), key=len)
+    steps = next((one for one in found if any(code[k].opcode == "BAR" for k in one)), None)
+    if steps is None:
+        return None
+    within: list[set[int]] = []
+    for one in reversed(found):  # of loops within loops the outer
+        if one < steps and not any(one <= other for other in within):
+            within.append(one)
+    once = Counter(code[k].opcode for k in steps.difference(*within))
+    return Loop(once, sorted(map(len, within)))
+
+
 def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
     number = NUMBERS[dtype]
     disassemble = not options.quick or (dtype == "float32" and cc == max(options.cc))
     head = {
         "kernel": job.name,
+        "cell": job.cell,
         "recurrent": job.recurrent,
         "threads": job.threads,
         "dtype": dtype,
@@ -407,7 +488,7 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
         stem = Path(options.dump, f"{job.name}.{dtype}.sm_{cc[0]}{cc[1]}")
         Path(f"{stem}.ptx").write_text(compiled.ptx, encoding="utf-8")
         Path(f"{stem}.sass").write_text(compiled.sass, encoding="utf-8")
-    instructions = OPCODE.findall(compiled.sass)
+    opcodes, loop = OPCODE.findall(compiled.sass), time_loop(compiled.sass)
     return head | {
         "error": "",
         "registers": compiled.registers,
@@ -415,11 +496,14 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
         "local": compiled.local,
         "stack": compiled.stack,
         "float64_ptx": compiled.ptx.count(".f64"),
-        "float64_sass": sorted({one for one in instructions if FLOAT64.match(one)}),
-        "instructions": len(instructions),  # 0 where it was not disassembled
-        "counts": Counter(one.partition(".")[0] for one in instructions),
+        "float64_sass": sorted({one for one in opcodes if FLOAT64.match(one)}),
+        "instructions": len(opcodes),  # 0 where it was not disassembled
+        "counts": Counter(one.partition(".")[0] for one in opcodes),
+        # of the block schedule, with one barrier; null where a loop within cannot be counted
+        "a_step": loop.a_step() if job.model and loop and not loop.within else None,
+        "model": job.model,
         # from shared memory
-        "loads_of_16_bytes": sum(one.startswith("LDS") and "128" in one for one in instructions),
+        "loads_of_16_bytes": sum(one.startswith("LDS") and "128" in one for one in opcodes),
     }
 
 

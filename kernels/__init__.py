@@ -95,7 +95,10 @@ class At(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """The arrays of a layer's way forward through time: T steps, B samples, n units."""
+    """The arrays of a layer's way forward through time: T steps, B samples, n units.
+
+    All are C-contiguous, as on the way back all but dy; T is below 2³¹.
+    """
 
     p: Any  # (T, B, G + D, n)  input side of every step; read before kept is written
     W: Any  # (G·n, n)          recurrent weights
@@ -103,6 +106,9 @@ class Forward(NamedTuple):
     s: Any  # (S, T + 1, B, n)  s[:, 0] the initial states; s[:, 1:] is overwritten
     kept: Any  # (T, B, K, n)   activations for the way back; overwritten. May be p, if K = G + D
     flags: Any  # (T, B) uint8  LIVE, RESET
+    # does flags say more than that every step happens and none begins anew? If not, it need not be
+    # looked at
+    masked: Any = True
 
 
 class Backward(NamedTuple):
@@ -117,6 +123,7 @@ class Backward(NamedTuple):
     dq: Any  # (T, B, G, n)   becomes δ of the recurrent side; dp itself unless the cell is `apart`
     ds: Any  # (S, B, n)      enters as dE/ds after the last step, leaves as that of s[:, 0]
     clip: Any = UNCLIPPED  # a Clip: bounds of δ of each step and sample
+    masked: Any = True  # as of the way forward
 
 
 class Sums(NamedTuple):

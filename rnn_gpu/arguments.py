@@ -92,6 +92,16 @@ def on_gpu(x) -> bool:
     return hasattr(x, "__cuda_array_interface__")
 
 
+def arrays_of_cards(name: str) -> Any:
+    """The module of arrays on GPUs; DeviceError, which names an argument, where it is missing."""
+    try:
+        return import_module("rnn_gpu.kernels.devices.cuda.launch").arrays()
+    except ImportError as error:
+        raise DeviceError(
+            f"{name} is on a GPU, but what takes it there is not installed: {error}"
+        ) from None
+
+
 def as_array(name: str, x, dtype) -> Any:
     """x as NumPy's array, or CuPy's where it is on a GPU: another library's by DLPack, not copied.
 
@@ -106,20 +116,18 @@ def as_array(name: str, x, dtype) -> Any:
         )
     if isinstance(x, np.ndarray):
         return x
-    if on_gpu(x):
+    home = arrays_of_cards(name) if on_gpu(x) else np
+    if isinstance(x, home.ndarray):
+        return x
+    if hasattr(x, "__dlpack__"):  # on a GPU the streams of both then wait for each other
         try:
-            return import_module("rnn_gpu.kernels.devices.cuda.launch").arrays().asarray(x)
-        except ImportError as error:
-            raise DeviceError(
-                f"{name} is on a GPU, but what takes it there is not installed: {error}"
-            ) from None
-    if hasattr(x, "__dlpack__"):
-        try:
-            return np.from_dlpack(x)
+            return home.from_dlpack(x)
         except (BufferError, RuntimeError, TypeError) as error:
             raise ArgumentError(
                 f"{name}, a {type(x).__name__}, cannot be taken by DLPack: {error}"
             ) from None
+    if home is not np:
+        return home.asarray(x)
     if labelled(x):
         return by_position(name, x)
     if isinstance(x, (list, tuple)):

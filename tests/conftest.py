@@ -47,14 +47,15 @@ RTOL = {"float64": 1e-10, "float32": 1e-5}
 @pytest.fixture(autouse=True, scope="session")
 def strict_arrays():
     """RNN_GPU_TEST_STRICT=1: in every test the cuda device of the simulator has arrays as strict as
-    CuPy's.
+    CuPy's, and work that may overtake other work raises.
     """
     if not STRICT:
         yield
         return
+    from rnn_gpu.kernels.emulator.arrays.order import ordered
     from rnn_gpu.kernels.emulator.simulated import strict
 
-    with strict():
+    with strict(), ordered():
         yield
 
 

@@ -115,7 +115,8 @@ def trained(device: str, dtype: str) -> list:
     options = {"device": device, "dtype": dtype, "seed": 1}
     layers = [rnn_gpu.GRU(3, 7, **options), rnn_gpu.Dense(7, 2, **options)]
     network = rnn_gpu.Network(layers, loss="squared_error", steps="every")
-    network.fit(x, y, epochs=2, batch_size=5, clip_norm=0.1, clip_step_norm=0.01)
+    bounds = {"clip_norm": 0.1, "clip_step_norm": 0.01}
+    network.fit(x, y, epochs=2, batch_size=5, progress=False, **bounds)
     return [network.backend.numpy(a) for a in network.parameters.values()]
 
 

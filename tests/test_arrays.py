@@ -182,7 +182,7 @@ def test_an_array_on_a_gpu_is_for_the_gpu(monkeypatch):
             return 2, 0
 
     gpu = np.ones_like
-    card.arrays = SimpleNamespace(asarray=lambda a: X.view(OnGPU))
+    card.arrays = SimpleNamespace(ndarray=OnGPU, from_dlpack=lambda a: X.view(OnGPU))
     message = "^x is on a GPU, but device is 'cpu': say device='cuda'"
     with played_by(card):
         refuses(DeviceError, message, lambda: LAYER(ON_GPU))

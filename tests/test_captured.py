@@ -10,6 +10,7 @@ from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.devices.cuda.schedules import NAMES, only
 from rnn_gpu.kernels.emulator import arrays
 from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.arrays.order import ordered
 from rnn_gpu.kernels.emulator.simulated import strict
 from rnn_gpu.layers.stateful import zero_states
 from rnn_gpu.layers.steps import all_live_of
@@ -34,8 +35,10 @@ def passes(layer, x, dy):
 def captured(work):
     """(the graph of a work, what the work returned), in memory of its own."""
     pool, stream = arrays.cuda.MemoryPool(), arrays.cuda.Stream(non_blocking=True)
+    arrays.cuda.get_current_stream().synchronize()
     with stream, arrays.cuda.using_allocator(pool.malloc):
         work()  # kernels and what is cached are there before
+        stream.synchronize()
         stream.begin_capture()
         try:
             found = work()
@@ -47,7 +50,7 @@ def captured(work):
 @pytest.mark.parametrize("schedule", NAMES)
 @pytest.mark.parametrize("kind", [RNN, GRU, LSTM])
 def test_passes_are_captured_and_replayed(kind, schedule):
-    with strict(), only(schedule):
+    with strict(), ordered(), only(schedule):
         layer, x, dy = kind(M, N, device="cuda"), drawn(T, B, M), drawn(T, B, N)
         graph, found = captured(lambda: passes(layer, x, dy))
         for _ in range(2):

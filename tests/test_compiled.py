@@ -2,6 +2,7 @@
 made of has changed.  Skipped without NVIDIA's compiler, unless RNN_GPU_REQUIRE_PTX is set.
 """
 
+import itertools
 import json
 import os
 from importlib import import_module
@@ -28,11 +29,12 @@ def name(kernel, kinds=KINDS, capability=HOPPER):
 
 
 def test_every_difference_between_kernels_makes_another_name():
-    kernels = [plain.forward_kernel(cell, np.float32) for cell in CELLS.values()]
-    kernels += [plain.forward_kernel(dropped(zoned(CELLS["lstm"])), np.float32)]
-    kernels += [plain.forward_kernel(zoned(CELLS["lstm"]), np.float32)]
-    kernels += [plain.forward_kernel(CELLS["lstm"], np.float64)]
-    kernels += [plain.backward_kernel(CELLS["lstm"], np.float32, clips) for clips in (False, True)]
+    kernels = [plain.forward_kernel(cell, np.float32, False) for cell in CELLS.values()]
+    kernels += [plain.forward_kernel(dropped(zoned(CELLS["lstm"])), np.float32, False)]
+    kernels += [plain.forward_kernel(zoned(CELLS["lstm"]), np.float32, False)]
+    kernels += [plain.forward_kernel(CELLS["lstm"], np.float64, False)]
+    variants = itertools.product((False, True), repeat=2)  # clips, masked
+    kernels += [plain.backward_kernel(CELLS["lstm"], np.float32, *one) for one in variants]
     kernels += [elementwise_kernel(one.f, np.float32, 1, 1, 0) for one in ACTIVATIONS.values()]
     plan = block.plan(problem()).plan
     for other in (plan, plan._replace(lanes=8), plan._replace(in_registers=0)):
@@ -63,7 +65,7 @@ def scaled(scale):
 
 def test_a_users_formula_is_told_by_its_code_and_what_it_reads():
     def of(scale):
-        return name(plain.forward_kernel(scaled(scale), np.float32))
+        return name(plain.forward_kernel(scaled(scale), np.float32, False))
 
     assert of(0.5) == of(0.5) != of(0.25)
 
@@ -79,7 +81,7 @@ def test_what_cannot_be_told_has_no_name():
 
 
 def test_the_sources_are_in_the_name(monkeypatch):
-    kernel = plain.forward_kernel(CELLS["lstm"], np.float32)
+    kernel = plain.forward_kernel(CELLS["lstm"], np.float32, False)
     before = name(kernel)
     monkeypatch.setattr(compiled, "sources", lambda: "others")
     assert name(kernel) != before

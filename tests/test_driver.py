@@ -187,9 +187,9 @@ for call in (
     a,
     7,
     np.float64(3),
-    Forward(a, a, a, a, a, flags),
-    Backward(a, a, a, a, flags, a, a, a, ()),
-    Backward(a, a, a, a, flags, a, a, a, bounds),
+    Forward(a, a, a, a, a, flags, ()),
+    Backward(a, a, a, a, flags, a, a, a, (), ()),
+    Backward(a, a, a, a, flags, a, a, a, bounds, ()),
     (a, a),
     (),
 ):

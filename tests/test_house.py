@@ -44,13 +44,15 @@ kernels.devices.cuda.precision
 kernels.devices.cuda.driver
 kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
-kernels.devices.cuda.graphs kernels.devices.cuda.plans kernels.devices.cuda.pointwise
-kernels.devices.cuda.ptx kernels.devices.cuda.reductions
+kernels.devices.cuda.graphs kernels.devices.cuda.plans kernels.devices.cuda.ptx
+kernels.devices.cuda.reductions
+kernels.devices.cuda.sums kernels.devices.cuda.tracks
+kernels.devices.cuda.pointwise
 kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cuda.gemm
 kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda
-kernels.emulator.arrays.counts
+kernels.emulator.arrays.counts kernels.emulator.arrays.order
 kernels.emulator.arrays.memory
 kernels.emulator.arrays.streams
 kernels.emulator.arrays.cuda kernels.emulator.arrays.operations

@@ -29,6 +29,8 @@ pytestmark = pytest.mark.slow
 SASS = Path(__file__).parents[1] / "benchmarks" / "sass.py"
 MISSING = 3  # its exit status where the compiler is not installed
 CHOSEN = ("elman_tanh", "gru", "lstm")
+STREAMING = ("plain", "gemm")
+VARIANTS = (".clipping", ".masked", ".clipping.masked")
 REGISTERS = 65_536  # of a multiprocessor; a thread can name 255
 PATIENCE = 1800.0  # seconds without one more kernel; each takes one or two where nothing else runs
 
@@ -153,17 +155,16 @@ def test_every_kernel_is_there_for_every_type_and_capability(every_kernel):
     ways = ("forward", "backward")
     recurrent = {f"plain.{way}[{cell}]" for way in ways for cell in CELLS} | {"plain.matvec"}
     block = {f"block.{way}[{cell} n=33 B=64]" for way in ways for cell in CELLS}
-    clipping = {
-        f"{name}.backward.clipping[{cell}]" for name in ("plain", "gemm") for cell in CHOSEN
-    }
-    clipping |= {f"block.backward.clipping[{cell} n=64 B=64]" for cell in CHOSEN}
+    kinds = ("forward.masked", *(f"backward{kind}" for kind in VARIANTS))
+    variants = {f"{one}.{kind}[{cell}]" for one in STREAMING for kind in kinds for cell in CHOSEN}
+    variants |= {f"block.{kind}[{cell} n=64 B=64]" for kind in kinds for cell in CHOSEN}
     noisy = {f"block.{way}[dropped_zoned_lstm n=33 B=64]" for way in ways}
     pointwise = {f"elementwise[{prefix}{name}]" for prefix in ("", "d") for name in ACTIVATIONS}
     pointwise |= {f"elementwise[{name}]" for name in (*LOSSES, "sgd", "adam")}
     for dtype in ("float32", "float64"):
         for cc in ([7, 5], [9, 0]):
             most = (
-                block | clipping | noisy
+                block | variants | noisy
                 if dtype == "float32" and cc == [9, 0]
                 else {"block.forward[lstm n=64 B=64]"}
             )
@@ -211,6 +212,14 @@ def test_the_block_schedule_reads_shared_memory_16_bytes_at_a_time(every_kernel)
     assert {
         who(one) for one in looked_at if one["loads_of_16_bytes"] != one["counts"].get("LDS", 0)
     } == set()
+
+
+def test_the_choice_of_a_plan_knows_what_a_warp_issues(every_kernel):
+    """In a step, for the cells that the numbers of plans.py are read off."""
+    told = [one for one in every_kernel if one["cell"] in CHOSEN and one["a_step"]]
+    assert len(told) >= 30
+    ratios = {who(one): round(one["a_step"] / one["model"], 2) for one in told}
+    assert {name: ratio for name, ratio in ratios.items() if not 1 / 1.3 <= ratio <= 1.05} == {}
 
 
 def test_an_untyped_literal_is_noticed(guilty):

@@ -5,16 +5,18 @@ blocks; and the table that chooses.
 import inspect
 import itertools
 
+import numpy as np
 import pytest
 
 import rnn_gpu
 from conftest import close
 from programs import copied, python
-from rnn_gpu.kernels import UNCLIPPED, Clip
+from rnn_gpu.kernels import UNCLIPPED, Clip, Forward
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem, Schedule
-from rnn_gpu.kernels.devices.cuda.plans import Plan, fitted
+from rnn_gpu.kernels.devices.cuda.plans import Plan, cycles, fitted
 from rnn_gpu.kernels.devices.cuda.schedules import H200, choose, decide, only
 from twins import one_pass
 
@@ -26,7 +28,7 @@ CHOSEN = ("elman_tanh", "lstm", "gru")
 @pytest.mark.parametrize("schedule", ["plain", "gemm"])
 @pytest.mark.parametrize("name", CHOSEN)
 def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
-    for clip, pattern in itertools.product(CLIPS, (None, 4, 5)):
+    for clip, pattern in itertools.product(CLIPS, (None, 4, 5, "live")):
         with only(schedule):
             assert choose(CELLS[name], "forward", 7, 5, 4).schedule == schedule
             got, _, clipped = one_pass("cuda", CELLS[name], dtype, pattern=pattern, clip=clip)
@@ -41,9 +43,9 @@ def planned(monkeypatch, lanes, samples, shared_quads):
     shared memory.
     """
 
-    def chosen(cell, direction, n, B, itemsize, clips=False):
+    def chosen(cell, direction, n, B, itemsize, clips=False, masked=False):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips)
+        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked)
         plan = plan._replace(in_registers=max(0, plan.quads - shared_quads))
         blocks, shared = -(-B // samples), plan.shared * itemsize
         return Choice("block", plan, blocks, plan.threads, shared, "the test says so")
@@ -70,7 +72,7 @@ def test_every_shape_of_block_plan_equals_the_reference(
     registers, in shared memory, in both.
     """
     planned(monkeypatch, lanes, samples, shared_quads)
-    for clip, pattern in itertools.product(CLIPS, (None, 6)):
+    for clip, pattern in itertools.product(CLIPS, (None, 6, "live")):
         expected, _, beyond = one_pass(
             "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
         )
@@ -195,3 +197,55 @@ def test_a_schedule_is_one_file_and_its_place_in_the_row(tmp_path):
         target.write_text(text.replace(old, new), encoding="utf-8")
     done = python(USE, PYTHONPATH=str(tmp_path), NUMBA_ENABLE_CUDASIM="1")
     assert done.stdout.split() == ["True"] * 3 + [str(tmp_path / "rnn_gpu" / "__init__.py")]
+
+
+# What kernels are given
+
+
+@pytest.mark.parametrize(
+    ("options", "masked"),
+    [
+        ({}, False),
+        ({"lengths": [3, 3]}, False),
+        ({"lengths": [3, 2]}, True),
+        ({"resets": np.eye(3, 2, -1, bool)}, True),
+    ],
+    ids=["nothing said", "full lengths", "lengths", "resets"],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_flags_are_looked_at_where_they_say_something(options, masked, reverse, monkeypatch):
+    seen = []
+
+    def chosen(*given, **more):
+        choice = choose(*given, **more)
+        seen.append(choice.plan.masked)
+        return choice
+
+    monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.choose", chosen)
+    layer = rnn_gpu.LSTM(2, 5, device="cuda", reverse=reverse)
+    y, _ = layer(np.ones((3, 2, 2), "float32"), **options)
+    layer.backward(y)
+    assert seen == [masked, masked]
+
+
+def test_kernels_without_flags_do_not_look_at_them():
+    """They are not even handed over."""
+    call = Forward(*"pWcsk", flags="flags", masked=False)
+    assert cuda.for_kernels(call) == (*"pWcsk", (), ())
+    assert cuda.for_kernels(call._replace(masked=True)) == (*"pWcsk", "flags", ())
+
+
+@pytest.mark.parametrize("norm", [0.7, 1e-42, np.inf])
+def test_one_over_a_bound_is_finite(norm, dtype):
+    """Zero times it is zero, however small the bound."""
+    number = np.dtype(dtype).type
+    inverse = cuda.inverse(norm, number)
+    assert type(inverse) is number and np.isfinite(inverse)
+    assert cuda.inverse(0.5, number) == 2
+
+
+def test_the_way_back_takes_few_lanes():
+    """Each lane repeats the whole cell: eight of an LSTM of 64 issue twice as much as two."""
+    problem = Problem(CELLS["lstm"], "backward", 64, 64, 4, H200)
+    assert decide(problem).plan.lanes == 2
+    assert cycles(fitted(problem, 8, 1), problem) > 1.4 * cycles(fitted(problem, 2, 1), problem)

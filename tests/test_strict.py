@@ -7,6 +7,7 @@ import copy
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -36,6 +37,7 @@ from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.devices.cuda.schedules import NAMES, only
 from rnn_gpu.kernels.emulator import arrays as played
 from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.arrays.order import ordered
 from rnn_gpu.kernels.emulator.simulated import strict
 
 pytestmark = pytest.mark.skipif(
@@ -334,7 +336,7 @@ def test_a_path_is_cupys_to_the_last_bit(name, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "strict").mkdir()
     expected = taken(name, tmp_path / "plain")
-    with strict(), counted() as counts:
+    with strict(), ordered(), counted() as counts:
         got = taken(name, tmp_path / "strict")
     assert counts.operations and counts.allocations
     same(got, expected)
@@ -350,3 +352,18 @@ def test_memory_that_nobody_has_is_given_back():
         assert 0 < device.release() == before - pool.total_bytes()
         assert pool.total_bytes() == pool.used_bytes() > 0
         assert layer.backward(DY)[0].shape == X.shape
+
+
+def test_threads_train_side_by_side():
+    """Each its own network; both on the stream of all, and each captures its updates."""
+    options = {"x": [x[:3] for x in XS], "y": [y[:3] for y in YS], "epochs": 3, "batch_size": 1}
+    with strict(), ordered():
+        (expected,) = alone = [found(fitted(**options))]
+        threads = [Thread(target=lambda: alone.append(found(fitted(**options)))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(alone) == 3
+    for got in alone:
+        same(got, expected)

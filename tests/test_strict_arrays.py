@@ -15,6 +15,7 @@ from rnn_gpu.kernels.emulator import arrays as played
 from rnn_gpu.kernels.emulator.arrays import functions, streams
 from rnn_gpu.kernels.emulator.arrays.counts import FIELDS, counted
 from rnn_gpu.kernels.emulator.arrays.memory import allocation_at
+from rnn_gpu.kernels.emulator.arrays.order import ordered
 
 HOST = np.arange(6, dtype="float32").reshape(2, 3)
 
@@ -232,7 +233,7 @@ class Described:
     """An array of another library."""
 
     def __init__(self, a):
-        self.__cuda_array_interface__ = a.__cuda_array_interface__
+        self.__cuda_array_interface__ = a.__cuda_array_interface__ | {"stream": None}
 
 
 # Streams
@@ -300,7 +301,7 @@ def test_a_pool_of_its_own_keeps_what_a_graph_uses():
         graph = stream.end_capture()
     graph.launch()
     assert np.array_equal(b.get(), HOST * 2 + 1)
-    with played.cuda.using_allocator(pool.malloc):
+    with stream, played.cuda.using_allocator(pool.malloc):
         other = played.empty((2, 3), "float32")
     with pytest.raises(RuntimeError, match="has been freed"):
         graph.launch()
@@ -347,6 +348,94 @@ def test_the_streams_of_all_cannot_capture_nor_be_used_beside_one_that_does():
             a += 1
     finally:
         blocking.end_capture()
+
+
+# Order
+
+
+def reads(a):
+    return a.sum()
+
+
+def writes(a):
+    a += 1
+
+
+WAITS = {
+    "nothing": lambda one, other: None,
+    "the host": lambda one, other: one.synchronize(),
+    "the card": lambda one, other: played.cuda.Device().synchronize(),
+    "an event": lambda one, other: other.wait_event(one.record()),
+    "an event, on the host": lambda one, other: one.record().synchronize(),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize("first, second", [(reads, writes), (writes, reads), (writes, writes)])
+def test_work_that_may_be_overtaken_is_found(first, second, wait):
+    a = card()
+    one, other = (played.cuda.Stream(non_blocking=True) for _ in range(2))
+    with ordered():
+        with one:
+            first(a)
+        WAITS[wait](one, other)
+        with other:
+            if wait == "nothing":
+                with pytest.raises(RuntimeError, match="may come before"):
+                    second(a)
+            else:
+                second(a)
+
+
+def test_who_takes_an_array_by_dlpack_waits_for_it():
+    one, other = (played.cuda.Stream(non_blocking=True) for _ in range(2))
+    with ordered():
+        with one:
+            a = card()
+        with one, other:  # `other` is current, and does not know of `one`
+            b = played.asarray(Described(a))
+            with pytest.raises(RuntimeError, match="may come before"):
+                b += 1
+        with one:
+            a.__dlpack__(stream=other.ptr)
+        with other:
+            b += 1
+
+
+def test_readers_do_not_wait_for_each_other_nor_for_the_stream_of_all():
+    a, blocking = card(), played.cuda.Stream()
+    with ordered():
+        for stream in (played.cuda.Stream(non_blocking=True), played.cuda.Stream(), blocking):
+            with stream:
+                reads(a)
+        other = card()
+        with blocking:
+            writes(other)
+        reads(other)
+
+
+def test_memory_is_used_again_by_later_work_of_its_own_stream_alone():
+    one, other = (played.cuda.Stream(non_blocking=True) for _ in range(2))
+    with one:
+        ptr = card().data.ptr
+    gc.collect()
+    with other:
+        assert card().data.ptr != ptr
+    with one:
+        assert card().data.ptr == ptr
+
+
+def test_memory_that_another_stream_still_uses_is_found_when_it_is_used_again():
+    one, other = (played.cuda.Stream(non_blocking=True) for _ in range(2))
+    with ordered():
+        with one:
+            a = card()
+        one.synchronize()
+        with other:
+            reads(a)
+        del a
+        with one, pytest.raises(RuntimeError, match="may come before"):
+            card()  # the same memory, while the other reads
 
 
 # Counts

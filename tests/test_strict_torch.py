@@ -18,6 +18,7 @@ from rnn_gpu.bridges import torch as bridge
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.emulator import arrays as played
 from rnn_gpu.kernels.emulator.arrays.counts import counted
+from rnn_gpu.kernels.emulator.arrays.order import ordered
 from rnn_gpu.kernels.emulator.simulated import Strict, strict
 from rnn_gpu.training import Samples
 
@@ -55,9 +56,10 @@ def passes(kind, options, call, on=lambda a: a):
     (y.square().sum() + sum(a.sum() for a in states)).backward()
     found = [y, *states, x.grad, *(θ.grad for θ in module.parameters())]
     tapes = [tape.ds for tape in module.tapes] if "tape" in call else []
-    return [a.detach().cpu().numpy() for a in found] + [
-        a.get() if isinstance(a, played.ndarray) else a for a in tapes
-    ]
+    if tapes and isinstance(tapes[0], played.ndarray):
+        tapes[0].device.synchronize()  # CuPy's stream is not torch's
+        tapes = [a.get() for a in tapes]
+    return [a.detach().cpu().numpy() for a in found] + tapes
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_a_module_works_where_its_tensors_are(kind, options, number, streams, mo
     with monkeypatch.context() as simulator:
         simulator.setattr(bridge, "device_of", lambda tensor: "cuda")
         expected = passes(kind, *options)
-    with strict(), _played.cuda_tensors(), counted() as counts:
+    with strict(), _played.cuda_tensors(), ordered(), counted() as counts:
         found = passes(kind, *options, on=lambda a: _played.on_the_card(a, number))
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
@@ -100,7 +102,7 @@ def test_nobody_waits_for_a_card(kind):
         with counted() as counts:
             module(x)[0].sum().backward()
     assert counts.waits == counts.copies_from == counts.copies_to == 0, counts.of
-    assert counts.allocations == 0  # its memory is torch's
+    assert all(name.endswith("another library") for name in counts.of["allocations"])  # torch's
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
@@ -143,7 +145,7 @@ def test_layers_take_tensors_of_a_card_and_give_them():
     x = torch.randn(T, B, M)
     expected = [layer(x.numpy())[0], layer.backward(np.ones((T, B, N), "f"))[0]]
     expected.append(network(x.numpy())[0])
-    with strict(), _played.cuda_tensors():
+    with strict(), _played.cuda_tensors(), ordered():
         layer, network = layer.copy(), network.copy()
         on_card = _played.on_the_card(x)
         y, (h, _) = layer(on_card)

@@ -21,7 +21,7 @@ def test_twins_agree(cell, other, dtype):
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_agree_on_any_pattern_of_masks_and_resets(cell, other, dtype):
-    for seed in (1, 2, 3):
+    for seed in (1, 2, 3, "live"):
         expected, *_ = one_pass("reference", cell, dtype, pattern=seed)
         got, *_ = one_pass(other, cell, dtype, pattern=seed)
         for a, b in zip(got, expected, strict=True):
@@ -47,11 +47,12 @@ CLIPS = {"value": Clip(value=0.3), "norm": Clip(norm=0.7), "both": Clip(0.3, 0.5
 @pytest.mark.parametrize("name", ["elman_tanh", "lstm", "gru"])
 @pytest.mark.parametrize("other", OTHERS)
 def test_twins_clip_alike(name, other, dtype, clip):
-    expected, _, beyond = one_pass("reference", CELLS[name], dtype, pattern=1, clip=clip)
-    got, _, clipped = one_pass(other, CELLS[name], dtype, pattern=1, clip=clip)
-    for a, b in zip(got, expected, strict=True):
-        close(a, b, dtype)
-    assert clipped == beyond > 0
+    for pattern in (1, "live"):
+        expected, _, beyond = one_pass("reference", CELLS[name], dtype, pattern=pattern, clip=clip)
+        got, _, clipped = one_pass(other, CELLS[name], dtype, pattern=pattern, clip=clip)
+        for a, b in zip(got, expected, strict=True):
+            close(a, b, dtype)
+        assert clipped == beyond > 0
 
 
 def test_padding_carries_the_state_and_has_no_delta(cell, device):

@@ -21,8 +21,8 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
     """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back,
     as NumPy arrays.
 
-    pattern  a seed draws flags at random, resets among them; "live" masks nothing; None draws
-             lengths
+    pattern  a seed draws flags at random, resets among them; None draws lengths; "live": every step
+             happens, and the device is told so
     """
     d, rng = resolve(device), np.random.default_rng(7)
     G, S, K = cell.gates, cell.states, cell.kept
@@ -48,12 +48,13 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
         )
     s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
-    d.forward(cell, Forward(p, W, c, s, kept, flags))
+    masked = pattern != "live"
+    d.forward(cell, Forward(p, W, c, s, kept, flags, masked))
     dy = rng.normal(size=(T, B, n))
     dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
     dp, ds = poisoned(T, B, G, n), draw(S, B, n)
     dq = poisoned(T, B, G, n) if cell.apart else dp
-    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip)
+    call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip, masked)
     clipped = d.backward(cell, call)
     return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped
 

@@ -89,7 +89,7 @@ def matvec(W, s, out):
 
 
 def forward(cell, call: Forward, precision="fp32"):
-    p, W, c, s, kept, flags = call
+    p, W, c, s, kept, flags, _ = call
     T, B, _, n = p.shape
     step = formula(cell.step)
     for t in range(T):
@@ -107,7 +107,7 @@ def forward(cell, call: Forward, precision="fp32"):
 
 
 def backward(cell, call: Backward, precision="fp32"):
-    dy, W, s, kept, flags, dp, dq, ds, clip = call
+    dy, W, s, kept, flags, dp, dq, ds, clip, _ = call
     T, B, G, n = dp.shape
     back = formula(cell.back)
     ds0 = np.zeros_like(ds)

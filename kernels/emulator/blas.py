@@ -11,16 +11,22 @@ COMPUTES = {68: "fp32", 70: "fp32", 77: "tf32"}  # by cublasComputeType_t
 SUCCESS, INVALID = 0, 7  # cublasStatus_t
 
 
+def at_once(work: Callable, addresses):
+    """Do the work now."""
+    work()
+
+
 class Blas:
     """What `ctypes.CDLL` gives of cuBLAS, as far as we call it.
 
     find   (address, bytes) -> those bytes of the card's memory as an array of uint8; raises where
            they are nobody's
     round  what "tf32" does to the operands
+    start  (work, addresses) does the work, which touches memory there, or keeps it for a graph
     """
 
-    def __init__(self, find: Callable, round: Callable):
-        self.find, self.round = find, round
+    def __init__(self, find: Callable, round: Callable, start: Callable = at_once):
+        self.find, self.round, self.start = find, round, start
         self.handles = 0
         self.streams: dict[int, int] = {}  # of each handle
         self.workspaces: dict[int, int] = {}  # bytes of each
@@ -59,14 +65,18 @@ class Blas:
         b = self.by_columns(B.value, (n, k) if transb else (k, n), ldb, dtype)
         c = self.by_columns(C.value, (m, n), ldc, dtype)
         a, b = (a.T if transa else a), (b.T if transb else b)
-        precision = COMPUTES[how]
-        if precision == "tf32":
-            a, b = (self.round(np.ascontiguousarray(x)) for x in (a, b))
-        # by rows, as the simulator multiplies: the same bits
-        made = np.matmul(np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)).T
-        c[...] = α.contents.value * made + (c if β.contents.value else 0)
-        self.products.append((n, k, m, precision, bool(β.contents.value)))
+        precision, add = COMPUTES[how], bool(β.contents.value)
+        self.start(lambda: self.multiply(a, b, c, precision, add), (A.value, B.value, C.value))
+        self.products.append((n, k, m, precision, add))
         return SUCCESS
+
+    def multiply(self, a, b, c, precision: str, add: bool):
+        """c = a b, or c += a b: by rows, as the simulator multiplies, with the same bits."""
+        rows = [np.ascontiguousarray(x.T) for x in (b, a)]
+        if precision == "tf32":
+            rows = [self.round(x) for x in rows]
+        made = np.matmul(*rows).T
+        c[...] = made + c if add else made
 
     def by_columns(self, address, shape, step: int, dtype):
         """A matrix of BLAS's in the card's memory."""

@@ -10,7 +10,7 @@ extra `sass`) but no driver; arrays are those of `arrays`, cuBLAS is `blas`. So 
 code runs to the last call that it makes of a card.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ from ..devices.cuda.precision import rounded
 from ..devices.cuda.schedules import H200
 from ..private import config, cuda_nvvm
 from . import arrays
-from .arrays.memory import allocation_at
+from .arrays import streams
+from .arrays.memory import LIVE, allocation_at
 from .blas import Blas
 from .findings import Finding, Kind
 from .machine import Grid, Kernel, Run
@@ -82,22 +83,29 @@ class Card(Hardware):
         return self.loaded[-1]
 
     def start(self, function: Function, blocks: int, threads: int, shared: int, values: tuple):
-        """Execute a kernel at once: no other stream's work can come between."""
+        """Execute a kernel at once, so that no other stream's work can come between; where the
+        stream captures, when the graph is launched.
+        """
         most = max(function.shared, WITHOUT_ASKING)
         if not (blocks > 0 < threads <= MOST_THREADS and 0 <= shared <= min(most, H200.shared)):
             asked = f"{blocks} blocks of {threads} threads, {shared} bytes of shared memory each"
             raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: {function.entry} is given {asked}")
-        grid = Grid(blocks, threads, shared)
-        freed = tuple(unallocated(function.entry, list(values)))
+        grid, given = Grid(blocks, threads, shared), list(values)
+        touched = [given[k] for k in array_places(given) if extent(given, k)]
+        start(lambda: self.execute(function, grid, given), touched)
+
+    def execute(self, function: Function, grid: Grid, values: list):
+        """Run a kernel, and keep what came of it."""
+        freed = tuple(unallocated(function.entry, values))
         if freed:  # reading there might end this process
             run = Run(freed, 0, 0, 0)
         else:
-            run = function.kernel.run(grid, list(values), self.order)
+            run = function.kernel.run(grid, values, self.order)
         self.launches.append(Launch(function.entry, grid, run))
 
     @cached_property
     def library(self) -> Blas:
-        return Blas(memory_of, rounded)
+        return Blas(memory_of, rounded, start)
 
     def cublas(self) -> Any:
         return self.library
@@ -105,6 +113,19 @@ class Card(Hardware):
     def findings(self) -> list[Finding]:
         """Of all launches so far."""
         return [one for launch in self.launches for one in launch.run.findings]
+
+
+def start(work: Callable, addresses):
+    """Do work on the current stream, or keep it, and what is allocated at the addresses that it
+    touches: a graph's memory lives as long as that does.
+    """
+    found = [one for one in map(LIVE.find, addresses) if one is not None]
+
+    def held():
+        work()
+        return found
+
+    streams.start(held, found)
 
 
 def memory_of(address: int, size: int):

@@ -3,6 +3,7 @@ has the stand-in for CuPy instead of NumPy, and what it is asked for is counted.
 """
 
 from importlib import import_module
+from typing import Any
 
 from ..devices.cuda import cublas
 from ..devices.cuda.driver import Hardware, played_by
@@ -23,7 +24,8 @@ class Strict(Simulated):
     """
 
     arrays = arrays
-    stream, memory_of = Hardware.stream, Hardware.memory_of
+    stream: Any = Hardware.stream
+    memory_of = Hardware.memory_of
 
     def device(self) -> int:
         return memory.current()
@@ -38,14 +40,14 @@ class Strict(Simulated):
 
     def product(self, a, b, out, precision: str, add: bool):
         touched: list = []
-        matrices = plain_of((a, b, out), "product", touched)
+        left, right, into = plain_of((a, b, out), "product", touched)
         for one in (a, b, out):
             cublas.matrix(one)  # refuses what BLAS cannot read
         count("products", precision)
-        start(lambda: Simulated.product(self, *matrices, precision, add), touched)
+        start(lambda: Simulated.product(self, left, right, into, precision, add), touched)
 
 
-def plain_of(value, name: str, touched: list):
+def plain_of(value, name: str, touched: list) -> Any:
     """A kernel's arguments as NumPy's arrays of the same memory, in tuples of the same kind."""
     if isinstance(value, tuple):
         parts = [plain_of(one, name, touched) for one in value]

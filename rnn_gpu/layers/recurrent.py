@@ -35,6 +35,7 @@ class Tape(NamedTuple):
     wide_kept: np.ndarray  # (T, B, K, n), of `cell`
     flags: np.ndarray  # (T, B)
     starts: np.ndarray | None  # see Steps
+    masked: bool  # see Steps
     cell: Cell  # that ran: the layer's own, or with noise around it
     own: Cell  # of the layer
     mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
@@ -254,8 +255,10 @@ class Recurrent(Stateful):
             else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         )
         own = steps.turned(d) if self.reverse else steps
-        d.forward(cell, Forward(p, θ["W"], self._c(), s, kept, own.flags), self.precision)
-        tape = Tape(x, s, kept, own.flags, own.starts, cell, self.cell, mask)
+        d.forward(
+            cell, Forward(p, θ["W"], self._c(), s, kept, own.flags, own.masked), self.precision
+        )
+        tape = Tape(x, s, kept, own.flags, own.starts, own.masked, cell, self.cell, mask)
         return steps.only_live(self.in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
 
     def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
@@ -268,7 +271,8 @@ class Recurrent(Stateful):
             seen, clipped = self._back_by_steps(tape, self.in_turn(dy), dp, dq, ds, clip)
         else:
             dy, s, kept = self.in_turn(dy), tape.wide_s, tape.wide_kept
-            call = Backward(dy, θ["W"], s, kept, tape.flags, dp, dq, ds, clip)
+            flags, masked = tape.flags, tape.masked
+            call = Backward(dy, θ["W"], s, kept, flags, dp, dq, ds, clip, masked)
             seen, clipped = None, d.backward(cell, call, self.precision)
         δ, sums, sums_W = self.in_turn(dp), FRESH, OF_W[cell.apart]
         if later:
@@ -317,7 +321,8 @@ class Recurrent(Stateful):
         s = tape.wide_s[:, t : t + 2].copy()
         s[:, 0] = tape.before(t)
         kept, flags = tape.wide_kept[one], tape.flags[one]
-        call = Backward(dy, self.parameters["W"], s, kept, flags, dp, dq, ds, clip)
+        W, masked = self.parameters["W"], tape.masked
+        call = Backward(dy, W, s, kept, flags, dp, dq, ds, clip, masked)
         return self._device.backward(tape.cell, call, self.precision)
 
     def _c(self):

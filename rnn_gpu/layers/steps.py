@@ -21,6 +21,11 @@ class Steps(NamedTuple):
     starts: np.ndarray | None = None
     first: int = 0  # the number of the first of them in the whole sequence
 
+    @property
+    def masked(self) -> bool:
+        """Does a step not happen, or begin anew?"""
+        return self.dead is not None or self.starts is not None
+
     def only_live(self, a):
         """a (T, B, ·), zero where a step does not happen."""
         return a if self.dead is None else np.where(self.dead, a.dtype.type(0), a)

@@ -227,7 +227,7 @@ def forward_kernel(cell, number, V, H, partial):
     def forward(arrays, scratch, by_panels, arrived, part, parts):
         """`Device.forward`, one of `parts` shares of it.
 
-        arrays     the fields of a Forward
+        arrays     the fields of a Forward but for `masked`
         scratch    for W, which all parts pack in panels
         by_panels  do parts have panels of units, with a barrier after every step; else samples
         arrived    the counter of barriers
@@ -306,8 +306,8 @@ def backward_kernel(cell, number, V, partial, clips):
     def backward(arrays, ds0, scratch, by_panels, arrived, part, parts):
         """`Device.backward`, one of `parts` shares of it; arguments beside these see `forward`.
 
-        arrays  the fields of a Backward, with ds (S, 1, B, n), and as clip its bounds and (parts,)
-                counts of steps that were clipped
+        arrays  the fields of a Backward but for `masked`, with ds (S, 1, B, n), and as clip its
+                bounds and (parts,) counts of steps that were clipped
         ds0     (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
         """
         given = Backward(*arrays)
@@ -412,7 +412,7 @@ def forward(cell, call: Forward, precision="fp32"):
     dtype = call.p.dtype
     kernel, panels, numbers = plan(cell, n, dtype, None)
     way = shares(cell, T, B, n, panels, dtype)
-    share(kernel, way.threads, tuple(call), scratch(numbers, dtype), way.by_panels)
+    share(kernel, way.threads, call[:-1], scratch(numbers, dtype), way.by_panels)
 
 
 def backward(cell, call: Backward, precision="fp32"):
@@ -422,7 +422,7 @@ def backward(cell, call: Backward, precision="fp32"):
     kernel, panels, numbers = plan(cell, n, dtype, clips)
     way, ds = shares(cell, T, B, n, panels, dtype), call.ds.reshape(len(call.ds), 1, B, n)
     bounds = bounds_of(clip, number, way.threads) if clips else unbounded(number)
-    arrays = (np.ascontiguousarray(call.dy), *call[1:-2], ds, bounds)
+    arrays = (np.ascontiguousarray(call.dy), *call[1:-3], ds, bounds)
     ds0 = np.zeros(ds.shape, number)
     share(kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels)
     return sum(bounds[-1].tolist()) if clips else 0

@@ -157,8 +157,8 @@ def matvec(W, s, out):
 
 def forward(cell, call: Forward, precision="fp32"):
     _, B, _, n = call.p.shape
-    choice = choose(cell, "forward", n, B, call.p.itemsize)
-    named(choice.schedule).forward(cell, call, choice, precision)
+    choice = choose(cell, "forward", n, B, call.p.itemsize, masked=call.masked)
+    named(choice.schedule).forward(cell, for_kernels(call), choice, precision)
 
 
 def backward(cell, call: Backward, precision="fp32"):
@@ -167,11 +167,23 @@ def backward(cell, call: Backward, precision="fp32"):
     bounds = ()
     if clips:
         beyond = arrays().zeros((T, B), np.uint8)
-        bounds = Bounds(number(clip.value), number(clip.norm), beyond)
-    call = call._replace(ds=call.ds.reshape(len(call.ds), 1, B, n), clip=bounds)
-    choice = choose(cell, "backward", n, B, call.dp.itemsize, clips)
+        bounds = Bounds(number(clip.value), inverse(clip.norm, number), beyond)
+    choice = choose(cell, "backward", n, B, call.dp.itemsize, clips, call.masked)
+    dy = call.dy if call.dy.flags.c_contiguous else call.dy.copy()
+    ds = call.ds.reshape(len(call.ds), 1, B, n)
+    call = for_kernels(call)._replace(dy=dy, ds=ds, clip=bounds)
     named(choice.schedule).backward(cell, call, choice, precision)
     return bounds.beyond.sum() if bounds else 0
+
+
+def for_kernels(call):
+    """A Forward or Backward as kernels take it: without flags where they say nothing."""
+    return call._replace(masked=()) if call.masked else call._replace(flags=(), masked=())
+
+
+def inverse(norm: float, number):
+    """1/norm, finite: so zero times it is zero."""
+    return number(min(1.0 / norm, float(np.finfo(number).max)))
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

@@ -1,15 +1,15 @@
 """The block schedule: W of one SM's size on the chip, a slice of the batch a block, all T steps in
 one launch.
 
-A unit is `lanes` neighbouring threads. Each sums over its share of the inputs, for all gates at
-once; shuffles add the shares, so that every lane has every gate and takes the step itself. Weights
-stand in registers as far as these go, the rest in shared memory, thread by thread; the state of the
-block's samples in shared memory, twice, so that one barrier a step is enough. What the next step
-needs from global memory is prefetched before the sums of this one.
+A unit is `lanes` neighbouring threads, which all have the sums of sums.py and take the step
+themselves; the first of them writes. The state of the block's samples stands in shared memory,
+twice, so that one barrier a step is enough: a step reads one half and writes the other, and none
+writes a half again before all have read it and come to the barrier between.
 
-What runs over the block's samples, or over weights in registers, is spelled out (`each`): an array
-stays in registers only if every index is a constant, and the compiler unrolls no loop that it finds
-too long.
+What the next step needs from global memory is loaded before the sums of this one, and what later
+steps need is fetched to the L2 cache. After the last step there is no next: that one is loaded
+again, which costs less than to ask. Arrays are followed by tracks (tracks.py), and where no step is
+masked, flags are not looked at: `Forward.flags` is () then.
 """
 
 from functools import cache
@@ -17,34 +17,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ... import LIVE, RESET, At, Backward, Forward
-from ...binding.accessors import access
+from ... import LIVE, RESET, Backward, Forward
 from ...binding.closures import each, each_over, tuple_of
-from ...clipping import factor
 from ...once import once
 from .compiled import factory
 from .contract import Choice, Problem
 from .launch import cuda, device_function, formula, launch
 from .plans import QUAD, Plan, best
-from .pointwise import nothing, square_of, times_of, value_clip_of
-from .ptx import quad
+from .pointwise import beyond_of, clamp_of, nothing, shrink_of, square_of, sum_over, times_of
+from .ptx import prefetch, put_shared, quad, shared_place
+from .sums import halves_of, other, over_threads, sums_of, thread_of
+from .tracks import ABSENT, Along, apart, beside, state_start
 
 name = "block"
-ALL_LANES = 0xFFFFFFFF  # of a warp take part in a shuffle
 RESET_AFTER = RESET << 1  # of a step's flags in registers: the step after it began anew
+AHEAD = 4  # steps between one and that whose numbers are fetched to L2
+LINE = 128  # bytes that are fetched at once
+NEVER = 2**31 - 1  # more steps than there are
 
 
-class Thread(NamedTuple):
-    """Where a thread works, and what it sums with; both ways."""
+class ForwardArrays(NamedTuple):
+    """Of a thread of the way forward: tracks, or places on them."""
 
-    lane: Any  # which of the unit's threads
-    j: Any  # unit; those beyond n do nothing but reach the barriers
-    first: Any  # sample of the block
-    # (plan.shared,) of the block: what W multiplies at even and at odd steps, a sample behind the
-    # other; then weights; then Σ δ² of each unit, at even and at odd steps
-    shared: Any
-    weights: Any  # (outputs · in_registers quads,) in registers
-    total: Any  # (samples · outputs,) in registers: sums of a step
+    p: Any
+    flags: Any  # () where no step is masked
+    s: Any
+    kept: Any
 
 
 class ForwardRegisters(NamedTuple):
@@ -58,6 +56,18 @@ class ForwardRegisters(NamedTuple):
     next_flags: Any
 
 
+class BackArrays(NamedTuple):
+    """Of a thread of the way back: tracks, or places on them."""
+
+    dy: Any
+    flags: Any  # () where no step is masked
+    kept: Any
+    s: Any
+    dp: Any
+    dq: Any  # dp again, of a cell that is not `apart`
+    beyond: Any  # of a call that clips; else ()
+
+
 class BackRegisters(NamedTuple):
     """What a thread of the way back keeps in registers of its unit, for every sample."""
 
@@ -65,6 +75,22 @@ class BackRegisters(NamedTuple):
     s_after: Any  # (samples · S,) states after the step
     prefetched: Any  # (samples · (1 + K + S),) dy of a step, what is kept of it, states before it
     flags: Any  # (samples,) of the same step, RESET_AFTER among them
+    δ: Any  # (samples · G,) of the input side, where it is clipped: written once it has been
+    δq: Any  # of the recurrent side, likewise
+    beyond: Any  # (samples,) is a number of them beyond its bound?
+    square: Any  # (samples,) Σ (δ/bound)² of the unit
+
+
+class Line(NamedTuple):
+    """The 128 bytes of each step that a thread fetches to L2 for its block."""
+
+    step: Any  # from those of a step to those of the next
+    few: Any  # so few steps are left that there is none to fetch; all are few where it has no line
+
+
+@device_function
+def earlier_of(a, b):
+    return a if a < b else b
 
 
 @device_function
@@ -77,212 +103,157 @@ def put(k, value, a, base):
     a[base + k] = value
 
 
-@device_function
-def over_lanes(a, lanes):
-    """The sum of a over the lanes of a unit, which all of them get."""
-    by = 1
-    while by < lanes:
-        a += cuda.shfl_xor_sync(ALL_LANES, a, by)
-        by *= 2
-    return a
+@cache
+def numbers_in(count: int):
+    """The functions (a, base) -> `count` numbers of registers, and (values, a, base) back."""
+    return tuple_of(count, get, device_function), each_over(count, put, device_function)
 
 
 @cache
-def sums_of(plan: Plan, number):
-    """The device functions (load_weights, sums): weights to where the plan wants them; W · x for
-    all outputs of this unit and all samples.
+def within_of(plan: Plan):
+    """The device function (r, B, thread): does this thread have a unit, and a sample r?"""
+    n, full, one = plan.n, plan.full, plan.samples == 1
+
+    @device_function
+    def within(r, B, thread):
+        return (full or thread.j < n) and (one or thread.first + r < B)
+
+    return within
+
+
+@cache
+def lines_of(plan: Plan, itemsize: int):
+    """The device function (numbers, B, thread) -> the lines of so many numbers a unit that this
+    block reads in a step.
     """
-    n, inputs, outputs = plan.n, plan.inputs, plan.outputs
-    lanes, samples, threads = plan.lanes, plan.samples, plan.threads
-    in_registers, quads, width = plan.in_registers, plan.quads, plan.width
-    first_weight, ZERO = plan.first_weight, number(0)
+    samples, n, line = plan.samples, plan.n, LINE // itemsize
 
     @device_function
-    def weight(W, transposed, j, output, i):
-        """The weight of input i in one output of unit j; zero outside."""
-        if j < n and i < inputs:
-            return W[i, j] if transposed else W[output * n + j, i]
-        return ZERO
+    def lines(numbers, B, thread):
+        return (earlier_of(samples, B - thread.first) * numbers * n + line - 1) // line
 
-    @device_function
-    def load_quad(q, W, transposed, thread):
-        """Quad q of this lane to registers."""
-        for o in range(outputs):
-            for e in range(QUAD):
-                i = (q * lanes + thread.lane) * QUAD + e
-                thread.weights[(q * outputs + o) * QUAD + e] = weight(W, transposed, thread.j, o, i)
-
-    load_quads = each(in_registers, load_quad, device_function)
-
-    @device_function
-    def load_weights(W, transposed, thread):
-        """All that this thread multiplies by; and zero to what it will multiply."""
-        index, shared = cuda.threadIdx.x, thread.shared
-        load_quads(W, transposed, thread)
-        q = in_registers
-        while q < quads:
-            for o in range(outputs):
-                place = first_weight + (((q - in_registers) * outputs + o) * threads + index) * QUAD
-                for e in range(QUAD):
-                    i = (q * lanes + thread.lane) * QUAD + e
-                    shared[place + e] = weight(W, transposed, thread.j, o, i)
-            q += 1
-        i = index
-        while i < first_weight:
-            shared[i] = ZERO  # padding stays so
-            i += threads
-
-    @device_function
-    def add(total, place, w, x):
-        """A quad of products."""
-        w0, w1, w2, w3 = w
-        x0, x1, x2, x3 = x
-        total[place] += w0 * x0
-        total[place] += w1 * x1
-        total[place] += w2 * x2
-        total[place] += w3 * x3
-
-    @device_function
-    def add_output(o, r, q, x, thread):
-        w, base = thread.weights, (q * outputs + o) * QUAD
-        add(thread.total, r * outputs + o, (w[base], w[base + 1], w[base + 2], w[base + 3]), x)
-
-    add_outputs = each(outputs, add_output, device_function)
-
-    @device_function
-    def add_sample(r, q, base, thread):
-        add_outputs(r, q, quad(thread.shared, base + r * width), thread)
-
-    add_samples = each(samples, add_sample, device_function)
-
-    @device_function
-    def add_quad(q, base, thread):
-        add_samples(q, base + (q * lanes + thread.lane) * QUAD, thread)
-
-    add_quads = each(in_registers, add_quad, device_function)
-
-    @device_function
-    def add_shared_sample(r, o, w, base, thread):
-        add(thread.total, r * outputs + o, w, quad(thread.shared, base + r * width))
-
-    add_shared_samples = each(samples, add_shared_sample, device_function)
-
-    @device_function
-    def add_shared_output(o, place, base, thread):
-        w = quad(thread.shared, place + o * threads * QUAD)
-        add_shared_samples(o, w, base, thread)
-
-    add_shared_outputs = each(outputs, add_shared_output, device_function)
-
-    @device_function
-    def clear(k, total):
-        total[k] = ZERO
-
-    @device_function
-    def reduce(k, total):
-        total[k] = over_lanes(total[k], lanes)
-
-    clear_all = each(samples * outputs, clear, device_function)
-    reduce_all = each(samples * outputs, reduce, device_function)
-
-    @device_function
-    def sums(thread, base):
-        """thread.total[r·outputs + o] = Σ w x over all inputs, x of sample r at
-        thread.shared[base + r·width …].
-        """
-        clear_all(thread.total)
-        add_quads(base, thread)
-        q = in_registers
-        while q < quads:
-            place = first_weight
-            place += ((q - in_registers) * outputs * threads + cuda.threadIdx.x) * QUAD
-            add_shared_outputs(place, base + (q * lanes + thread.lane) * QUAD, thread)
-            q += 1
-        reduce_all(thread.total)
-
-    return load_weights, sums
+    return lines
 
 
 @factory
 def forward_kernel(cell, number, plan: Plan):
     """The kernel (call) for one plan: `Device.forward`."""
-    G, S, P, APART = cell.gates, cell.states, cell.gates + cell.drawn, cell.apart
-    n, lanes, samples, width = plan.n, plan.lanes, plan.samples, plan.width
+    G, S, P, K = cell.gates, cell.states, cell.gates + cell.drawn, cell.kept
+    n, samples, width, CHAINS = plan.n, plan.samples, plan.width, plan.chains
+    APART, MASKED, ITEMS = cell.apart, plan.masked, LINE // number().itemsize
     step, (load_weights, sums) = formula(cell.step, number), sums_of(plan, number)
-    WEIGHTS = max(1, plan.in_registers * plan.outputs * QUAD)
-    STATES, SUMS, INPUTS = samples * S, samples * G, samples * P
-    ZERO, NOTHING = number(0), (number(0),) * cell.kept
-    inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
-    inputs_in, put_inputs_in = tuple_of(P, get, device_function), each_over(P, put, device_function)
-    states_in, put_states_in = tuple_of(S, get, device_function), each_over(S, put, device_function)
+    WEIGHTS, SUMS = plan.weights, plan.sums
+    this_thread, within, halves = thread_of(plan, number), within_of(plan), halves_of(plan)
+    STATES, INPUTS, ZERO, NOTHING = samples * S, samples * P, number(0), (number(0),) * K
+    inputs, activations, states = beside(P, n), beside(K, n), apart(S, n)
+    flags, lines = beside(1, 1) if MASKED else ABSENT, lines_of(plan, number().itemsize)
+    inputs_in, put_inputs_in = numbers_in(P)
+    states_in, put_states_in = numbers_in(S)
 
     @device_function
     def recurrent_input(k, thread, registers, r):
-        q = thread.total[r * G + k]
+        q = thread.total[(r * G + k) * CHAINS]
         return q + registers.c[k] if APART else q
 
     recurrent = tuple_of(G, recurrent_input, device_function)
 
     @device_function
-    def prefetch(r, at, call, registers):
-        put_inputs_in(inputs(call.p, at), registers.next_p, r * P)
-        registers.next_flags[r] = call.flags[at.t, at.b]
+    def tracks_of(call):
+        B = call.p.shape[1]
+        return ForwardArrays(
+            inputs.track(call.p, B),
+            flags.track(call.flags, B),
+            states.track(call.s, B),
+            activations.track(call.kept, B),
+        )
 
     @device_function
-    def begin(r, call, thread, registers):
+    def beginning(call, thread):
+        """The places of the first step."""
+        b, j = thread.first, thread.j
+        return ForwardArrays(
+            inputs.start(call.p, 0, b, j),
+            flags.start(call.flags, 0, b, 0),
+            states.start(call.s, 1, b, j),
+            activations.start(call.kept, 0, b, j),
+        )
+
+    @device_function
+    def reads_onward(at, more, tracks):
+        p, flag = inputs.onward(at.p, more, tracks.p), flags.onward(at.flags, more, tracks.flags)
+        return ForwardArrays(p, flag, at.s, at.kept)
+
+    @device_function
+    def writes_onward(at, tracks):
+        s, kept = (
+            states.onward(at.s, True, tracks.s),
+            activations.onward(at.kept, True, tracks.kept),
+        )
+        return ForwardArrays(at.p, at.flags, s, kept)
+
+    @device_function
+    def initial(r, call, tracks, thread):
+        """The states before the first step."""
+        return states.numbers(states.start(call.s, 0, thread.first, thread.j), tracks.s, r)
+
+    @device_function
+    def load_flag(r, at, tracks, registers):
+        (registers.next_flags[r],) = flags.numbers(at.flags, tracks.flags, r)
+
+    load_flags = load_flag if MASKED else nothing
+
+    @device_function
+    def load_next(r, at, tracks, registers):
+        put_inputs_in(inputs.numbers(at.p, tracks.p, r), registers.next_p, r * P)
+        load_flags(r, at, tracks, registers)
+
+    @device_function
+    def begin(r, call, at, tracks, thread, registers):
         """The initial state, and the first step's inputs."""
-        b, j = thread.first + r, thread.j
-        if b < call.p.shape[1] and j < n:
-            put_states_in(states(call.s, At(0, b, j)), registers.s, r * S)
-            prefetch(r, At(0, b, j), call, registers)
-            thread.shared[r * width + j] = registers.s[r * S]
+        if within(r, call.p.shape[1], thread):
+            put_states_in(initial(r, call, tracks, thread), registers.s, r * S)
+            load_next(r, at, tracks, registers)
+            if thread.lane == 0:
+                put_shared(thread.shared, thread.out, r * width, registers.s[r * S])
 
     @device_function
-    def take_prefetched(r, t, call, thread, registers):
-        """What was prefetched is of step t now; prefetch the next one's."""
-        b, j = thread.first + r, thread.j
+    def take(r, call, at, tracks, thread, registers):
+        """What was loaded before is of this step now; load the next one's."""
         put_inputs_in(inputs_in(registers.next_p, r * P), registers.p, r * P)
         registers.flags[r] = registers.next_flags[r]
-        if b < call.p.shape[1] and j < n and t + 1 < call.p.shape[0]:
-            prefetch(r, At(t + 1, b, j), call, registers)
+        if within(r, call.p.shape[1], thread):
+            load_next(r, at, tracks, registers)
 
     @device_function
-    def advance(r, t, call, thread, registers):
+    def advance(r, out, call, at, tracks, thread, registers):
         """The cell's step, of one unit and sample."""
-        lane, b, j = thread.lane, thread.first + r, thread.j
-        if b < call.p.shape[1] and j < n:
-            at = At(t, b, j)
-            if registers.flags[r] & LIVE:
+        if within(r, call.p.shape[1], thread):
+            kept = NOTHING
+            if not MASKED or registers.flags[r] & LIVE:
                 q, before = recurrent(thread, registers, r), states_in(registers.s, r * S)
                 s_next, kept = step(inputs_in(registers.p, r * P), q, before)
                 put_states_in(s_next, registers.s, r * S)
-                if lane == 0:
-                    put_kept(kept, call.kept, at)
-            elif lane == 0:
-                put_kept(NOTHING, call.kept, at)
-            if lane == 0:
-                put_states(states_in(registers.s, r * S), call.s, At(t + 1, b, j))
-            if registers.next_flags[r] & RESET:
-                put_states_in(states(call.s, At(0, b, j)), registers.s, r * S)
-            if lane == 0:
-                thread.shared[(((t + 1) & 1) * samples + r) * width + j] = registers.s[r * S]
+            if thread.lane == 0:
+                activations.put(kept, at.kept, tracks.kept, r)
+                states.put(states_in(registers.s, r * S), at.s, tracks.s, r)
+            if MASKED and registers.next_flags[r] & RESET:
+                put_states_in(initial(r, call, tracks, thread), registers.s, r * S)
+            if thread.lane == 0:
+                put_shared(thread.shared, out, r * width, registers.s[r * S])
 
     begin_all = each(samples, begin, device_function)
-    take_all = each(samples, take_prefetched, device_function)
+    take_all = each(samples, take, device_function)
     advance_all = each(samples, advance, device_function)
+
+    @device_function
+    def few_left(call, thread):
+        return AHEAD if cuda.threadIdx.x < lines(P, call.p.shape[1], thread) else NEVER
 
     @cuda.jit(launch_bounds=plan.threads)
     def forward(call: Forward):
         """A block has plan.shared numbers of dynamic shared memory."""
-        T, j = call.p.shape[0], cuda.threadIdx.x // lanes
-        thread = Thread(
-            cuda.threadIdx.x % lanes,
-            j,
-            cuda.blockIdx.x * samples,
-            cuda.shared.array(0, number),
-            cuda.local.array(WEIGHTS, number),
-            cuda.local.array(SUMS, number),
-        )
+        weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
+        T, thread = call.p.shape[0], this_thread(weights, total)
         registers = ForwardRegisters(
             cuda.local.array(STATES, number),
             cuda.local.array(G, number),
@@ -291,213 +262,337 @@ def forward_kernel(cell, number, plan: Plan):
             cuda.local.array(INPUTS, number),
             cuda.local.array(samples, np.int32),
         )
+        tracks, at, few = tracks_of(call), beginning(call, thread), few_left(call, thread)
+        line = inputs.start(call.p, AHEAD, thread.first, cuda.threadIdx.x * ITEMS)
         load_weights(call.W, False, thread)
         cuda.syncthreads()
         if APART:
             for g in range(G):
-                registers.c[g] = call.c[g * n + j] if j < n else ZERO
-        begin_all(call, thread, registers)
+                registers.c[g] = call.c[g * n + thread.j] if thread.j < n else ZERO
+        begin_all(call, at, tracks, thread, registers)
         cuda.syncthreads()
-        t = 0
-        while t < T:
-            take_all(t, call, thread, registers)
-            sums(thread, (t & 1) * samples * width)
-            advance_all(t, call, thread, registers)
+        x, xs, outs = thread.x, halves(thread.shared, thread.x), halves(thread.shared, thread.out)
+        out, left = other(outs, thread.out), np.int32(T)
+        while left > 0:
+            more = left > 1
+            at = reads_onward(at, more, tracks)
+            take_all(call, at, tracks, thread, registers)
+            if left > few:
+                prefetch(line)
+            line += tracks.p.step
+            sums(thread, x)
+            advance_all(out, call, at, tracks, thread, registers)
             cuda.syncthreads()  # the next step reads every unit
-            t += 1
+            at = writes_onward(at, tracks)
+            x, out, left = other(xs, x), other(outs, out), np.int32(left - 1)
 
     return forward
 
 
+@cache
+def marks_of(clips: bool) -> Along:
+    """Of Bounds, whose `beyond` has a number for each step and sample; of none where nothing is
+    clipped.
+    """
+    if not clips:
+        return ABSENT
+    marks = beside(1, 1)
+    track = device_function(lambda bounds, B: marks.track(bounds.beyond, B))
+    start = device_function(lambda bounds, t, b, j: marks.start(bounds.beyond, t, b, j))
+    return marks._replace(track=track, start=start)
+
+
 @once
-def norm_clip_in_shared_of(cell, number, plan: Plan):
-    """The device functions (clear, put_square, clip_norm): Σ δ² of a unit to shared memory; after a
-    barrier, the norm of a step and sample within its bound.
+def norm_clip_of(cell, number, plan: Plan):
+    """The device functions (put_squares, clip_norms): Σ (δ/bound)² of a step and sample by parts to
+    shared memory; after a barrier, the norm within its bound, and δ written.
 
     What has gone through W is scaled by the same factor, rather than δ before: so there is no
     second barrier.
     """
     if not plan.clips:
-        return nothing, nothing, nothing
-    n, lanes, samples, padded = plan.n, plan.lanes, plan.samples, plan.padded
-    first_square, end, threads = plan.first_square, plan.shared, plan.threads
-    APART = cell.apart
-    square, shrinking, ZERO = square_of(cell.gates), formula(factor, number), number(0)
-    ONE, times = number(1), times_of(cell.gates)
-    _, gates, _, _, put_gates, _, _ = access(cell, device_function)
+        return nothing, nothing
+    G, lanes, samples, chains = cell.gates, plan.lanes, plan.samples, plan.chains
+    together, squares, first = plan.together, plan.squares, plan.samples * plan.width
+    PARTS, QUADS, APART = together // lanes, squares // (QUAD * lanes), cell.apart
+    ONE, shrink, times = number(1), shrink_of(number), times_of(G)
+    gates, (gates_in, _), within = beside(G, plan.n), numbers_in(G), within_of(plan)
+    marks = marks_of(True)
 
     @device_function
-    def clear(shared):
-        i = first_square + cuda.threadIdx.x
-        while i < end:
-            shared[i] = ZERO  # padding stays so
-            i += threads
+    def put_square(r, part, thread, registers):
+        total = over_threads(registers.square[r], lanes, PARTS)
+        if cuda.threadIdx.x % together == 0:
+            put_shared(thread.shared, part, first + r * squares, total)
 
     @device_function
-    def put_square(r, t, thread, δ, norm):
-        thread.shared[first_square + ((t & 1) * samples + r) * padded + thread.j] = square(δ, norm)
+    def sum_of_quad(q, r, x, thread):
+        a0, a1, a2, a3 = quad(thread.shared, x, first + r * squares + q * QUAD * lanes)
+        return (a0 + a1) + (a2 + a3)
+
+    sums_of_quads, add_up = tuple_of(QUADS, sum_of_quad, device_function), sum_over(QUADS)
 
     @device_function
-    def clip_norm(r, t, call, thread):
-        b, j, lane = thread.first + r, thread.j, thread.lane
-        a, i = ZERO, QUAD * lane
-        while i < padded:
-            base = first_square + ((t & 1) * samples + r) * padded
-            a0, a1, a2, a3 = quad(thread.shared, base + i)
-            a += (a0 + a1) + (a2 + a3)
-            i += QUAD * lanes
-        by = shrinking(over_lanes(a, lanes))
-        if by != ONE and b < call.dp.shape[1] and j < n:
-            thread.total[r] *= by
-            if lane == 0:
-                at = At(t, b, j)
-                call.clip.beyond[t, b] = 1
-                put_gates(times(gates(call.dp, at), by), call.dp, at)
-                if APART:
-                    put_gates(times(gates(call.dq, at), by), call.dq, at)
+    def clip_norm(r, x, B, at, tracks, thread, registers):
+        by = shrink(over_threads(add_up(sums_of_quads(r, x, thread)), 1, lanes))
+        thread.total[r * chains] *= by
+        if within(r, B, thread) and thread.lane == 0:
+            gates.put(times(gates_in(registers.δ, r * G), by), at.dp, tracks.dp, r)
+            if APART:
+                gates.put(times(gates_in(registers.δq, r * G), by), at.dq, tracks.dq, r)
+            if by != ONE or registers.beyond[r]:
+                marks.put((np.uint8(1),), at.beyond, tracks.beyond, r)
 
-    return clear, put_square, each(samples, clip_norm, device_function)
+    return each(samples, put_square, device_function), each(samples, clip_norm, device_function)
 
 
 @factory
 def backward_kernel(cell, number, plan: Plan):
     """The kernel (call) for one plan: `Device.backward`."""
     G, S, K, APART, OUTPUT = cell.gates, cell.states, cell.kept, cell.apart, cell.output
-    n, lanes, samples, width = plan.n, plan.lanes, plan.samples, plan.width
+    n, samples, width, CHAINS = plan.n, plan.samples, plan.width, plan.chains
+    MASKED, CLIPS, ITEMS = plan.masked, plan.clips, LINE // number().itemsize
     back, (load_weights, sums) = formula(cell.back, number), sums_of(plan, number)
-    CLIPS, within_bounds = plan.clips, value_clip_of(cell, number, plan.clips)
-    clear, put_square, clip_norms = norm_clip_in_shared_of(cell, number, plan)
-    WEIGHTS = max(1, plan.in_registers * plan.outputs * QUAD)
+    WEIGHTS, SUMS = plan.weights, plan.sums
+    this_thread, within, halves = thread_of(plan, number), within_of(plan), halves_of(plan)
+    put_squares, clip_norms = norm_clip_of(cell, number, plan)
+    beyond, clamp, square = beyond_of(G), clamp_of(cell, number), square_of(G)
     STEP = 1 + K + S  # numbers of one step and sample that are prefetched
-    STATES, PREFETCHED = samples * S, samples * STEP
-    NOTHING, NO_STATES = (number(0),) * G, (number(0),) * S
-    _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
-    kept_in, put_kept_in = tuple_of(K, get, device_function), each_over(K, put, device_function)
-    states_in, put_states_in = tuple_of(S, get, device_function), each_over(S, put, device_function)
+    STATES, PREFETCHED, GATES = samples * S, samples * STEP, samples * G if CLIPS else 1
+    ZERO, NOTHING, NO_STATES = number(0), (number(0),) * G, (number(0),) * S
+    outputs, activations, gates, states = beside(1, n), beside(K, n), beside(G, n), apart(S, n)
+    flags, marks = beside(1, 1) if MASKED else ABSENT, marks_of(CLIPS)
+    _, put_gates_in = numbers_in(G)
+    kept_in, put_kept_in = numbers_in(K)
+    states_in, put_states_in = numbers_in(S)
+    lines, together = lines_of(plan, number().itemsize), plan.together
     both = tuple_of(S, device_function(lambda k, a, b: a[k] + b[k]), device_function)
 
     @device_function
-    def put_gate_in_shared(k, δ, shared, place):
-        shared[place + k * n] = δ
+    def put_gate_in_shared(k, δ, thread, out, r):
+        put_shared(thread.shared, out, r * width + k * n, δ)
 
     put_gates_in_shared = each_over(G, put_gate_in_shared, device_function)
 
     @device_function
-    def prefetch(r, at, call, registers):
-        base = r * STEP
-        registers.prefetched[base] = call.dy[at.t, at.b, at.j]
-        put_kept_in(activations(call.kept, at), registers.prefetched, base + 1)
-        put_states_in(states(call.s, at), registers.prefetched, base + 1 + K)
+    def tracks_of(call):
+        back = -call.dp.shape[1]
+        return BackArrays(
+            outputs.track(call.dy, back),
+            flags.track(call.flags, back),
+            activations.track(call.kept, back),
+            states.track(call.s, back),
+            gates.track(call.dp, back),
+            gates.track(call.dq, back),
+            marks.track(call.clip, back),
+        )
 
     @device_function
-    def begin(r, T, call, thread, registers):
-        """dE/ds after the last step, and what that step needs.
+    def beginning(call, thread):
+        """The places of the last step."""
+        t, b, j = call.dp.shape[0] - 1, thread.first, thread.j
+        return BackArrays(
+            outputs.start(call.dy, t, b, j),
+            flags.start(call.flags, t, b, 0),
+            activations.start(call.kept, t, b, j),
+            states.start(call.s, t, b, j),
+            gates.start(call.dp, t, b, j),
+            gates.start(call.dq, t, b, j),
+            marks.start(call.clip, t, b, 0),
+        )
 
-        T is handed on: where each sample takes it from a shape, three instructions more are left.
-        """
-        b, j = thread.first + r, thread.j
-        if b < call.dp.shape[1] and j < n:
-            put_states_in(states(call.ds, At(0, b, j)), registers.ds, r * S)
-            put_states_in(states(call.s, At(T, b, j)), registers.s_after, r * S)
-            prefetch(r, At(T - 1, b, j), call, registers)
-            registers.flags[r] = call.flags[T - 1, b]
+    @device_function
+    def reads_onward(at, more, tracks):
+        return BackArrays(
+            outputs.onward(at.dy, more, tracks.dy),
+            flags.onward(at.flags, more, tracks.flags),
+            activations.onward(at.kept, more, tracks.kept),
+            states.onward(at.s, more, tracks.s),
+            at.dp,
+            at.dq,
+            at.beyond,
+        )
+
+    @device_function
+    def writes_onward(at, tracks):
+        return BackArrays(
+            at.dy,
+            at.flags,
+            at.kept,
+            at.s,
+            gates.onward(at.dp, True, tracks.dp),
+            gates.onward(at.dq, True, tracks.dq),
+            marks.onward(at.beyond, True, tracks.beyond),
+        )
+
+    @device_function
+    def load_flag(r, at, tracks, registers):
+        (flag,) = flags.numbers(at.flags, tracks.flags, r)
+        registers.flags[r] = flag | (registers.flags[r] & RESET) << 1
+
+    load_flags = load_flag if MASKED else nothing
+
+    @device_function
+    def load_step(r, at, tracks, registers):
+        base = r * STEP
+        (registers.prefetched[base],) = outputs.numbers(at.dy, tracks.dy, r)
+        kept = activations.numbers(at.kept, tracks.kept, r)
+        put_kept_in(kept, registers.prefetched, base + 1)
+        put_states_in(states.numbers(at.s, tracks.s, r), registers.prefetched, base + 1 + K)
+        load_flags(r, at, tracks, registers)
+
+    @device_function
+    def begin(r, call, at, tracks, thread, registers):
+        """dE/ds after the last step, and what that step needs."""
+        registers.flags[r], registers.square[r] = 0, ZERO
+        if within(r, call.dp.shape[1], thread):
+            T, b, j = call.dp.shape[0], thread.first, thread.j
+            ds, s = states.start(call.ds, 0, b, j), states.start(call.s, T, b, j)
+            put_states_in(
+                states.numbers(ds, states.track(call.ds, call.dp.shape[1]), r), registers.ds, r * S
+            )
+            put_states_in(states.numbers(s, tracks.s, r), registers.s_after, r * S)
+            load_step(r, at, tracks, registers)
 
     @device_function
     def clear_ds(r, call, thread):
         """call.ds has been read; from here on it is the gradient of the initial state."""
-        b, j = thread.first + r, thread.j
-        if b < call.dp.shape[1] and j < n and thread.lane == 0:
-            put_states(NO_STATES, call.ds, At(0, b, j))
+        if within(r, call.dp.shape[1], thread) and thread.lane == 0:
+            place = states.start(call.ds, 0, thread.first, thread.j)
+            states.put(NO_STATES, place, states.track(call.ds, call.dp.shape[1]), r)
 
     @device_function
-    def add_to_initial(r, b, call, thread, registers):
+    def add_to_initial(r, call, thread, registers):
         """dE/ds that arrives at an initial state to its gradient."""
-        at = At(0, b, thread.j)
         if thread.lane == 0:
-            put_states(both(states(call.ds, at), states_in(registers.ds, r * S)), call.ds, at)
+            ds, track = states_in(registers.ds, r * S), states.track(call.ds, call.dp.shape[1])
+            place = states.start(call.ds, 0, thread.first, thread.j)
+            if MASKED:
+                ds = both(states.numbers(place, track, r), ds)
+            states.put(ds, place, track, r)
 
     @device_function
-    def retreat(r, t, call, thread, registers):
+    def put_δ(r, δp, δq, at, tracks):
+        gates.put(δp, at.dp, tracks.dp, r)
+        if APART:
+            gates.put(δq, at.dq, tracks.dq, r)
+
+    @device_function
+    def clip_values(r, δp, δq, call, registers):
+        """(δp, δq), each number within its bound; and what `clip_norm` needs."""
+        value = call.clip.value
+        registers.beyond[r] = beyond(δp, value) or (APART and beyond(δq, value))
+        δp, δq = clamp(δp, value), clamp(δq, value)
+        put_gates_in(δp, registers.δ, r * G)
+        put_gates_in(δq, registers.δq, r * G)
+        registers.square[r] = square(δp, call.clip.per_norm)
+        return δp, δq
+
+    within_bounds = (
+        clip_values if CLIPS else device_function(lambda r, δp, δq, call, registers: (δp, δq))
+    )
+
+    @device_function
+    def retreat(r, out, call, at, tracks, thread, registers):
         """The cell's step back, of one unit and sample, but for what passes through W."""
-        b, j = thread.first + r, thread.j
-        if b < call.dp.shape[1] and j < n:
-            at, base = At(t, b, j), r * STEP
-            flags, dy = registers.flags[r], registers.prefetched[base]
+        if within(r, call.dp.shape[1], thread):
+            base, δp, δq = r * STEP, NOTHING, NOTHING
+            now, dy = registers.flags[r], registers.prefetched[base]
             kept = kept_in(registers.prefetched, base + 1)
             before = states_in(registers.prefetched, base + 1 + K)
-            after = states_in(registers.s_after, r * S)
+            following = states_in(registers.s_after, r * S)
             put_states_in(before, registers.s_after, r * S)
-            if t > 0:
-                prefetch(r, At(t - 1, b, j), call, registers)
-                registers.flags[r] = call.flags[t - 1, b] | (flags & RESET) << 1
-            if flags & RESET_AFTER:
-                add_to_initial(r, b, call, thread, registers)
+            load_step(r, at, tracks, registers)
+            if MASKED and now & RESET_AFTER:
+                add_to_initial(r, call, thread, registers)
                 put_states_in(NO_STATES, registers.ds, r * S)
-            if flags & RESET:
-                before = states(call.s, At(0, b, j))
-            if flags & LIVE:
+            if MASKED and now & RESET:
+                place = states.start(call.s, 0, thread.first, thread.j)
+                before = states.numbers(place, tracks.s, r)
+            if not MASKED or now & LIVE:
                 registers.ds[r * S + OUTPUT] += dy
-                δp, δq, d = back(states_in(registers.ds, r * S), kept, before, after)
+                δp, δq, d = back(states_in(registers.ds, r * S), kept, before, following)
                 put_states_in(d, registers.ds, r * S)
-                δp, δq = within_bounds(δp, call.clip, at), within_bounds(δq, call.clip, at)
-            else:
-                δp, δq = NOTHING, NOTHING
+            δp, δq = within_bounds(r, δp, δq, call, registers)
             if thread.lane == 0:
-                put_gates(δp, call.dp, at)
-                if APART:
-                    put_gates(δq, call.dq, at)
-                put_gates_in_shared(δq, thread.shared, ((t & 1) * samples + r) * width + j)
-                if CLIPS:
-                    put_square(r, t, thread, δp, call.clip.norm)
+                put_gates_in_shared(δq, thread, out, r)
+                if not CLIPS:
+                    put_δ(r, δp, δq, at, tracks)
 
     @device_function
     def add_through_W(r, thread, registers):
-        registers.ds[r * S] += thread.total[r]
+        registers.ds[r * S] += thread.total[r * CHAINS]
 
     @device_function
     def finish(r, call, thread, registers):
         """What is left after the first step arrives at the initial state."""
-        b = thread.first + r
-        if b < call.dp.shape[1] and thread.j < n:
-            add_to_initial(r, b, call, thread, registers)
+        if within(r, call.dp.shape[1], thread):
+            add_to_initial(r, call, thread, registers)
 
     begin_all = each(samples, begin, device_function)
-    clear_ds_all = each(samples, clear_ds, device_function)
+    clear_ds_all = each(samples, clear_ds, device_function) if MASKED else nothing
     retreat_all = each(samples, retreat, device_function)
     through_W_all = each(samples, add_through_W, device_function)
     finish_all = each(samples, finish, device_function)
 
+    @device_function
+    def first_line(call, tracks, thread):
+        """(place of the line that this thread fetches, its Line): of what is kept, then of dy, then
+        of each state.
+        """
+        index, t, b = cuda.threadIdx.x, call.dp.shape[0] - 1 - AHEAD, thread.first
+        of_kept, of_one = lines(K, call.dp.shape[1], thread), lines(1, call.dp.shape[1], thread)
+        if index < of_kept:
+            place = activations.start(call.kept, t, b, index * ITEMS)
+            return place, Line(tracks.kept.step, np.int32(AHEAD))
+        index -= of_kept
+        if index < of_one:
+            place = outputs.start(call.dy, t, b, index * ITEMS)
+            return place, Line(tracks.dy.step, np.int32(AHEAD))
+        k, index = index // of_one - 1, index % of_one
+        place = state_start(k, call.s, t, b, index * ITEMS, n)
+        return place, Line(tracks.s.step, np.int32(AHEAD if k < S else NEVER))
+
     @cuda.jit(launch_bounds=plan.threads)
     def backward(call: Backward):
         """call.ds is (S, 1, B, n). A block has plan.shared numbers of dynamic shared memory."""
-        T = call.dp.shape[0]
-        thread = Thread(
-            cuda.threadIdx.x % lanes,
-            cuda.threadIdx.x // lanes,
-            cuda.blockIdx.x * samples,
-            cuda.shared.array(0, number),
-            cuda.local.array(WEIGHTS, number),
-            cuda.local.array(samples, number),
-        )
+        weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
+        T, B, thread = call.dp.shape[0], call.dp.shape[1], this_thread(weights, total)
         registers = BackRegisters(
             cuda.local.array(STATES, number),
             cuda.local.array(STATES, number),
             cuda.local.array(PREFETCHED, number),
             cuda.local.array(samples, np.int32),
+            cuda.local.array(GATES, number),
+            cuda.local.array(GATES, number),
+            cuda.local.array(samples, np.bool_),
+            cuda.local.array(samples, number),
         )
+        tracks, at = tracks_of(call), beginning(call, thread)
+        place, line = first_line(call, tracks, thread)
         load_weights(call.W, True, thread)
-        clear(thread.shared)
-        begin_all(T, call, thread, registers)
+        begin_all(call, at, tracks, thread, registers)
         cuda.syncthreads()
         clear_ds_all(call, thread)
-        t = T - 1
-        while t >= 0:
-            retreat_all(t, call, thread, registers)
+        x, xs = thread.x, halves(thread.shared, thread.x)
+        out, outs = thread.out, halves(thread.shared, thread.out)
+        part = shared_place(thread.shared, cuda.threadIdx.x // together)
+        parts, left = halves(thread.shared, part), np.int32(T)
+        while left > 0:
+            more = left > 1
+            at = reads_onward(at, more, tracks)
+            retreat_all(out, call, at, tracks, thread, registers)
+            put_squares(part, thread, registers)
             cuda.syncthreads()  # Wᵀ dq reads δ of every unit
-            sums(thread, (t & 1) * samples * width)
-            clip_norms(t, call, thread)
+            if left > line.few:
+                prefetch(place)
+            place += line.step
+            sums(thread, x)
+            clip_norms(x, B, at, tracks, thread, registers)
             through_W_all(thread, registers)
-            t -= 1
+            at = writes_onward(at, tracks)
+            x, out, part = other(xs, x), other(outs, out), other(parts, part)
+            left = np.int32(left - 1)
         finish_all(call, thread, registers)
 
     return backward

@@ -31,6 +31,7 @@ class Problem(NamedTuple):
     itemsize: int  # bytes a number
     card: Card
     clips: bool = False  # δ is clipped
+    masked: bool = False  # some step does not happen, or begins anew
 
 
 class Choice(NamedTuple):
@@ -52,7 +53,7 @@ class Bounds(NamedTuple):
     """`Backward.clip` as kernels that clip take it; others take ()."""
 
     value: Any  # of each number of δ
-    norm: Any  # of ‖δ‖ of one step and sample
+    per_norm: Any  # 1 over that of ‖δ‖ of one step and sample
     beyond: Any  # (T, B) uint8, zero; set where a step is clipped
 
 
@@ -70,11 +71,15 @@ class Schedule(Protocol):
         ...
 
     def forward(self, cell: Cell, call: Forward, choice: Choice, precision: str) -> None:
-        """What `Device.forward` says."""
+        """What `Device.forward` says, with () as call.masked, and as call.flags where that was
+        False.
+        """
         ...
 
     def backward(self, cell: Cell, call: Backward, choice: Choice, precision: str) -> None:
-        """What `Device.backward` says, with call.ds (S, 1, B, n), and Bounds or () as call.clip."""
+        """What `Device.backward` says, with call.ds (S, 1, B, n), Bounds or () as call.clip, and
+        the rest as in `forward`.
+        """
         ...
 
     def describe(self, choice: Choice) -> str:

@@ -2,7 +2,7 @@
 of all samples and units: two launches a step.
 """
 
-from ... import RESET, At, Backward, Forward
+from ... import At, Backward, Forward
 from ...binding.closures import tuple_of
 from .compiled import factory
 from .contract import Choice, Problem
@@ -10,8 +10,8 @@ from .launch import arrays, blocks_for, cuda, device_function, matmuls, prepared
 from .plans import too_large
 from .pointwise import (
     advance_of,
+    asked_of,
     cut_of,
-    entered,
     first_sample,
     first_unit,
     norm_clip_of,
@@ -22,9 +22,10 @@ name = "gemm"
 
 
 @factory
-def forward_kernel(cell, number):
+def forward_kernel(cell, number, masked: bool):
     """The kernel (call, q, h, t): one step of `Device.forward`."""
-    advance, APART = advance_of(cell, number), cell.apart
+    advance, APART = advance_of(cell, number, masked), cell.apart
+    entered = asked_of(masked).entered
 
     @device_function
     def recurrent_input(k, q, c, b, j, n):
@@ -52,10 +53,10 @@ def forward_kernel(cell, number):
 
 
 @factory
-def backward_kernel(cell, number, clips: bool):
+def backward_kernel(cell, number, clips: bool, masked: bool):
     """The kernel (call, through_W, carried, t): one step of `Device.backward`."""
-    retreat, clip_norm = retreat_of(cell, number, clips), norm_clip_of(cell, number, clips)
-    cut = cut_of(cell, number)
+    retreat, clip_norm = retreat_of(cell, number, clips, masked), norm_clip_of(cell, number, clips)
+    cut, begins = cut_of(cell, number), asked_of(masked).begins
 
     @cuda.jit
     def backward(call: Backward, through_W, carried, t):
@@ -68,7 +69,7 @@ def backward_kernel(cell, number, clips: bool):
             j = first_unit()
             while j < n:
                 carried[0, 0, b, j] += through_W[b, j]
-                if t + 1 < T and call.flags[t + 1, b] & RESET:
+                if t + 1 < T and begins(call.flags, t + 1, b):
                     cut(carried, call.ds, b, j)
                 retreat(At(t, b, j), call, carried)
                 j += cuda.blockDim.x
@@ -86,7 +87,7 @@ def plan(problem: Problem, asked: bool = False) -> Choice:
 def forward(cell, call: Forward, choice: Choice, precision: str):
     (T, B, _, n), dtype = call.p.shape, call.p.dtype
     q, h = arrays().empty((B, cell.gates * n), dtype), call.s[0, :1].copy()
-    kernel = forward_kernel(cell, dtype.type)
+    kernel = forward_kernel(cell, dtype.type, len(call.flags) > 0)
     step = prepared(kernel, choice.blocks, choice.threads, call, q, h[0])
     multiply = matmuls(h, call.W.T, q, precision)
     for t in range(T):
@@ -99,7 +100,7 @@ def backward(cell, call: Backward, choice: Choice, precision: str):
     through_W, dq_of_step = arrays().zeros((B, n), dtype), call.dq.reshape(T, B, G * n)
     carried = ds.copy()
     ds[...] = 0
-    kernel = backward_kernel(cell, dtype.type, call.clip != ())
+    kernel = backward_kernel(cell, dtype.type, call.clip != (), len(call.flags) > 0)
     step = prepared(kernel, choice.blocks, choice.threads, call, through_W, carried)
     multiply = matmuls(dq_of_step, call.W, through_W, precision)
     for t in reversed(range(T)):

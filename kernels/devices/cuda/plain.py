@@ -9,7 +9,7 @@ and its index, which might be negative, is wrapped around at every use (2,008 in
 
 from functools import cache
 
-from ... import RESET, At, Backward, Forward
+from ... import At, Backward, Forward
 from ...binding.accessors import access
 from ...binding.closures import tuple_of
 from .compiled import factory
@@ -18,8 +18,8 @@ from .launch import arrays, blocks_for, cuda, device_function, launch, threads_f
 from .plans import GEMM_CYCLES, streaming, too_large
 from .pointwise import (
     advance_of,
+    asked_of,
     cut_of,
-    entered,
     first_sample,
     first_unit,
     norm_clip_of,
@@ -67,9 +67,10 @@ def matvec_kernel(number):
 
 
 @factory
-def forward_kernel(cell, number):
+def forward_kernel(cell, number, masked: bool):
     """The kernel (call, W_T): `Device.forward`."""
-    advance, row, APART = advance_of(cell, number), product(number), cell.apart
+    advance, row, APART = advance_of(cell, number, masked), product(number), cell.apart
+    entered = asked_of(masked).entered
 
     @device_function
     def recurrent_input(k, call, W_T, before, b, j):
@@ -102,9 +103,10 @@ def forward_kernel(cell, number):
 
 
 @factory
-def backward_kernel(cell, number, clips: bool):
+def backward_kernel(cell, number, clips: bool, masked: bool):
     """The kernel (call, dq_of_step, carried): `Device.backward`."""
-    retreat, clip_norm = retreat_of(cell, number, clips), norm_clip_of(cell, number, clips)
+    retreat, clip_norm = retreat_of(cell, number, clips, masked), norm_clip_of(cell, number, clips)
+    begins = asked_of(masked).begins
     column, cut = product(number), cut_of(cell, number)
     NOTHING = (number(0),) * cell.states
     _, _, _, states, _, _, put_states = access(cell, device_function)
@@ -133,7 +135,7 @@ def backward_kernel(cell, number, clips: bool):
                 j = first_unit()
                 while j < n:
                     carried[0, 0, b, j] += column(call.W, j, dq_of_step, 0, t, b)
-                    if t == 0 or call.flags[t, b] & RESET:
+                    if t == 0 or begins(call.flags, t, b):
                         cut(carried, call.ds, b, j)
                     j += cuda.blockDim.x
                 t -= 1
@@ -150,13 +152,13 @@ def plan(problem: Problem, asked: bool = False) -> Choice | None:
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):
-    kernel = forward_kernel(cell, call.p.dtype.type)
+    kernel = forward_kernel(cell, call.p.dtype.type, len(call.flags) > 0)
     launch(kernel, choice.blocks, choice.threads, call, call.W.T.copy())
 
 
 def backward(cell, call: Backward, choice: Choice, precision: str):
     (T, B, G, n), dtype = call.dp.shape, call.dp.dtype
-    kernel = backward_kernel(cell, dtype.type, call.clip != ())
+    kernel = backward_kernel(cell, dtype.type, call.clip != (), len(call.flags) > 0)
     dq_of_step, carried = call.dq.reshape(1, T, B, G * n), arrays().empty(call.ds.shape, dtype)
     launch(kernel, choice.blocks, choice.threads, call, dq_of_step, carried)
 

@@ -16,7 +16,9 @@ SCHEDULERS = 4  # of a multiprocessor; they share its warps evenly
 RESIDENT_THREADS = 2048  # of a multiprocessor, at most
 TYPICAL_REGISTERS = 128  # of a thread, where it is asked how many blocks are resident
 # what a kernel needs beside weights, states and inputs (read off SASS; the tests hold it to that)
-SPARE_REGISTERS = 72
+SPARE_REGISTERS = 76
+UNDER_WAY = 8  # registers of quads from shared memory, in one sum of many
+CHAINS = 4  # sums under way that keep a thread busy
 L2_BYTES_A_CYCLE = 64  # that one multiprocessor reads of weights all of them share
 GEMM_CYCLES = 80_000  # two launches by Numba and CuPy, about 40 µs of the host: an estimate
 
@@ -34,6 +36,7 @@ class Plan(NamedTuple):
     # quads of inputs whose weights a lane has in registers; the others are in shared memory
     in_registers: int
     clips: bool = False  # δ is clipped
+    masked: bool = False  # some step does not happen, or begins anew
 
     @property
     def quads(self) -> int:
@@ -51,27 +54,56 @@ class Plan(NamedTuple):
         return ceil(self.n * self.lanes / ROUND_TO) * ROUND_TO
 
     @property
-    def shared(self) -> int:
-        """Numbers in shared memory: inputs of every sample twice, weights that registers do not
-        hold, and δ² if it is clipped.
-        """
-        return self.first_square + self.clips * 2 * self.samples * self.padded
+    def full(self) -> bool:
+        """Is every thread one of a unit's?"""
+        return self.n * self.lanes == self.threads
 
     @property
-    def padded(self) -> int:
-        """Units, padded to whole quads."""
-        return ceil(self.n / QUAD) * QUAD
+    def chains(self) -> int:
+        """Sums that a thread makes of each: one that waits for itself at every product takes four
+        cycles for each.
+        """
+        return max(1, CHAINS // (self.outputs * self.samples))
+
+    @property
+    def shared(self) -> int:
+        """Numbers in shared memory: two halves, and weights that registers do not hold."""
+        in_shared = self.quads - self.in_registers
+        return self.first_weight + QUAD * in_shared * self.outputs * self.threads
+
+    @property
+    def half(self) -> int:
+        """Numbers of a half: inputs of every sample, and sums of δ² if it is clipped."""
+        return self.samples * (self.width + self.clips * self.squares)
 
     @property
     def first_weight(self) -> int:
-        """Where in shared memory the weights begin: behind the inputs."""
-        return 2 * self.samples * self.width
+        """Where in shared memory the weights begin."""
+        return 2 * self.half
 
     @property
-    def first_square(self) -> int:
-        """Where in shared memory Σ δ² of each unit begins, for every sample, twice."""
-        in_shared = self.quads - self.in_registers
-        return self.first_weight + QUAD * in_shared * self.outputs * self.threads
+    def weights(self) -> int:
+        """Numbers of an array for the weights in registers: not empty."""
+        return max(1, self.in_registers * self.outputs * QUAD)
+
+    @property
+    def sums(self) -> int:
+        """Numbers of an array for the sums of a step."""
+        return self.samples * self.outputs * self.chains
+
+    @property
+    def together(self) -> int:
+        """Threads that sum their δ² by shuffles: of a warp, or of what divides the block."""
+        count = self.lanes
+        while count < WARP and self.threads % (2 * count) == 0:
+            count *= 2
+        return count
+
+    @property
+    def squares(self) -> int:
+        """Sums of δ² of a sample, padded to whole quads for every lane."""
+        whole = QUAD * self.lanes
+        return ceil(self.threads / (self.together * whole)) * whole
 
 
 def best(problem: Problem) -> Plan | None:
@@ -97,16 +129,23 @@ def fitted(problem: Problem, lanes: int, samples: int) -> Plan | None:
         inputs, outputs = n, gates
         # numbers that a thread keeps of a sample: states, sums, this step's inputs and the next's
         of_sample = states + 3 * gates + 2 * cell.drawn
+        tracks = 2 + states
     else:
         inputs, outputs = gates * n, 1
         # dE/ds, states before and after the step, what is kept of it, dy, flags, the sum
-        of_sample = 3 * states + cell.kept + 3 + problem.clips
+        of_sample = 3 * states + cell.kept + 3
+        # δ, until its norm is known; its square, and whether it is beyond
+        of_sample += problem.clips * (2 + gates * (1 + cell.apart))
+        tracks = 3 + states + cell.apart + problem.clips
     of_sample += 3 if outputs == 1 else 1  # read off SASS
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, problem.clips)
-    needed = SPARE_REGISTERS + registers_each * (samples * of_sample + 2 * gates)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, problem.clips, problem.masked)
+    places = 2 * (tracks + 2 * problem.masked)  # of 64 bits
+    needed = SPARE_REGISTERS + places + registers_each * (samples * of_sample + 2 * gates)
     available = registers(plan, card)
     quad = QUAD * outputs * registers_each  # registers that the weights of one take
     most = min(plan.quads, (available - needed) // quad, card.weight_registers // quad)
+    if outputs == 1 and most < plan.quads:  # the others come through more, which are under way
+        most = min(most, (available - needed - UNDER_WAY * registers_each) // quad)
     plan = plan._replace(in_registers=max(0, most))
     return plan if plan.shared * itemsize <= card.shared and available >= needed else None
 
@@ -117,28 +156,57 @@ def registers(plan: Plan, card: Card) -> int:
     return min(MOST_REGISTERS, card.registers // (ceil(plan.threads / threads) * threads) // 8 * 8)
 
 
-# The estimate of a step. Instructions are those of SASS, a warp issues one a cycle; latencies are
-# those of a coarse model of one multiprocessor: good for an order, not for a time.
+# The estimate of a step: good for an order, not for a time. What a warp issues is read off SASS
+# (tests/test_ptx.py holds it to that); latencies are those of a coarse model of one multiprocessor.
 
-REDUCTION = 8  # instructions of one shuffle and its sum, with what prepares them
+STALL = 250  # cycles of a step in which its own block issues nothing: barrier, loads, the cell
+A_SHUFFLE = 25  # cycles that each adds to them
 WEIGHTS_LOAD = 4  # cycles of a warp's quads from shared memory: 512 bytes at 128 a cycle
-STEP = 200  # cycles of a step that nothing hides: barrier, cell, addresses
-A_QUAD, A_SHUFFLE, A_SAMPLE = 16, 25, 40  # cycles that each adds to the chain
+LOOP = 14  # instructions of a step whatever its cell: the next places, the count, a line to fetch
+A_TANH = 16  # instructions
+
+
+def instructions(plan: Plan, problem: Problem) -> float:
+    """What a warp issues in a step."""
+    products = QUAD * plan.quads * plan.outputs * plan.samples
+    reductions = plan.outputs * plan.samples * (plan.chains - 1 + 2 * log2(plan.lanes))
+    return products + loads(plan) + reductions + beside(plan, problem)
+
+
+def loads(plan: Plan) -> int:
+    """Of quads from shared memory, that a warp does in a step."""
+    return plan.quads * plan.samples + (plan.quads - plan.in_registers) * plan.outputs
+
+
+def beside(plan: Plan, problem: Problem) -> float:
+    """Instructions of a step beside W·s: the loop, and of each sample the cell with what it reads
+    and writes.
+
+    The cells that are here give the numbers; of others it is an estimate: that forward a function
+    is computed for each gate and for each state but one, and on the way back for these.
+    """
+    cell = problem.cell
+    gates, others = cell.gates, cell.states - 1
+    if problem.direction == "forward":
+        of_sample = 5 + 11 * gates + A_TANH * (gates + others) + 2 * cell.drawn
+    else:
+        of_sample = 12 + 11 * gates + A_TANH * others + 4 * gates * cell.apart
+        of_sample += problem.clips * (27 + 11 * gates) + 2 * cell.drawn
+    of_sample += problem.masked * (14 + 6 * gates) + (5 + 4 * problem.clips) * (not plan.full)
+    return LOOP + plan.samples * of_sample
 
 
 def cycles(plan: Plan, problem: Problem) -> float:
-    """An estimate of one step, in cycles: what a multiprocessor must issue, or the chain that
-    cannot be hidden, times the waves.
+    """An estimate of one step, in cycles: what a multiprocessor must issue, or one block alone with
+    its stalls, times the waves.
     """
     card, registers_each, warps = problem.card, problem.itemsize // 4, ceil(plan.threads / WARP)
     shuffles = log2(plan.lanes)
-    sums = plan.quads * plan.outputs * plan.samples
-    loads = plan.quads * plan.samples
-    reductions = REDUCTION * plan.samples * plan.outputs * shuffles
+    issue = registers_each * warps * instructions(plan, problem) / SCHEDULERS
     in_shared = (plan.quads - plan.in_registers) * plan.outputs
-    issue = warps * registers_each * (sums + loads + WEIGHTS_LOAD * in_shared)
-    issue += warps * registers_each * reductions / SCHEDULERS
-    chain = STEP + A_QUAD * plan.quads + A_SHUFFLE * shuffles + A_SAMPLE * plan.samples
+    memory = registers_each * warps * (plan.quads * plan.samples + WEIGHTS_LOAD * in_shared)
+    alone = registers_each * instructions(plan, problem) * ceil(warps / SCHEDULERS)
+    chain = STALL + A_SHUFFLE * shuffles + max(alone, memory)
     blocks = ceil(problem.B / plan.samples)
     resident = max(
         1,
@@ -150,7 +218,7 @@ def cycles(plan: Plan, problem: Problem) -> float:
     )
     waves = ceil(blocks / (card.multiprocessors * resident))
     on_one = min(resident, ceil(blocks / card.multiprocessors))
-    return waves * max(chain, on_one * issue)
+    return waves * max(chain, on_one * max(issue, memory))
 
 
 def size(problem: Problem) -> int:

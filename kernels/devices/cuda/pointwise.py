@@ -4,16 +4,20 @@ keep no state on the chip.
 Kernels that clip δ have `Bounds` as call.clip, others ().
 """
 
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from ... import LIVE, RESET, At
 from ...binding.accessors import access
-from ...binding.closures import each_over, tuple_of, tuple_over
-from ...clipping import bounded, factor
+from ...binding.closures import tuple_of, tuple_over
+from ...clipping import bounded
 from ...once import once
-from .launch import THREADS, cuda, device_function, formula
+from .launch import ROUND_TO, THREADS, cuda, device_function, formula
+from .ptx import inverse_root
+from .sums import over_threads
 
 
 @device_function
@@ -30,17 +34,36 @@ def first_unit():
     return np.int64(cuda.threadIdx.x)
 
 
-@device_function
-def entered(flags, t, b):
-    """Where in s the state stands that step t begins with."""
-    return 0 if flags[t, b] & RESET else t
+class Asked(NamedTuple):
+    """Device functions (flags, t, b) of what is known of step t and sample b."""
+
+    entered: Callable  # where in s the state stands that it begins with
+    live: Callable  # does it happen?
+    begins: Callable  # does it begin anew?
+
+
+@cache
+def asked_of(masked: bool) -> Asked:
+    """Where nothing is masked, flags is () and not looked at."""
+    if not masked:
+        return Asked(
+            device_function(lambda flags, t, b: t),
+            device_function(lambda flags, t, b: True),
+            device_function(lambda flags, t, b: False),
+        )
+    return Asked(
+        device_function(lambda flags, t, b: 0 if flags[t, b] & RESET else t),
+        device_function(lambda flags, t, b: (flags[t, b] & LIVE) != 0),
+        device_function(lambda flags, t, b: (flags[t, b] & RESET) != 0),
+    )
 
 
 @once
-def advance_of(cell, number):
+def advance_of(cell, number, masked: bool):
     """The device function advance(at, q, call): the cell's step, of one unit; q is its recurrent
     input, G numbers.
     """
+    entered, live, _ = asked_of(masked)
     step, NOTHING = formula(cell.step, number), (number(0),) * cell.kept
     inputs, _, _, states, _, put_kept, put_states = access(cell, device_function)
 
@@ -48,7 +71,7 @@ def advance_of(cell, number):
     def advance(at, q, call):
         before = states(call.s, At(entered(call.flags, at.t, at.b), at.b, at.j))
         after = At(at.t + 1, at.b, at.j)
-        if call.flags[at.t, at.b] & LIVE:
+        if live(call.flags, at.t, at.b):
             s_next, kept = step(inputs(call.p, at), q, before)
             put_states(s_next, call.s, after)
             put_kept(kept, call.kept, at)
@@ -60,7 +83,7 @@ def advance_of(cell, number):
 
 
 @once
-def retreat_of(cell, number, clips: bool):
+def retreat_of(cell, number, clips: bool, masked: bool):
     """The device function retreat(at, call, carried): the cell's step back, of one unit, but for
     what passes through W.
 
@@ -69,25 +92,37 @@ def retreat_of(cell, number, clips: bool):
     back, APART, OUTPUT = formula(cell.back, number), cell.apart, cell.output
     NOTHING = (number(0),) * cell.gates
     _, _, activations, states, put_gates, _, put_states = access(cell, device_function)
-    within_bounds = value_clip_of(cell, number, clips)
+    entered, live, _ = asked_of(masked)
+    beyond, clamp = beyond_of(cell.gates), clamp_of(cell, number)
+
+    @device_function
+    def put_δ(δp, δq, call, at):
+        put_gates(δp, call.dp, at)
+        if APART:
+            put_gates(δq, call.dq, at)
+
+    @device_function
+    def put_clipped(δp, δq, call, at):
+        value = call.clip.value
+        if beyond(δp, value) or (APART and beyond(δq, value)):
+            call.clip.beyond[at.t, at.b] = 1
+        put_δ(clamp(δp, value), clamp(δq, value), call, at)
+
+    put_within_bounds = put_clipped if clips else put_δ
 
     @device_function
     def retreat(at, call, carried):
         t, b, j = at
-        if call.flags[t, b] & LIVE:
+        if live(call.flags, t, b):
             now = At(0, b, j)
             carried[OUTPUT, 0, b, j] += call.dy[t, b, j]
             before = states(call.s, At(entered(call.flags, t, b), b, j))
             after = states(call.s, At(t + 1, b, j))
             δp, δq, d = back(states(carried, now), activations(call.kept, at), before, after)
-            put_gates(within_bounds(δp, call.clip, at), call.dp, at)
-            if APART:
-                put_gates(within_bounds(δq, call.clip, at), call.dq, at)
+            put_within_bounds(δp, δq, call, at)
             put_states(d, carried, now)
         else:
-            put_gates(NOTHING, call.dp, at)
-            if APART:
-                put_gates(NOTHING, call.dq, at)
+            put_δ(NOTHING, NOTHING, call, at)
 
     return retreat
 
@@ -116,38 +151,58 @@ def nothing(*arguments):
 
 
 @once
-def value_clip_of(cell, number, clips: bool):
-    """The device function (δ, bounds, at) -> the G numbers of one unit within the bound of each."""
-    if not clips:
-        return device_function(lambda δ, bounds, at: δ)
+def clamp_of(cell, number):
+    """The device function (δ, bound) -> the G numbers of one unit, each within [−bound, bound]."""
     bound = formula(bounded, number)
-    bounded_all = tuple_over(
-        cell.gates, device_function(lambda k, δ, value: bound(δ, value)), device_function
-    )
+    one = device_function(lambda k, δ, value: bound(δ, value))
+    return tuple_over(cell.gates, one, device_function)
 
-    @device_function
-    def note(k, δ, bounds, at):
-        if δ > bounds.value or δ < -bounds.value:
-            bounds.beyond[at.t, at.b] = 1
 
-    note_all = each_over(cell.gates, note, device_function)
+@cache
+def beyond_of(count: int):
+    """The device function (δ, bound) -> is one of the `count` numbers of δ beyond it?"""
+    last = count - 1
+    if last == 0:
+        return device_function(lambda δ, bound: abs(δ[0]) > bound)
+    others = beyond_of(last)
+    return device_function(lambda δ, bound: others(δ, bound) or abs(δ[last]) > bound)
 
-    @device_function
-    def clip_values(δ, bounds, at):
-        note_all(δ, bounds, at)
-        return bounded_all(δ, bounds.value)
 
-    return clip_values
+@cache
+def sum_over(count: int):
+    """The device function (values) -> the sum of the first `count` of them."""
+    last = count - 1
+    if last == 0:
+        return device_function(lambda values: values[0])
+    others = sum_over(last)
+    return device_function(lambda values: others(values) + values[last])
 
 
 @cache
 def square_of(count: int):
-    """The device function square(δ, norm): Σ (δ/norm)² over the first `count` numbers of δ."""
+    """The device function square(δ, per_norm): Σ (δ · per_norm)² over the first `count` numbers of
+    δ.
+    """
     last = count - 1
+    one = device_function(lambda a: a * a)
     if last == 0:
-        return device_function(lambda δ, norm: (δ[0] / norm) * (δ[0] / norm))
+        return device_function(lambda δ, per_norm: one(δ[0] * per_norm))
     others = square_of(last)
-    return device_function(lambda δ, norm: others(δ, norm) + (δ[last] / norm) * (δ[last] / norm))
+    return device_function(lambda δ, per_norm: others(δ, per_norm) + one(δ[last] * per_norm))
+
+
+@cache
+def shrink_of(number):
+    """The device function `clipping.factor`, with the card's own 1/√: by IEEE's root and quotient,
+    which ask for subnormal numbers, it takes ten times as many instructions.
+    """
+    ZERO, ONE = number(0), number(1)
+
+    @device_function
+    def shrink(square):
+        return inverse_root(square) + ZERO * square if square > ONE else ONE  # NaN if it overflows
+
+    return shrink
 
 
 @cache
@@ -164,22 +219,25 @@ def norm_clip_of(cell, number, clips: bool):
     if not clips:
         return nothing
     _, gates, _, _, put_gates, _, _ = access(cell, device_function)
-    square, shrinking, ZERO = square_of(cell.gates), formula(factor, number), number(0)
+    square, shrinking, ZERO = square_of(cell.gates), shrink_of(number), number(0)
     ONE, APART, times = number(1), cell.apart, times_of(cell.gates)
+    PARTS = THREADS // ROUND_TO
 
     @device_function
     def clip_norm(call, t, b):
         n, thread = call.dp.shape[3], first_unit()
-        squares = cuda.shared.array(THREADS, number)
+        squares = cuda.shared.array(PARTS, number)
         cuda.syncthreads()  # the step before has been summed
         total, j = ZERO, thread
         while j < n:
-            total += square(gates(call.dp, At(t, b, j)), call.clip.norm)
+            total += square(gates(call.dp, At(t, b, j)), call.clip.per_norm)
             j += cuda.blockDim.x
-        squares[thread] = total
+        total = over_threads(total, 1, ROUND_TO)
+        if thread % ROUND_TO == 0:
+            squares[thread // ROUND_TO] = total
         cuda.syncthreads()
         total, i = ZERO, 0
-        while i < cuda.blockDim.x:
+        while i < cuda.blockDim.x // ROUND_TO:
             total += squares[i]
             i += 1
         by = shrinking(total)

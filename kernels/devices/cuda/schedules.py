@@ -49,11 +49,13 @@ def named(name: str) -> Schedule:
     return SCHEDULES[NAMES.index(name)]
 
 
-def choose(cell, direction: str, n: int, B: int, itemsize: int, clips: bool = False) -> Choice:
+def choose(
+    cell, direction: str, n: int, B: int, itemsize: int, clips: bool = False, masked: bool = False
+) -> Choice:
     """The schedule of one call.  direction is "forward" or "backward"; clips, whether that clips
-    δ.
+    δ; masked, whether some step does not happen, or begins anew.
     """
-    problem = Problem(cell, direction, n, B, itemsize, card(), clips)
+    problem = Problem(cell, direction, n, B, itemsize, card(), clips, masked)
     return decide(problem, forced[-1] if forced else None)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from .ndarrays import Capsule, ndarray
 from .operations import array, of_interface, operate, told, view, write
+from .streams import get_current_stream
 
 FUNCTIONS = """
 all any arange argmax argwhere array_equal asarray ascontiguousarray asnumpy broadcast_to clip
@@ -136,7 +137,7 @@ def from_dlpack(array, *, device=None, copy=None):
     kind, _ = array.__dlpack_device__()
     if kind != 2:
         raise BufferError("a tensor of the host: from_dlpack takes what is on a card")
-    capsule = array.__dlpack__()
+    capsule = array.__dlpack__(stream=get_current_stream().ptr or 1)
     if not isinstance(capsule, Capsule):
         raise TypeError(f"a {type(capsule)}: nothing that this stand-in has made")
     return of_interface(Unstreamed(capsule.array))
@@ -288,12 +289,12 @@ def nonzero(a):
 
 
 def flatnonzero(a):
-    told("flatnonzero")
+    told("flatnonzero", a)
     return operate("flatnonzero", np.flatnonzero, a)
 
 
 def argwhere(a):
-    told("argwhere")
+    told("argwhere", a)
     return operate("argwhere", np.argwhere, a)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .counts import count
+from .order import LOOKING
 
 ALIGNMENT = 256  # of an address, as cudaMalloc's
 UNIT = 512  # bytes a pool rounds up to, as CuPy's does
@@ -36,6 +37,7 @@ class Block:
         self.bytes = raw[first : first + size]
         self.pool, self.card, self.address = pool, card, self.bytes.ctypes.data
         self.taken, self.released = 0, False  # how often, and given back to the system
+        self.stream = stream_now()  # whose later work may have it again
 
 
 class Allocation:
@@ -72,6 +74,7 @@ class Foreign:
 
     def __init__(self, ptr: int, bytes: np.ndarray, card: int):
         self.ptr, self.size, self.card, self.bytes = ptr, len(bytes), card, bytes
+        self.address = ptr
         LIVE.add(self)
         weakref.finalize(self, LIVE.discard, ptr).atexit = False
 
@@ -84,10 +87,11 @@ class UnownedMemory(Foreign):
     """Memory that another library gives, and takes back when nothing refers to `owner`."""
 
     def __init__(self, ptr, size, owner, device_id=-1):
-        whole = (ctypes.c_uint8 * size).from_address(ptr)
+        whole: Any = (ctypes.c_uint8 * size).from_address(ptr)
         card = current() if device_id == -1 else device_id
         super().__init__(ptr, np.frombuffer(whole, np.uint8), card)
         self._owner = owner
+        count("allocations", f"{size} bytes of another library")
         self.poison()
 
     def poison(self):
@@ -173,7 +177,8 @@ class MemoryPool:
         count("allocations", f"{size} bytes")
         rounded, card = -(-size // UNIT) * UNIT, current()
         with lock:
-            fitting = [b for b in self._free if b.card == card and len(b.bytes) == rounded]
+            like = card, rounded, stream_now()
+            fitting = [b for b in self._free if (b.card, len(b.bytes), b.stream) == like]
             if fitting:
                 self._free.remove(fitting[-1])
                 block = fitting[-1]
@@ -212,6 +217,11 @@ class MemoryPool:
 
 def forbid(what: str):
     """Raise where a stream that captures does not allow this; streams.py puts its own here."""
+
+
+def stream_now() -> int:
+    """The current stream's pointer; streams.py puts its own here."""
+    return 0
 
 
 DEFAULT = MemoryPool()
@@ -270,6 +280,8 @@ class Device:
         """Wait for all that this card does."""
         forbid("wait")
         count("waits", "Device.synchronize")
+        for order in LOOKING:
+            order.wait_for_all()
 
     def __repr__(self):
         return f"<CUDA Device {self.id}>"

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from .counts import count
 from .operations import (
     SCALARS,
     Held,
     array,
     basic,
     index,
+    memory_of,
     operate,
     refused,
     sent,
@@ -19,7 +19,7 @@ from .operations import (
     view,
     write,
 )
-from .streams import forbid
+from .streams import ExternalStream, get_current_stream, start
 
 played: Any = None  # the module that plays CuPy, which says so itself
 
@@ -41,14 +41,16 @@ class ndarray(Held):
     T = property(lambda self: view(self, self._plain.T, "T"))
 
     def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        if stream != -1:  # that of who takes it waits for ours
+            ExternalStream(0 if stream in (None, 1) else stream).wait_event(
+                get_current_stream().record()
+            )
         return Capsule(self)
 
     # To the host
 
     def get(self, stream=None, order="C", out=None, blocking=True):
-        forbid("wait")
-        count("waits", "get")
-        count("copies_from", "get")
+        told("get", self)
         if out is not None:
             raise NotImplementedError("get(out=…)")
         return self._plain.copy(order)
@@ -100,7 +102,7 @@ class ndarray(Held):
         if arr.dtype != self.dtype or arr.shape != self.shape:
             raise TypeError(f"{arr.dtype} {arr.shape} cannot be set to {self.dtype} {self.shape}")
         sent("set")
-        self._plain[...] = arr
+        start(lambda: np.copyto(self._plain, arr), memory_of(self))
 
     # Copies and views
 
@@ -224,7 +226,7 @@ class ndarray(Held):
         return operate("dot", np.dot, self, b, out=out, field="products")
 
     def nonzero(self):
-        told("nonzero")
+        told("nonzero", self)
         return operate("nonzero", np.nonzero, self)
 
     # Operators: those of OPERATORS are given below

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import memory
 from .counts import count
-from .streams import capturing, forbid, start
+from .streams import capturing, forbid, start, wait_here
 
 SCALARS = (bool, int, float, complex, np.generic)
 
@@ -21,6 +21,9 @@ class Held:
 
     __slots__ = ("__weakref__", "_base", "_memory", "_plain")
     kind: Any = None
+    _base: Any
+    _memory: Any
+    _plain: Any
 
     def __init_subclass__(cls):
         Held.kind = cls
@@ -31,7 +34,7 @@ class Held:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         memptr = memory.get_allocator()(size) if memptr is None else memptr
         self._base, self._memory = None, memptr.mem
-        raw = (
+        raw: Any = (
             np.empty(0, np.uint8)
             if memptr.mem is None
             else memptr.mem.bytes[memptr.ptr - memptr.mem.ptr :]
@@ -91,10 +94,11 @@ def sent(name: str):
     count("copies_to", name)
 
 
-def told(name: str):
-    """The host waits for a number, without which it does not know a shape."""
+def told(name: str, a: Any = None):
+    """The host waits for numbers of the card: those of a, or one that it needs for a shape."""
     forbid("wait")
-    count("waits", name)
+    start(lambda: None, [] if a is None else memory_of(a))
+    wait_here(name)
     count("copies_from", name)
 
 
@@ -129,13 +133,13 @@ def view(a: Any, plain: np.ndarray, name: str) -> Any:
     return made
 
 
-def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
+def array(obj: Any, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocking=False):
     """An array from one of a card, or of the host, or from numbers."""
     if subok or ndmin or order not in ("K", "C", None):
         raise NotImplementedError("array(order, subok, ndmin)")
-    if not isinstance(obj, Held) and hasattr(obj, "__cuda_array_interface__"):
+    if hasattr(obj, "__cuda_array_interface__") and not isinstance(obj, Held.kind):
         obj = of_interface(obj)
-    if isinstance(obj, Held):
+    if isinstance(obj, Held.kind):
         here = obj.device.id == memory.current()
         if dtype is not None and obj.dtype != dtype:
             return (obj if here else obj.copy()).astype(dtype)
@@ -147,9 +151,9 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
         raise ValueError(f"Unsupported dtype {plain.dtype}")
     made = Held.kind(plain.shape, plain.dtype)
     sent("array")
+    start(lambda: np.copyto(of(made), plain), memory_of(made))
     if blocking:
-        told("array, blocking")
-    made._plain[...] = plain
+        wait_here("array, blocking")
     return made
 
 
@@ -158,8 +162,7 @@ def of_interface(obj) -> Any:
     says = obj.__cuda_array_interface__
     pointer, _ = says["data"]
     if says.get("stream") is not None:
-        forbid("wait")
-        count("waits", "__cuda_array_interface__ with a stream")
+        wait_here("__cuda_array_interface__ with a stream")
     allocation = memory.LIVE.find(pointer) if pointer else None
     if pointer and allocation is None:
         raise RuntimeError(f"cudaErrorInvalidValue: nothing lives at {pointer:#x}")
@@ -170,7 +173,7 @@ def of_interface(obj) -> Any:
     return made
 
 
-def taken(value, name: str, touched: list, anywhere: bool = False):
+def taken(value, name: str, touched: list, anywhere: bool = False) -> Any:
     """An argument of an operation as NumPy takes it; the memory it lies in is added to `touched`.
 
     Raises TypeError for an array of the host, ValueError for one of another card.
@@ -231,22 +234,25 @@ def operate(
         return out
     result = work()
     if isinstance(result, tuple):
-        return tuple(placed(one, "C") for one in result)
-    made = placed(result, order)
-    if capturing():
-        target = made._plain  # and not `made`, which its owner may let go of
-        for allocation in memory_of(made):
-            allocation.poison()
-        start(lambda: np.copyto(target, work()), [*touched, *memory_of(made)])
+        return tuple(map(placed, result))
+    made = like(result, order)
+    target = made._plain  # and not `made`, which its owner may let go of
+    once_more = work if capturing() else lambda: result
+    start(lambda: np.copyto(target, once_more()), [*touched, *memory_of(made)])
     return made
 
 
-def placed(result, order: str) -> Any:
-    """What NumPy has computed as a new array of the current card."""
+def like(result, order: str) -> Any:
+    """A new array of the current card for what NumPy has computed."""
     result = np.asarray(result)
     fortran = order == "F" or (order == "K" and not result.flags.c_contiguous)
     fortran = fortran and result.flags.f_contiguous
-    made = Held.kind(result.shape, result.dtype, order="F" if fortran else "C")
+    return Held.kind(result.shape, result.dtype, order="F" if fortran else "C")
+
+
+def placed(result) -> Any:
+    """What NumPy has computed, whose shape the host has waited for, as an array of the card."""
+    made = like(result, "C")
     made._plain[...] = result
     return made
 

@@ -8,10 +8,12 @@ launched; what CuPy refuses then, or the driver forbids, raises.
 import weakref
 from collections.abc import Callable, Iterable
 from itertools import count as numbers
-from threading import local
+from threading import get_ident, local
+from typing import Any
 
 from . import memory
 from .counts import count
+from .order import LOOKING, Clock, merge
 
 GLOBAL, THREAD_LOCAL, RELAXED = range(3)
 POINTERS = numbers(0x5700_0000, 0x40)  # of streams
@@ -56,8 +58,12 @@ class Graph:
                     "another may have it now"
                 )
         count("graphs", "launch")
-        for work in self._works:
-            work()
+
+        def works():
+            for work in self._works:
+                work()
+
+        done_in_order(works, stream or get_current_stream(), list(self._touched))
 
     def upload(self, stream=None):
         """Nothing: there is no card to upload to."""
@@ -65,16 +71,37 @@ class Graph:
 
 def start(work: Callable, allocations: Iterable = ()):
     """Do work that a card would do, on the current stream; where that captures, keep it."""
-    capture = CAPTURES.get(get_current_stream().ptr)
-    if capture:
-        capture.keep(work, allocations)
+    stream, touched = get_current_stream(), list(allocations)
+    if capture := CAPTURES.get(stream.ptr):
+        capture.keep(work, touched)
         return
-    if get_current_stream().ptr in (0, 1) and any(not c.non_blocking for c in CAPTURES.values()):
+    if stream.ptr in (0, 1) and any(not c.non_blocking for c in CAPTURES.values()):
         raise RuntimeError(
-            "cudaErrorStreamCaptureImplicit: the legacy stream is used while another"
-            " captures that waits for it"
+            "cudaErrorStreamCaptureImplicit: the legacy stream is used while another captures that "
+            "waits for it"
         )
+    done_in_order(work, stream, [one.block or one for one in touched])
+
+
+def done_in_order(work: Callable, stream, blocks: list):
+    """Do work; where somebody looks at the order, what it has written is what has changed."""
+    if not LOOKING:
+        work()
+        return
+    before = [(block, block.bytes.tobytes()) for block in blocks]
     work()
+    written = [block for block, was in before if block.bytes.tobytes() != was]
+    for order in LOOKING:
+        order.work(stream.ptr, not stream.is_non_blocking, blocks, written)
+
+
+def wait_here(name: str):
+    """The host waits for the current stream."""
+    forbid("wait")
+    count("waits", name)
+    stream = get_current_stream()
+    for order in LOOKING:
+        order.wait(stream.ptr, not stream.is_non_blocking)
 
 
 def capturing() -> bool:
@@ -96,6 +123,7 @@ def forbid(what: str):
 
 
 memory.forbid = forbid
+memory.stream_now = lambda: get_current_stream().ptr
 
 
 def current_streams() -> list:
@@ -113,7 +141,7 @@ def get_current_stream(device_id=-1):
 class BaseStream:
     """A stream by its pointer; two of one pointer are equal."""
 
-    is_non_blocking = False
+    is_non_blocking: Any = False
 
     def __init__(self, ptr, device_id):
         self.ptr, self.device_id = ptr, device_id
@@ -159,13 +187,19 @@ class BaseStream:
         """Wait for what it has been given."""
         forbid("wait")
         count("waits", "Stream.synchronize")
+        for order in LOOKING:
+            order.wait(self.ptr, not self.is_non_blocking)
 
     def record(self, event=None):
         """An event at this point of the stream."""
-        return event or Event()
+        event = event or Event()
+        event.record(self)
+        return event
 
     def wait_event(self, event):
         """Later work waits for an event; the host does not."""
+        for order in LOOKING:
+            merge(order.streams[self.ptr], event._clock)
 
     def begin_capture(self, mode=None):
         """Keep the work that comes, instead of doing it."""
@@ -206,7 +240,13 @@ Stream.null, Stream.ptds = Stream(null=True), Stream(ptds=True)
 
 
 class ExternalStream(BaseStream):
-    """The stream of another library, by its pointer."""
+    """The stream of another library, by its pointer; but for the streams of all, it is taken to
+    wait for none.
+    """
+
+    @property
+    def is_non_blocking(self):
+        return self.ptr not in OF_CUPY
 
     def __init__(self, ptr, device_id=-1):
         super().__init__(ptr, device_id)
@@ -218,6 +258,7 @@ class Event:
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         if interprocess and not disable_timing:
             raise ValueError("Timing must be disabled for interprocess events")
+        self._clock: Clock = {}
 
     @property
     def done(self) -> bool:
@@ -225,8 +266,13 @@ class Event:
 
     def record(self, stream=None):
         """Stand at this point of a stream."""
+        stream = stream or get_current_stream()
+        for order in LOOKING:
+            self._clock = dict(order.begin(stream.ptr, not stream.is_non_blocking))
 
     def synchronize(self):
         """Wait for the work before it."""
         forbid("wait")
         count("waits", "Event.synchronize")
+        for order in LOOKING:
+            merge(order.hosts[get_ident()], self._clock)
