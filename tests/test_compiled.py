@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from importlib import import_module
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -154,3 +155,16 @@ def test_a_cubin_under_another_name_is_not_taken(toolkit, tmp_path):
     carried.write_bytes(kept.read_bytes())
     assert run(tmp_path / "b", carried=carried.parent)["compiled"] == 1
     assert first["names"][0] == carried.stem
+
+
+def test_a_formula_that_says_no_module_has_a_name():
+    """As one that is made of its code."""
+
+    half, quarter = (lambda z: 0.5 * z), (lambda z: 0.25 * z)
+
+    def named(formula):
+        made = FunctionType(formula.__code__, {})
+        assert made.__module__ is None
+        return name(elementwise_kernel(made, np.float32, 1, 1, 0))
+
+    assert named(half) == named(half) != named(quarter)
