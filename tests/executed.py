@@ -66,11 +66,11 @@ class Pass(NamedTuple):
         return patch("rnn_gpu.kernels.devices.cuda.choose", partial(planned, self.shape))
 
 
-def planned(shape, cell, direction, n, B, itemsize, clips=False) -> Choice:
+def planned(shape, cell, direction, n, B, itemsize, clips=False, masked=False) -> Choice:
     """A plan of the block schedule with so many lanes, samples, and quads in shared memory."""
     lanes, samples, in_shared = shape
     inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked)
     plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
     return Choice("block", plan, -(-B // samples), plan.threads, plan.shared * itemsize, "asked")
 
@@ -174,8 +174,13 @@ def cells() -> Iterator:
 def plans() -> Iterator:
     """Every shape of plan, in random orders too."""
     for cell, dtype, (n, shape) in itertools.product(FEW, DTYPES, SHAPES):
-        for clip, order in (("unclipped", None), ("both", 2)):
-            yield Pass(cell, dtype, "block", clip, RANDOM, n, shape, order)
+        for clip, pattern, order in (
+            ("unclipped", ALL_LIVE, None),
+            ("unclipped", RANDOM, 1),
+            ("both", RANDOM, 2),
+            ("norm", ALL_LIVE, 3),
+        ):
+            yield Pass(cell, dtype, "block", clip, pattern, n, shape, order)
 
 
 def others() -> Iterator:

@@ -148,6 +148,35 @@ def test_a_cubin_is_compiled_once_and_may_be_carried(toolkit, tmp_path):
         assert run(tmp_path / ("c" if folders else "a"), **folders)["compiled"] == 1
 
 
+REFUSED = (
+    PROGRAM[: PROGRAM.index("begun =")]
+    + """
+from rnn_gpu.kernels.devices.cuda.driver import Facts
+
+class Card:
+    language = "cubin"
+    def facts(self, device):
+        return Facts("played", (9, 0), 1, 65_536, 232_448)
+    def load(self, code, entry, shared):
+        if self.refused and len(seen) == 0:
+            raise RuntimeError("no kernel image is available")
+        return len(seen)
+
+card = Card()
+card.refused = len(sys.argv) > 1
+print(launch.loaded(card, 0, kernel, kinds, 0))
+"""
+)
+
+
+def test_a_cubin_that_the_driver_does_not_take_is_compiled_anew(toolkit, tmp_path):
+    def loads(*refused):
+        environment = {"NUMBA_ENABLE_CUDASIM": None, "NUMBA_CACHE_DIR": str(tmp_path)}
+        return int(python(REFUSED, *refused, **environment).stdout)
+
+    assert [loads(), loads(), loads("refused")] == [1, 0, 1]
+
+
 def test_a_cubin_under_another_name_is_not_taken(toolkit, tmp_path):
     first = run(tmp_path / "a", tmp_path / "carried")
     (carried,) = (tmp_path / "carried").iterdir()

@@ -67,11 +67,14 @@ def test_a_function_is_compiled_kept_and_read_by_inner_attributes(monkeypatch):
 
 
 def test_an_inner_attribute_of_another_package_is_asked_for_in_one_file():
-    """x._name, where x is not the module's own: a NamedTuple's words aside."""
+    """x._name, where x is not the module's own: a NamedTuple's words aside, and what the stand-in
+    for CuPy keeps of its arrays, which have no public names but CuPy's.
+    """
     allowed = {"_replace", "_fields", "_asdict", "_make", "_getframe"}
     found = []
     for name, path in MODULES.items():
-        if name.startswith("rnn_gpu.kernels") and name != "rnn_gpu.kernels.private":
+        of_kernels = name.startswith("rnn_gpu.kernels") and name != "rnn_gpu.kernels.private"
+        if of_kernels and not name.startswith("rnn_gpu.kernels.emulator.arrays"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 inner = isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr)
                 if inner and node.attr not in allowed:

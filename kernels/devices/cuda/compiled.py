@@ -45,6 +45,7 @@ class Code(NamedTuple):
 
     text: bytes  # a cubin, or PTX
     entry: str  # its name in there
+    kept: bool = False  # was found, not compiled just now
 
 
 def factory(make: Callable) -> Callable:
@@ -70,14 +71,19 @@ def compiled(kernel, kinds: tuple, signature: tuple, capability: tuple, language
     if language == "ptx":
         return compile_kernel(kernel, signature, capability, language)
     names = names_of(kernel, kinds, capability)
-    if (found := kept(names)) is None:
-        found = compile_kernel(kernel, signature, capability, language)
-        if names:
-            folder().write(names[-1], packed(found))
+    found = kept(names) or compiled_anew(kernel, kinds, signature, capability)
     if names:
         for other in carriers:
             other.write(names[0], packed(found))
     return found
+
+
+def compiled_anew(kernel, kinds: tuple, signature: tuple, capability: tuple) -> Code:
+    """The cubin of a kernel, kept under this machine's name of it, whatever was kept before."""
+    made = compile_kernel(kernel, signature, capability)
+    if names := names_of(kernel, kinds, capability):
+        folder().write(names[-1], packed(made))
+    return made
 
 
 carriers: list[Folder] = []  # folders that are being filled for other machines
@@ -173,7 +179,7 @@ def unpacked(payload: bytes | None) -> Code | None:
     if payload is None:
         return None
     entry, _, text = payload.partition(b"\n")
-    return Code(text, entry.decode())
+    return Code(text, entry.decode(), kept=True)
 
 
 def kept(names: tuple[str, ...]) -> Code | None:

@@ -29,7 +29,7 @@ from numba.cuda import types as numba_types  # noqa: E402
 from ...binding import bind  # noqa: E402
 from ...binding.names import compiled_maths, interpreted_maths  # noqa: E402
 from ...once import once  # noqa: E402
-from .compiled import compiled  # noqa: E402
+from .compiled import compiled, compiled_anew  # noqa: E402
 
 # what they say in a kernel is for Numba's compiler: to a type checker, anything
 cuda: Any = numba_cuda
@@ -154,9 +154,17 @@ def type_of(kind):
 
 @once
 def loaded(card, device: int, kernel, kinds: tuple, shared: int):
-    """A kernel for arguments of these kinds on one card, as its driver has it."""
+    """A kernel for arguments of these kinds on one card, as its driver has it; one that was kept
+    and that this driver does not take is compiled anew.
+    """
     capability, signature = card.facts(device).capability, tuple(map(type_of, kinds))
     code = compiled(kernel, kinds, signature, capability, card.language)
+    try:
+        return card.load(code.text, code.entry, shared)
+    except Exception:
+        if not code.kept:
+            raise
+    code = compiled_anew(kernel, kinds, signature, capability)
     return card.load(code.text, code.entry, shared)
 
 
