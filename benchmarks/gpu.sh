@@ -11,7 +11,7 @@
 # of its cases; a step that fails or runs out of time does not stop the next. After each step one archive of all results and
 # the log is written anew: RNN_GPU_ARCHIVE=PATH, else gpu.tar.gz beside the results; --resume takes from it what is not there.
 # Also: PYTHON=the interpreter, RNN_GPU_SECONDS=the time for everything, RNN_GPU_STEPS=which steps ("smoke micro"),
-# RNN_GPU_COMMIT=what to call the tree where it is no checkout.
+# RNN_GPU_COMMIT=what to call the tree where it is no checkout, RNN_GPU_VERSIONS=any to go on with versions that nobody has tried.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python=${PYTHON:-python3}
