@@ -9,6 +9,7 @@ Gradients that autograd hands to the way back are taken for tensors on the card.
 import ctypes
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -120,17 +121,6 @@ def on_the_card(a, number: int = 0):
         return from_dlpack(arrays.asarray(a.detach().numpy()))
 
 
-@contextmanager
-def instead(home, name: str, value):
-    """Another value of a module's name."""
-    before = getattr(home, name)
-    setattr(home, name, value)
-    try:
-        yield
-    finally:
-        setattr(home, name, before)
-
-
 CAPTURED: list = []  # memory that a captured stream uses stays, as in the pool of torch.cuda.graph
 
 
@@ -167,8 +157,8 @@ def cuda_tensors():
 
     with ExitStack() as stack:
         stack.callback(CAPTURED.clear)
-        stack.enter_context(instead(torch, "from_dlpack", from_dlpack))
-        stack.enter_context(instead(torch.cuda, "current_stream", current_stream))
-        stack.enter_context(instead(bridge, "memory_on", memory_of_the_host()))
-        stack.enter_context(instead(bridge, "backward", backward))
+        stack.enter_context(patch.object(torch, "from_dlpack", from_dlpack))
+        stack.enter_context(patch.object(torch.cuda, "current_stream", current_stream))
+        stack.enter_context(patch.object(bridge, "memory_on", memory_of_the_host()))
+        stack.enter_context(patch.object(bridge, "backward", backward))
         yield

@@ -13,8 +13,9 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from importlib.util import find_spec
+from unittest.mock import patch
 
 os.environ["NUMBA_ENABLE_CUDASIM"] = "1"  # before the first import of numba
 
@@ -143,18 +144,11 @@ def update(ragged=False, replayed=False, **settings) -> Path:
     return batch
 
 
-@contextmanager
 def instead(name: str, value):
     """Another value of a name of the device's.  CHUNK_ROWS, rows of products at a time: segments
     of a batch begin with one, and there are none where a batch has no more.
     """
-    device = resolve("cuda")
-    before = getattr(device, name)
-    setattr(device, name, value)
-    try:
-        yield
-    finally:
-        setattr(device, name, before)
+    return patch.object(resolve("cuda"), name, value)
 
 
 @path("evaluate")

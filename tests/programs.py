@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
+import pytest
+
 import rnn_gpu
 
 LIBRARY = Path(rnn_gpu.__file__).parent
@@ -34,6 +36,23 @@ def python(text: str, *arguments, options=("-P",), cwd=None, patience=120, **env
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stdout} {done.stderr}"
     return done
+
+
+COMPILER = """
+try:
+    from numba.cuda.cudadrv import nvvm
+    nvvm.NVVM()
+except (ImportError, RuntimeError) as error:
+    print(error)
+"""
+
+
+def need_compiler():
+    """Skip what needs NVIDIA's compiler where it is missing; RNN_GPU_REQUIRE_PTX=1: fail."""
+    why_not = python(COMPILER, NUMBA_ENABLE_CUDASIM=None).stdout
+    if why_not:
+        assert not os.environ.get("RNN_GPU_REQUIRE_PTX"), why_not
+        pytest.skip(f"no compiler: {why_not}")
 
 
 def words(text, **environment):

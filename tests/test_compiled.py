@@ -4,14 +4,13 @@ made of has changed.  Skipped without NVIDIA's compiler, unless RNN_GPU_REQUIRE_
 
 import itertools
 import json
-import os
 from importlib import import_module
 from types import FunctionType
 
 import numpy as np
 import pytest
 
-from programs import python
+from programs import need_compiler, python
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.elman import elman
@@ -119,14 +118,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def toolkit():
-    done = python(
-        "try:\n    from numba.cuda.cudadrv import nvvm\n    nvvm.NVVM()\n"
-        "except (ImportError, RuntimeError) as error:\n    print(error)",
-        NUMBA_ENABLE_CUDASIM=None,
-    )
-    if done.stdout:
-        assert not os.environ.get("RNN_GPU_REQUIRE_PTX"), done.stdout
-        pytest.skip(f"no compiler: {done.stdout}")
+    need_compiler()
 
 
 def run(folder, *into, carried=None):

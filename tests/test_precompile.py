@@ -5,12 +5,11 @@ Skipped without NVIDIA's compiler, unless RNN_GPU_REQUIRE_PTX is set.
 """
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from programs import python
+from programs import need_compiler, python
 
 CHECKOUT = Path(__file__).parents[1]
 HERE = {"NUMBA_ENABLE_CUDASIM": None, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
@@ -22,14 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def toolkit():
-    done = python(
-        "try:\n    from numba.cuda.cudadrv import nvvm\n    nvvm.NVVM()\n"
-        "except (ImportError, RuntimeError) as error:\n    print(error)",
-        NUMBA_ENABLE_CUDASIM=None,
-    )
-    if done.stdout:
-        assert not os.environ.get("RNN_GPU_REQUIRE_PTX"), done.stdout
-        pytest.skip(f"no compiler: {done.stdout}")
+    need_compiler()
 
 
 def says(text, *arguments, **environment):
