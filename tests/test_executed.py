@@ -43,8 +43,8 @@ def lines(group: str, library: str = "") -> list[dict]:
 
 EVERY = [
     "quick",
-    *(pytest.param(group, marks=slow) for group in ("schedules", "others")),
-    *(pytest.param(group, marks=stress) for group in ("cells", "plans")),
+    pytest.param("others", marks=slow),
+    *(pytest.param(group, marks=stress) for group in ("schedules", "cells", "plans")),
 ]
 
 
