@@ -32,6 +32,7 @@ settings.load_profile("the same every time")
 
 pytest.register_assert_rewrite("door", "programs", "simulation")
 
+import compiling
 from door import DOORS, MODELS
 from rnn_gpu.kernels.cells import CELLS
 
@@ -84,6 +85,19 @@ def model(request):
 def door(request):
     """A recurrent layer, and a network."""
     return request.param()
+
+
+def pytest_collection_finish(session):
+    """What takes longest begins first, where it is among the tests that run."""
+    needed = any(
+        item.path.name == "test_ptx.py" and "run" in item.fixturenames for item in session.items
+    )
+    if needed and not session.config.option.collectonly:
+        compiling.begin()
+
+
+def pytest_sessionfinish(session):
+    compiling.end_all()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m

@@ -3,91 +3,34 @@ without a GPU.
 
 The simulator may be on in this process, so `benchmarks/sass.py` compiles in others. Without
 NVIDIA's compiler the tests are skipped; RNN_GPU_REQUIRE_PTX=1 makes them fail instead. However slow
-a machine is, it has its time as long as kernels come: where none comes for PATIENCE, one test fails
-and says how far it got, and what needs all kernels is skipped.
+a machine is, it has its time as long as kernels come: where none comes for long, one test fails and
+says how far it got, and what needs all kernels is skipped.
 """
 
-import json
 import os
-import queue
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from compiling import begin, begun, compiled
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.losses import LOSSES
 
 pytestmark = pytest.mark.slow
 
-SASS = Path(__file__).parents[1] / "benchmarks" / "sass.py"
 MISSING = 3  # its exit status where the compiler is not installed
 CHOSEN = ("elman_tanh", "gru", "lstm")
 STREAMING = ("plain", "gemm")
 VARIANTS = (".clipping", ".masked", ".clipping.masked")
 REGISTERS = 65_536  # of a multiprocessor; a thread can name 255
-PATIENCE = 1800.0  # seconds without one more kernel; each takes one or two where nothing else runs
-
-
-class Run(NamedTuple):
-    lines: list[dict]  # one for each kernel × dtype × compute capability that was compiled
-    unfinished: str  # why there are not more of them; "" where they are all there
-    status: int | None  # with which the process ended by itself
-
-
-def compiled(command, patience: float, cwd: Path) -> Run:
-    """Run what prints {"planned": number} and then the line of a kernel at a time, for as long as
-    lines come.
-    """
-    environment = {
-        name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"
-    }
-    complaints, arrived = cwd / "stderr", queue.Queue()
-    with complaints.open("w") as stderr:
-        options = {"env": environment, "cwd": cwd, "encoding": "utf-8", "start_new_session": True}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, **options)
-
-    def listen():
-        with process.stdout:
-            for text in process.stdout:
-                arrived.put(text)
-        arrived.put(None)
-
-    threading.Thread(target=listen, daemon=True).start()
-    said, status = [], None
-    try:
-        while (text := arrived.get(timeout=patience)) is not None:
-            said.append(json.loads(text))
-        status = process.wait(patience)
-    except (queue.Empty, subprocess.TimeoutExpired):
-        pass
-    finally:
-        if status is None:
-            os.killpg(process.pid, signal.SIGKILL)  # it, and what it started
-            process.wait()
-    planned, lines = said[0]["planned"] if said else 0, said[1:]
-    if status is None:
-        why = f"slow machine, or a compiler that hangs: none in the last {patience:g} s"
-    else:
-        why = (
-            f"the process ended with status {status}: "
-            f"{complaints.read_text(encoding='utf-8').strip()}"
-        )
-    whole = planned and len(lines) == planned
-    return Run(lines, "" if whole else f"{len(lines)} of {planned} kernels done; {why}", status)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    # -P: rnn_gpu as installed, wherever that is
-    command = [sys.executable, "-P", SASS, "--json", "--quick", "--guilty"]
-    run = compiled(command, PATIENCE, tmp_path_factory.mktemp("sass"))
+def run():
+    begin()
+    run = begun[0].result()
     if run.status == MISSING:
         (pytest.fail if os.environ.get("RNN_GPU_REQUIRE_PTX") == "1" else pytest.skip)(
             run.unfinished
