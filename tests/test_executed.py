@@ -66,8 +66,9 @@ def test_no_access_of_an_executed_kernel_is_wrong(group):
     assert {one["case"]: one["findings"] for one in lines(group) if one["findings"]} == {}
 
 
-# barriers without which every access is in order all the same
-NEEDLESS = {"plain, kernel 1: barrier 0 left out"}
+# barriers without which every access is in order all the same: in gemm, where a block has no other
+# sample after its first
+NEEDLESS = {f"{schedule}, kernel 1: barrier 0 left out" for schedule in ("plain", "gemm")}
 
 
 @slow
