@@ -146,7 +146,8 @@ def fitted(problem: Problem, lanes: int, samples: int) -> Plan | None:
     most = min(plan.quads, (available - needed) // quad, card.weight_registers // quad)
     if outputs == 1 and most < plan.quads:  # the others come through more, which are under way
         most = min(most, (available - needed - UNDER_WAY * registers_each) // quad)
-        if gates == 1:  # an even number is loaded by twos, more than registers hold (read off SASS)
+        if gates == 1 and problem.direction == "backward":
+            # an even number is loaded by twos, more than registers hold (read off SASS)
             most -= (plan.quads - most) % 2 == 0
     plan = plan._replace(in_registers=max(0, most))
     return plan if plan.shared * itemsize <= card.shared and available >= needed else None
