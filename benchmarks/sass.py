@@ -28,9 +28,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 from numba.core import config
@@ -55,6 +53,7 @@ from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions
 from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_WEIGHT_REGISTERS, H200, decide
 from rnn_gpu.kernels.losses import LOSSES, value_and_slope
+from rnn_gpu.kernels.private import pretended_capability
 from rnn_gpu.layers.stateless import output_formula
 
 # What kernels take, by the names of their parameters and of the fields of Forward and Backward. A
@@ -302,21 +301,12 @@ pretended: dict[str, tuple[int, int]] = {}
 
 @contextmanager
 def pretended_device(cc: tuple[int, int]):
-    """numba-cuda asks the current device for nothing but its compute capability while it compiles:
-    this one answers.
-    """
-    from numba.cuda import dispatcher
-    from numba.cuda.cudadrv import devices
-
+    """A context that compiles for cards of this compute capability: one a process."""
     if pretended.setdefault("cc", cc) != cc:
         raise ValueError(
             f"this process compiles for {pretended['cc']}; compile for {cc} in another one"
         )
-    device = SimpleNamespace(id=0, compute_capability=cc)
-    with (
-        patch.object(dispatcher, "get_current_device", lambda: device),
-        patch.object(devices, "get_context", lambda *_: SimpleNamespace(device=device)),
-    ):
+    with pretended_capability(cc):
         yield
 
 
