@@ -7,6 +7,7 @@
 ...             training.stop()
 """
 
-from .network.callbacks import BestModel, Callback, Checkpoint, Progress, Validation
+from .network.callbacks import BestModel, Callback, Checkpoint, Validation
+from .network.progress import Progress
 
 __all__ = ["BestModel", "Callback", "Checkpoint", "Progress", "Validation"]

@@ -82,6 +82,7 @@ network.evaluation network.replay network.truncation
 network.gradients
 network.gradient_flow network.training
 network.callbacks
+network.progress
 network.fit
 network.network
 network.stream

@@ -4,7 +4,8 @@ network        the call, the way back, files
 stream         inference on sequences as they come
 fit            the door to training: its arguments
 training       its settings, its loop, one update
-callbacks      what is told of it: progress, validation, checkpoints, the best model, the user's own
+callbacks      what is told of it: validation, checkpoints, the best model, the user's own
+progress       the bar
 batches        samples at the door, and batches of them
 gradients      loss and gradients of a batch
 truncation     truncated BPTT

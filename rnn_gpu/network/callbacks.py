@@ -115,32 +115,6 @@ def measured(training: Training, callbacks: Sequence[Callback]) -> dict[str, flo
 PER_UPDATE = ("compile_seconds", "step_loss", "gradient_norm", "clipped_steps")
 
 
-class Progress(Callback):
-    """A bar on the terminal: batches of all epochs, and the numbers of the last one."""
-
-    def on_begin(self, training):
-        from tqdm.auto import tqdm
-
-        position, batches = training.position, training.batches
-        self.bar = tqdm(
-            total=training.settings.epochs * batches,
-            initial=position.epoch * batches + position.batch,
-            unit="batch",
-            dynamic_ncols=True,
-        )
-
-    def on_update(self, training, update):
-        if update.ends_batch:
-            self.bar.update()
-
-    def on_epoch(self, training):
-        self.bar.set_description(f"epoch {training.position.epoch}/{training.settings.epochs}")
-        self.bar.set_postfix({name: f"{x:.4f}" for name, x in training.last_epoch.items()})
-
-    def on_end(self, training, error):
-        self.bar.close()
-
-
 class Validation(Callback):
     """Loss, and accuracy where the loss knows classes, of samples that are held out: as NAME_loss
     and NAME_accuracy.

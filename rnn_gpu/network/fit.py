@@ -8,7 +8,8 @@ from .. import arguments, optimizers
 from ..arguments import Listed
 from ..errors import ArgumentError
 from .batches import Samples
-from .callbacks import Callback, Checkpoint, OnEpoch, Progress, Validation, Watch, run
+from .callbacks import Callback, Checkpoint, OnEpoch, Validation, Watch, run
+from .progress import Progress
 from .training import History, Settings, Training, computed_once
 
 
