@@ -12,7 +12,6 @@ from typing import NamedTuple
 from benchmarks import _machine  # noqa: F401  before numba
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda.contract import Problem
-from rnn_gpu.kernels.devices.cuda.plans import GEMM_CYCLES, cycles, streaming
 from rnn_gpu.kernels.devices.cuda.schedules import H200, decide
 
 CLOCK = 1980.0  # cycles a microsecond, of an H200
@@ -50,9 +49,7 @@ def ours(cell: str, direction: str, n: int, B: int) -> tuple[str, float] | None:
         return None
     problem = Problem(CELLS[CELL_NAMES[cell]], direction, n, B, 4, H200)
     it = decide(problem)
-    if it.plan:
-        return it.schedule, cycles(it.plan, problem) / CLOCK
-    return it.schedule, (GEMM_CYCLES if it.schedule == "gemm" else streaming(problem)) / CLOCK
+    return it.schedule, it.cycles / CLOCK
 
 
 def cudnn(cell: str, direction: str, n: int) -> tuple[str, Range]:

@@ -51,7 +51,7 @@ from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions
-from rnn_gpu.kernels.devices.cuda.schedules import EARLIER_WEIGHT_REGISTERS, H200, decide
+from rnn_gpu.kernels.devices.cuda.schedules import H200, decide, known
 from rnn_gpu.kernels.losses import LOSSES, value_and_slope
 from rnn_gpu.kernels.private import pretended_capability
 from rnn_gpu.layers.stateless import output_formula
@@ -81,8 +81,8 @@ BLOCK_SIZES = {  # (n, samples) that the table plans
     "lstm": ((64, 64), (117, 64), (100, 1000)),
 }
 CARDS = {  # whose plans are compiled; for another cc the H200's
-    (7, 5): Card("T4", 40, 65_536, 65_536, EARLIER_WEIGHT_REGISTERS),
-    (8, 0): Card("A100", 108, 65_536, 166_912, EARLIER_WEIGHT_REGISTERS),
+    (7, 5): known("T4", (7, 5), 40, 65_536, 65_536),
+    (8, 0): known("A100", (8, 0), 108, 65_536, 166_912),
     (9, 0): H200,
 }
 NOISY = dropped(zoned(lstm))

@@ -66,13 +66,16 @@ class Pass(NamedTuple):
         return patch("rnn_gpu.kernels.devices.cuda.choose", partial(planned, self.shape))
 
 
-def planned(shape, cell, direction, n, B, itemsize, clips=False, masked=False) -> Choice:
+def planned(
+    shape, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
+) -> Choice:
     """A plan of the block schedule with so many lanes, samples, and quads in shared memory."""
     lanes, samples, in_shared = shape
     inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
     plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked)
     plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
-    return Choice("block", plan, -(-B // samples), plan.threads, plan.shared * itemsize, "asked")
+    blocks, shared = -(-B // samples), plan.shared * itemsize
+    return Choice("block", plan, blocks, plan.threads, shared, "asked", 0.0)
 
 
 class Elementwise(NamedTuple):

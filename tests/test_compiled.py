@@ -36,7 +36,7 @@ def test_every_difference_between_kernels_makes_another_name():
     variants = itertools.product((False, True), repeat=2)  # clips, masked
     kernels += [plain.backward_kernel(CELLS["lstm"], np.float32, *one) for one in variants]
     kernels += [elementwise_kernel(one.f, np.float32, 1, 1, 0) for one in ACTIVATIONS.values()]
-    plan = block.plan(problem()).plan
+    plan = block.plans(problem())[0].plan
     for other in (plan, plan._replace(lanes=8), plan._replace(in_registers=0)):
         kernels.append(block.forward_kernel(CELLS["lstm"], np.float32, other))
     names = [name(kernel) for kernel in kernels]

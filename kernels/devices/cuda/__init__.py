@@ -157,7 +157,7 @@ def matvec(W, s, out):
 
 def forward(cell, call: Forward, precision="fp32"):
     _, B, _, n = call.p.shape
-    choice = choose(cell, "forward", n, B, call.p.itemsize, masked=call.masked)
+    choice = choose(cell, "forward", n, B, call.p.itemsize, False, call.masked, precision)
     named(choice.schedule).forward(cell, for_kernels(call), choice, precision)
 
 
@@ -168,7 +168,7 @@ def backward(cell, call: Backward, precision="fp32"):
     if clips:
         beyond = arrays().zeros((T, B), np.uint8)
         bounds = Bounds(number(clip.value), inverse(clip.norm, number), beyond)
-    choice = choose(cell, "backward", n, B, call.dp.itemsize, clips, call.masked)
+    choice = choose(cell, "backward", n, B, call.dp.itemsize, clips, call.masked, precision)
     dy = call.dy if call.dy.flags.c_contiguous else call.dy.copy()
     ds = call.ds.reshape(len(call.ds), 1, B, n)
     call = for_kernels(call)._replace(dy=dy, ds=ds, clip=bounds)
@@ -190,7 +190,7 @@ def explain(cell, n, B, dtype, precision="fp32"):
     strict = "TF32" if precision == "tf32" else f"strict {dtype}"
     lines = [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {strict}"]
     for direction in ("forward", "backward"):
-        choice = choose(cell, direction, n, B, np.dtype(dtype).itemsize)
+        choice = choose(cell, direction, n, B, np.dtype(dtype).itemsize, precision=precision)
         described = named(choice.schedule).describe(choice)
         lines.append(f"{direction:9}{choice.schedule}, {described}; {choice.why}")
     return "\n".join(lines)

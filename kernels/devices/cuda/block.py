@@ -23,7 +23,7 @@ from ...once import once
 from .compiled import factory
 from .contract import Choice, Problem
 from .launch import cuda, device_function, formula, launch
-from .plans import QUAD, Plan, best
+from .plans import QUAD, Plan, cycles, fitting
 from .pointwise import beyond_of, clamp_of, nothing, shrink_of, square_of, sum_over, times_of
 from .ptx import prefetch, put_shared, quad, shared_place
 from .sums import halves_of, other, over_threads, sums_of, thread_of
@@ -598,16 +598,17 @@ def backward_kernel(cell, number, plan: Plan):
     return backward
 
 
-def plan(problem: Problem, asked: bool = False) -> Choice | None:
-    found = best(problem)
-    if found is None:
-        return None
+def plans(problem: Problem, asked: bool = False) -> tuple[Choice, ...]:
+    return tuple(choice_of(plan, problem) for plan in fitting(problem))
+
+
+def choice_of(plan: Plan, problem: Problem) -> Choice:
     why = (
-        f"W fits one multiprocessor: {found.in_registers} of {found.quads} quads of weights a "
+        f"W fits one multiprocessor: {plan.in_registers} of {plan.quads} quads of weights a "
         "lane in registers, the rest in shared memory"
     )
-    blocks, shared = -(-problem.B // found.samples), found.shared * problem.itemsize
-    return Choice(name, found, blocks, found.threads, shared, why)
+    blocks, shared = -(-problem.B // plan.samples), plan.shared * problem.itemsize
+    return Choice(name, plan, blocks, plan.threads, shared, why, cycles(plan, problem))
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 from ... import Backward, Cell, Forward
 
+GROUP = 16  # multiprocessors that a cluster may span (a GPC), or two more
+
 
 class Card(NamedTuple):
     """What the choice of a schedule looks at."""
@@ -19,6 +21,19 @@ class Card(NamedTuple):
     # registers of a thread that weights may take, so that the compiler still keeps them there (read
     # off SASS)
     weight_registers: int
+    capability: tuple[int, int] = (9, 0)  # compute capability
+    cluster: int = 1  # blocks of a thread-block cluster, at most; 1 where there are none
+
+    def at_once(self, cluster: int) -> int:
+        """How many clusters of so many blocks run at a time, a block a multiprocessor.
+
+        An estimate: a cluster lies within a group of 16 to 18 multiprocessors, and of those one
+        may be smaller.
+        """
+        if cluster == 1:
+            return self.multiprocessors
+        groups = self.multiprocessors // GROUP
+        return max(1, groups * (GROUP // cluster) - (cluster == GROUP))
 
 
 class Problem(NamedTuple):
@@ -32,10 +47,13 @@ class Problem(NamedTuple):
     card: Card
     clips: bool = False  # δ is clipped
     masked: bool = False  # some step does not happen, or begins anew
+    precision: str = "fp32"  # of products: "fp32", which is strict, or "tf32"
 
 
 class Choice(NamedTuple):
-    """A schedule with everything that a launch needs, and the reason."""
+    """A schedule with everything that a launch needs, the reason, and what it is expected to
+    cost.
+    """
 
     schedule: str
     plan: Any  # what the schedule fixes when its kernel is compiled; None where that is nothing
@@ -43,6 +61,10 @@ class Choice(NamedTuple):
     threads: int  # of a block
     shared: int  # bytes of dynamic shared memory
     why: str
+    # of the card's clock, in which the whole call goes one step on, all waves of blocks: modelled
+    cycles: float
+    cluster: int = 1  # neighbouring blocks that are a thread-block cluster
+    cooperative: bool = False  # all blocks must be resident: they wait for each other
 
     @property
     def grid(self) -> str:
@@ -62,11 +84,11 @@ class Schedule(Protocol):
 
     name: str  # as `only` and `explain` say it
 
-    def plan(self, problem: Problem, asked: bool = False) -> Choice | None:
-        """How it would carry out a call; None where it cannot.
+    def plans(self, problem: Problem, asked: bool = False) -> tuple[Choice, ...]:
+        """Each way in which it could carry out a call, the best first; () where it cannot.
 
-        Nor where one further down the row is quicker, unless it was asked for by name. The last of
-        the row always has an answer.
+        asked  it was asked for by name: that is the reason it gives. The last of the row always has
+               an answer.
         """
         ...
 

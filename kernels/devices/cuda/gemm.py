@@ -7,7 +7,7 @@ from ...binding.closures import tuple_of
 from .compiled import factory
 from .contract import Choice, Problem
 from .launch import arrays, blocks_for, cuda, device_function, matmuls, prepared, threads_for
-from .plans import too_large
+from .plans import of_size
 from .pointwise import (
     advance_of,
     asked_of,
@@ -19,6 +19,10 @@ from .pointwise import (
 )
 
 name = "gemm"
+# Of a step, by the card's clock: the host puts two launches on the stream, 10 µs (what a launch
+# takes was measured side by side on a CPU; cuBLAS alike, an estimate)
+LAUNCHES = 20_000
+PRODUCTS_A_CYCLE = 64  # of a multiprocessor, float32: half of what it could
 
 
 @factory
@@ -79,9 +83,16 @@ def backward_kernel(cell, number, clips: bool, masked: bool):
     return backward
 
 
-def plan(problem: Problem, asked: bool = False) -> Choice:
-    why = "asked for" if asked else f"{too_large(problem)}; too many to stream each step"
-    return Choice(name, None, blocks_for(problem.B), threads_for(problem.n), 0, why)
+def plans(problem: Problem, asked: bool = False) -> tuple[Choice, ...]:
+    why = "asked for" if asked else f"{of_size(problem)}, which cuBLAS reads once a step"
+    blocks, threads = blocks_for(problem.B), threads_for(problem.n)
+    return (Choice(name, None, blocks, threads, 0, why, cycles(problem)),)
+
+
+def cycles(problem: Problem) -> float:
+    """An estimate of one step, in cycles: the host's launches, or the products behind them."""
+    numbers = problem.B * problem.cell.gates * problem.n**2 * problem.itemsize / 4
+    return max(LAUNCHES, numbers / (PRODUCTS_A_CYCLE * problem.card.multiprocessors))
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):

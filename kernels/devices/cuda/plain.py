@@ -8,6 +8,7 @@ and its index, which might be negative, is wrapped around at every use (2,008 in
 """
 
 from functools import cache
+from math import ceil
 
 from ... import At, Backward, Forward
 from ...binding.accessors import access
@@ -15,7 +16,7 @@ from ...binding.closures import tuple_of
 from .compiled import factory
 from .contract import Choice, Problem
 from .launch import arrays, blocks_for, cuda, device_function, launch, threads_for
-from .plans import GEMM_CYCLES, streaming, too_large
+from .plans import RESIDENT_THREADS, SCHEDULERS, WARP, of_size, streaming
 from .pointwise import (
     advance_of,
     asked_of,
@@ -27,6 +28,9 @@ from .pointwise import (
 )
 
 name = "plain"
+PRODUCT = 36  # instructions of one product of a sum, in which no index stays (read off SASS)
+ON_A_CARD = 256  # threads of a block, at most; the simulator has fewer
+PRODUCT_WAITS = 68  # cycles of it where nothing else hides them: four loads from L2 at a time
 
 
 @cache
@@ -144,11 +148,23 @@ def backward_kernel(cell, number, clips: bool, masked: bool):
     return backward
 
 
-def plan(problem: Problem, asked: bool = False) -> Choice | None:
-    if not asked and streaming(problem) > GEMM_CYCLES:
-        return None
-    why = "asked for" if asked else f"{too_large(problem)}; streamed from L2"
-    return Choice(name, None, blocks_for(problem.B), threads_for(problem.n), 0, why)
+def plans(problem: Problem, asked: bool = False) -> tuple[Choice, ...]:
+    why = "asked for" if asked else f"{of_size(problem)}, which each block streams from L2"
+    blocks, threads = blocks_for(problem.B), threads_for(problem.n)
+    return (Choice(name, None, blocks, threads, 0, why, cycles(problem)),)
+
+
+def cycles(problem: Problem) -> float:
+    """An estimate of one step, in cycles: what a multiprocessor reads of W or must issue for all
+    its samples, or one thread alone with its loads, times the waves.
+    """
+    blocks = ceil(problem.B / problem.card.multiprocessors)
+    threads = min(ON_A_CARD, ceil(problem.n / WARP) * WARP)
+    products = ceil(problem.n / threads) * problem.cell.gates * problem.n
+    warps = blocks * ceil(threads / WARP)
+    issue = PRODUCT * products * ceil(warps / SCHEDULERS)
+    waves = ceil(blocks * threads / RESIDENT_THREADS)
+    return max(streaming(problem), issue, waves * PRODUCT_WAITS * products)
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):

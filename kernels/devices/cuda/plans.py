@@ -20,7 +20,6 @@ SPARE_REGISTERS = 76
 UNDER_WAY = 8  # registers of quads from shared memory, in one sum of many
 CHAINS = 4  # sums under way that keep a thread busy
 L2_BYTES_A_CYCLE = 64  # that one multiprocessor reads of weights all of them share
-GEMM_CYCLES = 80_000  # two launches by Numba and CuPy, about 40 µs of the host: an estimate
 
 
 class Plan(NamedTuple):
@@ -106,8 +105,10 @@ class Plan(NamedTuple):
         return ceil(self.threads / (self.together * whole)) * whole
 
 
-def best(problem: Problem) -> Plan | None:
-    """The plan whose step is estimated to be the quickest; None if W fits no multiprocessor."""
+def fitting(problem: Problem) -> list[Plan]:
+    """All plans, the one whose step is estimated to be the quickest first; [] if W fits no
+    multiprocessor.
+    """
     plans = [
         plan
         for lanes in (1, 2, 4, 8)
@@ -116,7 +117,7 @@ def best(problem: Problem) -> Plan | None:
         and samples <= max(1, problem.B)
         and (plan := fitted(problem, lanes, samples))
     ]
-    return min(plans, key=lambda plan: cycles(plan, problem), default=None)
+    return sorted(plans, key=lambda plan: cycles(plan, problem))
 
 
 def fitted(problem: Problem, lanes: int, samples: int) -> Plan | None:
@@ -234,8 +235,5 @@ def streaming(problem: Problem) -> float:
     return size(problem) / L2_BYTES_A_CYCLE * ceil(problem.B / problem.card.multiprocessors)
 
 
-def too_large(problem: Problem) -> str:
-    return (
-        f"W has {size(problem)} bytes, more than registers and shared memory of one "
-        "multiprocessor hold"
-    )
+def of_size(problem: Problem) -> str:
+    return f"W has {size(problem)} bytes"

@@ -1,4 +1,4 @@
-"""Which schedule a call uses: the row of them, and who comes first."""
+"""Which schedule a call uses: the row of them, and whose step takes the fewest cycles."""
 
 from contextlib import contextmanager
 from functools import cache
@@ -8,13 +8,28 @@ from . import block, gemm, plain
 from .contract import Card, Choice, Problem, Schedule
 from .driver import Driver, driver
 
-# The first that has an answer carries out a call. A new schedule is a file, and its place here.
+# The quickest carries out a call. A new schedule is a file, and its place here.
 SCHEDULES: tuple[Schedule, ...] = (block, plain, gemm)
 NAMES = tuple(schedule.name for schedule in SCHEDULES)
 
-H200 = Card("H200", multiprocessors=132, registers=65_536, shared=232_448, weight_registers=152)
+WEIGHT_REGISTERS = 152
 # before Hopper: the same compiler spills there what it keeps for sm_90
 EARLIER_WEIGHT_REGISTERS = 96
+HOPPER = (9, 0)
+LARGEST_CLUSTER = 16  # of Hopper and what came after it; above 8 a kernel must ask
+
+
+def known(name: str, capability: tuple, multiprocessors: int, registers: int, shared: int) -> Card:
+    """The Card of these facts. One that is newer than Hopper is taken for one: what it lacks all
+    the same, a launch will tell (see tuning.py).
+    """
+    hopper = capability >= HOPPER
+    weights = WEIGHT_REGISTERS if hopper else EARLIER_WEIGHT_REGISTERS
+    largest = LARGEST_CLUSTER if hopper else 1
+    return Card(name, multiprocessors, registers, shared, weights, capability, largest)
+
+
+H200 = known("H200", HOPPER, 132, 65_536, 232_448)
 
 
 def card() -> Card:
@@ -25,9 +40,8 @@ def card() -> Card:
 @cache
 def card_of(hardware: Driver, device: int) -> Card:
     facts = hardware.facts(device)
-    hopper = facts.capability >= (9, 0)
-    weights = H200.weight_registers if hopper else EARLIER_WEIGHT_REGISTERS
-    return Card(facts.name, facts.multiprocessors, facts.registers, facts.shared, weights)
+    sizes = facts.multiprocessors, facts.registers, facts.shared
+    return known(facts.name, facts.capability, *sizes)
 
 
 forced: list[str] = []
@@ -50,18 +64,29 @@ def named(name: str) -> Schedule:
 
 
 def choose(
-    cell, direction: str, n: int, B: int, itemsize: int, clips: bool = False, masked: bool = False
+    cell,
+    direction: str,
+    n: int,
+    B: int,
+    itemsize: int,
+    clips: bool = False,
+    masked: bool = False,
+    precision: str = "fp32",
 ) -> Choice:
-    """The schedule of one call.  direction is "forward" or "backward"; clips, whether that clips
-    δ; masked, whether some step does not happen, or begins anew.
-    """
-    problem = Problem(cell, direction, n, B, itemsize, card(), clips, masked)
+    """The schedule of one call, as a Problem has it, on the card that is current."""
+    problem = Problem(cell, direction, n, B, itemsize, card(), clips, masked, precision)
     return decide(problem, forced[-1] if forced else None)
 
 
 @once
 def decide(problem: Problem, wanted: str | None = None) -> Choice:
-    """What the schedule that is `wanted` answers; where it has no answer, the first that has."""
-    if wanted and (choice := named(wanted).plan(problem, asked=True)):
-        return choice
-    return next(choice for one in SCHEDULES if (choice := one.plan(problem)))
+    """The best plan of the schedule that is `wanted`; where it has none, of all."""
+    asked = named(wanted).plans(problem, asked=True) if wanted else ()
+    return asked[0] if asked else ranked(problem)[0]
+
+
+@once
+def ranked(problem: Problem) -> tuple[Choice, ...]:
+    """What every schedule can do, the fewest cycles first; of equals the first of the row."""
+    found = [choice for one in SCHEDULES for choice in one.plans(problem)]
+    return tuple(sorted(found, key=lambda choice: choice.cycles))
