@@ -17,7 +17,7 @@ if _find_spec(f"{__name__}.kernels") is None:
         " `git checkout rnn_gpu/kernels`"
     )
 
-from . import callbacks, datasets, optimizers
+from . import callbacks, data, datasets, optimizers
 from .derivatives import activation, cell
 from .device import resolve as device
 from .errors import (
@@ -66,6 +66,7 @@ __all__ = [
     "activation",
     "callbacks",
     "cell",
+    "data",
     "datasets",
     "device",
     "gradcheck",

@@ -90,11 +90,17 @@ network
 bridges.onnx gradcheck
 verification
 callbacks gradient_flow onnx stream torch training
+data.calendar data.series data.vocabulary
+data.going_on data.scaling
+data
 datasets._sequences
 datasets.*
 datasets
 rnn_gpu
+cli.jobs cli.options
+cli.*
 cli
+cli.__main__
 """
 PLACES = {name: line for line, names in enumerate(ORDER.split("\n")) for name in names.split()}
 

@@ -10,7 +10,7 @@ from programs import words
 
 
 def test_all_is_exactly_what_is_there():
-    modules = {"callbacks", "datasets", "optimizers"}
+    modules = {"callbacks", "data", "datasets", "optimizers"}
     names = {
         name
         for name, value in vars(rnn_gpu).items()
@@ -24,6 +24,7 @@ def test_all_is_exactly_what_is_there():
 # where a user imports from, beside the door itself: rooms behind may be moved, these stay
 PUBLIC = {
     "callbacks": ("BestModel", "Callback", "Checkpoint", "Progress", "Validation"),
+    "data": ("Scaler", "Vocabulary", "forecast", "generate", "time_features", "windows"),
     "errors": ("RnnGpuError",),
     "gradient_flow": ("LayerFlow", "Report"),
     "network": ("Network", "load"),

@@ -11,7 +11,8 @@ import pytest
 import rnn_gpu
 from own_cells import LEAKY
 from programs import NO_GPU, python
-from rnn_gpu import cli, verification
+from rnn_gpu import verification
+from rnn_gpu.cli.machine import VERIFIED
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.verification import Line, Verification, address, finder, verify
@@ -136,7 +137,7 @@ def test_the_command_fails_with_the_finding(written, tmp_path):
 
 
 def test_cells_of_the_command_are_built_in():
-    assert set(cli.VERIFIED) <= set(CELLS)
+    assert set(VERIFIED) <= set(CELLS)
 
 
 # What needs the compiler
