@@ -17,7 +17,7 @@ if _find_spec(f"{__name__}.kernels") is None:
         " `git checkout rnn_gpu/kernels`"
     )
 
-from . import callbacks, data, datasets, optimizers
+from . import callbacks, data, datasets, optimizers, schedules
 from .derivatives import activation, cell
 from .device import resolve as device
 from .errors import (
@@ -73,6 +73,7 @@ __all__ = [
     "load",
     "optimizers",
     "release",
+    "schedules",
     "stack",
     "verify",
 ]

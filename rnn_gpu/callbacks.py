@@ -7,7 +7,19 @@
 ...             training.stop()
 """
 
-from .network.callbacks import BestModel, Callback, Checkpoint, Validation
+from .network.best import BestModel, EarlyStopping, ReduceOnPlateau
+from .network.callbacks import Callback, Checkpoint, Validation
+from .network.logs import CSVLog, TensorBoard
 from .network.progress import Progress
 
-__all__ = ["BestModel", "Callback", "Checkpoint", "Progress", "Validation"]
+__all__ = [
+    "BestModel",
+    "CSVLog",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "Progress",
+    "ReduceOnPlateau",
+    "TensorBoard",
+    "Validation",
+]

@@ -7,22 +7,26 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import arguments
+from . import arguments, schedules
 from .errors import ArgumentError
 from .kernels import updates
+from .schedules import Rate
 
 
 class Optimizer:
     """One step for every parameter, by an elementwise kernel; the moments are kept by the
     parameter's name.
+
+    learning_rate  a number, or a function of the step's number, counted from 0, that gives one
+                   (see rnn_gpu.schedules); it may be set between steps
     """
 
     moments = 0
     squares: tuple[int, ...] = ()  # which of the moments are means of squares
     formula: Any = None  # of kernels/updates.py, or as those
 
-    def __init__(self, learning_rate: float, *, weight_decay: float = 0.0):
-        self.learning_rate = arguments.number("learning_rate", learning_rate, 0, open_high=True)
+    def __init__(self, learning_rate: Rate, *, weight_decay: float = 0.0):
+        self.learning_rate: Rate = schedules.checked("learning_rate", learning_rate)
         self.weight_decay = arguments.number("weight_decay", weight_decay, 0, open_high=True)
         self.steps = 0
         self.state: dict[str, tuple] = {}
@@ -39,8 +43,12 @@ class Optimizer:
         return other
 
     def scalars(self) -> tuple[float, ...]:
-        """What the formula takes after the arrays, at step `steps`."""
-        return self.learning_rate, self.weight_decay
+        """What the formula takes after the arrays, at step `steps`, counted from 1."""
+        return self.rate(self.steps - 1), self.weight_decay
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return schedules.rate_at(self.learning_rate, step)
 
     def largest(self, dtype: str) -> float:
         """The largest number of a gradient that can be taken: beyond it a square that is kept
@@ -103,7 +111,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 1e-2,
+        learning_rate: Rate = 1e-2,
         *,
         momentum: float = 0.0,
         nesterov: bool = False,
@@ -132,7 +140,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         *,
         decay: float = 0.99,
         epsilon: float = 1e-8,
@@ -155,7 +163,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -179,7 +187,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -194,7 +202,7 @@ class AdamW(Adam):
 BY_NAME = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
 
 
-def resolve(optimizer, learning_rate: float | None) -> Optimizer:
+def resolve(optimizer, learning_rate: Rate | None) -> Optimizer:
     """An Optimizer as it is, or one made from its name and learning rate (None: the optimizer's own
     default).
     """

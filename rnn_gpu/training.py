@@ -8,7 +8,7 @@
 >>> losses = [update.loss for update in training]
 """
 
-from .network.batches import Samples
+from .network.batches import Samples, held_out
 from .network.gradients import forward_backward
 from .network.training import Clipping, History, Settings, Training, Update, train_step
 
@@ -20,5 +20,6 @@ __all__ = [
     "Training",
     "Update",
     "forward_backward",
+    "held_out",
     "train_step",
 ]

@@ -70,7 +70,8 @@ kernels.emulator.card
 kernels.emulator
 bridges bridges.plots errors outline
 arguments bridges.io device
-bridges.weights derivatives keeping losses optimizers parameters
+bridges.weights derivatives keeping losses parameters schedules
+optimizers
 layers.passes layers.steps
 layers.base layers.noise
 layers.stateful layers.stateless
@@ -82,7 +83,7 @@ network.evaluation network.replay network.truncation
 network.gradients
 network.gradient_flow network.training
 network.callbacks
-network.progress
+network.best network.logs network.progress
 network.fit
 network.network
 network.stream

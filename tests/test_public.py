@@ -10,7 +10,7 @@ from programs import words
 
 
 def test_all_is_exactly_what_is_there():
-    modules = {"callbacks", "data", "datasets", "optimizers"}
+    modules = {"callbacks", "data", "datasets", "optimizers", "schedules"}
     names = {
         name
         for name, value in vars(rnn_gpu).items()
@@ -23,13 +23,24 @@ def test_all_is_exactly_what_is_there():
 
 # where a user imports from, beside the door itself: rooms behind may be moved, these stay
 PUBLIC = {
-    "callbacks": ("BestModel", "Callback", "Checkpoint", "Progress", "Validation"),
+    "callbacks": (
+        "BestModel",
+        "CSVLog",
+        "Callback",
+        "Checkpoint",
+        "EarlyStopping",
+        "Progress",
+        "ReduceOnPlateau",
+        "TensorBoard",
+        "Validation",
+    ),
     "data": ("Scaler", "Vocabulary", "forecast", "generate", "time_features", "windows"),
     "errors": ("RnnGpuError",),
     "gradient_flow": ("LayerFlow", "Report"),
     "network": ("Network", "load"),
     "onnx": ("export",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "schedules": ("cosine", "steps", "warm_up"),
     "stream": ("Stream",),
     "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack"),
     "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),

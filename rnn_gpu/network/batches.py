@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +80,12 @@ class Samples:
     def __len__(self):
         return len(self.x)
 
+    def part(self, chosen) -> "Samples":
+        """The samples of these numbers alone."""
+        part = copy(self)
+        part.x, part.y = ([each[i] for i in chosen] for each in (self.x, self.y))
+        return part
+
     def batch(self, chosen) -> Batch:
         """The samples of these numbers side by side, in this order."""
         network, d = self.network, self.network.backend
@@ -109,6 +116,27 @@ class Samples:
         order = np.arange(len(self)) if order is None else order
         for first in range(0, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
+
+
+def held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:
+    """The numbers of `count` samples to train on, and of those that are held out, both in their
+    order.
+
+    share  of the samples, to the nearest number, which the seed draws; at least one is left for
+           either
+    """
+    if count < 2:
+        raise ArgumentError(
+            f"validation is {share}, a share of {count} sample: nothing would be left"
+        )
+    number = min(max(1, round(share * count)), count - 1)
+    # another stream than that of the order of batches
+    drawn = np.random.default_rng([seed, HELD_OUT]).permutation(count)
+    held = set(drawn[:number].tolist())
+    return [i for i in range(count) if i not in held], sorted(held)
+
+
+HELD_OUT = 1  # tells the draw of samples that are held out from others of the same seed
 
 
 def room_of(shape) -> int:

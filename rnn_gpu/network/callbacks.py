@@ -1,18 +1,13 @@
 """Callbacks: what is told of training as it goes on, may look, measure and stop it."""
 
-import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from os import PathLike
 from types import TracebackType
 
-import numpy as np
-
 from .. import arguments
 from ..bridges import io
 from ..errors import ArgumentError
-from ..parameters import fitting
 from .batches import Samples
 from .evaluation import measure
 from .training import Training, Update
@@ -31,7 +26,8 @@ class Callback:
 
     Each is given the Training: its network, optimizer, settings, history and position, and
     `training.stop()`, which ends it after the batch that is under way. What it raises ends it too.
-    What a callback must know after `resume`, it finds in the history, where what it measured is.
+    What a callback must know after `resume`, it finds in the history, where what it measured is,
+    and in `training.kept`, arrays that it left there.
     """
 
     tapes = False  # does on_gradients look at network.tapes: one call of a kernel a step
@@ -177,81 +173,3 @@ class Checkpoint(Callback):
     def on_end(self, training, error):
         if error is None and training.position.batch:
             training.save(self.path)
-
-
-class BestModel(Callback):
-    """Keep the parameters of the best epoch, and give them back at the end of training.
-
-    metric  a name of the history that has a number for each epoch: "validation_loss" (which needs
-            `validation`), "loss", or what another callback measures
-    mode    "min" or "max": is a lower or a higher number better; None is "max" of what ends in
-            "accuracy", else "min"
-    path    where the best network is saved too (see Network.save); with it, training that goes on
-            from a checkpoint knows the best of before, without it only that of the epochs since
-
-    `epoch` is the best one, counted from 1, and `value` its number; None before the first. Of equal
-    numbers the first is best, and NaN never is. Where an error ends training, the last parameters
-    stay: `restore` gives the best ones. An optimizer's moments are always those of the last update.
-    Raises ArgumentError after the first epoch if it has no such metric.
-    """
-
-    def __init__(
-        self,
-        metric: str = "validation_loss",
-        *,
-        mode: str | None = None,
-        path: str | PathLike | None = None,
-    ):
-        self.metric = metric
-        if mode is None:
-            mode = "max" if metric.endswith("accuracy") else "min"
-        self.mode = arguments.choice("mode", mode, ("min", "max"))
-        if path is not None:
-            io.check_place("path", path)
-        self.path = path
-        self._forget()
-
-    def _forget(self):
-        self.epoch: int | None = None
-        self.value: float | None = None
-        self._best: dict[str, np.ndarray] = {}
-
-    def on_begin(self, training):
-        self._forget()
-        if self.path is not None and training.position.epoch and os.path.exists(self.path):
-            arrays, _, _ = io.read(self.path)
-            shapes = {name: a.shape for name, a in training.network.parameters.items()}
-            self._best = fitting(arrays, shapes, training.network.dtype)
-            for k, value in enumerate(training.history.get(self.metric, ())):
-                self._compare(k + 1, value)
-
-    def _compare(self, epoch: int, value: float) -> bool:
-        """Take the epoch for the best, if it is better than those before."""
-        sign = 1 if self.mode == "min" else -1
-        if math.isnan(value) or (self.value is not None and sign * value >= sign * self.value):
-            return False
-        self.epoch, self.value = epoch, value
-        return True
-
-    def on_epoch(self, training):
-        network, history = training.network, training.history
-        if not history.get(self.metric):
-            raise ArgumentError(
-                f"metric is {self.metric!r}, which nothing measures: there are "
-                f"{', '.join(training.last_epoch)}"
-            )
-        if self._compare(training.position.epoch, history[self.metric][-1]):
-            self._best = {
-                name: np.array(network.backend.numpy(a)) for name, a in network.parameters.items()
-            }
-            if self.path is not None:
-                network.save(self.path)
-
-    def restore(self, network):
-        """Write the best parameters into the network; nothing before the first epoch."""
-        for name, a in self._best.items():
-            network.parameters[name][...] = network.backend.array(a, network.dtype)
-
-    def on_end(self, training, error):
-        if error is None:
-            self.restore(training.network)

@@ -27,6 +27,13 @@ class Position:
     history: dict = field(default_factory=dict)
 
 
+class Kept(NamedTuple):
+    """What a checkpoint has beside network and optimizer."""
+
+    position: Position
+    arrays: dict  # that callbacks have left: of each the network's parameters by name
+
+
 def fingerprint(x, y) -> str:
     """A digest of samples and their targets, arrays: of their numbers, dtypes, shapes and order."""
     digest = hashlib.sha256()
@@ -36,9 +43,9 @@ def fingerprint(x, y) -> str:
     return digest.hexdigest()
 
 
-def save(path, network, optimizer, settings: dict, position: Position):
-    """Write parameters, moments, the counts of passes and updates, and the position: whole, or not
-    at all.
+def save(path, network, optimizer, settings: dict, kept: Kept):
+    """Write parameters, moments, the counts of passes and updates, and what else is kept: whole, or
+    not at all.
 
     Raises NonFiniteError, and leaves the file that is there, if a parameter or a moment is not
     finite.
@@ -47,6 +54,8 @@ def save(path, network, optimizer, settings: dict, position: Position):
     arrays = {f"parameter {name}": number(a) for name, a in network.parameters.items()}
     for name, moments in optimizer.state.items():
         arrays |= {f"moment {k} {name}": number(a) for k, a in enumerate(moments)}
+    for by, values in kept.arrays.items():
+        arrays |= {f"kept {by} {name}": a for name, a in values.items()}
     if bad := not_finite(arrays):
         left = f"checkpoint {str(path)!r} is not written over"
         raise NonFiniteError(f"after {optimizer.steps} updates {bad}: {left}")
@@ -56,12 +65,12 @@ def save(path, network, optimizer, settings: dict, position: Position):
         "updates": optimizer.steps,
         "passes": passes(network),
         "settings": settings,
-        "position": asdict(position),
+        "position": asdict(kept.position),
     }
     io.write(path, arrays, config, FORMAT)
 
 
-def restore(path, network, optimizer, settings: dict) -> Position:
+def restore(path, network, optimizer, settings: dict) -> Kept:
     """Put everything back as `save` found it; the optimizer keeps its own hyperparameters.
 
     All is checked before anything changes. Raises ArgumentError if the file is of another network,
@@ -75,14 +84,28 @@ def restore(path, network, optimizer, settings: dict) -> Position:
     refuse_another(path, network, optimizer, settings, config, arrays)
     with io.blaming(path, "is damaged, or not a checkpoint"):
         check_counts(config, network)
-        kept, state = taken(arrays, network, optimizer, config["updates"])
+        kept = kept_arrays(arrays)
+        values, state = taken(arrays, kept, network, optimizer, config["updates"])
         pairs = list(zip(network.drawing, config["passes"], strict=True))
-    for name, a in kept.items():
+    for name, a in values.items():
         network.parameters[name][...] = a
     optimizer.state, optimizer.steps = state, config["updates"]
     for layer, count in pairs:
         layer.passes = count
-    return Position(**config["position"])
+    return Kept(Position(**config["position"]), kept)
+
+
+def kept_arrays(arrays: dict) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays that callbacks have left, by what they are kept by, and by the parameter's
+    name.
+    """
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    for name, a in arrays.items():
+        kind, _, rest = name.partition(" ")
+        by, _, parameter = rest.rpartition(" ")
+        if kind == "kept":
+            kept.setdefault(by, {})[parameter] = a
+    return kept
 
 
 def refuse_another(path, network, optimizer, settings: dict, config: dict, arrays: dict):
@@ -103,23 +126,29 @@ def refuse_another(path, network, optimizer, settings: dict, config: dict, array
         raise ArgumentError(f"{says} with {moments} moments of each parameter, {here}")
 
 
-def taken(arrays: dict, network, optimizer, updates: int) -> tuple[dict, dict]:
-    """The parameters by name, and the optimizer's state: arrays of the device."""
+def taken(arrays: dict, kept: dict, network, optimizer, updates: int) -> tuple[dict, dict]:
+    """The parameters by name, and the optimizer's state: arrays of the device; what is kept beside
+    them has every parameter.
+    """
     device, moments = network.backend, range(optimizer.moments if updates else 0)
     shapes = {f"parameter {name}": θ.shape for name, θ in network.parameters.items()}
     for name, θ in network.parameters.items():
         shapes |= {f"moment {k} {name}": θ.shape for k in moments}
+        shapes |= {f"kept {by} {name}": θ.shape for by in kept}
     arrays = fitting(arrays, shapes, network.dtype)
     if bad := not_finite(arrays):
         raise ValueError(bad)
     for name, a in arrays.items():
         if name.startswith(tuple(f"moment {k} " for k in optimizer.squares)) and (a < 0).any():
             raise ValueError(f"{name} is a mean of squares, and has a number below 0")
-    on_device = {name: device.array(a, a.dtype) for name, a in arrays.items()}
-    kept = {name: on_device[f"parameter {name}"] for name in network.parameters}
+    on_device = {
+        name: device.array(a, a.dtype) for name, a in arrays.items() if not name.startswith("kept ")
+    }
+    values = {name: on_device[f"parameter {name}"] for name in network.parameters}
     if not moments:
-        return kept, {}
-    return kept, {name: tuple(on_device[f"moment {k} {name}"] for k in moments) for name in kept}
+        return values, {}
+    state = {name: tuple(on_device[f"moment {k} {name}"] for k in moments) for name in values}
+    return values, state
 
 
 def not_finite(arrays: dict) -> str:

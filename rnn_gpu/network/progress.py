@@ -11,7 +11,7 @@ class Progress(Callback):
 
         position, batches = training.position, training.batches
         self.bar = tqdm(
-            total=training.settings.epochs * batches,
+            total=training.batches_in_all,
             initial=position.epoch * batches + position.batch,
             unit="batch",
             dynamic_ncols=True,
@@ -22,7 +22,9 @@ class Progress(Callback):
             self.bar.update()
 
     def on_epoch(self, training):
-        self.bar.set_description(f"epoch {training.position.epoch}/{training.settings.epochs}")
+        epochs = training.settings.epochs
+        whole = f"/{epochs}" if epochs else ""
+        self.bar.set_description(f"epoch {training.position.epoch}{whole}")
         self.bar.set_postfix({name: f"{x:.4f}" for name, x in training.last_epoch.items()})
 
     def on_end(self, training, error):

@@ -37,10 +37,12 @@ NO_CLIPPING = Clipping()
 class Settings:
     """How a network is trained, whatever the network and the data: what `fit` calls the same.
 
+    epochs, updates  how many; one of them, 10 epochs where neither is given
     Raises ArgumentError, which names the argument; so one that is there is right.
     """
 
-    epochs: int = 10
+    epochs: int | None = None
+    updates: int | None = None
     batch_size: int = 32
     clip_norm: float | None = None
     clip_value: float | None = None
@@ -52,13 +54,20 @@ class Settings:
     memory_budget: int | str | None = None
 
     def __post_init__(self):
+        if self.epochs is not None and self.updates is not None:
+            raise ArgumentError(
+                f"epochs is {self.epochs!r} and updates {self.updates!r}: give one of them"
+            )
+        epochs = 10 if self.epochs is None and self.updates is None else self.epochs
         checked = {
-            "epochs": arguments.size("epochs", self.epochs),
+            "epochs": epochs if epochs is None else arguments.size("epochs", epochs),
             "batch_size": arguments.size("batch_size", self.batch_size),
             "shuffle": arguments.flag("shuffle", self.shuffle),
             "seed": arguments.seed("seed", self.seed),
             "truncate": pair(self.truncate),
         }
+        if self.updates is not None:
+            checked["updates"] = arguments.size("updates", self.updates)
         for name in ("clip_norm", "clip_value"):
             if (bound := getattr(self, name)) is not None:
                 checked[name] = arguments.bound(name, bound)
@@ -144,6 +153,8 @@ class Training:
             dict(self._rng.bit_generator.state), history=self.history
         )
         self.last_epoch: dict[str, float] = {}  # its numbers by name, but for its seconds
+        # arrays that callbacks leave for checkpoints: of each the network's parameters by name
+        self.kept: dict[str, dict[str, np.ndarray]] = {}
         self.stopped = False
 
     @property
@@ -152,9 +163,24 @@ class Training:
         return -(-len(self.samples) // self.settings.batch_size)
 
     @property
+    def batches_in_all(self) -> int | None:
+        """How many batches training has from its first epoch to its end; None where nobody knows:
+        `truncate` makes several updates of a batch.
+        """
+        settings = self.settings
+        if settings.epochs is not None:
+            return settings.epochs * self.batches
+        return settings.updates if settings.truncate is None else None
+
+    @property
     def goes_on(self) -> bool:
-        """Is there an epoch left, and has nobody stopped."""
-        return self.position.epoch < self.settings.epochs and not self.stopped
+        """Is there an epoch, or an update, left, and has nobody stopped."""
+        settings, done = self.settings, len(self.history["step_loss"])
+        if settings.epochs is not None:
+            left = self.position.epoch < settings.epochs
+        else:
+            left = done < (settings.updates or 0)
+        return left and not self.stopped
 
     @property
     def epoch_is_over(self) -> bool:
@@ -180,11 +206,12 @@ class Training:
 
     def save(self, path):
         """Write all that training stands on to a checkpoint: see `fit`."""
-        checkpoints.save(path, self.network, self.optimizer, self.identity, self.position)
+        state = checkpoints.Kept(self.position, self.kept)
+        checkpoints.save(path, self.network, self.optimizer, self.identity, state)
 
     def resume(self, path):
         """Go on from a checkpoint, bit for bit: see `fit`."""
-        position = checkpoints.restore(path, self.network, self.optimizer, self.identity)
+        position, self.kept = checkpoints.restore(path, self.network, self.optimizer, self.identity)
         self.history = position.history = History(position.history)
         self.position = position
 
@@ -205,7 +232,8 @@ class Training:
                     self.end_epoch()
 
     def epoch(self, look: Callable[[int], object] | None = None, taped=False) -> Iterator[Update]:
-        """The updates that are left of this epoch; none after the batch that `stop` was called in.
+        """The updates that are left of this epoch; none after the batch that `stop` was called in,
+        or that has the last of `updates`.
 
         look   called with the number of each update when its gradients are there, and no weight has
                changed yet
@@ -217,7 +245,7 @@ class Training:
         order = self._rng.permutation(count) if self.settings.shuffle else np.arange(count)
         for batch in self.samples.batches(size, order[self.position.batch * size :]):
             yield from self._updates(batch, look, taped)
-            if self.stopped:
+            if not self.goes_on:
                 return
 
     def _updates(self, batch: Batch, look, taped: bool) -> Iterator[Update]:
