@@ -181,7 +181,7 @@ OPTIONS = [
     Option("size", "count", EMBEDDING),
     Option("num_layers", "count", STACK),
     Option("epochs", "count or None", FIT),
-    Option("updates", "count or None", {"fit": maker(fit, epochs=None)}),
+    Option("updates", "count or None", FIT),
     Option("batch_size", "count", FIT | {"evaluate": evaluate, "predict": predict}),
     Option("cell", "cell", {"Recurrent": RECURRENT["Recurrent"]}),
     Option("cell", "cell's name", {"Recurrent": RECURRENT["Recurrent"]}),

@@ -86,7 +86,9 @@ def test_a_checkpoint_is_written_after_each_epoch_and_so_many_batches(path, monk
     monkeypatch.setattr(
         rnn_gpu.network.checkpoint,
         "save",
-        lambda path, net, opt, settings, position: written.append((position.epoch, position.batch)),
+        lambda path, net, opt, settings, kept: written.append(
+            (kept.position.epoch, kept.position.batch)
+        ),
     )
     network().fit(X, Y, epochs=2, checkpoint=path, **SETTINGS)
     assert written == [(1, 0), (2, 0)]

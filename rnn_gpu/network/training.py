@@ -54,20 +54,21 @@ class Settings:
     memory_budget: int | str | None = None
 
     def __post_init__(self):
-        if self.epochs is not None and self.updates is not None:
-            raise ArgumentError(
-                f"epochs is {self.epochs!r} and updates {self.updates!r}: give one of them"
-            )
-        epochs = 10 if self.epochs is None and self.updates is None else self.epochs
         checked = {
-            "epochs": epochs if epochs is None else arguments.size("epochs", epochs),
             "batch_size": arguments.size("batch_size", self.batch_size),
             "shuffle": arguments.flag("shuffle", self.shuffle),
             "seed": arguments.seed("seed", self.seed),
             "truncate": pair(self.truncate),
         }
-        if self.updates is not None:
-            checked["updates"] = arguments.size("updates", self.updates)
+        for name in ("epochs", "updates"):
+            if (count := getattr(self, name)) is not None:
+                checked[name] = arguments.size(name, count)
+        if self.epochs is None and self.updates is None:
+            checked["epochs"] = 10
+        elif self.epochs is not None and self.updates is not None:
+            raise ArgumentError(
+                f"epochs is {self.epochs} and updates {self.updates}: give one of them"
+            )
         for name in ("clip_norm", "clip_value"):
             if (bound := getattr(self, name)) is not None:
                 checked[name] = arguments.bound(name, bound)
