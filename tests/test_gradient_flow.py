@@ -9,6 +9,7 @@ import rnn_gpu
 from conftest import close
 from door import named
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.network.compiling import Compiled
 
 STEP = 1e-6  # of central differences, in float64
 SLOPE = {"rel": 1e-6, "abs": 1e-8}
@@ -362,10 +363,15 @@ def stops(net, x, y, message):
     )
 
 
+def not_at_all(training, held_out=(), taped=False):
+    training.history["compile_seconds"].append(0.0)
+    return Compiled()
+
+
 @pytest.fixture
 def compiled(monkeypatch):
     """fit without its first update on a copy, which has weights of its own to plant in."""
-    monkeypatch.setattr("rnn_gpu.network.training.compile_kernels", lambda *_: 0.0)
+    monkeypatch.setattr("rnn_gpu.network.training.Training.compile", not_at_all)
 
 
 @pytest.mark.parametrize("i", [0, 1])
@@ -412,7 +418,7 @@ def test_a_planted_nan_in_delta_is_found_where_it_is(device, compiled, monkeypat
         r"δ of layer 0 \(GRU\) is nan at time step 4, sample 2, gate 1, unit 3\. No weight",
     )
     monkeypatch.undo()
-    monkeypatch.setattr("rnn_gpu.network.training.compile_kernels", lambda *_: 0.0)
+    monkeypatch.setattr("rnn_gpu.network.training.Training.compile", not_at_all)
     plant(monkeypatch, net.layers[1], "backward", (1, 1, 2, 0), -np.inf)
     stops(
         net,
@@ -448,7 +454,7 @@ def test_after_a_reverse_layer_the_next_one_is_later_at_every_step(compiled, mon
         r"was 0\.",
     )
     monkeypatch.undo()
-    monkeypatch.setattr("rnn_gpu.network.training.compile_kernels", lambda *_: 0.0)
+    monkeypatch.setattr("rnn_gpu.network.training.Training.compile", not_at_all)
     # of its own steps: time step 0, where its way back begins
     plant(monkeypatch, net.layers[0], "backward", (6, 1, 0, 0))
     plant(monkeypatch, net.layers[0], "backward", (2, 1, 3, 0))

@@ -80,6 +80,7 @@ layers.directions
 layers
 bridges.torch network.batches network.checkpoint network.finite network.memory
 network.evaluation network.replay network.truncation
+network.compiling
 network.gradients
 network.gradient_flow network.training
 network.callbacks

@@ -349,8 +349,8 @@ def test_validation_and_on_epoch():
 
 def test_the_bar_says_what_compiles_and_how_it_goes(capsys):
     network().fit(sequences(), np.zeros((6, 2), "float32"), epochs=1)
-    out, err = capsys.readouterr()
-    assert "compiling kernels for cpu, float32" in out and "epoch 1/1" in err
+    said = capsys.readouterr().err
+    assert "kernels for cpu, float32 … " in said and "epoch 1/1" in said
 
 
 # Finite or stop.

@@ -58,6 +58,10 @@ class Device(Protocol):
         """
         ...
 
+    def compiles(self) -> bool:
+        """Are kernels compiled when they are first called, which takes seconds?"""
+        ...
+
     def precisions(self, dtype: str) -> tuple[str, ...]:
         """Of products of matrices of "float32" or "float64"; "fp32" is strict."""
         ...

@@ -19,6 +19,10 @@ def missing(precision="fp32"):
     return ""
 
 
+def compiles():
+    return False
+
+
 def precisions(dtype):
     return ("fp32",)
 

@@ -4,6 +4,7 @@ network        the call, the way back, files
 stream         inference on sequences as they come
 fit            the door to training: its arguments
 training       its settings, its loop, one update
+compiling      one batch of each kind, so that kernels are compiled before training begins
 callbacks      what is told of it: validation, checkpoints, the best model, the user's own
 progress       the bar
 batches        samples at the door, and batches of them

@@ -11,7 +11,7 @@ from ..errors import ArgumentError
 from ..schedules import Rate
 from .batches import Samples, held_out
 from .callbacks import Callback, Checkpoint, OnEpoch, Validation, Watch, run
-from .progress import Progress
+from .progress import Progress, compile_all
 from .training import History, Settings, Training, computed_once
 
 
@@ -120,7 +120,7 @@ def fit(
             )
         if resume is not None:
             training.resume(resume)
-        training.compile(progress)
+        compile_all(training, everyone, progress)
         run(training, [Progress(), *everyone] if progress else everyone)
         return training.history
 

@@ -1,7 +1,7 @@
 """The loop of training: its settings, an iterator of its updates, and the update itself."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from ..optimizers import Optimizer
 from . import checkpoint as checkpoints
 from . import finite, memory
 from .batches import Batch, Samples
+from .compiling import Compiled, compiling, kinds, rehearse_evaluation
 from .evaluation import average
 from .gradients import Made, Unread, both_ways
 from .replay import Replays
@@ -216,12 +217,52 @@ class Training:
         self.history = position.history = History(position.history)
         self.position = position
 
-    def compile(self, progress: bool = False):
-        """Compile every kernel, and note the seconds; `progress` says it in words."""
-        seconds = compile_kernels(
-            self.network, self.optimizer, progress, self.settings.clipping.step
-        )
-        self.history["compile_seconds"].append(seconds)
+    @np.errstate(all="ignore")  # as train_step; nobody looks at what comes out
+    def compile(self, held_out: Iterable[Samples] = (), taped: bool = False) -> Compiled:
+        """Compile every kernel, or read it from disk, and note the seconds: by one update of each
+        kind of batch, on a copy of the network.
+
+        held_out  samples that will be evaluated: a batch of each kind of theirs, too
+        taped     as of `epoch`
+        """
+        size = self.settings.batch_size
+        with compiling() as done:
+            if self.network.backend.compiles():
+                copy, once = self.network.copy(), self.optimizer.fresh()
+                for batch in kinds(self.samples, size):
+                    self._rehearse(copy, once, batch, taped)
+                for batch in (each for one in held_out for each in kinds(one, size)):
+                    rehearse_evaluation(copy, batch)
+        self.history["compile_seconds"].append(done.seconds)
+        return done
+
+    def _rehearse(self, network, optimizer: Optimizer, batch: Batch, taped: bool):
+        """An update from each kind of window of a batch, whatever comes out."""
+        step, seen, states = self.settings.clipping.step, set(), None
+        moments = optimizer.moments_of(network.backend, network.parameters)
+        for window, on in windows(
+            network.backend, batch, segments(len(batch.x), self.settings.truncate)
+        ):
+            kind = len(window.x), window.counts > 0
+            if kind in seen:
+                continue
+            seen.add(kind)
+            if not window.counts:
+                states = carried_on(network, window, states, on)
+                continue
+            going = enqueued(
+                network,
+                window,
+                optimizer.formula,
+                moments,
+                scalars_of(network, optimizer, self.settings.clipping),
+                states=states,
+                taped=taped,
+                segment=self._segment(*batch.x.shape[:2]),
+                clip=step,
+            )
+            network.backend.numpy(going.report)  # which waits
+            states = states_before(network, going.unread.tape, on)
 
     def __iter__(self) -> Iterator[Update]:
         with self.network.in_training():
@@ -418,26 +459,3 @@ def read(
     else:
         bad = finite.first_bad(network, batch, made)
     raise NonFiniteError(f"update {number}: {bad}. No weight has changed.")
-
-
-def compile_kernels(network, optimizer: Optimizer, progress: bool, step: Clip = UNCLIPPED) -> float:
-    """Run one update on a copy of the network, so that every kernel is compiled before the bar
-    starts.  Returns the seconds.
-    """
-    from tqdm.auto import tqdm
-
-    if progress:
-        tqdm.write(f"compiling kernels for {network.device}, {network.dtype} … ", end="")
-    start = time.perf_counter()
-    copy, once = network.copy(), optimizer.fresh()
-    m, k = network.input_size, network.output_size
-    zeros = Samples(
-        copy, [np.zeros((1, m) if network.recurrent else m, network.dtype)], targets=False
-    )
-    batch = zeros.batch([0])
-    target = copy.backend.array(np.full((1, 1, k), 1 / k, network.dtype), network.dtype)
-    train_step(copy, batch._replace(target=target, whole=None), once, Clipping(step=step))
-    seconds = time.perf_counter() - start
-    if progress:
-        tqdm.write(f"{seconds:.1f} s")
-    return seconds

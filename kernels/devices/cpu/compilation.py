@@ -22,6 +22,7 @@ from ...private import (
     NativeLowering,
     register_pass,
 )
+from ...store import counted
 from ...undisturbed import undisturbed
 
 
@@ -79,11 +80,16 @@ of_kernels = {"error_model": "numpy", "nogil": True, "nopython": True}
 
 class Kernel(CPUDispatcher):
     """A function that Python calls: compiled, or read from disk, by a thread that no signal
-    stops.
+    stops, and counted.
     """
 
     def compile(self, sig):
-        return undisturbed(super().compile, sig)
+        before, found = len(self.overloads), sum(self.stats.cache_hits.values())
+        entry = undisturbed(super().compile, sig)
+        if len(self.overloads) > before:
+            hit = sum(self.stats.cache_hits.values()) > found
+            counted["found" if hit else "compiled"] += 1
+        return entry
 
 
 def jit(f: Callable) -> Kernel:

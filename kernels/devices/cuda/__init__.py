@@ -43,6 +43,10 @@ def missing(precision="fp32"):
     return ""
 
 
+def compiles():
+    return driver().language == "cubin"
+
+
 def precisions(dtype):
     return ("fp32", "tf32") if dtype == "float32" else ("fp32",)
 

@@ -23,7 +23,7 @@ from numba import cuda
 from ...description import description
 from ...once import once
 from ...private import compiled_cuda_kernel, pretended_capability
-from ...store import check_unchanged, digest, folder, named
+from ...store import check_unchanged, counted, digest, folder, named
 from ...store.files import Folder, payload_of
 from ...undisturbed import undisturbed
 
@@ -72,6 +72,7 @@ def compiled(kernel, kinds: tuple, signature: tuple, capability: tuple, language
         return compile_kernel(kernel, signature, capability, language)
     names = names_of(kernel, kinds, capability)
     found = kept(names) or compiled_anew(kernel, kinds, signature, capability)
+    counted["found" if found.kept else "compiled"] += 1
     if names:
         for other in carriers:
             other.write(names[0], packed(found))
