@@ -67,7 +67,7 @@ class Idle(Hardware):
     def load(self, code: bytes, entry: str, shared: int) -> str:
         return entry
 
-    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
+    def start(self, function, blocks: int, threads: int, shared: int, values: tuple, *together):
         pass
 
     def product(self, a, b, out, precision: str, add: bool):

@@ -42,6 +42,7 @@ except RuntimeError as error:  # where no CUDA library is installed at all
     )
     sys.exit(3)
 
+from benchmarks import _probes
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
@@ -154,6 +155,7 @@ def jobs(number, card: Card) -> Iterator[Job]:
     yield from block_jobs(number, card, most)
     for factory in OTHER_KERNELS:
         yield Job(title(factory), "", True, partial(factory, number))
+    yield from probe_jobs(number, card)
     for name, f, *counts in formulas():
         made = partial(elementwise_kernel, f, number, *counts)
         groups = zip(("outputs", "inputs", "scalars"), (1, 1, NUMBER), counts, strict=True)
@@ -193,6 +195,21 @@ def block_jobs(number, card: Card, most: bool) -> Iterator[Job]:
                 made, plan = partial(factory, cell, number, choice.plan), choice.plan
                 model = instructions(plan, problem)
                 yield Job(name, cell.name, True, made, given(clips, masked), plan.threads, model)
+
+
+def probe_jobs(number, card: Card) -> Iterator[Job]:
+    """The intrinsics of blocks that wait for each other, and of tensor cores, where a card has
+    them.
+    """
+    given = {"x": 1, "out": 1, "words": types.Array(types.int64, 1, "C")}
+    probes = [(_probes.packet_kernel, 128)]
+    if card is H200:
+        probes.append((_probes.cluster_kernel, 128))
+    if card is not CARDS[7, 5] and number is np.float32:
+        probes.append((_probes.tensor_kernel, 32))
+    for factory, threads in probes:
+        name = f"probe.{factory.__name__.removesuffix('_kernel')}"
+        yield Job(name, "", True, partial(factory, number), given, threads)
 
 
 def given(clips: bool, masked: bool) -> dict:

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from numba import cuda
 
+from rnn_gpu.kernels.devices.cuda.driver import driver
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
-
-if SIMULATED:
-    from rnn_gpu.kernels.devices.cuda.simulator import as_device_array
 
 simulated = pytest.mark.skipif(
     not SIMULATED, reason="these kernels are for the simulator: a GPU is being used"
@@ -24,14 +22,17 @@ PATIENCE = 20.0  # seconds a launch may take; each takes a fraction of one
 deadline = math.inf
 
 
-def run(kernel, blocks, threads, *arguments, shared=0, patience=PATIENCE):
-    """Launch a kernel and wait for it; raise what it raises, and fail if it hangs."""
+def run(kernel, blocks, threads, *arguments, shared=0, patience=PATIENCE, **together):
+    """Launch a kernel and wait for it; raise what it raises, and fail if it hangs.
+
+    together  cluster=, cooperative=, as `Driver.start` has them
+    """
     global deadline
     raised = []
 
     def start():
         try:
-            kernel[blocks, threads, 0, shared](*map(as_device_array, arguments))
+            driver().start(kernel, blocks, threads, shared, arguments, **together)
         except Exception as error:
             raised.append(error)
 

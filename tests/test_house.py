@@ -40,11 +40,13 @@ kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
 kernels.devices.cpu
 kernels.devices.cuda.compiled kernels.devices.cuda.contract kernels.devices.cuda.cublas
-kernels.devices.cuda.precision
+kernels.devices.cuda.crowd kernels.devices.cuda.precision
 kernels.devices.cuda.driver
 kernels.devices.cuda.simulator
 kernels.devices.cuda.launch
-kernels.devices.cuda.graphs kernels.devices.cuda.plans kernels.devices.cuda.ptx
+kernels.devices.cuda.assembly kernels.devices.cuda.graphs kernels.devices.cuda.plans
+kernels.devices.cuda.ptx
+kernels.devices.cuda.clusters kernels.devices.cuda.packets kernels.devices.cuda.tensor_ops
 kernels.devices.cuda.reductions
 kernels.devices.cuda.sums kernels.devices.cuda.tracks
 kernels.devices.cuda.pointwise

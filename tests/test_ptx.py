@@ -165,6 +165,23 @@ def test_the_choice_of_a_plan_knows_what_a_warp_issues(every_kernel):
     assert {name: ratio for name, ratio in ratios.items() if not 1 / 1.3 <= ratio <= 1.05} == {}
 
 
+def test_intrinsics_become_the_instructions_that_are_meant(every_kernel):
+    """On sm_90, of float32; that none of them is in any other kernel is not asked."""
+    probes = {
+        one["kernel"]: one["counts"]
+        for one in every_kernel
+        if one["kernel"].startswith("probe") and one["instructions"]
+    }
+    assert set(probes) == {"probe.cluster", "probe.packet", "probe.tensor"}
+    cluster, packet = probes["probe.cluster"], probes["probe.packet"]
+    assert cluster["STAS"] == 2  # one number, and four in one piece
+    assert cluster["SYNCS"] >= 3  # an mbarrier is made, armed, looked at
+    assert cluster["UCGABAR_ARV"] == cluster["UCGABAR_WAIT"] == 1
+    assert cluster["CCTL"] <= 1  # at the cluster's own barrier: waiting for bytes leaves L1 alone
+    assert packet["LDG"] >= 2 and not packet.keys() & {"MEMBAR", "CCTL", "ERRBAR", "ATOMG"}
+    assert probes["probe.tensor"]["HMMA"] == 2
+
+
 def test_an_untyped_literal_is_noticed(guilty):
     found = guilty["guilty[untyped]"]
     assert len(found) == 2

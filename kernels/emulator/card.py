@@ -82,10 +82,21 @@ class Card(Hardware):
         self.loaded.append(Function(Kernel(code.decode()), entry, shared))
         return self.loaded[-1]
 
-    def start(self, function: Function, blocks: int, threads: int, shared: int, values: tuple):
+    def start(
+        self,
+        function: Function,
+        blocks: int,
+        threads: int,
+        shared: int,
+        values: tuple,
+        cluster: int = 1,
+        cooperative: bool = False,
+    ):
         """Execute a kernel at once, so that no other stream's work can come between; where the
         stream captures, when the graph is launched.
         """
+        if cluster > 1 or cooperative:
+            raise RuntimeError("blocks that wait for each other are not executed")
         most = max(function.shared, WITHOUT_ASKING)
         if not (blocks > 0 < threads <= MOST_THREADS and 0 <= shared <= min(most, H200.shared)):
             asked = f"{blocks} blocks of {threads} threads, {shared} bytes of shared memory each"

@@ -30,13 +30,14 @@ class Strict(Simulated):
     def device(self) -> int:
         return memory.current()
 
-    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
+    def start(self, function, blocks: int, threads: int, shared: int, values: tuple, *together):
         name = function.__name__
         launch.flat(values)  # where that is not possible, no card can have them
         touched: list = []
         plain = plain_of(values, name, touched)
         count("launches", name)
-        start(lambda: Simulated.start(self, function, blocks, threads, shared, plain), touched)
+        grid = blocks, threads, shared, plain
+        start(lambda: Simulated.start(self, function, *grid, *together), touched)
 
     def product(self, a, b, out, precision: str, add: bool):
         touched: list = []

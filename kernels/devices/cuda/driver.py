@@ -49,11 +49,23 @@ class Driver(Protocol):
         """
         ...
 
-    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
+    def start(
+        self,
+        function,
+        blocks: int,
+        threads: int,
+        shared: int,
+        values: tuple,
+        cluster: int = 1,
+        cooperative: bool = False,
+    ):
         """Put a launch on the current stream.
 
-        values  parameters as CUDA's driver takes them: whole numbers of 64 bits, and NumPy's of
-                their own size; in "python" the arguments
+        values       parameters as CUDA's driver takes them: whole numbers of 64 bits, and NumPy's
+                     of their own size; in "python" the arguments
+        cluster      blocks that reach each other's shared memory
+        cooperative  blocks wait for each other: RuntimeError where not all can be on the card at
+                     once, as where no cluster can
         """
         ...
 
@@ -77,6 +89,39 @@ class Driver(Protocol):
 
 
 WITHOUT_ASKING = 48 << 10  # bytes of dynamic shared memory that every kernel may have
+PORTABLE, MOST_OF_A_CLUSTER = 8, 16  # blocks: without being asked, and at most
+
+
+def check_clusters(facts: Facts, blocks: int, cluster: int):
+    """Raise RuntimeError where no such card takes such a grid of clusters."""
+    if cluster > 1 and facts.capability < (9, 0):
+        raise RuntimeError(
+            f"clusters of {cluster} blocks on {facts.name}, of compute capability "
+            f"{'.'.join(map(str, facts.capability))}: only cards from 9.0 have clusters"
+        )
+    if not 1 <= cluster <= MOST_OF_A_CLUSTER:
+        raise RuntimeError(
+            f"clusters of {cluster} blocks: a card takes 1 to {MOST_OF_A_CLUSTER} a cluster"
+        )
+    if blocks % cluster:
+        raise RuntimeError(f"{blocks} blocks are no whole number of clusters of {cluster}")
+
+
+def check_resident(blocks: int, cluster: int, cooperative: bool, blocks_held: int, clusters_held):
+    """Raise RuntimeError where blocks would wait for some that are not on the card: it holds
+    `blocks_held` at once, or where there are clusters `clusters_held` of them.
+    """
+    if cluster > 1 and clusters_held < 1:
+        raise RuntimeError(
+            f"a cluster of {cluster} blocks does not find room on this card: their registers and "
+            "shared memory must be free on neighbouring multiprocessors at once"
+        )
+    held = cluster * clusters_held if cluster > 1 else blocks_held
+    if cooperative and blocks > held:
+        raise RuntimeError(
+            f"{blocks} blocks are to wait for each other, but this card holds {held} of them at "
+            "once: the others would never come"
+        )
 
 
 class Hardware:
@@ -86,6 +131,7 @@ class Hardware:
 
     def __init__(self):
         self._thread = threading.local()
+        self._known: dict[tuple, Any] = {}  # grids whose blocks wait for each other
 
     @cached_property
     def arrays(self) -> Any:
@@ -118,29 +164,65 @@ class Hardware:
         )
 
     def load(self, code: bytes, entry: str, shared: int) -> Any:
-        from cuda.bindings import driver as cuda_driver
         from cuda.core import ObjectCode
 
         self._enter()
         kernel = ObjectCode.from_cubin(code, name=entry).get_kernel(entry)
         if shared > WITHOUT_ASKING:  # a kernel asks once on each card
-            attribute = cuda_driver.CUfunction_attribute
-            (status,) = cuda_driver.cuKernelSetAttribute(
-                attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                shared,
-                kernel_handle(kernel),
-                cuda_driver.CUdevice(self.device()),
-            )
-            if status != cuda_driver.CUresult.CUDA_SUCCESS:
-                raise RuntimeError(
-                    f"{entry} is not given {shared} bytes of shared memory: {status}"
-                )
+            self._ask(kernel, "CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES", shared)
         return kernel
 
-    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
+    def start(
+        self,
+        function,
+        blocks: int,
+        threads: int,
+        shared: int,
+        values: tuple,
+        cluster: int = 1,
+        cooperative: bool = False,
+    ):
         from cuda.core import launch
 
-        launch(stream_at(*self._place()), configuration(blocks, threads, shared), function, *values)
+        stream = stream_at(*self._place())
+        if cluster == 1 and not cooperative:
+            how = configuration(blocks, threads, shared)
+        else:
+            how = self._together(function, (blocks, threads, shared), cluster, cooperative)
+        launch(stream, how, function, *values)
+
+    def _together(self, function, grid: tuple[int, int, int], cluster: int, cooperative: bool):
+        """The configuration of a grid whose blocks wait for each other, once it is known that they
+        come.
+        """
+        key = self.device(), int(kernel_handle(function)), grid, cluster, cooperative
+        if key not in self._known:
+            blocks, threads, shared = grid
+            check_clusters(self.facts(self.device()), blocks, cluster)
+            if cluster > PORTABLE:
+                self._ask(function, "CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED", 1)
+            how, occupancy, clusters = (
+                configuration(*grid, cluster, cooperative),
+                function.occupancy,
+                0,
+            )
+            if cluster > 1:
+                clusters = occupancy.max_active_clusters(how, stream=stream_at(*self._place()))
+            each = occupancy.max_active_blocks_per_multiprocessor(threads, shared)
+            held = each * self.facts(self.device()).multiprocessors
+            check_resident(blocks, cluster, cooperative, held, clusters)
+            self._known[key] = how
+        return self._known[key]
+
+    def _ask(self, kernel, attribute: str, value: int):
+        """Have the driver allow a kernel something on the current card."""
+        from cuda.bindings import driver as cuda_driver
+
+        named = getattr(cuda_driver.CUfunction_attribute, attribute)
+        device = cuda_driver.CUdevice(self.device())
+        (status,) = cuda_driver.cuKernelSetAttribute(named, value, kernel_handle(kernel), device)
+        if status != cuda_driver.CUresult.CUDA_SUCCESS:
+            raise RuntimeError(f"a kernel is not given {value} by {attribute}: {status}")
 
     def _enter(self):
         """Make the card's context current, where this thread has made no call of CUDA yet: memory
@@ -212,10 +294,14 @@ def stream_at(device: int, pointer: int):
 
 
 @lru_cache(1024)
-def configuration(blocks: int, threads: int, shared: int):
+def configuration(
+    blocks: int, threads: int, shared: int, cluster: int = 1, cooperative: bool = False
+):
     from cuda.core import LaunchConfig
 
-    return LaunchConfig(grid=blocks, block=threads, shmem_size=shared)
+    if cluster == 1:
+        return LaunchConfig(blocks, None, threads, shared, cooperative)
+    return LaunchConfig(blocks // cluster, cluster, threads, shared, cooperative)
 
 
 _drivers: list[Driver] = [Hardware()]

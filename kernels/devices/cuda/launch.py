@@ -74,26 +74,47 @@ def threads_for(n: int) -> int:
     return min(THREADS, -(-n // ROUND_TO) * ROUND_TO)
 
 
-def launch(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
+def launch(
+    kernel,
+    blocks: int,
+    threads: int,
+    *arguments,
+    shared: int = 0,
+    cluster: int = 1,
+    cooperative: bool = False,
+):
     """Start a kernel on CuPy's current stream (in the simulator: run it), with `shared` bytes of
     dynamic shared memory.
+
+    cluster, cooperative  as `Driver.start` has them
     """
-    prepared(kernel, blocks, threads, *arguments, shared=shared)()
+    together = {"cluster": cluster, "cooperative": cooperative}
+    prepared(kernel, blocks, threads, *arguments, shared=shared, **together)()
 
 
-def prepared(kernel, blocks: int, threads: int, *arguments, shared: int = 0):
+def prepared(
+    kernel,
+    blocks: int,
+    threads: int,
+    *arguments,
+    shared: int = 0,
+    cluster: int = 1,
+    cooperative: bool = False,
+):
     """What starts a kernel, its arguments converted once, when it is called with the numbers that
     are left.
     """
-    card = driver()
+    card, together = driver(), (cluster, cooperative)
     if card.language == "python":
-        return lambda *more: card.start(kernel, blocks, threads, shared, arguments + more)
+        return lambda *more: card.start(
+            kernel, blocks, threads, shared, arguments + more, *together
+        )
     values, kinds = flat(arguments)
 
     def start(*more):
         last, last_kinds = flat(more)
         function = loaded(card, card.device(), kernel, kinds + last_kinds, shared)
-        card.start(function, blocks, threads, shared, values + last)
+        card.start(function, blocks, threads, shared, values + last, *together)
 
     return start
 

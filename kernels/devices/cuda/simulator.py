@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ...private import running_grid
-from .driver import Facts
+from .crowd import Crowd, Home, Meeting, me
+from .driver import Facts, check_clusters, check_resident
 from .precision import rounded
 
 # As an H200, but that a launch of more blocks than threads of the host would be slow.
@@ -26,6 +27,7 @@ FACTS = Facts("simulator", (9, 0), multiprocessors=2, registers=65_536, shared=2
 COMPILER_OPTIONS = ("launch_bounds", "forceinline", "lto", "max_registers", "lineinfo")
 ABSENT = object()  # stands in the slot of a lane that does not exist or has ended
 MOST_THREADS = 1024  # of a block, on every card
+MOST_RESIDENT, RESIDENT_THREADS = 32, 2048  # blocks and threads of a multiprocessor, at most
 
 
 class Barrier:
@@ -35,10 +37,11 @@ class Barrier:
     places: on a GPU anything may happen.  The parties of another may leave.
     """
 
-    def __init__(self, parties: int, strict: str = ""):
-        self.turn = threading.Condition()
+    def __init__(self, parties: int, strict: str = "", crowd: Crowd | None = None):
+        self.turn, self.crowd = threading.Condition(), crowd
         self.parties, self.ended, self.generation, self.broken = parties, 0, 0, False
         self.waiting = []  # where each one is who waits
+        self.sleeping = []  # who they are
         self.strict, self.fault = strict, ""  # whose threads, in words
 
     def wait(self):
@@ -47,6 +50,9 @@ class Barrier:
             mine = self.generation
             self.waiting.append(at)
             self.go_on_if_complete()
+            if self.crowd and mine == self.generation and not self.broken:
+                self.sleeping.append(me())
+                self.crowd.sleep(lambda: f"a barrier at {named(at)}" if at else "its warp")
             while mine == self.generation and not self.broken:
                 self.turn.wait()
             if self.fault:
@@ -69,7 +75,9 @@ class Barrier:
             return
         if self.strict and (self.ended or len(set(self.waiting)) > 1):
             self.fault, self.broken = self.skipped(), True
-        self.waiting = []
+        if self.crowd:
+            self.crowd.wake(self.sleeping)
+        self.waiting, self.sleeping = [], []
         self.generation += 1
         self.turn.notify_all()
 
@@ -134,11 +142,6 @@ def install():
     cuda.jit = jit
 
 
-def me() -> Any:
-    """The calling thread, of those that `grid_runner` makes."""
-    return threading.current_thread()
-
-
 def running():
     """What `cuda` means in a device function of another module than its kernel's, where Numba does
     not put the grid in its place.
@@ -173,6 +176,7 @@ def take_turns(kernel):
     """
     Kernel, lock = kernel.FakeCUDAKernel, threading.RLock()
     configure, start = Kernel.__getitem__, Kernel.__call__
+    Kernel.cluster, Kernel.cooperative = 1, False
 
     def configured(self, configuration):
         return configure(copy(self), configuration)
@@ -193,6 +197,8 @@ def take_turns(kernel):
                     f"{self.__name__} is launched by a handler or finalizer in the middle of "
                     "another launch"
                 )
+            kernel.BlockManager.cluster = self.cluster
+            kernel.BlockManager.waits = self.cooperative or self.cluster > 1
             return start(self, *arguments)
 
     Kernel.__getitem__, Kernel.__call__ = configured, launch
@@ -225,9 +231,14 @@ def grid_runner(kernel):
 
     class Thread(BlockThread):
         done = False
+        home: Home  # its block
+        crowd: Crowd | None  # its grid, where blocks wait for each other
+        met, synced = 0, 0  # how many barriers of the cluster and of the block it has passed
+        arrived: int | None = None  # at which barrier of the cluster, for which it has not waited
 
         def syncthreads(self):
             self.barrier.wait()
+            self.synced += 1
 
         def run(self):
             try:
@@ -243,9 +254,16 @@ def grid_runner(kernel):
             self.slots[self.thread_id % 32] = ABSENT
             for barrier in (self.barrier, self.warp_barrier, self.grid_barrier):
                 barrier.leave()
+            if self.crowd:
+                self.crowd.end(self)
+                if self.crowd.broken:
+                    for barrier in self.all_barriers:
+                        barrier.abort()
             self.done = True
 
     class GridRunner:
+        cluster, waits = 1, False  # blocks of a cluster; may blocks wait for each other?
+
         def __init__(self, f, grid_dim, block_dim, debug):
             self.f, self.grid_dim, self.block_dim, self.debug = f, grid_dim, block_dim, debug
 
@@ -253,11 +271,12 @@ def grid_runner(kernel):
             if any(grid_point):
                 return
             threads = []
-            all_barriers = [
-                Barrier(int(np.prod(self.grid_dim) * np.prod(self.block_dim)), "the grid")
-            ]
-            for block in np.ndindex(*self.grid_dim):
-                threads += self.threads_of(block, arguments, all_barriers)
+            count = int(np.prod(self.grid_dim) * np.prod(self.block_dim))
+            crowd = Crowd(int(np.prod(self.grid_dim)), count) if self.waits else None
+            all_barriers = [Barrier(count, "the grid", crowd), *[crowd] * bool(crowd)]
+            homes = self.homes(crowd)
+            for home, block in zip(homes, np.ndindex(*self.grid_dim), strict=True):
+                threads += self.threads_of(home, block, arguments, all_barriers)
             try:
                 for thread in threads:
                     thread.start()
@@ -273,21 +292,39 @@ def grid_runner(kernel):
             failed = [thread.exception for thread in threads if thread.exception]
             # the cause before its consequences
             failed.sort(key=lambda e: isinstance(e[0], threading.BrokenBarrierError))
+            if crowd and crowd.fault:
+                raise RuntimeError(crowd.fault)
             if failed:
                 raise failed[0][0].with_traceback(failed[0][1])
 
-        def threads_of(self, block, arguments, all_barriers):
+        def homes(self, crowd) -> list[Home]:
+            """The blocks of the grid, each with those of its cluster."""
+            threads, homes = int(np.prod(self.block_dim)), []
+            for _ in range(int(np.prod(self.grid_dim)) // self.cluster):
+                blocks = [Home(len(homes) + rank, rank, threads) for rank in range(self.cluster)]
+                meeting = Meeting(crowd, self.cluster * threads) if self.cluster > 1 else None
+                for home in blocks:
+                    home.blocks, home.meeting = blocks, meeting
+                homes += blocks
+            return homes
+
+        def threads_of(self, home, block, arguments, all_barriers):
             manager = StockBlockManager(self.f, self.grid_dim, self.block_dim, self.debug)
-            count = int(np.prod(self.block_dim))
-            barrier = Barrier(count, f"block {tuple(map(int, block))}")
-            warps = [Barrier(min(32, count - first)) for first in range(0, count, 32)]
+            count, crowd = int(np.prod(self.block_dim)), all_barriers[0].crowd
+            barrier = Barrier(count, f"block {tuple(map(int, block))}", crowd)
+            warps = [Barrier(min(32, count - first), "", crowd) for first in range(0, count, 32)]
             slots = [[None] * warp.parties + [ABSENT] * (32 - warp.parties) for warp in warps]
             all_barriers += [barrier, *warps]
             for point in np.ndindex(*self.block_dim):
                 thread = Thread(lambda: self.f(*arguments), manager, block, point, self.debug)
                 warp = thread.thread_id // 32
                 thread.barrier, thread.warp_barrier = barrier, warps[warp]
-                thread.slots = slots[warp]
+                thread.slots, thread.home, thread.crowd, thread.looked = (
+                    slots[warp],
+                    home,
+                    crowd,
+                    {},
+                )
                 thread.all_barriers, thread.grid_barrier = all_barriers, all_barriers[0]
                 yield thread
 
@@ -315,6 +352,7 @@ def give_memory(kernelapi):
                 dynamic = np.full(self._dynshared_size, 0xFF, np.uint8)
                 self._allocations[key] = dynamic if shape == 0 else poisoned(shape, dtype)
             memory = self._allocations[key]
+        me().home.memory[key[1:]] = memory
         return (
             memory[: memory.size // dtype.itemsize * dtype.itemsize].view(dtype)
             if shape == 0
@@ -407,8 +445,24 @@ class Simulated:
     def load(self, code: bytes, entry: str, shared: int):
         raise NotImplementedError("the simulator runs no machine code")
 
-    def start(self, function, blocks: int, threads: int, shared: int, values: tuple):
-        function[blocks, threads, 0, shared](*map(arguments_of, values))
+    def start(
+        self,
+        function,
+        blocks: int,
+        threads: int,
+        shared: int,
+        values: tuple,
+        cluster: int = 1,
+        cooperative: bool = False,
+    ):
+        if cluster > 1 or cooperative:
+            check_clusters(FACTS, blocks, cluster)
+            each = min(MOST_RESIDENT, RESIDENT_THREADS // threads, FACTS.shared // max(1, shared))
+            held = each * FACTS.multiprocessors
+            check_resident(blocks, cluster, cooperative, held, held // cluster)
+        kernel = function[blocks, threads, 0, shared]
+        kernel.cluster, kernel.cooperative = cluster, cooperative
+        kernel(*map(arguments_of, values))
 
     def product(self, a, b, out, precision: str, add: bool):
         if precision == "tf32":
