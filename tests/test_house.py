@@ -80,7 +80,7 @@ layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-bridges.torch network.batches network.checkpoint network.finite network.memory
+bridges.torch network.bar network.batches network.checkpoint network.finite network.memory
 network.evaluation network.replay network.truncation
 network.compiling
 network.gradients
