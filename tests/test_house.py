@@ -62,11 +62,13 @@ kernels.emulator.arrays.linalg kernels.emulator.arrays.ndarrays
 kernels.emulator.arrays.functions
 kernels.emulator.arrays
 kernels.emulator.*
-kernels.emulator.arithmetic kernels.emulator.findings kernels.emulator.shadow
-kernels.emulator.warps
+kernels.emulator.arithmetic kernels.emulator.clocks kernels.emulator.findings
+kernels.emulator.shadow kernels.emulator.warps
 kernels.emulator.text
 kernels.emulator.memory kernels.emulator.operands kernels.emulator.registers
-kernels.emulator.instructions
+kernels.emulator.mbarriers kernels.emulator.ordering
+kernels.emulator.clusters kernels.emulator.instructions
+kernels.emulator.turns
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
