@@ -25,6 +25,7 @@ kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
 kernels.store.files kernels.tally kernels.updates
+kernels.store.marks
 kernels.binding.accessors kernels.binding.names kernels.once
 kernels.binding kernels.losses kernels.store kernels.undisturbed
 kernels.host_updates
@@ -53,6 +54,10 @@ kernels.devices.cuda.pointwise
 kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cuda.gemm
 kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
+kernels.devices.cuda.tuning.records
+kernels.devices.cuda.tuning.trials kernels.devices.cuda.tuning.trying
+kernels.devices.cuda.tuning.child
+kernels.devices.cuda.tuning
 kernels.devices.cuda
 kernels.emulator.arrays.counts kernels.emulator.arrays.order
 kernels.emulator.arrays.memory
