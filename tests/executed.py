@@ -48,7 +48,8 @@ class Pass(NamedTuple):
     clip: str = "unclipped"
     pattern: object = MASKED
     n: int = N
-    shape: tuple[int, int, int] | None = None  # lanes, samples, quads of weights in shared memory
+    # lanes, units of a team, samples, quads of weights in shared memory
+    shape: tuple[int, int, int, int] | None = None
     order: int | None = None  # the seed that draws warps
 
     def run(self) -> dict:
@@ -69,10 +70,12 @@ class Pass(NamedTuple):
 def planned(
     shape, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
 ) -> Choice:
-    """A plan of the block schedule with so many lanes, samples, and quads in shared memory."""
-    lanes, samples, in_shared = shape
+    """A plan of the block schedule with so many lanes, units, samples, and quads in shared
+    memory.
+    """
+    lanes, units, samples, in_shared = shape
     inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units)
     plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
     blocks, shared = -(-B // samples), plan.shared * itemsize
     return Choice("block", plan, blocks, plan.threads, shared, "asked", 0.0)
@@ -134,15 +137,19 @@ def error(got, expected) -> float:
 
 # Groups of cases
 
-SHAPES = [  # n, (lanes, samples, quads of weights in shared memory)
-    (7, (1, 1, 99)),
-    (7, (2, 2, 1)),
-    (7, (4, 1, 0)),
-    (3, (8, 2, 0)),
-    (13, (4, 3, 1)),
-    (33, (2, 1, 2)),
-    (33, (8, 5, 99)),
-    (9, (1, 4, 0)),
+SHAPES = [  # n, (lanes, units of a team, samples, quads of weights in shared memory)
+    (7, (1, 1, 1, 99)),
+    (7, (2, 1, 2, 1)),
+    (7, (4, 1, 1, 0)),
+    (3, (8, 1, 2, 0)),
+    (13, (4, 1, 3, 1)),
+    (33, (2, 1, 1, 2)),
+    (33, (8, 1, 5, 99)),
+    (9, (1, 1, 4, 0)),
+    (9, (4, 4, 1, 1)),
+    (33, (16, 8, 2, 1)),
+    (13, (8, 2, 8, 99)),
+    (33, (32, 4, 4, 0)),
 ]
 FEW = ("elman_tanh", "gru", "lstm")
 
@@ -151,7 +158,7 @@ def quick() -> Iterator:
     """A case of each kind, in few kernels."""
     for pattern, order in ((MASKED, None), (RANDOM, 1), (ALL_LIVE, None)):
         yield Pass("lstm", "float32", "block", "unclipped", pattern, order=order)
-    yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 1))
+    yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 2, 1))
     yield Pass("mine", "float32", "plain", "norm", RANDOM)
     yield Pass("elman_tanh", "float64", "gemm", "value", RANDOM)
     yield Elementwise("adam", "float32")
@@ -216,7 +223,7 @@ class Faulty(Card):
 
 
 PLANTED = (
-    Pass("lstm", "float32", "block", "norm", RANDOM, 7, (2, 2, 1)),
+    Pass("lstm", "float32", "block", "norm", RANDOM, 7, (2, 1, 2, 1)),
     Pass("gru", "float32", "plain", "norm", RANDOM, 33),
     Pass("elman_tanh", "float64", "gemm", "norm"),
 )

@@ -17,8 +17,7 @@ from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem, Schedule
 from rnn_gpu.kernels.devices.cuda.plans import Plan, cycles, fitted
-from rnn_gpu.kernels.devices.cuda.schedules import H200, decide, only
-from rnn_gpu.kernels.devices.cuda.tuning import choose
+from rnn_gpu.kernels.devices.cuda.schedules import H200, choose, decide, only
 from twins import one_pass
 
 CLIPS = (UNCLIPPED, Clip(0.4, 0.6))
@@ -39,14 +38,14 @@ def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
         assert clipped == beyond
 
 
-def planned(monkeypatch, lanes, samples, shared_quads):
+def planned(monkeypatch, lanes, units, samples, shared_quads):
     """Make the table choose block plans of this shape, with this many quads of weights a lane in
     shared memory.
     """
 
     def chosen(cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked)
+        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units)
         plan = plan._replace(in_registers=max(0, plan.quads - shared_quads))
         blocks, shared = -(-B // samples), plan.shared * itemsize
         return Choice("block", plan, blocks, plan.threads, shared, "the test says so", 0.0)
@@ -55,24 +54,34 @@ def planned(monkeypatch, lanes, samples, shared_quads):
 
 
 @pytest.mark.parametrize(
-    ("n", "lanes", "samples", "shared_quads"),
+    ("n", "lanes", "units", "samples", "shared_quads"),
     [
-        (7, 2, 2, 1),
-        (9, 1, 1, 99),
+        (7, 2, 1, 2, 1),
+        (9, 4, 2, 2, 1),
+        (9, 1, 1, 1, 99),
         *(
             pytest.param(*shape, marks=slow)
-            for shape in ((7, 4, 1, 0), (13, 4, 3, 1), (3, 8, 2, 0))
+            for shape in (
+                (7, 4, 1, 1, 0),
+                (13, 4, 1, 3, 1),
+                (3, 8, 1, 2, 0),
+                (7, 2, 2, 1, 0),
+                (9, 4, 4, 2, 99),
+                (6, 4, 2, 4, 0),
+                (7, 8, 2, 8, 1),
+                (5, 8, 4, 1, 0),
+            )
         ),
     ],
 )
 @pytest.mark.parametrize("name", CHOSEN)
 def test_every_shape_of_block_plan_equals_the_reference(
-    name, n, lanes, samples, shared_quads, monkeypatch
+    name, n, lanes, units, samples, shared_quads, monkeypatch
 ):
-    """Shares of a sum over lanes; several samples a block, the last block not full; weights in
-    registers, in shared memory, in both.
+    """Shares of a sum over lanes; several units of a team and samples of a block, the last not
+    full, dealt out to lanes or held by all; weights in registers, in shared memory, in both.
     """
-    planned(monkeypatch, lanes, samples, shared_quads)
+    planned(monkeypatch, lanes, units, samples, shared_quads)
     for clip, pattern in itertools.product(CLIPS, (None, 6, "live")):
         expected, _, beyond = one_pass(
             "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
@@ -91,9 +100,9 @@ def test_plans_keep_within_the_card(cell, direction, itemsize):
             it = decide(Problem(cell, direction, n, B, itemsize, H200))
             assert it.threads <= 1024 and it.shared <= H200.shared
             if it.schedule == "block":
-                registers = 4 * it.plan.in_registers * it.plan.outputs * itemsize // 4
+                registers = it.plan.weights * itemsize // 4
                 assert it.blocks * it.plan.samples >= B > (it.blocks - 1) * it.plan.samples
-                assert it.plan.lanes * n <= it.threads
+                assert it.plan.lanes * n <= it.threads * it.plan.units
                 assert registers <= H200.weight_registers
                 assert it.threads * (registers + 32) <= H200.registers
 

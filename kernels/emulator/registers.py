@@ -4,8 +4,7 @@ import numpy as np
 
 from .text import Instruction, Text, registers_in
 
-# instructions that write no register
-STORES = ("st", "prefetch", "red", "fence", "membar", "nanosleep")
+STORES = ("st", "prefetch")  # instructions that write no register
 
 
 class Registers(dict):
@@ -49,7 +48,7 @@ class Some(dict):
 
 def targets(it: Instruction) -> set[str]:
     """The registers that an instruction writes."""
-    if it.ends_block or it.verb in STORES or not it.operands or it.operands[0].startswith("["):
+    if it.ends_block or it.verb in STORES or not it.operands:
         return set()
     return registers_in(it.operands[:1])
 

@@ -22,7 +22,7 @@ from ...private import (
     NativeLowering,
     register_pass,
 )
-from ...tally import counted
+from ...store import counted
 from ...undisturbed import undisturbed
 
 

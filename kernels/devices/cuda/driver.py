@@ -23,7 +23,6 @@ class Facts(NamedTuple):
     multiprocessors: int
     registers: int  # of 32 bits, a multiprocessor
     shared: int  # bytes that a block may have
-    version: int = 0  # of the driver
 
 
 class Driver(Protocol):
@@ -162,7 +161,6 @@ class Hardware:
             known["multiProcessorCount"],
             known["regsPerMultiprocessor"],
             known["sharedMemPerBlockOptin"],
-            self.arrays.cuda.runtime.driverGetVersion(),
         )
 
     def load(self, code: bytes, entry: str, shared: int) -> Any:

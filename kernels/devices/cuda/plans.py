@@ -2,7 +2,7 @@
 costs.
 """
 
-from math import ceil, log2
+from math import ceil, gcd, log2
 from typing import NamedTuple
 
 from .contract import Card, Problem
@@ -18,57 +18,106 @@ TYPICAL_REGISTERS = 128  # of a thread, where it is asked how many blocks are re
 # what a kernel needs beside weights, states and inputs (read off SASS; the tests hold it to that)
 SPARE_REGISTERS = 76
 UNDER_WAY = 8  # registers of quads from shared memory, in one sum of many
+UNDER_WAY_OF_UNITS = 32  # of several units
 CHAINS = 4  # sums under way that keep a thread busy
 L2_BYTES_A_CYCLE = 64  # that one multiprocessor reads of weights all of them share
 
 
 class Plan(NamedTuple):
-    """What is fixed when a kernel of the block schedule is compiled. A quad is four neighbouring
-    inputs: one 16-byte load.
+    """What is fixed when a persistent kernel is compiled. A quad is four neighbouring numbers of
+    the vector that W multiplies: one 16-byte load. A team is `lanes` neighbouring threads.
     """
 
     n: int  # units
-    inputs: int  # length of the vector that W multiplies: n forward, G·n backward
+    inputs: int  # numbers that W multiplies: n forward, G·n backward
     outputs: int  # sums a unit takes: G forward, 1 backward
-    lanes: int  # neighbouring threads that share a unit: 1, 2, 4 or 8
-    samples: int  # of a block
+    lanes: int  # threads of a team: a power of 2, at most a warp
+    samples: int  # of a block, or of all that share the units
     # quads of inputs whose weights a lane has in registers; the others are in shared memory
     in_registers: int
     clips: bool = False  # δ is clipped
     masked: bool = False  # some step does not happen, or begins anew
+    units: int = 1  # of a team: a power of 2, at most `lanes`
+    blocks: int = 1  # that share the units
+
+    @property
+    def units_each(self) -> int:
+        """Units of a block; the last may have fewer."""
+        return ceil(self.n / self.blocks)
+
+    @property
+    def stride(self) -> int:
+        """Numbers of the vector from a gate to the next: as many of each block."""
+        return self.blocks * self.units_each
+
+    @property
+    def vector(self) -> int:
+        """Numbers of the vector, those of units that are not there among them."""
+        return self.inputs // self.n * self.stride
 
     @property
     def quads(self) -> int:
         """Quads of inputs a lane."""
-        return ceil(self.inputs / (QUAD * self.lanes))
+        return ceil(self.vector / (QUAD * self.lanes))
 
     @property
     def width(self) -> int:
-        """Inputs, padded to whole quads for every lane."""
+        """The vector, padded to whole quads for every lane."""
         return QUAD * self.lanes * self.quads
+
+    @property
+    def teams(self) -> int:
+        """Of a block."""
+        return ceil(self.units_each / self.units)
 
     @property
     def threads(self) -> int:
         """Of a block: whole warps."""
-        return ceil(self.n * self.lanes / ROUND_TO) * ROUND_TO
+        return ceil(self.teams * self.lanes / ROUND_TO) * ROUND_TO
+
+    @property
+    def placed(self) -> bool:
+        """Has every thread one of its block's units?"""
+        filled = self.teams * self.lanes == self.threads
+        return filled and self.units_each % self.units == 0
 
     @property
     def full(self) -> bool:
-        """Is every thread one of a unit's?"""
-        return self.n * self.lanes == self.threads
+        """Is that one of the layer's, too?"""
+        return self.placed and self.stride == self.n
+
+    @property
+    def scattered(self) -> int:
+        """Lanes of a team that take different samples of a unit: a power of 2."""
+        return gcd(self.samples, self.lanes // self.units)
+
+    @property
+    def held(self) -> int:
+        """Samples whose step a thread takes."""
+        return self.samples // self.scattered
+
+    @property
+    def repeats(self) -> int:
+        """Lanes that take the same steps."""
+        return self.lanes // (self.units * self.scattered)
 
     @property
     def chains(self) -> int:
         """Sums that a thread makes of each: one that waits for itself at every product takes four
         cycles for each.
         """
-        return max(1, CHAINS // (self.outputs * self.samples))
+        return max(1, CHAINS // (self.outputs * self.units * self.samples))
+
+    @property
+    def between(self) -> int:
+        """Sums from those of one sample that a thread holds to those of the next."""
+        return self.scattered * self.units * self.outputs * self.chains
 
     @property
     def shared(self) -> int:
         """Numbers in shared memory: two halves, and weights that registers do not hold."""
         in_shared = self.quads - self.in_registers
-        return self.first_weight + QUAD * in_shared * self.outputs * self.threads
+        return self.first_weight + QUAD * in_shared * self.outputs * self.units * self.threads
 
     @property
     def half(self) -> int:
@@ -83,12 +132,12 @@ class Plan(NamedTuple):
     @property
     def weights(self) -> int:
         """Numbers of an array for the weights in registers: not empty."""
-        return max(1, self.in_registers * self.outputs * QUAD)
+        return max(1, self.in_registers * self.outputs * self.units * QUAD)
 
     @property
     def sums(self) -> int:
         """Numbers of an array for the sums of a step."""
-        return self.samples * self.outputs * self.chains
+        return self.samples * self.units * self.outputs * self.chains
 
     @property
     def together(self) -> int:
@@ -99,59 +148,83 @@ class Plan(NamedTuple):
         return count
 
     @property
+    def parts(self) -> int:
+        """Sums of δ² that a block leaves of a sample."""
+        return self.threads // self.together
+
+    @property
+    def sharers(self) -> int:
+        """Lanes that add up the parts of a sample together."""
+        return self.lanes // self.scattered
+
+    @property
     def squares(self) -> int:
-        """Sums of δ² of a sample, padded to whole quads for every lane."""
-        whole = QUAD * self.lanes
-        return ceil(self.threads / (self.together * whole)) * whole
+        """Sums of δ² of a sample, padded to whole quads for every lane that shares them."""
+        whole = QUAD * self.sharers
+        return ceil(self.blocks * self.parts / whole) * whole
 
 
 def fitting(problem: Problem) -> list[Plan]:
-    """All plans, the one whose step is estimated to be the quickest first; [] if W fits no
-    multiprocessor.
+    """All plans of one block, the one whose step is estimated to be the quickest first; [] if W
+    fits no multiprocessor.
     """
     plans = [
         plan
-        for lanes in (1, 2, 4, 8)
+        for lanes in (1, 2, 4, 8, 16, 32)
+        for units in (1, 2, 4, 8)
         for samples in (1, 2, 4, 8)
-        if problem.n * lanes <= MOST_THREADS
+        if units <= lanes
+        and problem.n * lanes <= units * MOST_THREADS
         and samples <= max(1, problem.B)
-        and (plan := fitted(problem, lanes, samples))
+        and (plan := fitted(problem, lanes, samples, units))
     ]
     return sorted(plans, key=lambda plan: cycles(plan, problem))
 
 
-def fitted(problem: Problem, lanes: int, samples: int) -> Plan | None:
+def fitted(
+    problem: Problem, lanes: int, samples: int, units: int = 1, blocks: int = 1
+) -> Plan | None:
     """The plan with as many weights in registers as go, or None if the others do not fit shared
     memory.
     """
     cell, n, itemsize, card = problem.cell, problem.n, problem.itemsize, problem.card
-    states, gates, registers_each = cell.states, cell.gates, itemsize // 4
-    if problem.direction == "forward":
-        inputs, outputs = n, gates
-        # numbers that a thread keeps of a sample: states, sums, this step's inputs and the next's
-        of_sample = states + 3 * gates + 2 * cell.drawn
-        tracks = 2 + states
-    else:
-        inputs, outputs = gates * n, 1
-        # dE/ds, states before and after the step, what is kept of it, dy, flags, the sum
-        of_sample = 3 * states + cell.kept + 3
-        # δ, until its norm is known; its square, and whether it is beyond
-        of_sample += problem.clips * (2 + gates * (1 + cell.apart))
-        tracks = 3 + states + cell.apart + problem.clips
-    of_sample += 3 if outputs == 1 else 1  # read off SASS
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, problem.clips, problem.masked)
-    places = 2 * (tracks + 2 * problem.masked)  # of 64 bits
-    needed = SPARE_REGISTERS + places + registers_each * (samples * of_sample + 2 * gates)
-    available = registers(plan, card)
-    quad = QUAD * outputs * registers_each  # registers that the weights of one take
+    gates, registers_each = cell.gates, itemsize // 4
+    forward = problem.direction == "forward"
+    inputs, outputs = (n, gates) if forward else (gates * n, 1)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, problem.clips, problem.masked, units, blocks)
+    if plan.threads > MOST_THREADS:
+        return None
+    needed, available = beside_weights(plan, problem), registers(plan, card)
+    quad = QUAD * outputs * units * registers_each  # registers that the weights of one take
     most = min(plan.quads, (available - needed) // quad, card.weight_registers // quad)
     if outputs == 1 and most < plan.quads:  # the others come through more, which are under way
-        most = min(most, (available - needed - UNDER_WAY * registers_each) // quad)
-        if gates == 1 and problem.direction == "backward":
+        under_way = (UNDER_WAY if units == 1 else UNDER_WAY_OF_UNITS) * registers_each
+        most = min(most, (available - needed - under_way) // quad)
+        if gates == 1 and not forward:
             # an even number is loaded by twos, more than registers hold (read off SASS)
             most -= (plan.quads - most) % 2 == 0
     plan = plan._replace(in_registers=max(0, most))
     return plan if plan.shared * itemsize <= card.shared and available >= needed else None
+
+
+def beside_weights(plan: Plan, problem: Problem) -> int:
+    """Registers of a thread that weights cannot have."""
+    cell, registers_each = problem.cell, problem.itemsize // 4
+    states, gates = cell.states, cell.gates
+    if problem.direction == "forward":
+        # numbers that a thread keeps of a sample: states, this step's inputs and the next's
+        of_sample = states + 2 * gates + 2 * cell.drawn
+        tracks = 2 + states
+    else:
+        # dE/ds, states before and after the step, what is kept of it, dy, flags
+        of_sample = 3 * states + cell.kept + 2
+        # δ, until its norm is known; its square, and whether it is beyond
+        of_sample += problem.clips * (2 + gates * (1 + cell.apart))
+        tracks = 3 + states + cell.apart + problem.clips
+    of_sample += 3 if plan.outputs == 1 else 1  # read off SASS
+    places = 2 * (tracks + 2 * problem.masked)  # of 64 bits
+    numbers = plan.held * of_sample + plan.samples * plan.units * plan.outputs + 2 * gates
+    return SPARE_REGISTERS + places + registers_each * numbers
 
 
 def registers(plan: Plan, card: Card) -> int:
@@ -172,14 +245,23 @@ A_TANH = 16  # instructions
 
 def instructions(plan: Plan, problem: Problem) -> float:
     """What a warp issues in a step."""
-    products = QUAD * plan.quads * plan.outputs * plan.samples
-    reductions = plan.outputs * plan.samples * (plan.chains - 1 + 2 * log2(plan.lanes))
+    each_quad = plan.outputs * plan.units * plan.samples
+    products = QUAD * plan.quads * each_quad
+    reductions = each_quad * (plan.chains - 1) + 2 * shuffles(plan)
     return products + loads(plan) + reductions + beside(plan, problem)
 
 
 def loads(plan: Plan) -> int:
     """Of quads from shared memory, that a warp does in a step."""
-    return plan.quads * plan.samples + (plan.quads - plan.in_registers) * plan.outputs
+    in_shared = (plan.quads - plan.in_registers) * plan.outputs * plan.units
+    return plan.quads * plan.samples + in_shared
+
+
+def shuffles(plan: Plan) -> float:
+    """That deal out the sums of a step."""
+    of_units = plan.samples * (plan.units - 1)
+    of_samples = plan.held * (plan.scattered - 1)
+    return plan.outputs * (of_units + of_samples + plan.held * log2(plan.repeats))
 
 
 def beside(plan: Plan, problem: Problem) -> float:
@@ -197,7 +279,7 @@ def beside(plan: Plan, problem: Problem) -> float:
         of_sample = 12 + 11 * gates + A_TANH * others + 4 * gates * cell.apart
         of_sample += problem.clips * (27 + 11 * gates) + 2 * cell.drawn
     of_sample += problem.masked * (14 + 6 * gates) + (5 + 4 * problem.clips) * (not plan.full)
-    return LOOP + plan.samples * of_sample
+    return LOOP + plan.held * of_sample
 
 
 def cycles(plan: Plan, problem: Problem) -> float:
@@ -205,12 +287,11 @@ def cycles(plan: Plan, problem: Problem) -> float:
     its stalls, times the waves.
     """
     card, registers_each, warps = problem.card, problem.itemsize // 4, ceil(plan.threads / WARP)
-    shuffles = log2(plan.lanes)
     issue = registers_each * warps * instructions(plan, problem) / SCHEDULERS
-    in_shared = (plan.quads - plan.in_registers) * plan.outputs
+    in_shared = (plan.quads - plan.in_registers) * plan.outputs * plan.units
     memory = registers_each * warps * (plan.quads * plan.samples + WEIGHTS_LOAD * in_shared)
     alone = registers_each * instructions(plan, problem) * ceil(warps / SCHEDULERS)
-    chain = STALL + A_SHUFFLE * shuffles + max(alone, memory)
+    chain = STALL + A_SHUFFLE * log2(plan.lanes) + max(alone, memory)
     blocks = ceil(problem.B / plan.samples)
     resident = max(
         1,

@@ -1,12 +1,17 @@
-"""The sums of the block schedule: what a unit's lanes make of W and the vector it multiplies.
+"""The sums of the persistent schedules: what teams of threads make of W and the vector it
+multiplies.
 
-A unit is `lanes` neighbouring threads. Each sums over its share of the inputs, for all outputs at
-once; shuffles add the shares, so that every lane has them all. Weights stand in registers as far as
-these go, the rest in shared memory, thread by thread.
+A team is `lanes` neighbouring threads that share `units` units. Each lane sums over its share of
+the inputs, for all their units, outputs and samples at once. Then shuffles add the shares and deal
+the sums out: of a unit and a sample they end with one lane, as far as there are enough of both;
+else some lanes repeat each other and all have them. So x is read once for several units, and few
+lanes repeat a cell's step. A sum moves by one shuffle and one addition: each lane has its own unit
+and its own sample first, and in place k those that the k-th neighbour has first. Nothing is chosen.
 
-What runs over the block's samples, or over weights in registers, is spelled out (`each`): an array
-stays in registers only if every index is a constant, and the compiler unrolls no loop that it finds
-too long.
+Weights stand in registers as far as these go, the rest in shared memory, thread by thread. What
+runs over samples, or over weights in registers, is spelled out (`each`): an array stays in
+registers only if every index is a constant, and the compiler unrolls no loop that it finds too
+long.
 """
 
 from functools import cache
@@ -25,17 +30,22 @@ ALL_LANES = 0xFFFFFFFF  # of a warp take part in a shuffle
 class Thread(NamedTuple):
     """Where a thread works, and what it sums with; both ways."""
 
-    lane: Any  # which of the unit's threads, of 32 bits
-    j: Any  # unit; those beyond n do nothing but reach the barriers
+    rank: Any  # of its block among those that share the units
+    lane: Any  # which of its team's threads, of 32 bits
+    unit: Any  # of its block; some may have no place there
+    j: Any  # that unit of the layer; beyond n where there is none
     first: Any  # sample of the block
+    b: Any  # the first sample whose step it takes
+    repeat: Any  # which of the lanes that take the same step
     # (plan.shared,) of the block: two halves, for even and for odd steps, of what W multiplies, a
     # sample behind the other, and of the sums of δ²; then weights
     shared: Any
     x: Any  # place in the first half of what this lane multiplies
-    out: Any  # place in the first half of this unit
+    behind: Any  # (scattered,) in registers: how far behind x the numbers of a sample stand
+    out: Any  # place in the first half of this unit and its first sample
     w: Any  # place of this thread's weights
-    weights: Any  # (outputs · in_registers quads,) in registers
-    total: Any  # (samples · outputs · chains,) in registers: sums of a step
+    weights: Any  # (outputs · units · in_registers quads,) in registers
+    total: Any  # (samples · units · outputs · chains,) in registers: sums of a step
 
 
 @cache
@@ -47,9 +57,15 @@ def halves_of(plan: Plan):
 
     @device_function
     def halves(shared, place):
-        return np.int32(2 * place + shared_place(shared, half) - shared_place(shared, 0))
+        return np.int32(2 * place + distance_of(shared, half))
 
     return halves
+
+
+@device_function
+def distance_of(shared, count):
+    """Of `count` numbers in shared memory."""
+    return np.int32(shared_place(shared, count) - shared_place(shared, 0))
 
 
 @device_function
@@ -60,22 +76,40 @@ def other(both, place):
 
 @cache
 def thread_of(plan: Plan, number):
-    """The device function (weights, total) -> this Thread. A kernel itself makes its arrays in
-    registers: those of a function end with it.
+    """The device function (weights, total, behind) -> this Thread. A kernel itself makes its arrays
+    in registers: those of a function end with it.
     """
-    lanes, samples, first_weight = plan.lanes, plan.samples, plan.first_weight
+    lanes, units, samples, blocks = plan.lanes, plan.units, plan.samples, plan.blocks
+    n, each_block, scattered, width = plan.n, plan.units_each, plan.scattered, plan.width
+    first_weight = plan.first_weight
 
     @device_function
-    def this_thread(weights, total):
+    def put_behind(k, shared, sample, behind):
+        behind[k] = distance_of(shared, np.int64(sample ^ k) * width)
+
+    put_all_behind = each(scattered, put_behind, device_function)
+
+    @device_function
+    def this_thread(weights, total, behind):
         index, shared = cuda.threadIdx.x, cuda.shared.array(0, number)
-        lane, j = np.int32(index % lanes), index // lanes
+        lane, rank = np.int32(index % lanes), cuda.blockIdx.x % blocks
+        unit = index // lanes * units + lane % units
+        j = rank * each_block + unit if blocks == 1 or unit < each_block else n
+        sample = lane // units % scattered
+        put_all_behind(shared, sample, behind)
+        first = cuda.blockIdx.x // blocks * samples
         return Thread(
+            rank,
             lane,
+            unit,
             j,
-            cuda.blockIdx.x * samples,
+            first,
+            first + sample,
+            lane // (units * scattered),
             shared,
             shared_place(shared, lane * QUAD),
-            shared_place(shared, j),
+            behind,
+            shared_place(shared, sample * width + j),
             shared_place(shared, first_weight + index * QUAD),
             weights,
             total,
@@ -95,49 +129,155 @@ def over_threads(a, first, count):
 
 
 @cache
-def sums_of(plan: Plan, number):
-    """The device functions (load_weights, sums): weights to where the plan wants them; W · x for
-    all outputs of this unit and all samples.
+def weight_of(plan: Plan, number):
+    """The device function (W, transposed, j, output, i) -> the weight of number i of the vector in
+    one output of unit j; zero where one of them is not there.
     """
-    n, inputs, outputs = plan.n, plan.inputs, plan.outputs
-    lanes, samples, threads, chains = plan.lanes, plan.samples, plan.threads, plan.chains
-    in_registers, quads, width = plan.in_registers, plan.quads, plan.width
-    first_weight, ZERO = plan.first_weight, number(0)
+    n, stride, vector, ZERO = plan.n, plan.stride, plan.vector, number(0)
 
     @device_function
     def weight(W, transposed, j, output, i):
-        """The weight of input i in one output of unit j; zero outside."""
-        if j < n and i < inputs:
-            return W[i, j] if transposed else W[output * n + j, i]
+        gate, unit = 0, i
+        while unit >= stride:
+            gate, unit = gate + 1, unit - stride
+        if j < n and unit < n and i < vector:
+            return W[gate * n + unit, j] if transposed else W[output * n + j, unit]
         return ZERO
+
+    return weight
+
+
+@cache
+def loads_of(plan: Plan, number):
+    """The device function load_weights(W, transposed, thread): to where the plan wants them; and
+    zero to all that they will multiply.
+    """
+    units, outputs, lanes, threads = plan.units, plan.outputs, plan.lanes, plan.threads
+    in_registers, quads, first_weight = plan.in_registers, plan.quads, plan.first_weight
+    each_quad, each_block, ZERO = units * outputs, plan.units_each, number(0)
+    weight = weight_of(plan, number)
+
+    @device_function
+    def of_quad(W, transposed, q, u, o, e, thread):
+        """Number e of quad q of this lane, for output o of the unit in place u."""
+        i = (q * lanes + thread.lane) * QUAD + e
+        own = thread.lane % units
+        j = thread.rank * each_block + thread.unit - own + (u ^ own)
+        return weight(W, transposed, j, o, i)
 
     @device_function
     def load_quad(q, W, transposed, thread):
-        """Quad q of this lane to registers."""
-        for o in range(outputs):
-            for e in range(QUAD):
-                i = (q * lanes + thread.lane) * QUAD + e
-                thread.weights[(q * outputs + o) * QUAD + e] = weight(W, transposed, thread.j, o, i)
+        for u in range(units):
+            for o in range(outputs):
+                for e in range(QUAD):
+                    value = of_quad(W, transposed, q, u, o, e, thread)
+                    thread.weights[(q * each_quad + u * outputs + o) * QUAD + e] = value
 
     load_quads = each(in_registers, load_quad, device_function)
 
     @device_function
     def load_weights(W, transposed, thread):
-        """All that this thread multiplies by; and zero to what it will multiply."""
         index, shared, first = cuda.threadIdx.x, thread.shared, shared_place(thread.shared, 0)
         load_quads(W, transposed, thread)
         q = in_registers
         while q < quads:
-            for o in range(outputs):
-                place = first_weight + (((q - in_registers) * outputs + o) * threads + index) * QUAD
-                for e in range(QUAD):
-                    i = (q * lanes + thread.lane) * QUAD + e
-                    put_shared(shared, first, place + e, weight(W, transposed, thread.j, o, i))
+            for u in range(units):
+                for o in range(outputs):
+                    k = (q - in_registers) * each_quad + u * outputs + o
+                    place = first_weight + (k * threads + index) * QUAD
+                    for e in range(QUAD):
+                        value = of_quad(W, transposed, q, u, o, e, thread)
+                        put_shared(shared, first, place + e, value)
             q += 1
         i = index
         while i < first_weight:
             put_shared(shared, first, i, ZERO)  # padding stays so
             i += threads
+
+    return load_weights
+
+
+@cache
+def dealing_of(plan: Plan):
+    """The device function deal(total): shares of sums to sums, those of a lane's own unit and
+    samples at the places that `Plan.between` says.
+    """
+    units, samples, outputs, chains = plan.units, plan.samples, plan.outputs, plan.chains
+    scattered, of_unit, of_sample = plan.scattered, outputs * chains, plan.units * outputs * chains
+
+    @device_function
+    def nothing_left(total):
+        return None
+
+    def stage(count, place, distance, by, before):
+        """Of `count` sums, each at place(k): that of the neighbour `by` lanes away is added, which
+        has it `distance` behind.
+        """
+
+        @device_function
+        def move(k, total):
+            here = place(k)
+            total[here] += cuda.shfl_xor_sync(ALL_LANES, total[here + distance], by)
+
+        moves = each(count, move, device_function)
+
+        @device_function
+        def staged(total):
+            before(total)
+            moves(total)
+
+        return staged
+
+    deal, by = nothing_left, units // 2
+    while by:
+        place = unit_place_of(by, outputs, chains, of_unit, of_sample)
+        deal = stage(samples * by * outputs, place, by * of_unit, by, deal)
+        by //= 2
+    by = scattered // 2
+    while by:
+        place = sample_place_of(by, outputs, chains, scattered, of_sample)
+        count = samples // scattered * by * outputs
+        deal = stage(count, place, by * of_sample, by * units, deal)
+        by //= 2
+    by = units * scattered
+    while by < plan.lanes:
+        place = sample_place_of(1, outputs, chains, scattered, of_sample)
+        deal = stage(plan.held * outputs, place, 0, by, deal)
+        by *= 2
+    return deal
+
+
+def unit_place_of(by: int, outputs: int, chains: int, of_unit: int, of_sample: int):
+    """(k) -> place of the k-th sum: of each output, of units 0 … by − 1, of each sample."""
+    return device_function(
+        lambda k: (
+            k // (outputs * by) * of_sample + k // outputs % by * of_unit + k % outputs * chains
+        )
+    )
+
+
+def sample_place_of(by: int, outputs: int, chains: int, scattered: int, of_sample: int):
+    """(k) -> place of the k-th sum: of each output, of `by` neighbouring samples, of every
+    scattered-th of them.
+    """
+    return device_function(
+        lambda k: (
+            (k // (outputs * by) * scattered + k // outputs % by) * of_sample + k % outputs * chains
+        )
+    )
+
+
+@cache
+def sums_of(plan: Plan, number):
+    """The device function sums(thread, x): W · x for all outputs of this thread's unit and samples;
+    x is where those of this lane and the first sample begin in thread.shared.
+
+    Sum o of the h-th sample stands in thread.total[h · plan.between + o · plan.chains].
+    """
+    units, outputs, samples, chains = plan.units, plan.outputs, plan.samples, plan.chains
+    lanes, threads, width, scattered = plan.lanes, plan.threads, plan.width, plan.scattered
+    in_registers, quads, ZERO = plan.in_registers, plan.quads, number(0)
+    each_quad, deal = units * outputs, dealing_of(plan)
 
     @device_function
     def add(total, sum, w, x):
@@ -151,16 +291,25 @@ def sums_of(plan: Plan, number):
         total[first + 3 % chains] += w3 * x3
 
     @device_function
-    def add_output(o, r, q, x, thread):
-        w, base = thread.weights, (q * outputs + o) * QUAD
-        add(thread.total, r * outputs + o, (w[base], w[base + 1], w[base + 2], w[base + 3]), x)
+    def quad_of(r, q, x, thread):
+        """Of what is in place r of a lane's samples."""
+        if scattered == 1:
+            return quad(thread.shared, x, r * width + q * lanes * QUAD)
+        block = r // scattered * scattered
+        place = np.int32(x + thread.behind[r % scattered])
+        return quad(thread.shared, place, block * width + q * lanes * QUAD)
 
-    add_outputs = each(outputs, add_output, device_function)
+    @device_function
+    def add_output(k, r, q, x, thread):
+        w, base = thread.weights, (q * each_quad + k) * QUAD
+        four = w[base], w[base + 1], w[base + 2], w[base + 3]
+        add(thread.total, r * each_quad + k, four, x)
+
+    add_outputs = each(each_quad, add_output, device_function)
 
     @device_function
     def add_sample(r, q, x, thread):
-        behind = r * width + q * lanes * QUAD
-        add_outputs(r, q, quad(thread.shared, x, behind), thread)
+        add_outputs(r, q, quad_of(r, q, x, thread), thread)
 
     add_samples = each(samples, add_sample, device_function)
 
@@ -171,18 +320,17 @@ def sums_of(plan: Plan, number):
     add_quads = each(in_registers, add_quad, device_function)
 
     @device_function
-    def add_shared_sample(r, o, q, w, x, thread):
-        behind = r * width + q * lanes * QUAD
-        add(thread.total, r * outputs + o, w, quad(thread.shared, x, behind))
+    def add_shared_sample(r, k, q, w, x, thread):
+        add(thread.total, r * each_quad + k, w, quad_of(r, q, x, thread))
 
     add_shared_samples = each(samples, add_shared_sample, device_function)
 
     @device_function
-    def add_shared_output(o, q, x, thread):
-        w = quad(thread.shared, thread.w, ((q - in_registers) * outputs + o) * threads * QUAD)
-        add_shared_samples(o, q, w, x, thread)
+    def add_shared_output(k, q, x, thread):
+        place = ((q - in_registers) * each_quad + k) * threads * QUAD
+        add_shared_samples(k, q, quad(thread.shared, thread.w, place), x, thread)
 
-    add_shared_outputs = each(outputs, add_shared_output, device_function)
+    add_shared_outputs = each(each_quad, add_shared_output, device_function)
 
     @device_function
     def clear(k, total):
@@ -193,26 +341,18 @@ def sums_of(plan: Plan, number):
         total[sum * chains] += total[sum * chains + 1 + k]
 
     join_all = each(chains - 1, join, device_function)
-
-    @device_function
-    def reduce(sum, total):
-        join_all(sum, total)
-        total[sum * chains] = over_threads(total[sum * chains], 1, lanes)
-
-    clear_all = each(samples * outputs * chains, clear, device_function)
-    reduce_all = each(samples * outputs, reduce, device_function)
+    clear_all = each(samples * each_quad * chains, clear, device_function)
+    join_chains = each(samples * each_quad, join_all, device_function)
 
     @device_function
     def sums(thread, x):
-        """thread.total[(r·outputs + o)·chains] = Σ w x over all inputs; x is where those of this
-        lane and the first sample begin in thread.shared.
-        """
         clear_all(thread.total)
         add_quads(x, thread)
         q = in_registers
         while q < quads:
             add_shared_outputs(q, x, thread)
             q += 1
-        reduce_all(thread.total)
+        join_chains(thread.total)
+        deal(thread.total)
 
-    return load_weights, sums
+    return sums

@@ -20,7 +20,6 @@ from .streams import (
     Graph,
     Stream,
     get_current_stream,
-    get_elapsed_time,
 )
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "alloc",
     "get_allocator",
     "get_current_stream",
-    "get_elapsed_time",
     "runtime",
     "using_allocator",
 ]
@@ -67,7 +65,6 @@ runtime = SimpleNamespace(
     setDevice=memory.set_device,
     getDeviceCount=lambda: memory.CARDS,
     getDeviceProperties=properties,
-    driverGetVersion=lambda: 13_000,
     deviceSynchronize=device_synchronize,
     streamCaptureModeGlobal=GLOBAL,
     streamCaptureModeThreadLocal=THREAD_LOCAL,
