@@ -10,13 +10,14 @@ from math import inf, isfinite
 import numpy as np
 
 from . import Change, Report
-from .losses import Loss, hits, terms
+from .losses import Loss, as_rows, hits, terms
 
 
-def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]:
-    """(loss, update) of a device, from its own `elementwise` and `empty`."""
+def host_loss(elementwise: Callable, empty: Callable) -> Callable:
+    """`Device.loss`, array after array, by a device's own `elementwise` and `empty`."""
 
     def loss(kind: Loss, o, target, weight, total):
+        target = as_rows(o, target)
         E, do = terms(kind, o, target, elementwise, empty)
         each, nothing = weight[:, :, None], o.dtype.type(0)
         live = each != 0
@@ -24,6 +25,12 @@ def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]
         right = (hits(kind, o, target) * weight).sum() if kind.classes else 0.0
         do = np.where(live, do * (each / total), nothing)
         return do, np.array([[summed, right]], np.float64)
+
+    return loss
+
+
+def host_update(elementwise: Callable) -> Callable:
+    """`Device.update`, by a device's own `elementwise`."""
 
     def update(change: Change, sums, norms, changes: bool = True):
         (summed, right), (square, within, peak) = sums[0].tolist(), norms
@@ -38,7 +45,7 @@ def host_updates(elementwise: Callable, empty: Callable) -> tuple[Callable, ...]
                 elementwise(change.formula, outputs, (*outputs, g), scalars)
         return np.array(Report(summed, right, square, taken), np.float64)
 
-    return loss, update
+    return update
 
 
 def norms(grads: Sequence, scalars):

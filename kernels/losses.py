@@ -49,14 +49,66 @@ def dsoftmax_cross_entropy(o, t, log_sum):
     return np.exp(o - log_sum) - t
 
 
+def mae(o, t, log_sum):
+    """|t − o|."""
+    return abs(t - o)
+
+
+def dmae(o, t, log_sum):
+    return np.sign(o - t)
+
+
+def poisson(o, t, log_sum):
+    """exp(o) − t·o, of a count t whose logarithmic rate is o; without ln t!, which o does not
+    change.
+    """
+    return np.exp(o) - t * o
+
+
+def dpoisson(o, t, log_sum):
+    return np.exp(o) - t
+
+
+@once
+def huber(delta: float) -> Loss:
+    """½e² of the error e = t − o up to ±delta, and beyond a straight line with the slope ±delta
+    (Huber 1964).
+    """
+
+    def value(o, t, log_sum):
+        e = abs(t - o)
+        return np.where(e <= delta, 0.5 * e * e, delta * (e - 0.5 * delta))
+
+    def slope(o, t, log_sum):
+        return np.minimum(np.maximum(o - t, -delta), delta)
+
+    return Loss("huber" if delta == 1 else f"huber({delta!r})", value, slope, "")
+
+
+@once
+def of_outputs(name: str, value: Callable, slope: Callable) -> Loss:
+    """The loss of a formula that looks at an output and its target alone, and its slope."""
+
+    def of_row(o, t, log_sum):
+        return value(o, t)
+
+    def slope_of_row(o, t, log_sum):
+        return slope(o, t)
+
+    return Loss(name, of_row, slope_of_row, "")
+
+
 LOSSES = {
     name: Loss(name, globals()[name], globals()["d" + name], classes)
     for name, classes in {
         "squared_error": "",
+        "mae": "",
+        "poisson": "",
         "binary_cross_entropy": "binary",
         "softmax_cross_entropy": "exclusive",
     }.items()
 }
+LOSSES["huber"] = huber(1.0)
 
 
 @once
@@ -103,3 +155,15 @@ def hits(loss: Loss, o, target):
     if loss.classes == "binary":
         return ((o > 0) == (target > 0.5)).all(-1)
     return o.argmax(-1) == target.argmax(-1)
+
+
+def are_labels(o, target) -> bool:
+    """Is the target of a row of o a class's number, in place of k numbers?"""
+    return target.ndim < o.ndim
+
+
+def as_rows(o, target):
+    """target as k numbers a row, those of class labels 1 at the class and 0 elsewhere; by NumPy."""
+    if not are_labels(o, target):
+        return target
+    return (target[..., None] == np.arange(o.shape[-1])).astype(o.dtype)

@@ -18,7 +18,7 @@ if _find_spec(f"{__name__}.kernels") is None:
     )
 
 from . import callbacks, data, datasets, optimizers, schedules
-from .derivatives import activation, cell
+from .derivatives import activation, cell, loss
 from .device import resolve as device
 from .errors import (
     ArgumentError,
@@ -71,6 +71,7 @@ __all__ = [
     "device",
     "gradcheck",
     "load",
+    "loss",
     "optimizers",
     "release",
     "schedules",

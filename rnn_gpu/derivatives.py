@@ -1,5 +1,6 @@
 """Formulas a user brings are compared with their numerical slope before they enter a kernel."""
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -9,6 +10,7 @@ from . import arguments
 from .errors import ArgumentError, DerivativeError
 from .kernels import Activation, Cell, Operator, binding
 from .kernels.activations import ACTIVATIONS
+from .kernels.losses import LOSSES, Loss, huber, of_outputs
 from .kernels.once import once_as_it_reads
 from .kernels.whole_arrays import formula
 
@@ -57,6 +59,56 @@ def activation(
         )
     check_activation(made)
     return made
+
+
+LossLike = str | Loss | tuple[Callable, Callable]
+
+
+def loss(
+    f: LossLike | Callable,
+    df: Callable | None = None,
+    name: str | None = None,
+) -> Loss:
+    """A Loss, for `Network(layers, loss=…)`, from the name of a built-in one, a Loss, a pair
+    (f, df), or f and df.
+
+    f   takes an output o and its target t, numbers, to the loss of this output; df takes both to
+        its slope df/do. Plain Python with NumPy's or math's functions, which are compiled into the
+        kernels of every device, with what they refer to: see `activation`
+    "huber(0.5)" is Huber's loss of this δ; "huber" that of 1.
+    Raises DerivativeError, with the worst point, where df is not the slope of f for outputs on
+    −6 … 6 and some targets.
+    """
+    if df is None and isinstance(f, str):
+        return known_loss(f)
+    if df is None and isinstance(f, Loss):
+        if f.name in LOSSES and f == LOSSES[f.name]:
+            return f
+        made = f
+    elif df is None and is_pair(f):
+        value, slope = f
+        made = of_outputs(name or value.__name__, value, slope)
+    elif callable(f) and callable(df):
+        made = of_outputs(name or f.__name__, f, df)
+    else:
+        raise ArgumentError(
+            f"loss is {f!r}, expected one of {', '.join(map(repr, LOSSES))}, a Loss or a pair "
+            "(f, df)"
+        )
+    check_loss(made)
+    return made
+
+
+def known_loss(name: str) -> Loss:
+    """The built-in loss of a name, or Huber's of the δ in it."""
+    if name in LOSSES:
+        return LOSSES[name]
+    if found := re.fullmatch(r"huber\((-?\d+\.?\d*(?:e[+-]?\d+)?|nan|inf)\)", name):
+        return huber(arguments.bound("δ of huber", float(found[1])))
+    raise ArgumentError(
+        f"loss is {name!r}, expected one of {', '.join(map(repr, LOSSES))}, 'huber(δ)' with a "
+        "number, or a pair (f, df)"
+    )
 
 
 def is_pair(f: object) -> TypeGuard[tuple[Callable, Callable]]:
@@ -127,6 +179,29 @@ def check_activation(activation: Activation):
         error,
         lambda i: (f"z = {z[i]:.6g} (y = {y[i]:.6g})", claimed[i], slope[i]),
     )
+
+
+@once_as_it_reads
+def check_loss(loss: Loss):
+    """Raise DerivativeError unless `slope` is the slope of `value`; kinks are passed over, and
+    targets for which the loss is no number.
+    """
+    who = f"loss {loss.name!r}"
+    refuse_unknown(who, loss.value, loss.slope)
+    f, df = formula(loss.value), formula(loss.slope)
+    line = np.linspace(-6, 6, 241) + 1e-3 * np.sqrt(2)
+    o, t = (a.ravel() for a in np.meshgrid(line, [0.0, 1.0, 0.3, 2.5, -1.7], indexing="ij"))
+    log_sum = o + 1.0  # any number
+    y = np.broadcast_to(np.asarray(f(o, t, log_sum), float), o.shape)
+    left = (y - f(o - STEP, t, log_sum)) / STEP
+    right = (f(o + STEP, t, log_sum) - y) / STEP
+    slope, claimed = 0.5 * (left + right), np.broadcast_to(df(o, t, log_sum), y.shape)
+    if not np.isfinite(y).any():
+        raise ArgumentError(f"{who} is no number for outputs on −6 … 6 and targets 0 and 1")
+    error = np.abs(claimed - slope) / (1 + np.abs(slope))
+    error[np.abs(left - right) > 1e-2 * (1 + np.abs(slope))] = 0
+    error[~np.isfinite(slope)] = 0
+    report(who, "df/do", error, lambda i: (f"o = {o[i]:.6g}, t = {t[i]:.6g}", claimed[i], slope[i]))
 
 
 @once_as_it_reads

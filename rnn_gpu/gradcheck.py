@@ -12,6 +12,7 @@ from . import arguments
 from .errors import ArgumentError, GradientError
 from .layers import Recurrent
 from .layers.stateful import check_states
+from .losses import alike
 from .network import Network
 
 STEP = 1e-5
@@ -83,12 +84,9 @@ def gradcheck(
     if not allow_blind:
         refuse_blind(network, T, states, lengths)
     y = arguments.samples("y", y)
-    target = np.stack(
-        [
-            network.objective.target(f"y[{t}]", y[t], B, network.output_size, "float64")
-            for t in range(len(y))
-        ]
-    )
+    k = network.output_size
+    targets = [network.objective.target(f"y[{t}]", y[t], B, k, "float64") for t in range(len(y))]
+    target = np.stack(alike(targets, k, "float64"))
     if len(target) != T:
         raise ArgumentError(f"y has {len(target)} time steps, expected {T}")
     ends = arguments.check_lengths(lengths, T, B)
@@ -98,7 +96,7 @@ def gradcheck(
         weight[0 if network.steps == "every" else length - 1 : length, b] = 1
     weight *= arguments.booleans("mask", mask, (T, B), "T, B", otherwise=True)
     d = network.backend
-    target, weight = d.array(target, "float64"), d.array(weight, "float64")
+    target, weight = d.array(target, target.dtype), d.array(weight, "float64")
     pull = [rng.normal(size=s.shape) for s in states]
 
     def value_and_slope() -> tuple[float, Any]:

@@ -38,6 +38,7 @@ kernels.devices.cpu.simd
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recurrence
+kernels.devices.cpu.losses
 kernels.devices.cpu
 kernels.devices.cuda.compiled kernels.devices.cuda.contract kernels.devices.cuda.cublas
 kernels.devices.cuda.crowd kernels.devices.cuda.precision
@@ -75,8 +76,8 @@ kernels.emulator.card
 kernels.emulator
 bridges bridges.plots errors outline
 arguments bridges.io device
-bridges.weights derivatives keeping losses parameters schedules
-optimizers
+bridges.weights derivatives keeping parameters schedules
+losses optimizers
 layers.passes layers.steps
 layers.base layers.noise
 layers.stateful layers.stateless

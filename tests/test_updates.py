@@ -80,6 +80,7 @@ def update_by_hand(net, batch, optimizer, clipping):
     )
     x, target, weight = (number(a) for a in (batch.x, batch.target, batch.weight))
     o, _ = twin(x, lengths=batch.lengths)
+    target = np.eye(o.shape[-1], dtype=o.dtype)[target] if target.ndim < 3 else target
     total = float(weight.sum())
     loss, log_sum = LOSSES[net.loss], o
     if loss.classes == "exclusive":
@@ -185,6 +186,22 @@ def test_devices_agree_on_a_loss(loss, shape, other, dtype):
         assert found[-1][1].dtype == "float64"
     for a, b in zip(*found, strict=True):
         close(a, b, dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 2), (3, 5, 3), (1, 7, 4), (3, 3, 70)], ids=str)
+def test_labels_are_their_rows_to_the_last_bit(shape, device, dtype):
+    """A class's number in place of k numbers; a row that does not count may have any label."""
+    d, kind = resolve(device), LOSSES["softmax_cross_entropy"]
+    o, _, weight, total = rows(*shape, dtype)
+    weight *= np.random.default_rng(2).choice([1, 0.5, 3], weight.shape)
+    labels = np.random.default_rng(1).integers(0, shape[-1], shape[:2])
+    whole = {"float32": "int32", "float64": "int64"}[dtype]
+    given = [d.array(a, dtype) for a in (o, np.eye(shape[-1])[labels], weight, total)]
+    expected = [d.numpy(a) for a in d.loss(kind, *given)]
+    labels[weight == 0] = -1
+    given[1] = d.array(labels, whole)
+    for got, a in zip(d.loss(kind, *given), expected, strict=True):
+        assert d.numpy(got).dtype == a.dtype and np.array_equal(d.numpy(got), a)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

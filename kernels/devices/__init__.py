@@ -116,7 +116,9 @@ class Device(Protocol):
 
         o, target (T, B, k), weight (T, B), total (1,), Σ weight -> (dE/do (T, B, k); sums (·, 2)
         float64, to be added up over the first axis: Σ weight · loss, and Σ weight of the rows whose
-        most likely class is the target's). Rows of weight 0 may be anything, even NaN.
+        most likely class is the target's). Of a loss with exclusive classes target may be their
+        numbers, integers (T, B) as large as o's, in 0..k-1. Rows of weight 0 may be anything, even
+        NaN.
         """
         ...
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import LIVE, RESET, UNCLIPPED, Backward, Forward
 from ..clipping import bounded, factor
 from ..fingerprint import mixed
-from ..host_updates import host_updates, norms  # noqa: F401  part of every device
+from ..host_updates import host_loss, host_update, norms  # noqa: F401  part of every device
 from ..products import by_chunks, products
 from ..whole_arrays import formula, unpack
 
@@ -84,7 +84,7 @@ def elementwise(f, outputs, inputs, scalars=()):
         output[...] = value
 
 
-loss, update = host_updates(elementwise, empty)
+loss, update = host_loss(elementwise, empty), host_update(elementwise)
 
 
 def matvec(W, s, out):

@@ -11,6 +11,7 @@ from .. import arguments
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..layers.base import ALIGNED
 from ..layers.steps import Steps, steps_until
+from ..losses import LABELS, alike
 
 
 class Batch(NamedTuple):
@@ -18,7 +19,7 @@ class Batch(NamedTuple):
 
     x: np.ndarray  # (T, B, m)
     steps: Steps
-    target: np.ndarray  # (T, B, k)
+    target: np.ndarray  # (T, B, k), or class labels (T, B)
     weight: np.ndarray  # (T, B): 1 at the steps that the loss counts, else 0
     total: np.ndarray  # (1,): Σ weight
     counted: np.ndarray  # (T,), NumPy's: how many samples the loss counts at each step
@@ -77,8 +78,15 @@ class Samples:
                 rows = len(a) if network.recurrent and network.steps == "every" else None
                 self.y.append(network.objective.target(f"{name}y[{i}]", host(y[i]), rows, k, dtype))
 
+        self.y = alike(self.y, k, dtype)
+
     def __len__(self):
         return len(self.x)
+
+    @property
+    def labels(self) -> bool:
+        """Are the targets class labels?"""
+        return bool(self.y) and self.y[0].ndim == 1
 
     def part(self, chosen) -> "Samples":
         """The samples of these numbers alone."""
@@ -91,9 +99,11 @@ class Samples:
         network, d = self.network, self.network.backend
         lengths = np.array([len(self.x[i]) for i in chosen])
         T, B, m, k = int(lengths.max()), len(chosen), network.input_size, network.output_size
-        shapes = (T, B, m), (T, B, k), (T, B), (1,)
+        labels = self.labels
+        shapes = (T, B, m), (T, B) if labels else (T, B, k), (T, B), (1,)
+        kinds = [(1, LABELS[network.dtype])] if labels else []
         whole = np.zeros(sum(map(room_of, shapes)), network.dtype)
-        x, target, weight, total = parts_of(whole, shapes)
+        x, target, weight, total = parts_of(whole, shapes, kinds)
         for b, i in enumerate(chosen):
             if self.x[i].dtype.kind == "f":
                 x[: lengths[b], b] = self.x[i]
@@ -107,7 +117,7 @@ class Samples:
         total[0] = counted.sum()
         given = d.array(whole, network.dtype)
         if given is not whole:
-            x, target, weight, total = parts_of(given, shapes)
+            x, target, weight, total = parts_of(given, shapes, kinds)
         steps = steps_until(d, x, lengths)
         return Batch(x, steps, target, weight, total, counted, lengths, whole=given)
 
@@ -144,13 +154,19 @@ def room_of(shape) -> int:
     return -(-math.prod(shape) // ALIGNED) * ALIGNED
 
 
-def parts_of(whole, shapes) -> list:
-    """Arrays of these shapes within one, a copy of which takes one call."""
+def parts_of(whole, shapes, kinds=()) -> list:
+    """Arrays of these shapes within one, a copy of which takes one call.
+
+    kinds  a dtype, as large as the whole's, by the number of the array that has another
+    """
     ends = itertools.accumulate(map(room_of, shapes), initial=0)
-    return [
+    parts = [
         whole[at : at + math.prod(shape)].reshape(shape)
         for at, shape in zip(ends, shapes, strict=False)
     ]
+    for i, kind in kinds:
+        parts[i] = parts[i].view(kind)
+    return parts
 
 
 def host(a):

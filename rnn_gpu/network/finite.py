@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..kernels import LIVE
+from ..kernels.losses import as_rows
 from ..layers import Dense, Recurrent
 
 
@@ -33,7 +34,7 @@ def first_bad(network, batch, made) -> str:
         if not len(places):
             return f"the loss is {E}, though that of every output is finite"
         t, b, k = places[0]
-        output, target = number(o)[t, b, k], number(batch.target)[t, b, k]
+        output, target = (a[t, b, k] for a in (number(o), as_rows(number(o), number(batch.target))))
         return (
             f"the loss is {terms[t, b, k]} at time step {batch.start + t}, sample {b}, output "
             f"{k}: {output:.6g} for {target:.6g}"

@@ -1,7 +1,7 @@
 """Layers in a row: one call forward, one backward, parameters and gradients by name."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from threading import get_ident
 from types import MappingProxyType
@@ -14,11 +14,13 @@ from numpy.typing import ArrayLike
 from .. import arguments, outline
 from ..bridges import io
 from ..bridges.weights import Weights
+from ..derivatives import LossLike, known_loss
 from ..device import PRECISIONS
 from ..errors import ArgumentError, ModelFileError, OrderError, ShapeError
 from ..kernels import UNCLIPPED, Activation, Cell
 from ..kernels.activations import ACTIVATIONS
 from ..kernels.cells import CELLS
+from ..kernels.losses import Loss
 from ..layers import (
     GRU,
     LSTM,
@@ -44,7 +46,9 @@ class Network(Remembering, Weights):
 
     layers  each one's output_size is the next one's input_size; all of one device, dtype and
             precision
-    loss    "squared_error", "binary_cross_entropy" or "softmax_cross_entropy" (both from logits)
+    loss    "squared_error", "mae", "huber", "huber(δ)", "poisson", "binary_cross_entropy",
+            "softmax_cross_entropy" (both from logits), or a pair (f, df) of your own: the sum over
+            outputs, the mean over steps and samples (see rnn_gpu.losses and rnn_gpu.loss)
     steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each
             sequence
 
@@ -53,7 +57,7 @@ class Network(Remembering, Weights):
     """
 
     def __init__(
-        self, layers: Sequence[Layer], *, loss: str = "squared_error", steps: str = "every"
+        self, layers: Sequence[Layer], *, loss: LossLike = "squared_error", steps: str = "every"
     ):
         if (
             not isinstance(layers, (list, tuple))
@@ -142,7 +146,7 @@ class Network(Remembering, Weights):
         precision if asked.
         """
         layers = [layer.copy(device, dtype, precision) for layer in self.layers]
-        return Network(layers, loss=self.loss, steps=self.steps)
+        return Network(layers, loss=self.objective.loss, steps=self.steps)
 
     def __call__(
         self,
@@ -340,7 +344,7 @@ class Network(Remembering, Weights):
         """
         return {
             "layers": [in_words(layer) for layer in self.layers],
-            "loss": self.loss,
+            "loss": in_words(self.objective.loss),
             "steps": self.steps,
             "dtype": self.dtype,
         }
@@ -399,6 +403,8 @@ def in_words(value):
         return {"layer": type(value).__name__} | {
             key: in_words(setting) for key, setting in value.config().items()
         }
+    if isinstance(value, Loss):
+        return value.name if is_known(value) else {"custom": value.name}
     if isinstance(value, (Cell, Activation)):
         return (
             value.name
@@ -406,6 +412,13 @@ def in_words(value):
             else {"custom": value.name}
         )
     return value
+
+
+def is_known(loss: Loss) -> bool:
+    """Does the name of a loss stand for it?"""
+    with suppress(ArgumentError):
+        return known_loss(loss.name) == loss
+    return False
 
 
 KINDS = {
@@ -470,21 +483,23 @@ def load(
     path: str | PathLike,
     *,
     device: str = "auto",
-    custom: Collection[Activation | Cell] = (),
+    custom: Collection[Activation | Cell | Loss] = (),
     precision: str | None = None,
 ) -> Network:
     """Read a network that `Network.save` wrote, of the precision that it had if no other is asked
     for.
 
-    custom  the activations and cells of your own that it uses (Activation and Cell objects): a file
-            holds only their names.
+    custom  the activations, cells and the loss of your own that it uses (Activation, Cell and Loss
+            objects): a file holds only their names.
     Raises ModelFileError if the file is damaged, be it by one bit, is not a model of ours, or names
     a formula that is not known here. A file of before there were checksums is read as it is.
     """
     if not isinstance(custom, (list, tuple, set)) or not all(
-        type(formula) in (Activation, Cell) for formula in custom
+        type(formula) in (Activation, Cell, Loss) for formula in custom
     ):
-        raise ArgumentError(f"custom is {custom!r}, expected a list of Activation and Cell objects")
+        raise ArgumentError(
+            f"custom is {custom!r}, expected a list of Activation, Cell and Loss objects"
+        )
     if precision is not None:
         arguments.choice("precision", precision, PRECISIONS)
     own = {(type(formula).__name__.lower(), formula.name): formula for formula in custom}
@@ -497,7 +512,9 @@ def load(
         config = with_precision(config, precision) if precision else config
         each = zip(config["layers"], by_layer("it", arrays, len(config["layers"])), strict=True)
         layers = [build(words, values, own, device, config["dtype"]) for words, values in each]
-        network = Network(layers, loss=config["loss"], steps=config["steps"])
+        loss = config["loss"]
+        loss = own_formula(own, "loss", loss) if isinstance(loss, dict) else loss
+        network = Network(layers, loss=loss, steps=config["steps"])
         # before, there were fewer settings
         if version > 1 and io.in_json(network.config()) != config:
             raise ValueError(f"it says {config}, which builds {network.config()}")

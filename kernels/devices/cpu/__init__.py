@@ -7,10 +7,11 @@ from contextlib import nullcontext
 import numpy as np
 
 from ...binding.closures import each_over, tuple_over
-from ...host_updates import host_updates, norms  # noqa: F401  part of every device
+from ...host_updates import host_update, norms  # noqa: F401  part of every device
 from ...once import caches, once
 from ..reference import array, missing, numpy, precisions  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit, within
+from .losses import loss  # noqa: F401  part of every device
 from .memory import copy, empty, release  # noqa: F401
 from .products import chunk, project, project_back  # noqa: F401  part of every device
 from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
@@ -90,7 +91,7 @@ def elementwise(f, outputs, inputs, scalars=()):
     kernel(*flat, tuple(map(number, scalars)))
 
 
-loss, update = host_updates(elementwise, empty)
+update = host_update(elementwise)
 
 
 def zeros(shape, dtype):

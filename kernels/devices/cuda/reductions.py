@@ -14,7 +14,7 @@ import numpy as np
 from ... import Change, Limits, Report
 from ...binding.closures import each_over, tuple_of, tuple_over
 from ...clipping import bounded
-from ...losses import Loss, exp_below, log_above, value_and_slope
+from ...losses import Loss, are_labels, exp_below, log_above, value_and_slope
 from ...once import once
 from .compiled import factory
 from .launch import SIMULATED, THREADS, arrays, cuda, device_function, formula, launch
@@ -164,11 +164,29 @@ def argmax(a, row, lane, lanes):
 
 
 @once
-def hit_of(loss: Loss, number) -> Any:
+def target_of(number, labels: bool) -> Any:
+    """The device function (target, row, j) -> the target of an output, of rows (R, k), or of class
+    labels (R,).
+    """
+    NOTHING, ONE = number(0), number(1)
+
+    @device_function
+    def of_label(target, row, j):
+        return ONE if target[row] == j else NOTHING
+
+    return of_label if labels else device_function(lambda target, row, j: target[row, j])
+
+
+@once
+def hit_of(loss: Loss, number, labels: bool) -> Any:
     """The device function (o, target, row, lane, lanes) -> is the most likely class of a row the
     target's, by neighbouring lanes, in each.
     """
     NOTHING, HALF = number(0), number(0.5)
+
+    @device_function
+    def of_class(o, target, row, lane, lanes):
+        return argmax(o, row, lane, lanes) == target[row]
 
     @device_function
     def exclusive(o, target, row, lane, lanes):
@@ -183,19 +201,21 @@ def hit_of(loss: Loss, number) -> Any:
         return sum_of_lanes(misses, lanes) == 0
 
     of_none = device_function(lambda o, target, row, lane, lanes: False)
-    return {"exclusive": exclusive, "binary": binary, "": of_none}[loss.classes]
+    of_classes = of_class if labels else exclusive
+    return {"exclusive": of_classes, "binary": binary, "": of_none}[loss.classes]
 
 
 @factory
-def loss_kernel(kind: Loss, number):
+def loss_kernel(kind: Loss, number, labels: bool):
     """The kernel of `Device.loss`."""
     both, log_sum_of_row = formula(value_and_slope(kind), number), log_sum_of(kind, number)
-    hit_of_row, NOTHING = hit_of(kind, number), number(0)
+    hit_of_row, NOTHING = hit_of(kind, number, labels), number(0)
+    target_at = target_of(number, labels)
 
     @cuda.jit
     def loss(o, target, weight, total, do, sums, lanes):
-        """`Device.loss`, of rows o, target (R, k), weight (R,), each by `lanes` neighbours of a
-        warp.  Overwrites do and sums (blocks, 2).
+        """`Device.loss`, of rows o (R, k), target (R, k) or (R,), weight (R,), each by `lanes`
+        neighbours of a warp.  Overwrites do and sums (blocks, 2).
         """
         room = cuda.shared.array(WARPS, np.float64)
         rows, k = o.shape
@@ -215,7 +235,7 @@ def loss_kernel(kind: Loss, number):
                 while j < k:
                     slope = NOTHING
                     if w != NOTHING:
-                        value, slope = both(o[row, j], target[row, j], log_sum)
+                        value, slope = both(o[row, j], target_at(target, row, j), log_sum)
                         E += np.float64(value) * np.float64(w)
                         slope *= scale
                     do[row, j] = slope
@@ -239,9 +259,10 @@ def loss(kind: Loss, o, target, weight, total):
     rows, lanes = T * B, lanes_for(k)
     blocks = parts_for(-(-rows * lanes // THREADS))
     do, sums = arrays().empty(o.shape, o.dtype), arrays().empty((blocks, SUMS), np.float64)
-    flat = [a.reshape(rows, k) for a in (o, target)]
+    labels = are_labels(o, target)
+    flat = o.reshape(rows, k), target.reshape(rows) if labels else target.reshape(rows, k)
     more = (weight.reshape(rows), total, do.reshape(rows, k), sums, lanes)
-    launch(loss_kernel(kind, o.dtype.type), blocks, THREADS, *flat, *more)
+    launch(loss_kernel(kind, o.dtype.type, labels), blocks, THREADS, *flat, *more)
     return do, sums
 
 
