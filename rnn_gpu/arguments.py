@@ -78,6 +78,33 @@ def choice(name: str, value, options) -> str:
     return value
 
 
+def json_dict(name: str, value) -> dict[str, Any]:
+    """A dict of what JSON holds and gives back as it was, copied; else ArgumentError, which names
+    the place.
+    """
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{name} is {came(value)}, expected a dict")
+    return json_value(name, value)
+
+
+def json_value(name: str, value) -> Any:
+    """As `json_dict`, of any value; `name` is its place."""
+    if isinstance(value, Mapping):
+        if strange := [key for key in value if not isinstance(key, str)]:
+            raise ArgumentError(f"{name} has the key {strange[0]!r}, expected texts, as JSON's are")
+        return {str(key): json_value(f"{name}[{key!r}]", own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [json_value(f"{name}[{i}]", own) for i, own in enumerate(value)]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float) and np.isfinite(value):
+        return float(value)
+    raise ArgumentError(
+        f"{name} is {came(value)}, expected what JSON holds: dicts, lists, texts, finite numbers, "
+        "booleans, None (of an array its .tolist())"
+    )
+
+
 def is_array(x) -> bool:
     """Has x a dtype of its own, that may have been meant? Lists and numbers have none."""
     return hasattr(x, "__array__") or (hasattr(x, "dtype") and hasattr(x, "shape"))

@@ -73,7 +73,9 @@ assert_type(network.gradient(x, y, truncate=(1, 2)), tuple[float, dict[str, np.n
 assert_type(rnn_gpu.gradcheck(lstm, x, y, state=None, allow_blind=True).worst, float)
 assert_type(rnn_gpu.load("model", device="cpu"), rnn_gpu.Network)
 rnn_gpu.Stream(network, state=None)(x[0])
-network.save("model")
+network.save("model", metadata={"words": ["a", "b"]})
+assert_type(network.metadata, dict[str, Any])
+network.predict_proba(x, batch_size=3)
 
 rnn_gpu.Network(layers, "squared_error")  # type: ignore
 rnn_gpu.load("model", "cpu")  # type: ignore

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import arguments
 from ..arguments import Listed
+from ..errors import ArgumentError
 from ..layers.stateful import zero_states
 from .batches import Batch, Samples
 
@@ -64,3 +65,32 @@ def predict(network, x: Listed, *, batch_size: int = 256) -> Any:
                 else o[:length, b]
             )
     return np.stack(outputs) if network.steps == "last" or not network.recurrent else outputs
+
+
+def predict_proba(network, x: Listed, *, batch_size: int = 256) -> Any:
+    """Probabilities of N samples, shaped as `predict` gives outputs: of classes that exclude each
+    other, which add up to 1 over the last axis, or of each output by itself, as the loss has them.
+
+    Raises ArgumentError where the loss knows no classes.
+    """
+    classes, loss = network.objective.loss.classes, network.loss
+    if not classes:
+        raise ArgumentError(
+            f"predict_proba: the loss is {loss!r}, which knows no classes: its outputs are no "
+            "logits. Use predict"
+        )
+    of_logits = softmax if classes == "exclusive" else sigmoid
+    outputs = predict(network, x, batch_size=batch_size)
+    return list(map(of_logits, outputs)) if isinstance(outputs, list) else of_logits(outputs)
+
+
+def softmax(o):
+    """exp(o) / Σ exp(o) over the last axis; no exponent is above 0."""
+    e = np.exp(o - o.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def sigmoid(o):
+    """1 / (1 + exp(−o)), where no exponent is above 0."""
+    e = np.exp(-np.abs(o))
+    return np.where(o < 0, e, 1) / (1 + e)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from os import PathLike
 from threading import get_ident
 from types import MappingProxyType
@@ -52,6 +53,7 @@ class Network(Remembering, Weights):
     steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each
             sequence
 
+    metadata: a dict of your own, what JSON can hold, which `save` writes and `load` gives back.
     parameters, grads: read-only mappings from "LAYER.NAME" ("0.U") to the arrays of the layers;
     write into the arrays.
     """
@@ -103,6 +105,7 @@ class Network(Remembering, Weights):
         self.objective = Objective(loss)
         self.steps = arguments.choice("steps", steps, ("every", "last"))
         self.device, self.dtype = self.layers[0].device, self.layers[0].dtype
+        self.metadata: dict[str, Any] = {}
         self._take_from_layers()
 
     @property
@@ -146,7 +149,9 @@ class Network(Remembering, Weights):
         precision if asked.
         """
         layers = [layer.copy(device, dtype, precision) for layer in self.layers]
-        return Network(layers, loss=self.objective.loss, steps=self.steps)
+        network = Network(layers, loss=self.objective.loss, steps=self.steps)
+        network.metadata = deepcopy(self.metadata)
+        return network
 
     def __call__(
         self,
@@ -337,6 +342,7 @@ class Network(Remembering, Weights):
     gradient_flow = gradient_flow.gradient_flow
     evaluate = evaluation.evaluate
     predict = evaluation.predict
+    predict_proba = evaluation.predict_proba
 
     def config(self) -> dict:
         """What `load` needs to build the network again, in JSON's types; formulas of the user's own
@@ -349,18 +355,24 @@ class Network(Remembering, Weights):
             "dtype": self.dtype,
         }
 
-    def save(self, path: str | PathLike):
-        """Write parameters and configuration to a safetensors file with a checksum, whole or not at
-        all.
+    def save(self, path: str | PathLike, *, metadata: Mapping[str, Any] | None = None):
+        """Write parameters, configuration and `metadata` to a safetensors file with a checksum,
+        whole or not at all.
 
+        metadata  becomes the network's: what belongs to it and is no parameter, as a vocabulary's
+                  words or a scaler's means: JSON's dicts, lists, texts, finite numbers, booleans
+                  and None. Else ArgumentError names the place, before anything is written
         A file that is there keeps its permissions, a link to it stays a link. OSError names the
         path if none can be written.
         """
+        given = self.metadata if metadata is None else metadata
+        own = arguments.json_dict("metadata", given)
         io.write(
             path,
             {name: self._device.numpy(a) for name, a in self.parameters.items()},
-            self.config(),
+            self.config() | ({"metadata": own} if own else {}),
         )
+        self.metadata = own
 
     def forward(self, x, s0, steps, pass_=INFERENCE, keep=True):
         """As a layer's: a function that remembers nothing (see Layer.forward).
@@ -509,6 +521,7 @@ def load(
         )
     arrays, config, version = io.read(path)
     with io.blaming(path, "is not a model that can be built here"):
+        metadata = arguments.json_dict("metadata", config.pop("metadata", {}))
         config = with_precision(config, precision) if precision else config
         each = zip(config["layers"], by_layer("it", arrays, len(config["layers"])), strict=True)
         layers = [build(words, values, own, device, config["dtype"]) for words, values in each]
@@ -518,4 +531,5 @@ def load(
         # before, there were fewer settings
         if version > 1 and io.in_json(network.config()) != config:
             raise ValueError(f"it says {config}, which builds {network.config()}")
+        network.metadata = metadata
     return network
