@@ -148,7 +148,7 @@ def hold(threads: int):
 
 
 def schedule(cell, direction: str, case) -> dict:
-    from rnn_gpu.kernels.devices.cuda.schedules import choose
+    from rnn_gpu.kernels.devices.cuda import choose
 
     it = choose(cell, direction, case.n, case.B, np.dtype(case.dtype).itemsize)
     plan = it.plan._asdict() if it.plan else None

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 
-NEEDED = ("numpy", "numba", "numba-cuda", "cuda-core", "cuda-bindings", "tqdm", "typer", "cupy")
+NEEDED = ("numpy", "numba", "numba-cuda", "cuda-core", "cuda-bindings", "typer", "cupy")
 ALSO = ("pytest", "torch", "jax", "triton", "matplotlib", "pytest-xdist", "nvidia-cudnn-cu13")
 WHEELS = {"cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy")}  # of one name, several
 MODULES = {"pytest-xdist": "xdist", "cuda-core": "cuda.core", "cuda-bindings": "cuda.bindings"}

@@ -59,7 +59,7 @@ def same(cell: str, schedule: str, dtype: str, n: int = N, on_the_device: bool =
     each array.
     """
     from rnn_gpu.kernels.devices import cuda
-    from rnn_gpu.kernels.devices.cuda.schedules import choose, only
+    from rnn_gpu.kernels.devices.cuda.schedules import only
 
     rng = np.random.default_rng(2)
     x, dy = rng.normal(size=(T, B, M)).astype(dtype), rng.normal(size=(T, B, n)).astype(dtype)
@@ -69,7 +69,7 @@ def same(cell: str, schedule: str, dtype: str, n: int = N, on_the_device: bool =
     if on_the_device:
         x, dy = cuda.array(x, dtype), cuda.array(dy, dtype)
     with only(schedule):
-        it = choose(layer.cell, "forward", n, B, np.dtype(dtype).itemsize)
+        it = cuda.choose(layer.cell, "forward", n, B, np.dtype(dtype).itemsize)
         got = outcome(layer, x, dy, lengths)
     errors = {
         name: float(np.abs(got[name] - a).max() / max(1.0, np.abs(a).max()))

@@ -13,7 +13,7 @@ TRAIN = """
 import numpy as np
 from rnn_gpu import RNN, Dense, Network
 from rnn_gpu.callbacks import Callback
-from rnn_gpu.kernels.store import counted
+from rnn_gpu.kernels.tally import counted
 
 class Look(Callback):
     def on_begin(self, training):

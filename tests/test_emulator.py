@@ -222,7 +222,11 @@ def test_tables_are_read():
     [
         ("mma.sync %f1, %f1;", "not understood: mma.sync"),
         ("mul.hi.s64 %rd9, %rd9, %rd9;", "not understood: mul.hi.s64"),
-        ("bar.warp.sync -1;", "no other: bar.warp.sync"),
+        ("bar.warp.sync %r1;", "no other: bar.warp.sync"),
+        ("barrier.cluster.arrive.acquire;", "no other: barrier.cluster.arrive.acquire"),
+        ("fence.acq_rel;", "not understood: fence.acq_rel"),
+        ("mbarrier.inval.shared.b64 [%rd8];", "not understood: mbarrier.inval"),
+        ("st.async.shared::cluster.f32 [%r9], %f1, [%r8];", "not understood: st.async"),
         ("bar.sync 0, 32;", "no other: bar.sync 0, 32"),
     ],
 )
@@ -365,3 +369,23 @@ def test_what_no_card_can_start_is_refused():
     for grid in ((0, 32, 0), (1, 2048, 0), (1, 32, 1 << 16)):
         with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_VALUE: kernel is given"):
             Card().start(Function(entry, "kernel", 0), *grid, ())
+
+
+def test_what_no_card_has_room_for_is_refused():
+    """Clusters that a grid has not, or the kernel was not compiled for; a grid that must be there
+    at once.
+    """
+    cases = [
+        ((3, 32, 0), {"cluster": 2}, "3 blocks are no whole number of clusters of 2"),
+        ((32, 32, 0), {"cluster": 32}, "clusters of 32 blocks"),
+        ((4, 32, 0), {"cluster": 4}, "compiled for clusters of 2"),
+        ((2, 32, 0), {}, "compiled for clusters of 2"),
+        ((132 * 32 + 2, 32, 0), {"cluster": 2, "cooperative": True}, "holds 4096"),
+        ((264, 1024, 200_000), {"cluster": 2, "cooperative": True}, "holds 128 of them"),
+    ]
+    text = kernel("bar.sync 0;").text._replace(cluster=2)
+    entry = kernel("bar.sync 0;")
+    entry.text = text
+    for grid, together, said in cases:
+        with pytest.raises(RuntimeError, match=said):
+            Card().start(Function(entry, "kernel", 200_000), *grid, (), **together)

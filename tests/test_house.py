@@ -24,7 +24,8 @@ ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
-kernels.store.files kernels.updates
+kernels.store.files kernels.tally kernels.updates
+kernels.store.marks
 kernels.binding.accessors kernels.binding.names kernels.once
 kernels.binding kernels.losses kernels.store kernels.undisturbed
 kernels.host_updates
@@ -57,6 +58,10 @@ kernels.devices.cuda.persistent_back
 kernels.devices.cuda.block kernels.devices.cuda.fingerprints kernels.devices.cuda.gemm
 kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
+kernels.devices.cuda.tuning.records
+kernels.devices.cuda.tuning.trials kernels.devices.cuda.tuning.trying
+kernels.devices.cuda.tuning.child
+kernels.devices.cuda.tuning
 kernels.devices.cuda
 kernels.emulator.arrays.counts kernels.emulator.arrays.order
 kernels.emulator.arrays.memory
@@ -66,11 +71,13 @@ kernels.emulator.arrays.linalg kernels.emulator.arrays.ndarrays
 kernels.emulator.arrays.functions
 kernels.emulator.arrays
 kernels.emulator.*
-kernels.emulator.arithmetic kernels.emulator.findings kernels.emulator.shadow
-kernels.emulator.warps
+kernels.emulator.arithmetic kernels.emulator.clocks kernels.emulator.findings
+kernels.emulator.shadow kernels.emulator.warps
 kernels.emulator.text
 kernels.emulator.memory kernels.emulator.operands kernels.emulator.registers
-kernels.emulator.instructions
+kernels.emulator.mbarriers kernels.emulator.ordering
+kernels.emulator.clusters kernels.emulator.instructions
+kernels.emulator.turns
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
@@ -84,7 +91,7 @@ layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-bridges.torch network.batches network.checkpoint network.finite network.memory
+bridges.torch network.bar network.batches network.checkpoint network.finite network.memory
 network.evaluation network.replay network.truncation
 network.compiling
 network.gradients

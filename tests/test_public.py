@@ -74,5 +74,5 @@ def test_import_is_quick_and_light():
     text = "import rnn_gpu, sys, time; print(time.process_time(), *sys.modules)"
     seconds, *loaded = words(text)
     assert "rnn_gpu.layers" in loaded
-    assert not {"torch", "cupy", "matplotlib", "pandas", "numba", "tqdm", "typer"} & set(loaded)
+    assert not {"torch", "cupy", "matplotlib", "pandas", "numba", "typer"} & set(loaded)
     assert float(seconds) < 2

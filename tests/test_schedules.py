@@ -17,7 +17,8 @@ from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem, Schedule
 from rnn_gpu.kernels.devices.cuda.plans import Plan, cycles, fitted
-from rnn_gpu.kernels.devices.cuda.schedules import H200, choose, decide, only
+from rnn_gpu.kernels.devices.cuda.schedules import H200, decide, only
+from rnn_gpu.kernels.devices.cuda.tuning import choose
 from twins import one_pass
 
 CLIPS = (UNCLIPPED, Clip(0.4, 0.6))

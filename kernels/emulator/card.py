@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..devices.cuda.driver import WITHOUT_ASKING, Facts, Hardware, played_by
+from ..devices.cuda.driver import (
+    WITHOUT_ASKING,
+    Facts,
+    Hardware,
+    check_clusters,
+    check_resident,
+    played_by,
+)
 from ..devices.cuda.precision import rounded
 from ..devices.cuda.schedules import H200
 from ..private import config, cuda_nvvm
@@ -30,6 +37,9 @@ from .machine import Grid, Kernel, Run
 from .memory import array_places, extent
 
 MOST_THREADS = 1024  # of a block
+# what a multiprocessor of compute capability 9.0 holds, and takes for itself of a block's memory
+THREADS_HELD, BLOCKS_HELD, RESERVED = 2048, 32, 1024
+NEIGHBOURS = 16  # multiprocessors among which a cluster finds its place, at least
 ADVICE = "pip install 'numba-cuda[cu13]', which needs no driver"
 
 
@@ -95,13 +105,12 @@ class Card(Hardware):
         """Execute a kernel at once, so that no other stream's work can come between; where the
         stream captures, when the graph is launched.
         """
-        if cluster > 1 or cooperative:
-            raise RuntimeError("blocks that wait for each other are not executed")
         most = max(function.shared, WITHOUT_ASKING)
         if not (blocks > 0 < threads <= MOST_THREADS and 0 <= shared <= min(most, H200.shared)):
             asked = f"{blocks} blocks of {threads} threads, {shared} bytes of shared memory each"
             raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: {function.entry} is given {asked}")
-        grid, given = Grid(blocks, threads, shared), list(values)
+        grid, given = Grid(blocks, threads, shared, cluster, cooperative), list(values)
+        check(function, grid, self.facts(0))
         touched = [given[k] for k in array_places(given) if extent(given, k)]
         start(lambda: self.execute(function, grid, given), touched)
 
@@ -124,6 +133,24 @@ class Card(Hardware):
     def findings(self) -> list[Finding]:
         """Of all launches so far."""
         return [one for launch in self.launches for one in launch.run.findings]
+
+
+def check(function: Function, grid: Grid, facts: Facts):
+    """Raise RuntimeError where no card takes this grid of clusters, or not all of its blocks at
+    once where they wait for each other. What registers allow is not known of a text.
+    """
+    check_clusters(facts, grid.blocks, grid.cluster)
+    own = function.kernel.text.cluster
+    if own not in (0, grid.cluster):
+        raise RuntimeError(
+            f"CUDA_ERROR_INVALID_CLUSTER_SIZE: {function.entry} is compiled for clusters of {own} "
+            f"blocks, and launched in clusters of {grid.cluster}"
+        )
+    shared = function.kernel.layout.shared + grid.dynamic + RESERVED
+    each = min(THREADS_HELD // grid.threads, BLOCKS_HELD, (H200.shared + RESERVED) // shared)
+    clusters = facts.multiprocessors // NEIGHBOURS * (NEIGHBOURS * each // grid.cluster)
+    held = each * facts.multiprocessors
+    check_resident(grid.blocks, grid.cluster, grid.cooperative, held, clusters)
 
 
 def start(work: Callable, addresses):

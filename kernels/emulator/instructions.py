@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from . import arithmetic
+from . import arithmetic, ordering
 from .memory import WINDOWS, Access
 from .operands import Operands, members
 from .text import DTYPES
@@ -285,6 +285,8 @@ def load(o: Operands) -> Callable:
 
 
 def store(o: Operands) -> Callable:
+    if "async" in o.it.parts:
+        return ordering.send(o)
     target, source = o.it.operands
     address, gets = o.address(target), [o.get(name) for name in members(source)]
     access = Access(o.space(), DTYPES[o.type], len(gets), o.it.text)
@@ -364,6 +366,7 @@ VERBS: dict[str, Callable[[Operands], Callable]] = {
     "st": store,
     "prefetch": prefetch,
     "shfl": shuffle,
+    **ordering.VERBS,
 }
 
 

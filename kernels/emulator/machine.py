@@ -1,23 +1,26 @@
 """Executing a kernel: every thread of the grid at once.
 
 Threads that are all at one basic block execute it together, as operations on arrays. Where a branch
-parts them, those with the smallest block go first, so that they meet again where their ways do; or
-warps are drawn at random, which no program may notice.
+parts them, some take their turn (turns.py).
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from .clocks import MBARRIERS, Clocks, Places
+from .clusters import Clusters
 from .findings import Finding, Findings, Kind, PTXError
 from .instructions import translate
+from .mbarriers import MBarriers
 from .memory import Access, Layout, Memory, Threads
 from .operands import Operands
 from .registers import Registers, Some, outliving
 from .text import BRANCH, DTYPES, ENDS, Instruction, Text, read
+from .turns import Turns
 from .warps import WARP, absent, sources
 
-NEVER = 1 << 30  # no block has this number
+MOST_CLOCKS = 1 << 26  # numbers: what every thread knows of every other
 
 
 class Grid(NamedTuple):
@@ -26,6 +29,8 @@ class Grid(NamedTuple):
     blocks: int
     threads: int  # of a block
     dynamic: int = 0  # bytes of shared memory
+    cluster: int = 1  # blocks of a cluster
+    cooperative: bool = False  # are all blocks there at once, or the launch refused?
 
 
 class Run(NamedTuple):
@@ -44,6 +49,9 @@ class Kernel:
     def __init__(self, text: str):
         self.text: Text = read(text)
         self.layout, self.written = Layout(self.text), outliving(self.text.blocks)
+        # are its threads in order by more than the barriers of a block, with any block's?
+        self.ordered = any(it.orders for it in self.text.instructions) or self.text.cluster > 0
+        self.meets_grid = any(it.meets_grid for it in self.text.instructions)
         # functions of a Group, of each basic block: its instructions, but for what ends it
         self.actions = [
             [self.translated(it) for it in block if not it.ends_block] for block in self.text.blocks
@@ -52,8 +60,7 @@ class Kernel:
     @property
     def float64(self) -> list[str]:
         """The instructions that compute in float64."""
-        every = (it for block in self.text.blocks for it in block)
-        return [it.text for it in every if "f64" in it.parts]
+        return [it.text for it in self.text.instructions if "f64" in it.parts]
 
     def translated(self, it: Instruction):
         return translate(Operands(it, self.text, self.layout.places))
@@ -86,6 +93,11 @@ class Machine:
 
     def __init__(self, kernel: Kernel, grid: Grid, arguments: list, order):
         self.kernel, self.grid, self.order = kernel, grid, order
+        if kernel.text.cluster not in (0, grid.cluster) or grid.blocks % grid.cluster:
+            own = kernel.text.cluster or "any"
+            raise PTXError(
+                f"{grid.blocks} blocks in clusters of {grid.cluster}, compiled for {own}"
+            )
         count = self.count = grid.blocks * grid.threads
         each = np.arange(count, dtype="i4")
         self.all, self.block, place = each, each // grid.threads, each % grid.threads
@@ -93,20 +105,39 @@ class Machine:
         self.warp = self.block * -(-grid.threads // WARP) + place // WARP
         self.epoch = np.zeros(grid.blocks, "i4")
         self.findings, threads = Findings(), Threads(self.block, place, self.epoch)
-        self.memory = Memory(kernel.layout, threads, grid.dynamic, self.findings)
+        self.clocks = self.clocked() if kernel.ordered else None
+        self.memory = Memory(kernel.layout, threads, grid.dynamic, self.findings, self.clocks)
         self.parameters = self.typed(self.memory.take(list(map(plain, arguments))))
         self.registers, self.instructions = Registers(kernel.text, count), 0
+        rank, cluster = self.block % grid.cluster, self.block // grid.cluster
         self.special = {
             "thread": place,
             "block": self.block,
             "lane": self.lane,
+            "rank": rank,
+            "cluster": cluster,
             "threads": np.int64(grid.threads),
             "blocks": np.int64(grid.blocks),
             "dynamic": np.int64(grid.dynamic),
+            "size": np.int64(grid.cluster),
+            "clusters": np.int64(grid.blocks // grid.cluster),
         }
         self.warps = int(self.warp[-1]) + 1
-        self.pc, self.at = np.zeros(count, "i8"), np.zeros(count, "i8")
-        self.waiting, self.done = np.zeros(count, bool), np.zeros(count, bool)
+        self.turns = Turns(self)
+        if self.clocks:
+            random = np.random.default_rng(0) if order is None else order
+            self.bars = MBarriers(self.memory, self.clocks, self.turns.progress)
+            self.clusters = Clusters(self.memory, self.clocks, self.bars, random)
+
+    def clocked(self) -> Clocks:
+        """Clocks of all threads that can be in order."""
+        grid, kernel = self.grid, self.kernel
+        society = grid.blocks if kernel.meets_grid else grid.cluster
+        counts = any(it.verb == "mbarrier" for it in kernel.text.instructions)
+        bars = MBARRIERS if counts else 0
+        if self.count * society * (grid.threads + bars) > MOST_CLOCKS:
+            raise PTXError(f"more threads than can be followed: {grid.blocks} x {grid.threads}")
+        return Clocks(Places(self.count, grid.threads, grid.cluster, society, bars))
 
     def typed(self, numbers: list) -> list:
         """Parameters as numbers of their types."""
@@ -120,10 +151,12 @@ class Machine:
 
     def run(self) -> Run:
         with np.errstate(all="ignore"):
-            k = 0 if self.order is None else self.apart()
+            k = 0 if self.order is None and not self.clocks else self.turns.apart()
             while k is not None:
                 self.together(k)
-                k = self.apart()
+                k = self.turns.apart()
+        if self.clocks and not self.turns.gave_up:
+            self.clusters.end()
         self.memory.give_back()
         findings, benign = self.findings.all(), self.memory.benign
         return Run(findings, benign, int(self.epoch.max()), self.instructions)
@@ -145,7 +178,7 @@ class Machine:
             taken, last = self.execute(k, group), blocks[k][-1]
             self.instructions += self.warps * len(blocks[k])
             if last.verb in ENDS:
-                self.done[:] = True
+                self.turns.end(self.all, last)
                 return
             if last.verb == BRANCH:
                 target = self.kernel.text.labels[last.operands[0]]
@@ -154,61 +187,19 @@ class Machine:
                 elif not np.any(taken):
                     k += 1
                 else:
-                    self.pc[:] = np.where(taken, target, k + 1)
+                    self.turns.pc[:] = np.where(taken, target, k + 1)
                     return
             else:
                 self.epoch += last.ends_block
                 k += 1
 
-    def apart(self) -> int | None:
-        """Threads at several places, until all are at one (its block), or have ended (None)."""
-        while not self.done.all():
-            running = ~(self.waiting | self.done)
-            if not running.any():
-                raise PTXError("threads wait for ever")
-            if self.order is not None:
-                running &= np.isin(self.warp, drawn(self.order, np.unique(self.warp[running])))
-            self.advance(np.where(running, self.pc, NEVER))
-            together = (self.pc == self.pc[0]).all() and not (self.waiting | self.done).any()
-            if together and self.order is None:
-                return int(self.pc[0])
-        return None
-
-    def advance(self, places):
-        """Those with the smallest block, by this block."""
-        k = int(places.min())
-        who = np.flatnonzero(places == k)
-        registers = Some(self.registers, who)
-        taken, last = self.execute(k, Group(self, who, registers)), self.kernel.text.blocks[k][-1]
-        self.instructions += len(np.unique(self.warp[who])) * len(self.kernel.text.blocks[k])
+    def some(self, k: int, who):
+        """Some threads, by block k; returns whether its branch is taken, by thread."""
+        registers, blocks = Some(self.registers, who), self.kernel.text.blocks
+        taken = self.execute(k, Group(self, who, registers))
+        self.instructions += len(np.unique(self.warp[who])) * len(blocks[k])
         registers.hand_back(self.kernel.written[k])
-        if last.verb in ENDS:
-            self.done[who] = True
-        elif last.verb == BRANCH:
-            target = self.kernel.text.labels[last.operands[0]]
-            self.pc[who] = np.where(taken, target, k + 1)
-        else:
-            self.pc[who] = k + 1
-            self.waiting[who], self.at[who] = last.ends_block, k
-        if last.ends_block and last.verb != BRANCH:
-            for block in np.unique(self.block[who]):
-                self.meet(block)
-
-    def meet(self, block: int):
-        """Let the threads of a block go on, if all are at the barrier or have ended."""
-        own = slice(block * self.grid.threads, (block + 1) * self.grid.threads)
-        waiting, done = self.waiting[own], self.done[own]
-        if not waiting.any() or not (waiting | done).all():
-            return
-        places = np.unique(self.at[own][waiting])
-        text = " / ".join(f"{self.kernel.text.blocks[k][-1].text} of block {k}" for k in places)
-        first = int(block), int(np.flatnonzero(waiting)[0])
-        if len(places) > 1:
-            self.findings.add(Kind.PARTED_BARRIER, "", text, int(waiting.sum()), first)
-        if done.any():
-            self.findings.add(Kind.MISSED_BARRIER, "", text, int(done.sum()), first)
-        waiting[:] = False
-        self.epoch[block] += 1
+        return taken
 
     def shuffle(self, who, mode: str, values, by, c, mask, text: str):
         """(what each lane gets, whether it comes from the lane that it asks)."""
@@ -220,13 +211,9 @@ class Machine:
         self.memory.tell(Kind.ABSENT_LANES, Access("", "i4", 1, text), who, missing)
         sent = np.zeros(self.count + WARP, "i4")
         sent[who] = values
+        if self.clocks:
+            self.clocks.follow(who, np.minimum(source, self.count - 1))
         return sent[source], there
-
-
-def drawn(order: np.random.Generator, warps):
-    """Some of the warps, at least one: seldom all, often few."""
-    chosen = warps[order.random(len(warps)) < order.random()]
-    return chosen if len(chosen) else order.choice(warps, 1)
 
 
 def plain(number):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .clocks import WEAK, Clocks, History
 from .findings import Findings, Kind, PTXError
 from .shadow import Shadow
 from .text import Text
@@ -23,20 +24,31 @@ PAGE = 512  # bytes; arrays of CuPy begin at a multiple
 WIDEST = 16  # bytes that one instruction takes
 WINDOWS = {"shared": 1 << 56, "local": 1 << 57}  # where they begin among generic addresses
 WORD = 4  # bytes of a cell that remembers who was there
+# bits of an address in the shared memory of one block; those above, in the addresses of a cluster,
+# are the block's rank + 1, or 0: the own block
+OWN = 24
 
 
 class Access(NamedTuple):
     """What an instruction asks of memory: `count` neighbouring numbers."""
 
-    space: str  # "global", "shared", "local"; "generic" where the address tells
+    # "global", "shared", "local"; "cluster" where the address tells whose shared memory, "generic"
+    # where it tells the space too
+    space: str
     dtype: str
     count: int
     instruction: str  # its text
+    level: int = WEAK  # how far it is strong
 
     @property
     def size(self) -> int:
         """Bytes of one number."""
         return int(np.dtype(self.dtype).itemsize)
+
+    @property
+    def memory(self) -> str:
+        """The space whose bytes they are."""
+        return "shared" if self.space == "cluster" else self.space
 
 
 class Threads(NamedTuple):
@@ -67,9 +79,20 @@ class Memory:
     """All of it, for one run of a kernel."""
 
     legal: np.ndarray  # of each byte of global memory: belongs it to an argument?
+    # of each word of shared memory: belongs it to an mbarrier?  None where there are none
+    reserved: np.ndarray | None = None
 
-    def __init__(self, layout: Layout, threads: Threads, dynamic: int, findings: Findings):
+    def __init__(
+        self,
+        layout: Layout,
+        threads: Threads,
+        dynamic: int,
+        findings: Findings,
+        clocks: Clocks | None = None,
+    ):
+        """clocks  where threads are in order by more than the barriers of a block"""
         self.layout, self.threads, self.findings, self.benign = layout, threads, findings, 0
+        self.clocks, self.visits, self.stores = clocks, [], 0
         count = len(threads.block)
         self.limit = {"shared": layout.shared + dynamic, "local": layout.local}
         self.stride = {space: up(limit, WIDEST) for space, limit in self.limit.items()}
@@ -78,7 +101,7 @@ class Memory:
             space: np.full(self.stride[space] * each + WIDEST, UNWRITTEN, "u1")
             for space, each in owners.items()
         }
-        self.shadows: dict[tuple[str, int], Shadow] = {}
+        self.shadows: dict[tuple[str, int], Shadow | History] = {}
 
     # Arguments
 
@@ -137,6 +160,8 @@ class Memory:
         address = np.broadcast_to(address, len(who))
         self.tell(Kind.MISALIGNED, access, who, address % size != 0)
         address = address - address % access.size
+        if space == "cluster":
+            return self.reach_block(access, address, who)
         end = len(self.legal) if space == "global" else self.limit[space]
         inside = (address >= 0) & (address + size <= end)
         if space == "global":
@@ -149,17 +174,40 @@ class Memory:
             place += owner.astype("i8") * self.stride[space]
         return place, slice(None) if inside.all() else inside
 
+    def reach_block(self, access: Access, address, who):
+        """`reach` of addresses that name a block of the cluster."""
+        named, address = address >> OWN, address & (1 << OWN) - 1
+        cluster = self.clocks.places.cluster if self.clocks else 1
+        block, end = self.threads.block[who], address + access.size * access.count
+        there = (named >= 0) & (named <= cluster)
+        self.tell(Kind.ABSENT_BLOCK, access, who, ~there)
+        self.tell(Kind.OUTSIDE, access, who, there & (end > self.limit["shared"]))
+        inside = there & (end <= self.limit["shared"])
+        owner = np.where(inside & (named > 0), block // cluster * cluster + named - 1, block)
+        for visit in self.visits:
+            visit(access, owner, who)
+        place = np.where(inside, address, 0) + owner.astype("i8") * self.stride["shared"]
+        return place, slice(None) if inside.all() else inside
+
+    def spare(self, access: Access, place, who):
+        """An mbarrier's memory is nobody else's."""
+        if self.reserved is not None and access.memory == "shared":
+            size = access.size * access.count
+            hit = self.reserved[place // WORD] | self.reserved[(place + size - 1) // WORD]
+            self.tell(Kind.MBARRIER_MEMORY, access, who, hit)
+
     def load(self, access: Access, address, who) -> list:
         """The numbers of each thread; what is outside is any."""
         access, address = located(access, address)
         place, inside = self.reach(access, address, who)
         there, readers = place[inside], who[inside]
+        self.spare(access, there, readers)
         for shadow, cells in self.cells(access, there, access.count):
             if access.space != "global":
                 self.tell(Kind.UNWRITTEN, access, readers, ~shadow.written(cells))
-            raced = shadow.read(cells, readers, self.epochs(readers))
+            raced = shadow.read(cells, readers, access.level)
             self.tell(Kind.READ_AFTER_WRITE, access, readers, raced)
-        numbers = self.bytes[access.space].view(access.dtype)
+        numbers = self.bytes[access.memory].view(access.dtype)
         values = [numbers[place // access.size + k] for k in range(access.count)]
         if access.space == "global" and access.dtype in ("f4", "f8"):
             for value in values:
@@ -172,7 +220,9 @@ class Memory:
         access, address = located(access, address)
         place, inside = self.reach(access, address, who)
         there, writers = place[inside], who[inside]
-        numbers = self.bytes[access.space].view(f"u{access.size}")
+        self.spare(access, there, writers)
+        self.stores += 1
+        numbers = self.bytes[access.memory].view(f"u{access.size}")
         for k, value in enumerate(values):
             value = np.broadcast_to(value, len(who)).astype(access.dtype)[inside]
             value, at = value.view(f"u{access.size}"), there // access.size + k
@@ -183,24 +233,22 @@ class Memory:
 
     def note_write(self, access: Access, place, who, changed, lost):
         """changed: where the value is another than before; lost: than is there now."""
-        epochs = self.epochs(who)
         for shadow, cells in self.cells(access, place, 1):
-            earlier, now, was_read = shadow.write(cells, who, epochs)
+            earlier, now, was_read = shadow.write(cells, who, access.level)
             two = (earlier & changed) | (now & lost)
             self.tell(Kind.TWO_WRITES, access, who, two)
             self.benign += int((earlier | now).sum()) - int(two.sum())
             self.tell(Kind.WRITE_AFTER_READ, access, who, was_read & changed)
 
-    def epochs(self, who):
-        return self.threads.epoch[self.threads.block[who]]
-
     def cells(self, access: Access, place, count: int):
         """(shadow, cells) of an access: words, or bytes where numbers are smaller."""
         cell = WORD if access.size >= WORD else 1
-        key = access.space, cell
+        key = access.memory, cell
         if key not in self.shadows:
-            cells = len(self.bytes[access.space]) // cell + 1
-            self.shadows[key] = Shadow(cells, self.threads.block)
+            cells = len(self.bytes[access.memory]) // cell + 1
+            block, epoch = self.threads.block, self.threads.epoch
+            known = self.clocks
+            self.shadows[key] = History(cells, known) if known else Shadow(cells, block, epoch)
         for k in range(access.size * count // cell):
             yield self.shadows[key], place // cell + k
 
@@ -212,7 +260,8 @@ def located(access: Access, address):
     for space, start in WINDOWS.items():
         inside = (address >= start) & (address < 2 * start)
         if np.all(inside):
-            return access._replace(space=space), address - start
+            far = space == "shared" and np.any(address - start >= 1 << OWN)
+            return access._replace(space="cluster" if far else space), address - start
         if np.any(inside):
             raise PTXError(f"addresses of several spaces at once: {access.instruction}")
     return access._replace(space="global"), address

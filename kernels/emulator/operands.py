@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .clocks import OF_BLOCK, OF_CLUSTER, OF_GRID
 from .findings import PTXError
 from .text import DTYPES, Instruction, Text
 
@@ -19,9 +20,22 @@ SPECIAL = {  # registers that the card sets, and their names in a Grid
     "%nctaid.x": "blocks",
     "%laneid": "lane",
     "%dynamic_smem_size": "dynamic",
+    "%cluster_ctarank": "rank",
+    "%cluster_ctaid.x": "rank",
+    "%cluster_nctarank": "size",
+    "%cluster_nctaid.x": "size",
+    "%clusterid.x": "cluster",
+    "%nclusterid.x": "clusters",
 }
-ALWAYS_ZERO = ("%tid.y", "%tid.z", "%ctaid.y", "%ctaid.z")
-ALWAYS_ONE = ("%ntid.y", "%ntid.z", "%nctaid.y", "%nctaid.z")
+OTHER = ("y", "z")  # dimensions
+ALWAYS_ZERO = tuple(
+    f"%{name}.{one}" for name in ("tid", "ctaid", "cluster_ctaid", "clusterid") for one in OTHER
+)
+ALWAYS_ONE = tuple(
+    f"%{name}.{one}" for name in ("ntid", "nctaid", "cluster_nctaid", "nclusterid") for one in OTHER
+)
+OF_SHARED = {"shared::cta": "shared", "shared::cluster": "cluster"}
+SCOPES = {"cta": OF_BLOCK, "cluster": OF_CLUSTER, "gpu": OF_GRID, "gl": OF_GRID, "sys": OF_GRID}
 WHOLE = re.compile(r"-?(0[xX][0-9a-fA-F]+|\d+)U?")
 BITS = {"0f": ("u4", "f4"), "0F": ("u4", "f4"), "0d": ("u8", "f8"), "0D": ("u8", "f8")}
 
@@ -127,12 +141,16 @@ class Operands:
         moved = np.int64(int(offset, 0) if offset else 0)
         return lambda here: start(here).astype("i8") + moved
 
+    def scope(self, default: int) -> int:
+        """How far it is strong, where it says so."""
+        return next((SCOPES[part] for part in self.it.parts if part in SCOPES), default)
+
     def space(self) -> str:
         for part in self.it.parts:
             if part in ("global", "shared", "local", "param"):
                 return part
-            if part == "shared::cta":
-                return "shared"
+            if part in OF_SHARED:
+                return OF_SHARED[part]
         return "generic"
 
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from .text import Instruction, Text, registers_in
 
-STORES = ("st", "prefetch")  # instructions that write no register
+# instructions that write no register
+STORES = ("st", "prefetch", "red", "fence", "membar", "nanosleep")
 
 
 class Registers(dict):
@@ -48,7 +49,7 @@ class Some(dict):
 
 def targets(it: Instruction) -> set[str]:
     """The registers that an instruction writes."""
-    if it.ends_block or it.verb in STORES or not it.operands:
+    if it.ends_block or it.verb in STORES or not it.operands or it.operands[0].startswith("["):
         return set()
     return registers_in(it.operands[:1])
 

@@ -13,8 +13,8 @@ NOBODY, SEVERAL, OF_SEVERAL_BLOCKS = -1, -2, -3  # in place of a reader's number
 class Shadow:
     """That of `cells` cells."""
 
-    def __init__(self, cells: int, blocks_of_threads):
-        self.block_of = blocks_of_threads
+    def __init__(self, cells: int, blocks_of_threads, epochs_of_blocks):
+        self.block_of, self.epoch_of = blocks_of_threads, epochs_of_blocks
         self.writer, self.reader = np.full(cells, NOBODY, "i4"), np.full(cells, NOBODY, "i4")
         # epochs of the last write and read, and the block that read
         self.wrote_in, self.read_in = np.full(cells, -1, "i4"), np.full(cells, -1, "i4")
@@ -37,10 +37,11 @@ class Shadow:
         others = (reader == SEVERAL) | ((reader >= 0) & (reader != who))
         return (reader == OF_SEVERAL_BLOCKS) | (others & near)
 
-    def read(self, cells, who, epochs):
-        """Remember reads; returns where they race with a write."""
-        bad = self.written_by_others(cells, who, epochs)
+    def read(self, cells, who, level):
+        """Remember reads; returns where they race with a write.  No access is strong here."""
         block = self.block_of[who]
+        epochs = self.epoch_of[block]
+        bad = self.written_by_others(cells, who, epochs)
         before, elsewhere = self.reader[cells], self.read_by[cells] != block
         many = (before == OF_SEVERAL_BLOCKS) | ((before != NOBODY) & elsewhere)
         fresh = (before == NOBODY) | (self.read_in[cells] != epochs) | (before == who)
@@ -58,10 +59,11 @@ class Shadow:
             self.reader[cells[lost]] = SEVERAL
             self.reader[cells[lost & far]] = OF_SEVERAL_BLOCKS
 
-    def write(self, cells, who, epochs):
+    def write(self, cells, who, level):
         """Remember writes; returns where they meet, without order, (another's write before, another
         write of this moment, another's read before).
         """
+        epochs = self.epoch_of[self.block_of[who]]
         before = self.written_by_others(cells, who, epochs)
         was_read = self.read_by_others(cells, who, epochs)
         self.writer[cells], self.wrote_in[cells] = who, epochs

@@ -19,8 +19,16 @@ DTYPES = {
     "f64": "f8",
     "pred": "?",
 }
-BRANCH, ENDS, BARRIERS = "bra", ("ret", "exit"), ("bar", "barrier")
+BRANCH, ENDS, BARRIERS = "bra", ("ret", "exit", "trap"), ("bar", "barrier")
 WHOLE_BLOCK = ("bar.sync", "barrier.sync", "barrier.sync.aligned")
+WHOLE_CLUSTER = re.compile(
+    r"barrier\.cluster\.(arrive(\.release|\.relaxed)?|wait(\.acquire)?)(\.aligned)?"
+)
+# what brings threads in order, but for the barriers of a block
+ORDERING = {"mapa", "mbarrier", "fence", "membar", "atom", "red"}
+STRONG = {"relaxed", "acquire", "release", "acq_rel", "volatile"}
+BETWEEN_BLOCKS = {"gpu", "sys", "gl", "volatile"}
+CLUSTER = re.compile(r"\.reqnctapercluster\s+(\d+)")
 LABEL = re.compile(r"([$\w]+):(?!:)\s*")
 REGISTER = re.compile(r"%[A-Za-z_]+\d*(?![\w.])")
 OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+")
@@ -57,6 +65,20 @@ class Instruction(NamedTuple):
     def ends_block(self) -> bool:
         return self.verb in (BRANCH, *ENDS, *BARRIERS)
 
+    @property
+    def orders(self) -> bool:
+        """Brings it threads in order, and is no barrier of a block?"""
+        parts = set(self.parts)
+        barrier = self.verb in BARRIERS and self.op not in WHOLE_BLOCK
+        reaches = parts & {*STRONG, "async", "shared::cluster"}
+        return bool(barrier or self.verb in ORDERING or reaches)
+
+    @property
+    def meets_grid(self) -> bool:
+        """Is it for threads of any block?"""
+        atomic = self.verb in ("atom", "red") and not {"cta", "cluster"} & set(self.parts)
+        return self.orders and bool(atomic or BETWEEN_BLOCKS & set(self.parts))
+
 
 class Variable(NamedTuple):
     """Memory that the kernel declares."""
@@ -78,6 +100,11 @@ class Text(NamedTuple):
     types: dict[str, str]  # of registers, by name or by what is before its number
     blocks: tuple[tuple[Instruction, ...], ...]
     labels: dict[str, int]  # the number of the block that begins there
+    cluster: int  # blocks of a cluster, where the kernel says so; else 0
+
+    @property
+    def instructions(self):
+        return (it for block in self.blocks for it in block)
 
     def dtype(self, register: str) -> str:
         """NumPy's type of a register."""
@@ -101,8 +128,7 @@ def read(text: str) -> Text:
         raise PTXError(f"functions that are called are not executed: {called[0].strip()}")
     head, _, rest = text.partition(".entry")
     signature, _, body = rest.partition("{")
-    if "cluster" in signature:
-        raise PTXError("clusters are not executed")
+    cluster = CLUSTER.search(signature)
     types = {name: kind for kind, name in DECLARED.findall(body)}
     blocks, labels = split(statements(body, types))
     return Text(
@@ -113,6 +139,7 @@ def read(text: str) -> Text:
         types,
         blocks,
         labels,
+        int(cluster[1]) if cluster else 0,
     )
 
 
@@ -170,9 +197,16 @@ def instruction(text: str) -> Instruction:
         raise PTXError(f"not understood: {text}")
     guard, op, rest = found.groups()
     operands = tuple(OPERAND.findall(rest))
-    if op.split(".")[0] in BARRIERS and (op not in WHOLE_BLOCK or operands != ("0",)):
-        raise PTXError(f"a barrier of a block's threads is understood, and no other: {text}")
+    if op.split(".")[0] in BARRIERS and not understood(op, operands):
+        raise PTXError(f"a barrier of a warp, a block or a cluster is understood, no other: {text}")
     return Instruction(op, operands, guard or "", " ".join(text.split()))
+
+
+def understood(op: str, operands: tuple[str, ...]) -> bool:
+    """Is it a barrier of all threads of a block or a cluster, or of named lanes of a warp?"""
+    of_cluster = WHOLE_CLUSTER.fullmatch(op) and not operands
+    of_warp = op == "bar.warp.sync" and len(operands) == 1 and not operands[0].startswith("%")
+    return bool((op in WHOLE_BLOCK and operands == ("0",)) or of_cluster or of_warp)
 
 
 def opposite(guard: str) -> str:

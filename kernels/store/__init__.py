@@ -19,7 +19,6 @@ from ..once import at_first, told
 from ..private import AppDirs, config
 from .files import OWNERS, File, Folder, mine
 
-counted = {"compiled": 0, "found": 0}  # kernels of every device since this process began
 MOST = 1000  # megabytes that are kept, where RNN_GPU_CACHE_MB does not say another number
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 MARK = b"rnn_gpu kernel\n"
 HEAD = len(MARK) + hashlib.sha256().digest_size
-ENDING, UNFINISHED = ".kernel", ".part"
+ENDING, UNFINISHED, MARKED = ".kernel", ".part", ".mark"
 ABANDONED = 3600  # seconds after which nobody goes on writing
 OWNERS = hasattr(os, "geteuid")  # not on Windows, where a folder of the user's is his alone
 WARY = 0
@@ -66,9 +66,7 @@ class Folder:
         if HEAD + len(payload) > self.most:
             return
         with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                self.path.mkdir(0o700)
+            self.make()
             with self.entered() as here:
                 whole = self.at(here, name + ENDING)
                 part = self.at(here, f"{name}.{secrets.token_hex(8)}{UNFINISHED}")
@@ -83,6 +81,12 @@ class Folder:
                     removed(part, here)
                     raise
                 self.trim(here)
+
+    def make(self):
+        """Make the folder, where it is not there.  Raises OSError where it cannot be."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            self.path.mkdir(0o700)
 
     def trim(self, here):
         """Remove what was not used for longest, down to the bound, and what was never finished."""
@@ -136,7 +140,7 @@ class Folder:
     def listed(self, here):
         with os.scandir(self.path if here is None else here) as entries:
             for entry in entries:
-                if entry.name.endswith((ENDING, UNFINISHED)):
+                if entry.name.endswith((ENDING, UNFINISHED, MARKED)):
                     with suppress(FileNotFoundError):  # another process removed it
                         status = entry.stat(follow_symlinks=False)
                         yield File(entry.name, status.st_size, status.st_mtime)

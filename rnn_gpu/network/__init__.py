@@ -6,7 +6,8 @@ fit            the door to training: its arguments
 training       its settings, its loop, one update
 compiling      one batch of each kind, so that kernels are compiled before training begins
 callbacks      what is told of it: validation, checkpoints, the best model, the user's own
-progress       the bar
+bar            lines of text that fit
+progress       the bar, and a line an epoch
 batches        samples at the door, and batches of them
 gradients      loss and gradients of a batch
 truncation     truncated BPTT

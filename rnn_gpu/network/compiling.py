@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..kernels.store import counted
+from ..kernels.tally import counted
 from .batches import Batch, Samples
 from .evaluation import run
 

@@ -22,7 +22,7 @@ from ...private import (
     NativeLowering,
     register_pass,
 )
-from ...store import counted
+from ...tally import counted
 from ...undisturbed import undisturbed
 
 

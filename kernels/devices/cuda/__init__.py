@@ -29,13 +29,15 @@ from .launch import (
     threads_for,
 )
 from .reductions import loss, norms, update  # noqa: F401  part of every device
-from .schedules import card, choose, named
+from .schedules import card, named
+from .tuning import choose, wanted
 
 name, preference = "cuda", 0 if SIMULATED else 2
 CHUNK_ROWS = 65_536  # rows of a chunk (see products.py): enough that cuBLAS is called once or twice
 
 
 def missing(precision="fp32"):
+    wanted()  # ValueError where the environment says what there is not
     if why_not := driver().missing():
         return why_not
     if precision == "tf32" and driver().facts(driver().device()).capability < (8, 0):

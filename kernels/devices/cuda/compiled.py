@@ -23,8 +23,9 @@ from numba import cuda
 from ...description import description
 from ...once import once
 from ...private import compiled_cuda_kernel, pretended_capability
-from ...store import check_unchanged, counted, digest, folder, named
+from ...store import check_unchanged, digest, folder, named
 from ...store.files import Folder, payload_of
+from ...tally import counted
 from ...undisturbed import undisturbed
 
 KERNELS = Path(__file__).parents[2]

@@ -23,6 +23,7 @@ class Facts(NamedTuple):
     multiprocessors: int
     registers: int  # of 32 bits, a multiprocessor
     shared: int  # bytes that a block may have
+    version: int = 0  # of the driver
 
 
 class Driver(Protocol):
@@ -161,6 +162,7 @@ class Hardware:
             known["multiProcessorCount"],
             known["regsPerMultiprocessor"],
             known["sharedMemPerBlockOptin"],
+            self.arrays.cuda.runtime.driverGetVersion(),
         )
 
     def load(self, code: bytes, entry: str, shared: int) -> Any:

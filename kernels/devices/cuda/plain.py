@@ -29,6 +29,7 @@ from .pointwise import (
 
 name = "plain"
 PRODUCT = 36  # instructions of one product of a sum, in which no index stays (read off SASS)
+BESIDE = 600  # cycles of a step beside it: the state through memory, the cell, the barrier
 ON_A_CARD = 256  # threads of a block, at most; the simulator has fewer
 PRODUCT_WAITS = 68  # cycles of it where nothing else hides them: four loads from L2 at a time
 
@@ -164,7 +165,8 @@ def cycles(problem: Problem) -> float:
     warps = blocks * ceil(threads / WARP)
     issue = PRODUCT * products * ceil(warps / SCHEDULERS)
     waves = ceil(blocks * threads / RESIDENT_THREADS)
-    return max(streaming(problem), issue, waves * PRODUCT_WAITS * products)
+    alone = PRODUCT_WAITS * products + BESIDE
+    return max(streaming(problem), issue, waves * alone)
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):

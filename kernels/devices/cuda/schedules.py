@@ -63,21 +63,6 @@ def named(name: str) -> Schedule:
     return SCHEDULES[NAMES.index(name)]
 
 
-def choose(
-    cell,
-    direction: str,
-    n: int,
-    B: int,
-    itemsize: int,
-    clips: bool = False,
-    masked: bool = False,
-    precision: str = "fp32",
-) -> Choice:
-    """The schedule of one call, as a Problem has it, on the card that is current."""
-    problem = Problem(cell, direction, n, B, itemsize, card(), clips, masked, precision)
-    return decide(problem, forced[-1] if forced else None)
-
-
 @once
 def decide(problem: Problem, wanted: str | None = None) -> Choice:
     """The best plan of the schedule that is `wanted`; where it has none, of all."""

@@ -20,6 +20,7 @@ from .streams import (
     Graph,
     Stream,
     get_current_stream,
+    get_elapsed_time,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "alloc",
     "get_allocator",
     "get_current_stream",
+    "get_elapsed_time",
     "runtime",
     "using_allocator",
 ]
@@ -65,6 +67,7 @@ runtime = SimpleNamespace(
     setDevice=memory.set_device,
     getDeviceCount=lambda: memory.CARDS,
     getDeviceProperties=properties,
+    driverGetVersion=lambda: 13_000,
     deviceSynchronize=device_synchronize,
     streamCaptureModeGlobal=GLOBAL,
     streamCaptureModeThreadLocal=THREAD_LOCAL,

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from itertools import count as numbers
 from threading import get_ident, local
+from time import perf_counter
 from typing import Any
 
 from . import memory
@@ -259,6 +260,7 @@ class Event:
         if interprocess and not disable_timing:
             raise ValueError("Timing must be disabled for interprocess events")
         self._clock: Clock = {}
+        self.recorded = None if disable_timing else 0.0  # seconds; 0: not yet
 
     @property
     def done(self) -> bool:
@@ -266,6 +268,8 @@ class Event:
 
     def record(self, stream=None):
         """Stand at this point of a stream."""
+        if self.recorded is not None:
+            self.recorded = perf_counter()
         stream = stream or get_current_stream()
         for order in LOOKING:
             self._clock = dict(order.begin(stream.ptr, not stream.is_non_blocking))
@@ -276,3 +280,10 @@ class Event:
         count("waits", "Event.synchronize")
         for order in LOOKING:
             merge(order.hosts[get_ident()], self._clock)
+
+
+def get_elapsed_time(begin: Event, end: Event) -> float:
+    """Milliseconds between two events."""
+    if not (begin.recorded and end.recorded):
+        raise ValueError("both events are recorded before, and measure time")
+    return 1e3 * (end.recorded - begin.recorded)
