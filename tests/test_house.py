@@ -112,7 +112,11 @@ datasets._sequences
 datasets.*
 datasets
 rnn_gpu
-cli.jobs cli.options
+cli.config cli.options cli.pictures cli.tables
+cli.choices cli.labelled
+cli.series
+cli.classes cli.forecasts cli.texts
+cli.future cli.jobs
 cli.*
 cli
 cli.__main__

@@ -59,6 +59,15 @@ class Graph:
         self.inputs.append(helper.make_tensor_value_info(name, number or self.number, shape))
         return name
 
+    def optional(self, name, *shape):
+        """Add an input of the graph that is zero where none is given; its name.  What is given may
+        have more rows than the zero's one.
+        """
+        zero = np.zeros([1 if isinstance(size, str) else size for size in shape])
+        number = helper.tensor_dtype_to_np_dtype(self.number)
+        self.constants.append(numpy_helper.from_array(zero.astype(number), name))
+        return self.input(name, *shape)
+
     def output(self, value, name, *shape):
         """Let a value leave the graph under this name."""
         self.nodes.append(helper.make_node("Identity", [value], [name]))
@@ -70,7 +79,7 @@ def export(network: Network, path):
 
     inputs   x (T, B, m), or int64 symbols (T, B) if the first layer is an Embedding, or (B, m)
              without recurrent layers; then for recurrent layer i `state_i` (B, n), or `state_i_0`,
-             `state_i_1` (h and c of an LSTM)
+             `state_i_1` (h and c of an LSTM), each zero where it is not given
     outputs  y (T, B, k), every step whatever network.steps says, or (B, k); then `last_i`, as the
              states
 
@@ -164,7 +173,10 @@ def recurrent(graph, layer, i, x, last):
     biases = np.concatenate([θ["b"], θ.get("c", np.zeros_like(θ["b"]))])
     names = [f"{i}_{k}" for k in range(cell.states)] if cell.states > 1 else [f"{i}"]
     axis = graph.constant(np.array([0]))
-    states = [graph.node("Unsqueeze", graph.input(f"state_{name}", "B", n), axis) for name in names]
+    B = graph.node("Gather", graph.node("Shape", x), graph.constant(np.array([1])))
+    shape = graph.node("Concat", B, graph.constant(np.array([n])), axis=0)
+    given = [graph.optional(f"state_{name}", "B or 1", n) for name in names]
+    states = [graph.node("Unsqueeze", graph.node("Expand", state, shape), axis) for state in given]
     weights = [graph.constant(a[None]) for a in (θ["U"], θ["W"], biases)]
     direction = "reverse" if layer.reverse else "forward"
     y, *s = graph.node(

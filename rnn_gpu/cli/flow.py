@@ -7,21 +7,19 @@ from typing import Annotated
 import typer
 
 from .. import ArgumentError, load
-from .jobs import job
-from .options import AUTO, NO_PICTURE, Data, OnDevice
+from .jobs import known
+from .options import AUTO, NO_PICTURE, Model, OnDevice
 
 
 def gradflow(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL",
-            exists=True,
-            dir_okay=False,
-            help="A file that `rnn-gpu train` or Network.save wrote.",
+    model: Model,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A file, vowels, or python-manual. Default: what it was trained on; vowels where "
+            "the model does not say."
         ),
-    ],
-    data: Annotated[Data, typer.Option(help="What it was trained on.")] = Data.vowels,
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many of the training sequences.")] = 64,
     device: OnDevice = AUTO,
     out: Annotated[
@@ -31,8 +29,10 @@ def gradflow(
     """Tell how the gradient of a model fares on its way back through time, what to do about it, and
     draw it.
     """
-    x, y = job(data).train
-    report = load(model, device=device).gradient_flow(x[:samples], y[:samples])
+    network = load(model, device=str(device))
+    job = known(model, network, data or (None if network.metadata else "vowels"))
+    x, y = job.at_end("train" if len(job.parts["train"].x) else "test")
+    report = network.gradient_flow(x[:samples], y[:samples])
     print(report)
     path = out or model.with_suffix(".gradflow.png")
     try:

@@ -1,30 +1,46 @@
-"""The data sets that ship with the library, and the settings that suit them."""
+"""Which task goes with which data, and with which model."""
 
-from typing import NamedTuple
+from pathlib import Path
 
-from .. import datasets
+from ..errors import ArgumentError
+from ..network import Network, load
+from . import classes, forecasts, texts
+from .choices import BUILT_IN, Chosen
+from .classes import Classes
+from .forecasts import Forecasts
+from .texts import Texts
 
-
-class Job(NamedTuple):
-    """A data set and the settings that suit it."""
-
-    train: datasets.Sequences
-    test: datasets.Sequences
-    features: int
-    embedded: int  # the size of a symbol's vector; 0 for features that are numbers
-    outputs: int
-    steps: str
-    hidden: int
-    batch_size: int
-    epochs: int
-    held_out: str
+TASKS = {"forecast": Forecasts, "classify": Classes, "text": Texts}
+AGAIN = {"forecast": forecasts.again, "classify": classes.again, "text": texts.again}
+Job = Forecasts | Classes | Texts
 
 
-def job(data: str) -> Job:
-    """The Job of a data set's name."""
-    if data == "vowels":
-        train, test = datasets.vowels(standardise=True)
-        return Job(train, test, 12, 0, 9, "last", 64, 27, 60, "test")
-    text = datasets.python_manual()
-    k = len(text.vocabulary)
-    return Job(text.train, text.validation, k, 64, k, "every", 128, 32, 5, "validation")
+def job_of(chosen: Chosen) -> Job:
+    """Data, read and cut for the task that suits them."""
+    chosen = chosen.resolved()
+    return TASKS[chosen.task or ""](chosen)
+
+
+def known(model: Path, network: Network, data: str | None = None) -> Job:
+    """What a model was trained on, or all of another file in the same way.
+
+    Raises ArgumentError for a model that does not say what it was trained on, where `data` is not
+    one of the built-in sets.
+    """
+    words = network.metadata
+    if words and words.get("task") in AGAIN:
+        try:
+            return AGAIN[words["task"]](words, data)
+        except FileNotFoundError as error:
+            raise ArgumentError(f"{error.filename} is not there: say where the data are") from None
+    if data in BUILT_IN:
+        return job_of(Chosen(str(data)))
+    raise ArgumentError(
+        f"{model} does not say what it was trained on: it was not written by `rnn-gpu train`"
+    )
+
+
+def opened(model: Path, device: str, data: str | None = None) -> tuple[Network, Job]:
+    """A model and its data."""
+    network = load(model, device=device)
+    return network, known(model, network, data)
