@@ -13,6 +13,8 @@ import pytest
 
 import rnn_gpu
 from programs import copied, python
+from rnn_gpu.cli.options import Cell
+from rnn_gpu.cli.tune import tune
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import tuning
 from rnn_gpu.kernels.devices.cuda.contract import Problem
@@ -289,6 +291,27 @@ def test_trials_work_on_arrays_as_strict_as_those_of_a_card(direction):
         found = [one for one in trials.tried(problem, choices) if not isinstance(one, int)]
     assert [one.wrong for one in found] == ["", ""]
     assert all(one.seconds and one.seconds > 0 for one in found)
+
+
+def test_the_command_tries_what_a_model_needs(tunes, tmp_path, capsys):
+    layer = rnn_gpu.GRU(2, 5, zoneout=0.1, device="cuda")
+    path = tmp_path / "model.safetensors"
+    rnn_gpu.Network([rnn_gpu.Bidirectional(layer), rnn_gpu.Dense(10, 1, device="cuda")]).save(path)
+    tune(model=path, batch=[3])
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["cell", "n", "B", "way"]
+    assert [line.split()[3] for line in lines] == ["forward", "backward"]  # both layers are alike
+    assert all("plain" in line and "µs a step" in line for line in lines)
+    assert "measured on this card" in layer.explain(T=4, B=3)
+    with pytest.raises(rnn_gpu.ArgumentError, match="either a MODEL or --cell"):
+        tune(model=path, cell=Cell("lstm"))
+
+
+def test_the_command_says_where_nothing_is_tried(monkeypatch):
+    for value in ("", "0"):
+        monkeypatch.setenv("RNN_GPU_TUNE", value)
+        with pytest.raises(rnn_gpu.ArgumentError, match=f"RNN_GPU_TUNE is '{value}'.*nothing is"):
+            tune(cell=Cell("lstm"))
 
 
 def test_a_mark_is_for_one_at_a_time(tmp_path):

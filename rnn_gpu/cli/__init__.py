@@ -11,13 +11,14 @@ from ..errors import RnnGpuError
 from .flow import gradflow
 from .machine import clear_kernels, info, verify_cells
 from .training import train
+from .tune import tune
 from .using import evaluate, export, generate, predict
 
 app = typer.Typer(no_args_is_help=True)
 for command in (train, predict, evaluate, generate, gradflow, export):
     app.command()(command)
 app.command("verify")(verify_cells)
-for command in (info, clear_kernels):
+for command in (tune, info, clear_kernels):
     app.command()(command)
 
 

@@ -89,6 +89,18 @@ class Found(NamedTuple):
     lasting: bool = True
     trials: tuple[Trial, ...] = ()
 
+    @property
+    def trial(self) -> Trial | None:
+        """Of the choice; None where it was not tried."""
+        mine = identity(self.choice)
+        return next((one for one in self.trials if one.plan == mine), None)
+
+
+def find(cell, direction: str, n: int, B: int, itemsize: int, *options) -> Found:
+    """What is known of the choice of a call, tried where it was not; options as of `choose`."""
+    with turn:
+        return settle(Problem(cell, direction, n, B, itemsize, card(), *options))
+
 
 def settle(problem: Problem) -> Found:
     """The choice of a problem, tried where it can be."""
