@@ -78,6 +78,7 @@ kernels.emulator.memory kernels.emulator.operands kernels.emulator.registers
 kernels.emulator.mbarriers kernels.emulator.ordering
 kernels.emulator.clusters kernels.emulator.instructions
 kernels.emulator.turns
+kernels.emulator.strong
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator

@@ -13,7 +13,7 @@ import numpy as np
 from . import arithmetic, ordering
 from .memory import WINDOWS, Access
 from .operands import Operands, members
-from .text import DTYPES
+from .text import DTYPES, STRONG
 
 COMPARISONS = {
     "eq": operator.eq,
@@ -273,6 +273,8 @@ def load(o: Operands) -> Callable:
     if o.space() == "param":
         place, put = o.text.parameter(source.strip("[] ")), o.put()
         return lambda here: put(here, here.machine.parameters[place].view(DTYPES[o.type]))
+    if STRONG & set(o.it.parts):
+        return ordering.strong_load(o)
     puts, address = o.puts(target), o.address(source)
     access = Access(o.space(), DTYPES[o.type], len(members(target)), o.it.text)
 
@@ -287,6 +289,8 @@ def load(o: Operands) -> Callable:
 def store(o: Operands) -> Callable:
     if "async" in o.it.parts:
         return ordering.send(o)
+    if STRONG & set(o.it.parts):
+        return ordering.strong_store(o)
     target, source = o.it.operands
     address, gets = o.address(target), [o.get(name) for name in members(source)]
     access = Access(o.space(), DTYPES[o.type], len(gets), o.it.text)

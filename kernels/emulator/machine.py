@@ -16,6 +16,7 @@ from .mbarriers import MBarriers
 from .memory import Access, Layout, Memory, Threads
 from .operands import Operands
 from .registers import Registers, Some, outliving
+from .strong import Strong
 from .text import BRANCH, DTYPES, ENDS, Instruction, Text, read
 from .turns import Turns
 from .warps import WARP, absent, sources
@@ -128,6 +129,7 @@ class Machine:
             random = np.random.default_rng(0) if order is None else order
             self.bars = MBarriers(self.memory, self.clocks, self.turns.progress)
             self.clusters = Clusters(self.memory, self.clocks, self.bars, random)
+            self.strong = Strong(self.memory, self.clocks, self.turns)
 
     def clocked(self) -> Clocks:
         """Clocks of all threads that can be in order."""
@@ -157,6 +159,7 @@ class Machine:
                 k = self.turns.apart()
         if self.clocks and not self.turns.gave_up:
             self.clusters.end()
+            self.strong.end()
         self.memory.give_back()
         findings, benign = self.findings.all(), self.memory.benign
         return Run(findings, benign, int(self.epoch.max()), self.instructions)

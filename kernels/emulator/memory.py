@@ -199,7 +199,10 @@ class Memory:
     def load(self, access: Access, address, who) -> list:
         """The numbers of each thread; what is outside is any."""
         access, address = located(access, address)
-        place, inside = self.reach(access, address, who)
+        return self.read(access, *self.reach(access, address, who), who)
+
+    def read(self, access: Access, place, inside, who) -> list:
+        """`load` of what is reached."""
         there, readers = place[inside], who[inside]
         self.spare(access, there, readers)
         for shadow, cells in self.cells(access, there, access.count):
@@ -218,7 +221,10 @@ class Memory:
     def store(self, access: Access, address, who, values):
         """Overwrites what is inside."""
         access, address = located(access, address)
-        place, inside = self.reach(access, address, who)
+        self.write(access, *self.reach(access, address, who), who, values)
+
+    def write(self, access: Access, place, inside, who, values):
+        """`store` to what is reached."""
         there, writers = place[inside], who[inside]
         self.spare(access, there, writers)
         self.stores += 1

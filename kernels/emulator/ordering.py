@@ -1,12 +1,13 @@
 """Instructions by which blocks and threads come in order: what each does, as in instructions.py."""
 
+import operator
 from collections.abc import Callable
 
 import numpy as np
 
-from .clocks import OF_BLOCK
+from .clocks import OF_BLOCK, OF_GRID
 from .memory import OWN, Access
-from .operands import Operands, members
+from .operands import SCOPES, Operands, members
 from .text import DTYPES
 
 PUBLISH = "fence.mbarrier_init.release.cluster"
@@ -111,14 +112,88 @@ def wait(o: Operands) -> Callable:
     return act
 
 
+# Strong accesses, and fences
+
+
+def strong(o: Operands, count: int) -> Access:
+    """That of an instruction for `count` numbers; what names no scope is for all of the card."""
+    return Access(o.space(), DTYPES[o.type], count, o.it.text, o.scope(OF_GRID))
+
+
+def strong_load(o: Operands) -> Callable:
+    target, source = o.it.operands
+    puts, address = o.puts(target), o.address(source)
+    access, acquires = strong(o, len(members(target))), "acquire" in o.it.parts
+
+    def act(here):
+        values = here.machine.strong.load(access, address(here), here.who, acquires)
+        for place, put in puts:
+            put(here, values[place])
+
+    return act
+
+
+def strong_store(o: Operands) -> Callable:
+    target, source = o.it.operands
+    address, gets = o.address(target), [o.get(name) for name in members(source)]
+    access, releases = strong(o, len(gets)), "release" in o.it.parts
+
+    def act(here):
+        values = [get(here) for get in gets]
+        here.machine.strong.store(access, address(here), here.who, values, releases)
+
+    return act
+
+
+def atomic(o: Operands) -> Callable:
+    """atom, and red, which returns nothing."""
+    name = next((part for part in o.it.parts[1:] if part in ATOMIC), None)
+    returns = o.it.verb == "atom"
+    target, place, *given = o.it.operands if returns else ("_", *o.it.operands)
+    if name is None or len(given) != (2 if name == "cas" else 1):
+        raise o.unknown()
+    address, gets, access = o.address(place), [o.get(one) for one in given], strong(o, 1)
+    parts, f = set(o.it.parts), ATOMIC[name]
+    kinds = bool(parts & {"acquire", "acq_rel"}), bool(parts & {"release", "acq_rel"})
+    put = o.put(operand=target) if target != "_" else None
+
+    def act(here):
+        values = [get(here) for get in gets]
+        found = here.machine.strong.change(access, address(here), here.who, f, values, kinds)
+        if put:
+            put(here, found)
+
+    return act
+
+
 def fence(o: Operands) -> Callable:
+    """Of memory; or of what mbarriers say."""
     if o.it.op == PUBLISH:
         return lambda here: here.machine.bars.publish(here.who)
     if o.it.op == BEHIND_WAITS:
         return lambda here: here.machine.clusters.acquire(here.who)
-    raise o.unknown()
+    kind, *scope = o.it.parts[1:]
+    level = SCOPES.get(kind if o.it.verb == "membar" else "".join(scope))
+    if level is None or (o.it.verb == "fence" and kind not in ("acq_rel", "sc")):
+        raise o.unknown()
+    return lambda here: here.machine.strong.fence(here.who, level)
 
 
+def pause(o: Operands) -> Callable:
+    """nanosleep: others may go on meanwhile, as always."""
+    return lambda here: None
+
+
+ATOMIC = {
+    "add": operator.add,
+    "and": operator.and_,
+    "or": operator.or_,
+    "xor": operator.xor,
+    "max": max,
+    "min": min,
+    "exch": lambda old, new: new,
+    "cas": lambda old, compared, new: new if old == compared else old,
+}
 OF_MBARRIERS = {
     "init": begin,
     "arrive": arrive,
@@ -130,4 +205,8 @@ VERBS: dict[str, Callable[[Operands], Callable]] = {
     "mapa": map_address,
     "mbarrier": mbarrier,
     "fence": fence,
+    "membar": fence,
+    "atom": atomic,
+    "red": atomic,
+    "nanosleep": pause,
 }
