@@ -221,6 +221,7 @@ def test_tables_are_read():
     "body, said",
     [
         ("mma.sync %f1, %f1;", "not understood: mma.sync"),
+        ("cvt.rz.bf16.f32 %rs1, %f1;", "not understood: cvt.rz.bf16.f32"),
         ("mul.hi.s64 %rd9, %rd9, %rd9;", "not understood: mul.hi.s64"),
         ("bar.warp.sync %r1;", "no other: bar.warp.sync"),
         ("barrier.cluster.arrive.acquire;", "no other: barrier.cluster.arrive.acquire"),

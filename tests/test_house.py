@@ -75,7 +75,7 @@ kernels.emulator.arithmetic kernels.emulator.clocks kernels.emulator.findings
 kernels.emulator.shadow kernels.emulator.warps
 kernels.emulator.text
 kernels.emulator.memory kernels.emulator.operands kernels.emulator.registers
-kernels.emulator.mbarriers kernels.emulator.ordering
+kernels.emulator.mbarriers kernels.emulator.ordering kernels.emulator.tensors
 kernels.emulator.clusters kernels.emulator.instructions
 kernels.emulator.turns
 kernels.emulator.strong

@@ -76,6 +76,12 @@ class Clocks:
         known[who] = np.maximum(known[who], known[source])
         self.tick(who)
 
+    def mingle(self, who):
+        """Each gets numbers that all of them made of what they had read."""
+        known = self.known[FOLLOWS]
+        known[who] = known[who].max(0)
+        self.tick(who)
+
     def distance(self, actors, who):
         """How far an access must be strong for these to be so with each other."""
         near = np.where(self.cluster[actors] == self.cluster[who], OF_CLUSTER, OF_GRID)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from . import arithmetic, ordering
+from . import arithmetic, ordering, tensors
 from .memory import WINDOWS, Access
 from .operands import Operands, members
 from .text import DTYPES, STRONG
@@ -206,6 +206,8 @@ def compare(o: Operands) -> Callable:
 
 
 def convert(o: Operands) -> Callable:
+    if tensors.FEW_BITS & set(o.it.parts):
+        return tensors.convert(o)
     to, of = (part for part in o.it.parts if part in DTYPES)
     dtype, saturates = DTYPES[to], "sat" in o.it.parts
     rounding = next((ROUNDINGS[part] for part in o.it.parts if part in ROUNDINGS), None)
@@ -371,6 +373,7 @@ VERBS: dict[str, Callable[[Operands], Callable]] = {
     "prefetch": prefetch,
     "shfl": shuffle,
     **ordering.VERBS,
+    **tensors.VERBS,
 }
 
 
