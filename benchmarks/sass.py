@@ -48,7 +48,7 @@ from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
-from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, plain
+from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, group, plain
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions
@@ -64,7 +64,7 @@ FLAGS = types.Array(types.uint8, 2, "C")
 ARRAYS = {"p": 4, "W": 2, "c": 1, "s": 4, "kept": 4, "flags": ()}
 ARRAYS |= {"dy": 3, "dp": 4, "dq": 4, "ds": 4, "clip": (), "masked": ()}
 ARRAYS |= {"W_T": 2, "dq_of_step": 4, "carried": 4, "q": 2, "h": 2, "through_W": 2, "out": 2}
-ARRAYS |= {"t": types.int64}
+ARRAYS |= {"t": types.int64, "words": types.Array(types.int64, 1, "C"), "earlier": types.int64}
 NUMBER = 0  # dimensions of none
 BOUNDS = Bounds(NUMBER, NUMBER, FLAGS)  # call.clip of a kernel that clips
 FORWARD_KERNELS = (plain.forward_kernel, gemm.forward_kernel)  # factory(cell, number, masked)
@@ -75,6 +75,16 @@ BLOCK_KERNELS = {  # factory(cell, number, plan)
     "forward": block.forward_kernel,
     "backward": block.backward_kernel,
 }
+GROUP_KERNELS = {  # factory(cell, number, plan); what they take as `call`
+    "forward": (group.forward_kernel, group.ForwardOfGroup),
+    "backward": (group.backward_kernel, group.BackwardOfGroup),
+}
+GROUP_SIZES = (  # (cell, direction, n, B, clips, masked); of the H200 all, of other cards the first
+    ("elman_tanh", "forward", 1024, 1, False, False),
+    ("elman_tanh", "backward", 1024, 4, True, True),
+    ("lstm", "forward", 768, 1, False, True),
+    ("lstm", "backward", 1024, 1, False, False),
+)
 OTHER_KERNELS = (plain.matvec_kernel,)  # factory(number)
 BLOCK_SIZES = {  # (n, samples) that the table plans
     "elman_tanh": ((64, 64), (224, 64), (200, 1000)),
@@ -155,6 +165,7 @@ def jobs(number, card: Card) -> Iterator[Job]:
     yield from block_jobs(number, card, most)
     for factory in OTHER_KERNELS:
         yield Job(title(factory), "", True, partial(factory, number))
+    yield from group_jobs(number, card, most)
     yield from probe_jobs(number, card)
     for name, f, *counts in formulas():
         made = partial(elementwise_kernel, f, number, *counts)
@@ -197,11 +208,23 @@ def block_jobs(number, card: Card, most: bool) -> Iterator[Job]:
                 yield Job(name, cell.name, True, made, given(clips, masked), plan.threads, model)
 
 
+def group_jobs(number, card: Card, most: bool) -> Iterator[Job]:
+    """The group schedule, where it would be chosen of those that keep W on the chip."""
+    for name, direction, n, B, clips, masked in GROUP_SIZES if most else GROUP_SIZES[:1]:
+        cell, (factory, call) = CELLS[name], GROUP_KERNELS[direction]
+        problem = Problem(cell, direction, n, B, number().itemsize, card, clips, masked)
+        if plans := group.plans(problem):
+            made, plan = partial(factory, cell, number, plans[0].plan), plans[0].plan
+            known = given(clips, masked) | {"call": call}
+            label = f"{title(factory, clips, masked)}[{name} n={n} B={B}]"
+            yield Job(label, name, True, made, known, plan.threads)
+
+
 def probe_jobs(number, card: Card) -> Iterator[Job]:
     """The intrinsics of blocks that wait for each other, and of tensor cores, where a card has
     them.
     """
-    given = {"x": 1, "out": 1, "words": types.Array(types.int64, 1, "C")}
+    given = {"x": 1, "out": 1}
     probes = [(_probes.packet_kernel, 128)]
     if card is H200:
         probes.append((_probes.cluster_kernel, 128))
@@ -273,9 +296,8 @@ def signature(kernel, given: dict, number) -> tuple:
         return argument
 
     def taken(parameter):
-        if fields := getattr(parameter.annotation, "_fields", None):
-            return parameter.annotation(*(known[field] for field in fields))
-        return known[parameter.name]
+        kind = known.get(parameter.name, parameter.annotation)
+        return kind(*(known[field] for field in kind._fields)) if isinstance(kind, type) else kind
 
     parameters = inspect.signature(kernel.py_func).parameters.values()
     return tuple(numba_type(taken(one)) for one in parameters)

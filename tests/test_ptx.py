@@ -120,6 +120,7 @@ def test_every_kernel_is_there_for_every_type_and_capability(every_kernel):
 def test_ampere_is_between(every_kernel):
     """What an A100 gets of the listed cells: its own plans, PTX of its own."""
     between = {one["kernel"] for one in every_kernel if one["cc"] == [8, 0]}
+    assert "group.forward[elman_tanh n=1024 B=1]" in between
     for cell in CHOSEN:
         for way in ("forward", "backward"):
             assert {
@@ -180,6 +181,15 @@ def test_intrinsics_become_the_instructions_that_are_meant(every_kernel):
     assert cluster["CCTL"] <= 1  # at the cluster's own barrier: waiting for bytes leaves L1 alone
     assert packet["LDG"] >= 2 and not packet.keys() & {"MEMBAR", "CCTL", "ERRBAR", "ATOMG"}
     assert probes["probe.tensor"]["HMMA"] == 2
+
+
+def test_groups_wait_for_words_and_for_nothing_else(every_kernel):
+    """A fence would wait for all that a thread has written before."""
+    groups = [one for one in every_kernel if one["kernel"].startswith("group")]
+    assert len([one for one in groups if one["instructions"]]) == 4
+    assert {one["cc"][0] for one in groups} == {7, 8, 9}
+    fences = {"MEMBAR", "ERRBAR", "ATOM", "ATOMG", "RED", "REDG"}
+    assert [who(one) for one in groups if one["counts"].keys() & fences] == []
 
 
 def test_an_untyped_literal_is_noticed(guilty):

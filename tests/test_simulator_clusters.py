@@ -190,7 +190,7 @@ def test_blocks_that_never_hear_are_told(seed):
     x, out, words = numbers(C), poisoned(C, UNITS), np.zeros(2 * N, np.int64)
     kernel = group_kernel(np.float32, "silent")
     with pytest.raises(
-        RuntimeError, match=r"nobody can go on: thread .* for word \d+, whose tag is"
+        RuntimeError, match=r"nobody can go on: thread .* for word \d+ of tag \d+, whose tag is"
     ):
         run(kernel, C, UNITS, x, out, words, cooperative=True)
 

@@ -34,7 +34,7 @@ def publisher(threads: int):
 
 
 @device_function
-def begin(thread, complete):
+def begin(thread, call, complete):
     cuda.syncthreads()
     return ()
 

@@ -160,8 +160,7 @@ def arm_own(mbarrier, bytes):
 def look_at_phase(mbarrier, parity):
     one = home_in_a_cluster().mbarrier(mbarrier)
     one.check_reached()
-    key = "mbarrier", int(mbarrier)
-    return int(me().crowd.look(lambda: one.over(int(parity)), key, one.waits))
+    return int(me().crowd.look(lambda: one.over(int(parity)), one, one.waits))
 
 
 def twins() -> Clusters:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 RANK_BITS = 24  # of a remote place: which block's is above them
 LONGEST = 5e-4  # seconds that a thread may be late
 LATE, OF_SLOW = 1 / 32, 1 / 3  # how often it is, and how often one of the grid's slow block
-LOOKS = 2  # at the same, without any change between, that a thread may have before it has to sleep
+FREE = 64  # looks in vain of a thread, at several things in turn, before it has to sleep
 
 
 def me() -> Any:
@@ -29,7 +29,7 @@ class Delivery(NamedTuple):
 
     where: Any  # of two to one place the first comes first; None: in any order
     home: Any  # the block whose memory it changes; None: global memory
-    act: Callable  # () -> does some look find something else from now on?
+    act: Callable  # () -> at what a look finds something else from now on; None: at nothing
 
 
 class Home:
@@ -76,24 +76,25 @@ class Mbarrier:
         )  # is the phase before this one of bytes?
         self.made_by, self.met, self.synced, self.fenced = me(), me().met, me().synced, False
 
-    def arm(self, bytes: int) -> bool:
+    def arm(self, bytes: int):
         if not self.pending:
             raise RuntimeError(f"{self} is armed again before its phase is over")
         self.pending -= 1
         self.missing += bytes
         return self.go_on_if_complete()
 
-    def come(self, bytes: int) -> bool:
+    def come(self, bytes: int):
         self.missing -= bytes
         self.came += bytes
         return self.go_on_if_complete()
 
-    def go_on_if_complete(self) -> bool:
+    def go_on_if_complete(self):
+        """Itself, where its phase is over with that."""
         if self.pending or self.missing:
-            return False
+            return None
         self.phase += 1
         self.pending, self.counted, self.came = self.threads, self.came > 0, 0
-        return True
+        return self
 
     def over(self, parity: int) -> bool:
         """Is the phase of this parity over, the one before this or an earlier one?"""
@@ -183,16 +184,21 @@ class Crowd:
     seeds = count()  # of one grid after the other
 
     def __init__(self, blocks: int, threads: int):
-        self.turn = threading.Condition()
+        self.lock = threading.RLock()
+        self.turn = self.bell()
         self.random = random.Random(next(self.seeds))
         self.slow = self.random.randrange(blocks)
         self.eager = self.random.choice((0.0, 0.3, 0.9))  # how soon what is sent lands
         self.going = threads  # that neither wait nor have ended
         self.waiting: dict[Any, Callable] = {}  # thread -> (): for what, in words
-        self.looking: list = []  # of those, who wait until some look finds something else
-        self.changes = 0  # how often one would have
+        self.looking: dict[Any, Any] = {}  # of those, thread -> at what
+        self.changes, self.roused = 0, 0  # of what is looked at; when all last looked again
         self.under_way: list[Delivery] = []
         self.fault, self.broken = "", False
+
+    def bell(self) -> threading.Condition:
+        """What one can wait for with the lock of all."""
+        return threading.Condition(self.lock)
 
     def send(self, delivery: Delivery):
         with self.turn:
@@ -204,32 +210,35 @@ class Crowd:
         self.dawdle()
 
     def change(self, act: Callable):
-        """Do what may change what a look finds; act() says if it does."""
+        """Do what may change what a look finds: act() says at what; None: nothing."""
         with self.turn:
             self.check()
-            if act():
-                self.changed()
+            if (key := act()) is not None:
+                self.changed(key)
 
     def look(self, find: Callable, key, waits: Callable, enough: Callable = bool):
-        """find(): what a thread finds that looks for what another does.
-
-        Where it has found the same before and nothing has changed since, it sleeps until something
-        has, unless that was enough(found): waits() says for what.
+        """find(): what a thread finds that looks for what another does. Where that is not
+        enough(found) the thread sleeps, once, until what it looks at has changed: waits() says for
+        what.
         """
         thread = me()
         with self.turn:
             self.check()
             if self.under_way and self.random.random() < self.eager:
                 self.deliver()
-            before, times = thread.looked.get(key, (-1, 0))
-            if before == self.changes and times >= LOOKS and not enough(find()):
-                self.looking.append(thread)
-                self.sleep(waits)
-                while self.changes == before and not self.broken:
-                    self.turn.wait()
-                self.check()
-            thread.looked[key] = self.changes, times + 1 if before == self.changes else 1
             found = find()
+            if enough(found):
+                thread.free = 0
+            elif thread.free:
+                thread.free -= 1
+                return found
+            else:
+                self.looking[thread] = key
+                self.sleep(waits)
+                while thread in self.looking and not self.broken:
+                    thread.bell.wait()
+                self.check()
+                found = find()
         self.dawdle()
         return found
 
@@ -244,18 +253,24 @@ class Crowd:
             chosen = next(one for one in self.under_way if one.where == chosen.where)
         self.under_way.remove(chosen)
         self.check_home(chosen)
-        if chosen.act():
-            self.changed()
+        if (key := chosen.act()) is not None:
+            self.changed(key)
 
     def check_home(self, delivery: Delivery):
         if delivery.home and delivery.home.ended:
             raise RuntimeError(f"{delivery.home} has ended, and something is still sent to it")
 
-    def changed(self):
+    def changed(self, key):
+        """Who looks at this finds something else."""
         self.changes += 1
-        self.wake(self.looking)
-        self.looking = []
-        self.turn.notify_all()
+        self.ring([thread for thread, at in self.looking.items() if at == key])
+
+    def ring(self, threads: list):
+        """Wake those of whom no other lock is waited for."""
+        self.wake(threads)
+        for thread in threads:
+            self.looking.pop(thread, None)
+            thread.bell.notify()
 
     def sleep(self, waits: Callable):
         """The calling thread cannot go on. It says so, with the lock of what wakes it."""
@@ -274,10 +289,15 @@ class Crowd:
 
     def while_nobody_goes(self):
         while not self.going and self.waiting and not self.broken:
-            if not self.under_way:
+            if self.under_way:
+                self.deliver()
+            elif self.looking and self.roused < self.changes:  # who looks for this or for that
+                self.roused = self.changes
+                for thread in self.looking:
+                    thread.free = FREE
+                self.ring(list(self.looking))
+            else:
                 self.fail(f"nobody can go on: {self.who_waits()}")
-                return
-            self.deliver()
 
     def who_waits(self) -> str:
         found: dict[str, list[str]] = {}
@@ -317,6 +337,8 @@ class Crowd:
         with self.turn:
             self.broken = True
             self.turn.notify_all()
+            for thread in self.looking:
+                thread.bell.notify()
 
     def check(self):
         if self.fault:

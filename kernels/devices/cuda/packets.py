@@ -23,7 +23,9 @@ class Words(NamedTuple):
     """Names of this module that cards and the simulator have each for themselves."""
 
     put_word: Any  # (a, place, i, bits, tag): the word i behind the place, in global memory
-    word: Any  # (a, place, i) -> (bits, tag): a look
+    # (a, place, i, tag) -> (bits, its tag): a look; the tag that is looked for tells the simulator
+    # who waits for what
+    word: Any
     bits_of: Any  # (number) -> its words of 32 bits, a tuple
     number_of: Any  # (bits) -> the number of such a tuple: float32 of one, float64 of two
 
@@ -36,12 +38,12 @@ def put_word_of_64(a, place, i, bits, tag):
 
     def land():
         a[place + i] = word
-        return True
+        return int(place + i)
 
     me().crowd.send(Delivery(int(place + i), None, land))
 
 
-def word_of_64(a, place, i):
+def word_of_64(a, place, i, tag):
     assert 0 <= place + i < a.size, "read outside the array"
     if me().crowd is None:
         raise RuntimeError("blocks of this launch may not wait for each other: cooperative=True")
@@ -51,10 +53,9 @@ def word_of_64(a, place, i):
         return bits, tag.view(np.int32)
 
     def waits():
-        return f"word {place + i}, whose tag is {find()[1]}"
+        return f"word {place + i} of tag {tag}, whose tag is {find()[1]}"
 
-    key = "word", int(place + i)
-    return me().crowd.look(find, key, waits, enough=lambda found: False)
+    return me().crowd.look(find, int(place + i), waits, lambda found: found[1] == tag)
 
 
 def words_of(number):
@@ -89,7 +90,7 @@ def intrinsics() -> Words:
         put_at(place + 8 * i, bits, tag)
 
     @device_function
-    def word(a, place, i):
+    def word(a, place, i, tag):
         return at(place + 8 * i)
 
     @intrinsic
@@ -154,13 +155,13 @@ def packets_of(number) -> Packets:
 
     @device_function
     def get_one(a, place, i, tag):
-        bits, found = word(a, place, i)
+        bits, found = word(a, place, i, tag)
         return number_of((bits,)), found == tag
 
     @device_function
     def get_both(a, place, i, tag):
-        low, of_low = word(a, place, 2 * i)
-        high, of_high = word(a, place, 2 * i + 1)
+        low, of_low = word(a, place, 2 * i, tag)
+        high, of_high = word(a, place, 2 * i + 1, tag)
         return number_of((low, high)), of_low == tag and of_high == tag
 
     return Packets(words, put_one, get_one) if words == 1 else Packets(words, put_both, get_both)

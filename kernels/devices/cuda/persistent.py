@@ -25,6 +25,11 @@ LINE = 128  # bytes that are fetched at once
 NEVER = 2**31 - 1  # more steps than there are
 
 
+@device_function
+def none_earlier(call):
+    return 0
+
+
 class Reach(NamedTuple):
     """How the numbers of a step come to all threads that multiply by them: device functions.
 
@@ -34,8 +39,8 @@ class Reach(NamedTuple):
     The mail is what a reach keeps in registers, of the next message.
     """
 
-    # (thread, complete) -> the mail of the first message, which is there already where that is
-    # complete; after it, all that the block has put in its shared memory is there
+    # (thread, call, complete) -> the mail of the first message, which is there already where that
+    # is complete; after it, all that the block has put in its shared memory is there
     begin: Callable
     # (number of threads) -> the device function publish(mail, thread, here, share, place, behind,
     # value): the number `behind` numbers behind a place of shared memory, in every block. So many
@@ -45,6 +50,7 @@ class Reach(NamedTuple):
     wait: Callable  # (mail): until the message is there
     read: Callable  # (): this thread has read the message
     onward: Callable  # (mail) -> that of the message behind it
+    earlier: Callable = none_earlier  # (call) -> samples that earlier launches of the call have had
 
 
 class Line(NamedTuple):

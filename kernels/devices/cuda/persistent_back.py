@@ -55,6 +55,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     clipping = norm_clip_of(cell, number, plan, reach)
     publish, writes = reach.publisher(plan.repeats), writes_of(plan)
     begin_mail, wait, have_read, next_mail = reach.begin, reach.wait, reach.read, reach.onward
+    earlier = reach.earlier
     beyond, clamp, square = beyond_of(G), clamp_of(cell, number), square_of(G)
     STEP = 1 + K + S  # numbers of one step and sample that are prefetched
     STATES, PREFETCHED, GATES = HELD * S, HELD * STEP, HELD * G if CLIPS else 1
@@ -258,7 +259,11 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
         """call.ds is (S, 1, B, n). A block has plan.shared numbers of dynamic shared memory."""
         weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
         behind = cuda.local.array(SCATTERED, np.int32)
-        T, B, thread = call.dp.shape[0], call.dp.shape[1], this_thread(weights, total, behind)
+        T, B, thread = (
+            call.dp.shape[0],
+            call.dp.shape[1],
+            this_thread(weights, total, behind, earlier(call)),
+        )
         registers = Registers(
             cuda.local.array(STATES, number),
             cuda.local.array(STATES, number),
@@ -273,7 +278,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
         place, line = first_line(call, tracks, thread)
         load_weights(call.W, True, thread)
         begin_all(call, at, tracks, thread, registers)
-        mail = begin_mail(thread, False)
+        mail = begin_mail(thread, call, False)
         clear_ds_all(call, thread)
         x, xs = thread.x, halves(thread.shared, thread.x)
         out, outs = thread.out, halves(thread.shared, thread.out)

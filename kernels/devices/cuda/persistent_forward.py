@@ -63,6 +63,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     lines, own_line = lines_of(plan, number().itemsize)
     publish = reach.publisher(plan.repeats)
     begin_mail, wait, have_read, next_mail = reach.begin, reach.wait, reach.read, reach.onward
+    earlier = reach.earlier
     inputs_in, put_inputs_in = numbers_in(P)
     states_in, put_states_in = numbers_in(S)
 
@@ -187,7 +188,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
         """A block has plan.shared numbers of dynamic shared memory."""
         weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
         behind = cuda.local.array(SCATTERED, np.int32)
-        T, thread = call.p.shape[0], this_thread(weights, total, behind)
+        T, thread = call.p.shape[0], this_thread(weights, total, behind, earlier(call))
         registers = Registers(
             cuda.local.array(STATES, number),
             cuda.local.array(G, number),
@@ -205,7 +206,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             for g in range(G):
                 registers.c[g] = call.c[g * n + thread.j] if thread.j < n else ZERO
         begin_all(call, at, tracks, thread, registers)
-        mail = begin_mail(thread, True)
+        mail = begin_mail(thread, call, True)
         x, xs, outs = thread.x, halves(thread.shared, thread.x), halves(thread.shared, thread.out)
         out, left = other(outs, thread.out), np.int32(T)
         while left > 0:

@@ -235,6 +235,8 @@ def grid_runner(kernel):
         crowd: Crowd | None  # its grid, where blocks wait for each other
         met, synced = 0, 0  # how many barriers of the cluster and of the block it has passed
         arrived: int | None = None  # at which barrier of the cluster, for which it has not waited
+        bell: Any  # a Condition, rung when what it looks at has changed
+        free = 0  # looks in vain before it has to sleep
 
         def syncthreads(self):
             self.barrier.wait()
@@ -319,12 +321,8 @@ def grid_runner(kernel):
                 thread = Thread(lambda: self.f(*arguments), manager, block, point, self.debug)
                 warp = thread.thread_id // 32
                 thread.barrier, thread.warp_barrier = barrier, warps[warp]
-                thread.slots, thread.home, thread.crowd, thread.looked = (
-                    slots[warp],
-                    home,
-                    crowd,
-                    {},
-                )
+                thread.slots, thread.home, thread.crowd = slots[warp], home, crowd
+                thread.bell = crowd.bell() if crowd else None
                 thread.all_barriers, thread.grid_barrier = all_barriers, all_barriers[0]
                 yield thread
 

@@ -76,8 +76,9 @@ def other(both, place):
 
 @cache
 def thread_of(plan: Plan, number):
-    """The device function (weights, total, behind) -> this Thread. A kernel itself makes its arrays
-    in registers: those of a function end with it.
+    """The device function (weights, total, behind, earlier) -> this Thread, of the samples behind
+    those of earlier launches. A kernel itself makes its arrays in registers: those of a function
+    end with it.
     """
     lanes, units, samples, blocks = plan.lanes, plan.units, plan.samples, plan.blocks
     n, each_block, scattered, width = plan.n, plan.units_each, plan.scattered, plan.width
@@ -90,14 +91,14 @@ def thread_of(plan: Plan, number):
     put_all_behind = each(scattered, put_behind, device_function)
 
     @device_function
-    def this_thread(weights, total, behind):
+    def this_thread(weights, total, behind, earlier):
         index, shared = cuda.threadIdx.x, cuda.shared.array(0, number)
         lane, rank = np.int32(index % lanes), cuda.blockIdx.x % blocks
         unit = index // lanes * units + lane % units
         j = rank * each_block + unit if blocks == 1 or unit < each_block else n
         sample = lane // units % scattered
         put_all_behind(shared, sample, behind)
-        first = cuda.blockIdx.x // blocks * samples
+        first = earlier + cuda.blockIdx.x // blocks * samples
         return Thread(
             rank,
             lane,
