@@ -50,6 +50,7 @@ class Idle(Hardware):
     """A card that is given everything and does nothing."""
 
     arrays: Any = arrays
+    measures = False
 
     def __init__(self, facts: Facts):
         super().__init__()

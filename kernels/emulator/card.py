@@ -62,7 +62,7 @@ class Launch(NamedTuple):
 class Card(Hardware):
     """`Hardware` without hardware."""
 
-    language = "ptx"
+    language, measures = "ptx", False
 
     def __init__(self, order: np.random.Generator | None = None):
         """order  draws which warp goes on; None: all that can."""

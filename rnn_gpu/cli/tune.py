@@ -59,7 +59,9 @@ def tune(
     else:
         options = {"device": device.name, "dtype": str(dtype), "precision": str(precision)}
         layers = [CELLS[cell or "elman"](1, n, **options)]
-    rows = [row(*problem) for problem in dict.fromkeys(problems(layers, batch, masked, clips))]
+    with tuning.session():
+        asked = dict.fromkeys(problems(layers, batch, masked, clips))
+        rows = [row(*problem) for problem in asked]
     print(table([HEADS, *rows]))
 
 

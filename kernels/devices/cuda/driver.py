@@ -33,6 +33,7 @@ class Driver(Protocol):
     # what a kernel is for `start`: "cubin" or "ptx" where `load` takes that, or "python", where it
     # is the function of the simulator's itself
     language: str
+    measures: bool  # does the time that kernels take say something? Only on a card
 
     def missing(self) -> str:
         """Why there is no card; "" where there is one."""
@@ -128,7 +129,7 @@ def check_resident(blocks: int, cluster: int, cooperative: bool, blocks_held: in
 class Hardware:
     """NVIDIA's driver by cuda.core, which numba-cuda needs itself; CuPy; cuBLAS by ctypes."""
 
-    language = "cubin"
+    language, measures = "cubin", True
 
     def __init__(self):
         self._thread = threading.local()

@@ -429,7 +429,7 @@ class Simulated:
     """The simulator as a Driver (see driver.py): one card, whose arrays are NumPy's."""
 
     arrays: Any = np
-    language = "python"
+    language, measures = "python", False
 
     def missing(self) -> str:
         return ""

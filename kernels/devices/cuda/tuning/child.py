@@ -1,7 +1,7 @@
 """Where plans are tried: a process that may hang or be lost, and is ended by the one that began it.
 
 It is told a problem, says that all is ready for a plan, tries it when it is told to, and says what
-came of it: a line each.
+came of it: a line each. Then it may be told another.
 """
 
 import base64
@@ -31,11 +31,12 @@ def on_card(device: int):
 def main():
     with suppress(OSError, AttributeError):  # elsewhere it ends at the end of its input
         ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
-    problem, wanted, device = pickle.loads(base64.b64decode(sys.stdin.readline()))
-    choices = {identity(one): one for one in ranked(problem)}
     try:
-        with on_card(device):
-            tell(tried(problem, tuple(choices[one] for one in wanted)))
+        while line := sys.stdin.readline():
+            problem, wanted, device = pickle.loads(base64.b64decode(line))
+            choices = {identity(one): one for one in ranked(problem)}
+            with on_card(device):
+                tell(tried(problem, tuple(choices[one] for one in wanted)))
     except LostCardError as error:
         print(error, file=sys.stderr, flush=True)
         sys.exit(LOST)

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from ....private import serialize
 from ..contract import Choice, Problem
@@ -33,8 +33,7 @@ class CannotTryError(Exception):
 class Child:
     """The other process."""
 
-    def __init__(self, problem: Problem, wanted: Sequence[str]):
-        told = base64.b64encode(serialize.dumps((problem, tuple(wanted), driver().device())))
+    def __init__(self):
         paths = os.pathsep.join(filter(None, sys.path))  # modules are found where this one does
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", MODULE],
@@ -50,7 +49,14 @@ class Child:
         self.listeners = [threading.Thread(target=one, daemon=True) for one in listen]
         for thread in self.listeners:
             thread.start()
-        self.tell(told.decode())
+
+    def ask(self, problem: Problem, wanted: Sequence[str]):
+        """For trials of these plans, on the current card."""
+        try:
+            told = serialize.dumps((problem, tuple(wanted), driver().device()))
+        except Exception as error:  # of whatever a formula refers to
+            raise CannotTryError(f"the cell cannot be told to another process: {error}") from error
+        self.tell(base64.b64encode(told).decode())
 
     def listen(self):
         for line in self.process.stdout or ():
@@ -86,6 +92,22 @@ class Child:
         return f"exit status {self.process.returncode}, {''.join(self.complaints).strip()}"
 
 
+sessions: list[None] = []
+waiting: list[Child] = []  # in a session: what the next problem is told
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """All problems that are tried meanwhile are tried by one process, as long as it lives."""
+    sessions.append(None)
+    try:
+        yield
+    finally:
+        sessions.pop()
+        while waiting and not sessions:
+            waiting.pop().end()
+
+
 def tried(
     problem: Problem, choices: Sequence[Choice], marked: Callable[[Choice], AbstractContextManager]
 ) -> list[Trial]:
@@ -112,11 +134,12 @@ def some_tried(
     if it was.
     """
     try:
-        child = Child(problem, [identity(one) for one in choices])
+        child = waiting.pop() if waiting else Child()
     except OSError as error:
         raise CannotTryError(f"no process can be started: {error}") from error
-    complaint = ""
+    complaint = "it was not heard to the end"
     try:
+        child.ask(problem, [identity(one) for one in choices])
         for choice in choices:
             try:
                 ready = child.said(READY)
@@ -138,8 +161,11 @@ def some_tried(
                         raise CannotTryError(f"a process that would try them ended: {complaint}")
                     return lost(choice, f"the process that tried it was lost: {complaint}")
             found.append(Trial(*json.loads(answer)))
+        complaint = ""
     finally:
-        if not complaint:
+        if not complaint and sessions:
+            waiting.append(child)
+        else:
             child.end()
     return None
 
