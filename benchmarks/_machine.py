@@ -24,6 +24,8 @@ COMPILING = Path(sys.argv[0]).stem == "precompile"
 HOST = CPU or REHEARSAL or COMPILING  # what is called is done when it returns
 if REHEARSAL:
     os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+# only `tuning` tries plans; what it has found the others use
+os.environ.setdefault("RNN_GPU_TUNE", "0")
 # JAX would take three quarters of the GPU's memory
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What only a GPU can tell, from the bare source tree, no network:
 #
-#     benchmarks/gpu.sh               the first call, under three minutes: versions, whether kernels are right, microbenchmarks
+#     benchmarks/gpu.sh               the first call, under five minutes: versions, whether kernels are right, microbenchmarks,
+#                                     which plans are right and quick
 #     benchmarks/gpu.sh --resume      under nine minutes: what is left of everything, best information first; again until nothing is
 #     benchmarks/gpu.sh --rehearse [--first | --resume]     the same code in the simulator, tiny sizes, in a temporary folder:
 #                                     measures nothing; without --first everything
@@ -19,9 +20,9 @@ export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONDONTW
 export XLA_PYTHON_CLIENT_PREALLOCATE=false MPLBACKEND=Agg
 
 # which steps, and how long
-first="smoke micro"
-all="smoke micro suite steps sequence_length custom launch reference_points report"
-declare -A seconds=([smoke]=75 [micro]=90 [suite]=110 [steps]=130 [sequence_length]=55 [custom]=60
+first="smoke micro tuning"
+all="smoke micro tuning suite steps sequence_length custom launch reference_points report"
+declare -A seconds=([smoke]=75 [micro]=90 [tuning]=90 [suite]=110 [steps]=130 [sequence_length]=55 [custom]=60
     [launch]=20 [reference_points]=35 [report]=15)
 rehearse=() resume=() wanted=
 for option in "$@"; do
@@ -30,7 +31,7 @@ for option in "$@"; do
     --resume) resume=(--resume) ;;
     --first) wanted=$first ;;
     *)
-        sed -n '2,16s/^# \?//p' "${BASH_SOURCE[0]}"
+        sed -n '2,17s/^# \?//p' "${BASH_SOURCE[0]}"
         exit 2
         ;;
     esac
@@ -45,7 +46,7 @@ else
     wanted=${wanted:-$first}
 fi
 total=525
-[ "$wanted" = "$first" ] && total=170
+[ "$wanted" = "$first" ] && total=260
 if [ ${#rehearse[@]} = 1 ]; then # however busy the machine is: nothing is measured
     total=900
     for name in $all; do seconds[$name]=120; done

@@ -72,6 +72,17 @@ def of_micro():
             pass
 
 
+def of_tuning():
+    """Every plan that will be tried, and the judge."""
+    from benchmarks import tuning
+    from rnn_gpu.kernels.devices.cuda.tuning import candidates, trials
+
+    for problem in tuning.problems():
+        data = trials.made_up(problem)
+        for choice in candidates(problem):
+            trials.run(problem, choice, data)
+
+
 def of_suite():
     """The suite's tests, to their ends: their asserts are left out, for which Python must leave out
     asserts (-O). Some end early nevertheless: their kernels are compiled on the card.
@@ -94,7 +105,7 @@ def of_suite():
 
 
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
-STEPS: dict[str, Callable] = {"smoke": of_smoke, "micro": of_micro}
+STEPS: dict[str, Callable] = {"smoke": of_smoke, "micro": of_micro, "tuning": of_tuning}
 STEPS |= {name: of_table(name) for name in TABLES} | {"suite": of_suite}
 
 

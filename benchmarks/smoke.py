@@ -33,6 +33,7 @@ CELLS = ("elman", "lstm", "gru")
 NO_CARD = 3  # exit status: there is nothing to measure on, or it is too old
 FIRST_CALL = 0.3  # seconds, where the store has the kernels
 LARGE = {"lstm": 117, "gru": 128, "elman": 224}  # more than 48 KB of shared memory
+SPREAD = {"lstm": 256, "gru": 256, "elman": 512}  # what no multiprocessor holds
 
 
 def made(cell: str, n: int, dtype: str, device: str):
@@ -165,15 +166,16 @@ def checks() -> dict:
         for schedule in NAMES:
             for dtype in dtypes:
                 found[f"{cell}/{schedule} {dtype}"] = (same, (cell, schedule, dtype))
-        found[f"{cell}/{NAMES[0]} float32, arrays of the device"] = (
+        found[f"{cell}/block float32, arrays of the device"] = (
             same,
-            (cell, NAMES[0], "float32", N, True),
+            (cell, "block", "float32", N, True),
         )
         if not REHEARSAL:
-            found[f"{cell}/large float32 n={LARGE[cell]}"] = (
-                same,
-                (cell, NAMES[0], "float32", LARGE[cell]),
-            )
+            large, spread = LARGE[cell], SPREAD[cell]
+            found[f"{cell}/large float32 n={large}"] = (same, (cell, "block", "float32", large))
+            for schedule in set(NAMES) & {"cluster", "group"}:  # a process each: it may hang
+                name = f"{cell}/{schedule}-spread float32 n={spread}"
+                found[name] = (same, (cell, schedule, "float32", spread))
     found["training"] = (trained, ())
     found["first-call"] = (first_call, ())
     rehearsed = ("torch",) if find_spec("torch") else ()

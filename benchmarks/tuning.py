@@ -1,5 +1,4 @@
-"""Which plans are right and the quickest on this card: what the library tries at first use, for the
-sizes of the tables that come after.
+"""Which plans are right and the quickest on this card: what the library tries at first use.
 
     python -m benchmarks tuning [--seconds 120] [--resume] [--rehearse]
 
@@ -11,30 +10,30 @@ import argparse
 import os
 import traceback
 import warnings
+from itertools import product
 
 from benchmarks import _machine
-from benchmarks._machine import first_line
+from benchmarks._machine import REHEARSAL, first_line
 from benchmarks._timing import Budget
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda.contract import Problem
 from rnn_gpu.kernels.devices.cuda.schedules import card, ranked
 from rnn_gpu.kernels.devices.cuda.tuning import find, session
-from rnn_gpu.kernels.devices.cuda.tuning.records import identity, of_range
+from rnn_gpu.kernels.devices.cuda.tuning.records import identity
 
-NAMES = {"lstm": "lstm", "gru": "gru", "elman": "elman_tanh"}
+NAMES = ("lstm", "gru", "elman_tanh")
 DIRECTIONS = ("forward", "backward")
+SIZES, BATCHES = (256, 128, 64, 512, 1024), (32, 1, 256)
+if REHEARSAL:
+    SIZES, BATCHES = (5,), (3,)
 
 
 def problems() -> list[Problem]:
-    """In the order in which the table of steps asks for them, best regime first."""
-    from benchmarks import steps
-
-    asked = (
-        Problem(CELLS[NAMES[case.cell]], direction, case.n, case.B, 4, card())
-        for case in steps.cases()
-        for direction in DIRECTIONS
-    )
-    return list(dict.fromkeys(map(of_range, asked)))
+    """Those that say most first."""
+    return [
+        Problem(CELLS[name], direction, n, B, 4, card())
+        for B, n, name, direction in product(BATCHES, SIZES, NAMES, DIRECTIONS)
+    ]
 
 
 def key(problem: Problem) -> str:

@@ -21,7 +21,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 BENCHMARKS = CHECKOUT / "benchmarks"
 TABLES = ("steps", "sequence_length", "custom", "launch", "reference_points")
-OTHERS = ("smoke", "tests", "micro")
+OTHERS = ("smoke", "tests", "micro", "tuning")
 PEER = {"custom": "torch, loop"}  # elsewhere "torch"
 # without it there is no one to be measured against
 TORCH = importlib.util.find_spec("torch") is not None
@@ -80,7 +80,7 @@ def in_folder(folder, steps):
 def checked(tmp_path_factory):
     """The rehearsal of the steps before the tables: (folder, printed, how each ended, files)"""
     folder = tmp_path_factory.mktemp("rehearsed")
-    return folder, *rehearse(folder, "smoke suite micro")
+    return folder, *rehearse(folder, "smoke micro tuning suite")
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,19 @@ def test_the_microbenchmarks_give_rows(checked):
 
 
 @pytest.mark.slow
+def test_every_plan_that_is_tried_is_right(checked):
+    body = strict(checked[3]["tuning"])
+    assert body["errors"] == {} and body["complete"] is True
+    for row in body["results"]:
+        assert len(row["trials"]) > 1 and all(one["seconds"] for one in row["trials"]), row
+        assert {one["wrong"] for one in row["trials"]} == {""}, row
+
+
+@pytest.mark.slow
 def test_every_step_of_the_rehearsal_ends_well(rehearsed):
     printed, ends, files = rehearsed
     assert [name for name, end in ends.items() if not end.startswith("exit 0 after")] == []
-    assert set(ends) == {*TABLES, "smoke", "suite", "micro", "report"}
+    assert set(ends) == {*TABLES, "smoke", "suite", "micro", "tuning", "report"}
     assert set(files) >= {*TABLES, *OTHERS, "report.md"}
     assert "no number below is a speed" in printed
 

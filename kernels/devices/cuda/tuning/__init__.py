@@ -2,7 +2,8 @@
 
 At the first use of a cell of some size, the best plans of the model are run on the card for some
 milliseconds, on made-up data, compared with *plain*, and timed. What was found is kept (records.py)
-and not asked again. RNN_GPU_TUNE=0 trusts the model; RNN_GPU_TUNE=1 asks in the simulator too.
+and not asked again. With RNN_GPU_TUNE=0 nothing is tried: what was found before is used, and else
+the model trusted. RNN_GPU_TUNE=1 asks in the simulator too.
 
 Nobody has run these kernels on every card. So a schedule whose numbers are not those of *plain*, or
 that does not come back, is never used again on cards of that kind. Plans are tried in a process of
@@ -44,7 +45,7 @@ def wanted() -> str:
     text = os.environ.get("RNN_GPU_TUNE", "")
     if text not in ("", "0", "1"):
         raise ValueError(
-            f"RNN_GPU_TUNE is {text!r}, expected '0' (the model chooses the kernels of the GPU), "
+            f"RNN_GPU_TUNE is {text!r}, expected '0' (no kernels are tried: the model chooses), "
             "'1' (they are tried, in the simulator too), or nothing (they are tried on a GPU)"
         )
     return text
@@ -107,14 +108,17 @@ def settle(problem: Problem) -> Found:
     mode = wanted()
     if not driver().measures and mode != "1":
         return Found(modelled(ranked(problem)))
-    if mode == "0":
-        return Found(modelled(allowed(problem)))
     try:
         name = records.of_problem(records.of_range(problem))
+        found = records.trials(name)
     except LookupError:
-        return Found(careful(problem, "not tried: it cannot be told what the cell is made of"))
-    if found := records.trials(name):
+        name, found = "", []
+    if found:
         return measured(problem, found)
+    if mode == "0":
+        return Found(modelled(allowed(problem)))
+    if not name:
+        return Found(careful(problem, "not tried: it cannot be told what the cell is made of"))
     if capturing():
         return Found(careful(problem, "not tried while a stream is captured"), lasting=False)
     try:
