@@ -50,6 +50,7 @@ class Pass(NamedTuple):
     n: int = N
     # lanes, units of a team, samples, quads of weights in shared memory
     shape: tuple[int, int, int, int] | None = None
+    blocks: tuple[int, int] | None = None  # of a group, groups: of a plan of the group schedule
     order: int | None = None  # the seed that draws warps
 
     def run(self) -> dict:
@@ -64,21 +65,23 @@ class Pass(NamedTuple):
         """A context in which this schedule, or plan, is the one."""
         if self.shape is None:
             return only(self.schedule)
-        return patch("rnn_gpu.kernels.devices.cuda.choose", partial(planned, self.shape))
+        made = partial(planned, self.shape, self.blocks)
+        return patch("rnn_gpu.kernels.devices.cuda.choose", made)
 
 
 def planned(
-    shape, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
+    shape, among, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
 ) -> Choice:
-    """A plan of the block schedule with so many lanes, units, samples, and quads in shared
-    memory.
+    """A plan of the block schedule, or of the group schedule, with so many lanes, units, samples,
+    and quads in shared memory.
     """
-    lanes, units, samples, in_shared = shape
+    (lanes, units, samples, in_shared), (size, groups) = shape, among or (1, -(-B // shape[2]))
     inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units, size)
     plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
-    blocks, shared = -(-B // samples), plan.shared * itemsize
-    return Choice("block", plan, blocks, plan.threads, shared, "asked", 0.0)
+    name, grid = "group" if among else "block", (size * groups, plan.threads)
+    shared = plan.shared * itemsize
+    return Choice(name, plan, *grid, shared, "asked", 0.0, cooperative=bool(among))
 
 
 class Elementwise(NamedTuple):
@@ -151,6 +154,11 @@ SHAPES = [  # n, (lanes, units of a team, samples, quads of weights in shared me
     (13, (8, 2, 8, 99)),
     (33, (32, 4, 4, 0)),
 ]
+GROUPED = [  # n, shape, (blocks of a group, groups)
+    (7, (2, 1, 2, 1), (3, 2)),
+    (9, (4, 2, 1, 0), (2, 3)),
+    (33, (8, 2, 2, 1), (5, 1)),
+]
 FEW = ("elman_tanh", "gru", "lstm")
 
 
@@ -161,6 +169,7 @@ def quick() -> Iterator:
     yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 2, 1))
     yield Pass("mine", "float32", "plain", "norm", RANDOM)
     yield Pass("elman_tanh", "float64", "gemm", "value", RANDOM)
+    yield Pass("elman_tanh", "float32", "group", "both", RANDOM, 7, (2, 1, 2, 1), (3, 2), order=1)
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
 
@@ -190,7 +199,15 @@ def plans() -> Iterator:
             ("both", RANDOM, 2),
             ("norm", ALL_LIVE, 3),
         ):
-            yield Pass(cell, dtype, "block", clip, pattern, n, shape, order)
+            yield Pass(cell, dtype, "block", clip, pattern, n, shape, order=order)
+
+
+def groups() -> Iterator:
+    """Blocks that reach each other through L2, in random orders."""
+    for cell, dtype, (order, one) in itertools.product(FEW, DTYPES, enumerate(GROUPED)):
+        n, shape, blocks = one
+        yield Pass(cell, dtype, "group", "both", RANDOM, n, shape, blocks, order)
+        yield Pass(cell, dtype, "group", "unclipped", ALL_LIVE, n, shape, blocks)
 
 
 def others() -> Iterator:
@@ -258,7 +275,7 @@ def planted() -> Iterator:
             yield from (Planted(case, place, fault) for fault in faults(text))
 
 
-ALL = (quick, schedules, cells, plans, others, small, planted)
+ALL = (quick, schedules, cells, plans, groups, others, small, planted)
 GROUPS = {one.__name__: one for one in ALL}
 
 

@@ -106,6 +106,8 @@ INSTRUCTIONS = [
     ("bfe.u32 %r9, %r1, 2, 3; " + AS_FLOAT, I >> 2 & 7),
     ("mad.wide.s32 %rd9, %r1, 3, 7; " + AS_FLOAT_64, 3 * I + 7),
     ("cvt.s64.s32 %rd8, %r1; mul.hi.u64 %rd9, %rd8, -1; " + AS_FLOAT_64, np.maximum(I - 1, 0)),
+    ("sub.s32 %r8, %r1, 9; cvt.s64.s32 %rd8, %r8; "
+     "mul.hi.s64 %rd9, %rd8, 4611686018427387904; " + AS_FLOAT_64, (I - 9) // 4),
     ("mov.b64 %rd9, {%r1, %r1}; mov.b64 {_, %r9}, %rd9; " + AS_FLOAT, F),
     ("setp.lt.s32 %p1, %r1, 9; selp.f32 %f9, %f1, 0f00000000, %p1; " + STORE, F * (I < 9)),
     ("setp.gt.f32 %p1, %f1, 0f40A00000; setp.lt.and.s32 %p2, %r1, 9, %p1; "
@@ -222,7 +224,7 @@ def test_tables_are_read():
     [
         ("mma.sync %f1, %f1;", "not understood: mma.sync"),
         ("cvt.rz.bf16.f32 %rs1, %f1;", "not understood: cvt.rz.bf16.f32"),
-        ("mul.hi.s64 %rd9, %rd9, %rd9;", "not understood: mul.hi.s64"),
+        ("mul.hi.s16 %rs1, %rs1, %rs1;", "not understood: mul.hi.s16"),
         ("bar.warp.sync %r1;", "no other: bar.warp.sync"),
         ("barrier.cluster.arrive.acquire;", "no other: barrier.cluster.arrive.acquire"),
         ("fence.acq_rel;", "not understood: fence.acq_rel"),

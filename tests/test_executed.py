@@ -44,7 +44,7 @@ def lines(group: str, library: str = "") -> list[dict]:
 EVERY = [
     "quick",
     pytest.param("others", marks=slow),
-    *(pytest.param(group, marks=stress) for group in ("schedules", "cells", "plans")),
+    *(pytest.param(group, marks=stress) for group in ("schedules", "cells", "plans", "groups")),
 ]
 
 

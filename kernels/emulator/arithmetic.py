@@ -46,6 +46,12 @@ def upper_of_product(a, b):
     return a1 * b1 + (middle >> WORD) + ((middle & LOW) + a0 * b1 >> WORD)
 
 
+def upper_of_signed_product(a, b):
+    """The same of int64: a negative factor counts 2⁶⁴ more as uint64 than it is."""
+    upper = upper_of_product(a.view(np.uint64), b.view(np.uint64)).view(np.int64)
+    return upper - np.where(a < 0, b, 0) - np.where(b < 0, a, 0)
+
+
 def flushed(x):
     """Subnormal float32 to zero, as .ftz does."""
     return select(np.abs(x) < SMALLEST, np.copysign(np.float32(0), x), x)

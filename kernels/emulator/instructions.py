@@ -106,6 +106,8 @@ def multiply(o: Operands) -> Callable:
     if "hi" in o.it.parts:
         if o.type == "u64":
             return calculation(arithmetic.upper_of_product, o.inputs(2), o.put())
+        if o.type == "s64":
+            return calculation(arithmetic.upper_of_signed_product, o.inputs(2), o.put())
         if o.type in ("u32", "s32"):
             return calculation(partial(upper_word, wider(o)), o.inputs(2), o.put())
         raise o.unknown()
