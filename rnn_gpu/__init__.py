@@ -18,6 +18,7 @@ if _find_spec(f"{__name__}.kernels") is None:
     )
 
 from . import callbacks, data, datasets, optimizers, schedules
+from .bridges.plots import plot
 from .derivatives import activation, cell, loss
 from .device import resolve as device
 from .errors import (
@@ -73,6 +74,7 @@ __all__ = [
     "load",
     "loss",
     "optimizers",
+    "plot",
     "release",
     "schedules",
     "stack",

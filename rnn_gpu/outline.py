@@ -47,3 +47,13 @@ def brief(value) -> str:
     if isinstance(value, list) and value and hasattr(value[0], "dtype"):
         return f"[{brief(value[0])}, … {len(value)} arrays]"
     return repr(getattr(value, "name", value))
+
+
+def series(lists: Mapping[str, list[float]]) -> list[str]:
+    """A line for each list: how many numbers, the last, the least and the largest."""
+    width = max(map(len, lists), default=0)
+    rows = []
+    for name, values in lists.items():
+        ends = f"last {values[-1]:.6g}, {min(values):.6g} … {max(values):.6g}" if values else ""
+        rows.append(f"{name:<{width}}  {len(values):>6}  {ends}".rstrip())
+    return rows

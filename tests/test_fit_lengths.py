@@ -368,7 +368,8 @@ def test_a_log_has_a_line_for_each_epoch(tmp_path):
     history = fit(network(), CSVLog(path), validation=0.3, epochs=3)
     lines = table(path)
     assert [line.pop("epoch") for line in lines] == ["1", "2", "3"]
-    names = ["loss", "accuracy", "validation_loss", "validation_accuracy", "seconds"]
+    names = ["loss", "accuracy", "learning_rate", "validation_loss", "validation_accuracy"]
+    names.append("seconds")
     assert list(lines[0]) == names
     for name in names:
         assert [float(line[name]) for line in lines] == history[name]

@@ -83,8 +83,8 @@ kernels.emulator.strong
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
-bridges bridges.plots errors outline
-arguments bridges.io device
+bridges errors outline
+arguments bridges.io bridges.plots device
 bridges.weights derivatives keeping parameters schedules
 losses optimizers
 layers.passes layers.steps
@@ -96,7 +96,7 @@ layers
 bridges.torch network.bar network.batches network.checkpoint network.finite network.memory
 network.evaluation network.replay network.truncation
 network.compiling
-network.gradients
+network.gradients network.summary
 network.gradient_flow network.training
 network.callbacks
 network.best network.logs network.progress

@@ -76,6 +76,8 @@ rnn_gpu.Stream(network, state=None)(x[0])
 network.save("model", metadata={"words": ["a", "b"]})
 assert_type(network.metadata, dict[str, Any])
 network.predict_proba(x, batch_size=3)
+assert_type(network.summary().layers[0].shapes, dict[str, tuple[int, ...]])
+rnn_gpu.plot(history, "training.png")
 
 rnn_gpu.Network(layers, "squared_error")  # type: ignore
 rnn_gpu.load("model", "cpu")  # type: ignore

@@ -15,6 +15,7 @@ evaluation     loss, accuracy and outputs of samples
 memory         BPTT within a budget: segments that are computed twice
 checkpoint     all that training stands on, in a file
 finite         where the first NaN or infinity stands
+summary        a network in a table
 gradient_flow  how a gradient fares on its way back
 """
 

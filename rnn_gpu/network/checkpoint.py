@@ -217,6 +217,7 @@ HISTORY = Fields(
         "accuracy": [SHARE],
         "validation_loss": [REAL],
         "validation_accuracy": [SHARE],
+        "learning_rate": [number(0)],
         "seconds": [number(0)],
     },
     others=True,  # what `on_epoch` has added

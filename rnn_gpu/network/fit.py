@@ -83,7 +83,8 @@ def fit(
     history        lists by name: "step_loss" and "gradient_norm" (before clipping) of every update,
                    and "clipped_steps" where δ has a bound; "loss", "accuracy" (of the training
                    batches as they passed; only where the loss knows classes), "validation_loss",
-                   "validation_accuracy", what callbacks measure, and "seconds" of every epoch; and
+                   "validation_accuracy", what callbacks measure, "learning_rate" (of the last
+                   update) and "seconds" of every epoch; and
                    "compile_seconds", of the kernels that were not compiled yet.
     Raises NonFiniteError at the first NaN or infinity in a loss or gradient, naming the earliest
     place, before a weight has changed.

@@ -130,6 +130,9 @@ class Report(NamedTuple):
         )
         return "\n".join([head, *map(str, self.layers)])
 
+    def _repr_html_(self):
+        return plots.html(str(self), self.plot)
+
     def plot(self, path=None):
         """A matplotlib Figure, one row a layer: the measured curve, the bound, the horizon, and |δ|
         by unit and step; saved at path.

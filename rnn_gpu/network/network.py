@@ -38,7 +38,7 @@ from ..layers.passes import INFERENCE, Back, Last, Remembering, clipped_in_all, 
 from ..layers.stateful import as_states, check_states, clip_of
 from ..layers.steps import enter, entered
 from ..losses import Objective
-from . import evaluation, gradient_flow, gradients, memory
+from . import evaluation, gradient_flow, gradients, memory, summary
 from .fit import fit
 
 
@@ -337,6 +337,7 @@ class Network(Remembering, Weights):
         return by_layer("state_dict", named, len(self.layers))
 
     plan = memory.plan
+    summary = summary.summary
     fit = fit
     gradient = gradients.gradient
     gradient_flow = gradient_flow.gradient_flow

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import arguments
+from .. import arguments, outline
+from ..bridges import plots
 from ..errors import ArgumentError, NonFiniteError
 from ..kernels import UNCLIPPED, Change, Clip, Limits, Report
 from ..layers.stateful import clip_of
@@ -97,7 +98,12 @@ def computed_once(name: str) -> ArgumentError:
 
 
 class History(dict[str, list[float]]):
-    """What `fit` returns, lists by name; at the prompt their lengths and last numbers."""
+    """What `fit` returns, lists by name; at the prompt their lengths and last numbers, in a
+    notebook a picture too (see rnn_gpu.plot).
+    """
+
+    def _repr_html_(self):
+        return plots.html("\n".join(outline.series(self)), lambda: plots.history_picture(self))
 
     def __repr__(self):
         last = {name: f", last {values[-1]:.6g}" if values else "" for name, values in self.items()}
@@ -334,9 +340,11 @@ class Training:
 
         measured  other numbers of it by name, as of validation
         """
-        self.last_epoch = average(self.position.seen) | dict(measured or {})
-        seconds = time.perf_counter() - self._begun
-        for name, value in (self.last_epoch | {"seconds": seconds}).items():
+        means, others = average(self.position.seen), dict(measured or {})
+        self.last_epoch = means | others
+        rate = {"learning_rate": self.optimizer.rate(self.optimizer.steps - 1)}
+        seconds = {"seconds": time.perf_counter() - self._begun}
+        for name, value in (means | rate | others | seconds).items():
             self.history.setdefault(name, []).append(value)
         rng, epoch = dict(self._rng.bit_generator.state), self.position.epoch + 1
         self.position = checkpoints.Position(rng, epoch, history=self.history)
