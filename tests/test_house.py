@@ -105,8 +105,8 @@ network.network
 network.stream
 network
 bridges.onnx gradcheck
-verification
-callbacks gradient_flow onnx stream torch training
+bridges.sklearn verification
+callbacks gradient_flow onnx sklearn stream torch training
 data.calendar data.series data.vocabulary
 data.going_on data.scaling
 data
@@ -258,7 +258,7 @@ def public(module):
 
 @pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
 def test_everything_public_says_what_it_is_for(name):
-    for needed in ("onnx", "torch"):
+    for needed in ("onnx", "sklearn", "torch"):
         if name.endswith(f".{needed}"):
             pytest.importorskip(needed)
     module = import_module(name)

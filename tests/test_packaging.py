@@ -96,7 +96,7 @@ def test_the_wheel_has_every_file_that_is_not_python(project):
 def test_what_is_imported_is_declared(project):
     extras = project["project"].get("optional-dependencies", {})
     declared = {
-        line.split("-")[0].split("[")[0].split(">")[0]
+        line.replace("scikit-learn", "sklearn").split("-")[0].split("[")[0].split(">")[0]
         for lines in (project["project"]["dependencies"], *extras.values())
         for line in lines
     }

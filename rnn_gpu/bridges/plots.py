@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Mapping
 from functools import cache
 from html import escape
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def html(text: str, draw: Callable[[], Any]) -> str:
     return f'{shown}<img style="max-width: 100%" src="data:image/png;base64,{data}"/>'
 
 
-def plot(of: Any, path=None) -> Any:
+def plot(of: Any, path: str | PathLike | None = None) -> Any:
     """A matplotlib Figure of what `fit` or `gradient_flow` returned, written to path if there is
     one; in a notebook it shows itself.
 
@@ -68,10 +69,10 @@ def plot(of: Any, path=None) -> Any:
     learning rate. Of a report of `gradient_flow`: see there. Raises ImportError, which says what
     to install, without matplotlib.
     """
+    if hasattr(of, "plot") and hasattr(of, "loss"):
+        return of.plot(path)
     if isinstance(of, Mapping) and "gradient_norm" in of:
         return history_picture(of, path)
-    if hasattr(of, "layers") and hasattr(of, "plot"):
-        return of.plot(path)
     raise ArgumentError(
         f"plot is given a {type(of).__name__}, expected what fit or gradient_flow returned"
     )
@@ -124,7 +125,7 @@ def by_epoch(axis, history: Mapping[str, list[float]], name: str, epochs: int):
         axis.legend()
 
 
-def by_update(axis, history: Mapping[str, list[float]], name: str, _: int):
+def by_update(axis, history: Mapping[str, list[float]], name: str, epochs: int):
     """A number of each update, and its median over some of them, on a log scale."""
     values = np.array(history.get(name, ()), float)
     values = np.where(values > 0, values, np.nan)
