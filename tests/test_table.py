@@ -72,5 +72,5 @@ def test_the_regions_of_an_h200(direction):
         assert chosen(kind, 64, B, direction) == "block"
     assert chosen("elman_tanh", 128, 64, direction) == "block"
     assert chosen("lstm", 1024, 1, direction) == "group"
-    assert chosen("lstm", 1024, 256, direction) == "gemm"
+    assert chosen("lstm", 2048, 256, direction) == "gemm"
     assert chosen("gru", 3000, 1, direction) == "gemm"
