@@ -9,14 +9,18 @@
 """
 
 from .network.batches import Samples, held_out
+from .network.counting import Counting
 from .network.gradients import forward_backward
+from .network.sources import Source
 from .network.training import Clipping, History, Settings, Training, Update, train_step
 
 __all__ = [
     "Clipping",
+    "Counting",
     "History",
     "Samples",
     "Settings",
+    "Source",
     "Training",
     "Update",
     "forward_backward",

@@ -93,8 +93,9 @@ layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-bridges.torch network.bar network.batches network.checkpoint network.finite network.memory
-network.evaluation network.replay network.truncation
+bridges.torch network.bar network.checkpoint network.counting network.finite network.memory
+network.batches
+network.evaluation network.replay network.sources network.truncation
 network.compiling
 network.gradients network.summary
 network.gradient_flow network.training

@@ -10,8 +10,10 @@ import numpy as np
 from .. import arguments
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..layers.base import ALIGNED
-from ..layers.steps import Steps, steps_until
+from ..layers.stateful import check_states
+from ..layers.steps import Steps, steps_of, steps_until
 from ..losses import LABELS, alike
+from .counting import Counting, masks, weights_of
 
 
 class Batch(NamedTuple):
@@ -20,18 +22,25 @@ class Batch(NamedTuple):
     x: np.ndarray  # (T, B, m)
     steps: Steps
     target: np.ndarray  # (T, B, k), or class labels (T, B)
-    weight: np.ndarray  # (T, B): 1 at the steps that the loss counts, else 0
+    weight: np.ndarray  # (T, B): of the steps that the loss counts, else 0
     total: np.ndarray  # (1,): Σ weight
-    counted: np.ndarray  # (T,), NumPy's: how many samples the loss counts at each step
+    counted: np.ndarray  # (T,), NumPy's: Σ weight of each step
     lengths: np.ndarray  # (B,), NumPy's
     start: int = 0  # which time step of the sequences x begins with
     # of which x, target, weight and total are parts; None of a window
     whole: Any = None
+    states: list | None = None  # to begin with; None is zero
+    ends: np.ndarray | None = None  # (B,), NumPy's: the last step that happens; None: of its length
 
     @property
     def counts(self) -> float:
         """Σ weight, for which nobody has to ask the device."""
         return float(self.counted.sum())
+
+    @property
+    def last(self) -> np.ndarray:
+        """(B,), the last step of each sample that happens."""
+        return self.lengths - 1 if self.ends is None else self.ends
 
 
 class Samples:
@@ -40,44 +49,90 @@ class Samples:
 
     x  N sequences: a list of arrays (T_i, m) or of symbols (T_i,), or one array whose first axis is
        N. For a network without recurrent layers N rows (m,). What has labels of its own (pandas,
-       polars, xarray) is taken by position, as a list is.
+       polars, xarray) is taken by position, as a list is. Floats of another dtype are cast.
     y  N targets. steps="every": (T_i, k) each, or class labels (T_i,). steps="last", or no
        recurrent layers: (k,) or a label.
+
+    mask, resets  N times (T_i,) booleans: steps that do not happen (False), steps before which a
+                  sample begins anew (True); see Recurrent. Without targets of their own: what y
+                  holds where no step happens is ignored. "last" is the last step that happens
+    state         before the first step, a list as a Network takes it, with N in place of B
+    counting      what the loss counts, and how much: see Counting
     """
 
-    def __init__(self, network, x, y=None, *, targets=True, name=""):
+    def __init__(
+        self,
+        network,
+        x,
+        y=None,
+        *,
+        targets: bool = True,
+        name: str = "",
+        mask=None,
+        resets=None,
+        state=None,
+        counting: Counting | None = None,
+    ):
         self.network = network
         if targets and y is None:
             raise ArgumentError(f"{name}y is None, expected the targets, one for each sample of x")
-        m, k, dtype = network.input_size, network.output_size, network.dtype
         x = arguments.samples(f"{name}x", x)
         y = y if y is None else arguments.samples(f"{name}y", y)
         if y is not None and len(y) != len(x):
             raise ShapeError(
                 f"{name}y has {len(y)} targets, expected {len(x)}, one for each sample of x"
             )
-        self.x, self.y = [], []
+        self.counting = counting = counting or Counting()
+        self.live = masks(network, f"{name}mask", mask, x)
+        self.starts = masks(network, f"{name}resets", resets, x)
+        self.x = self._inputs(f"{name}x", x)
+        self.y: list = []
+        self.ignored: list | None = None
+        if y is not None:
+            self._take_targets(f"{name}y", y)
+        self.weights = weights_of(self, name)
+        self.states: list | None = None
+        if state is not None:
+            at_first = check_states(network.recurrent, f"{name}state", state, len(self.x))
+            self.states = [network.backend.numpy(s) for s in at_first]
+
+    def _inputs(self, name: str, x) -> list:
+        network, m, dtype, inputs = self.network, self.network.input_size, self.network.dtype, []
+        shape, axes = ((None, m), f"(T, m={m})") if network.recurrent else ((m,), f"(m={m},)")
         for i in range(len(x)):
-            a = host(arguments.as_array(f"{name}x[{i}]", x[i], dtype))
-            if not network.recurrent:
-                a = host(arguments.floats(f"{name}x[{i}]", x[i], dtype, (m,), f"(m={m},)"))[None]
-            elif arguments.are_symbols(x[i], a, 1):
+            at = f"{name}[{i}]"
+            a = host(arguments.as_array(at, x[i], dtype))
+            symbols = network.recurrent and arguments.are_symbols(x[i], a, 1)
+            if self.live is not None:
+                a = only(self.live[i], a)
+            if symbols:
                 # a batch has one dtype
-                a = arguments.symbols(f"{name}x[{i}]", a, m, "(T,)", 1).astype(np.int64)
+                a = arguments.symbols(at, a, m, "(T,)", 1).astype(np.int64)
             else:
-                a = host(arguments.floats(f"{name}x[{i}]", x[i], dtype, (None, m), f"(T, m={m})"))
-            if a.dtype.kind == "f":
-                arguments.finite(f"{name}x[{i}]", a)
-            if self.x and a.dtype.kind != self.x[0].dtype.kind:
+                if a.dtype.kind in "iu" and not arguments.is_array(x[i]):
+                    a = a.astype(dtype)  # a list has no dtype that could have been meant
+                a = host(arguments.floats(at, cast(a, dtype), dtype, shape, axes))
+                a = a if network.recurrent else a[None]
+                arguments.finite(at, a)
+            if inputs and a.dtype.kind != inputs[0].dtype.kind:
                 raise DtypeError(
-                    f"{name}x[{i}] is {a.dtype}, but {name}x[0] is {self.x[0].dtype}: all are "
+                    f"{at} is {a.dtype}, but {name}[0] is {inputs[0].dtype}: all are "
                     "features, or all are symbols"
                 )
-            self.x.append(a)
-            if y is not None:
-                rows = len(a) if network.recurrent and network.steps == "every" else None
-                self.y.append(network.objective.target(f"{name}y[{i}]", host(y[i]), rows, k, dtype))
+            inputs.append(a)
+        return inputs
 
+    def _take_targets(self, name: str, y):
+        network, k, dtype = self.network, self.network.output_size, self.network.dtype
+        every = bool(network.recurrent) and network.steps == "every"
+        for i, x in enumerate(self.x):
+            a, rows = host(y[i]), len(x) if every else None
+            if self.counting.ignore_index is not None:
+                a, ignored = self.counting.without_ignored(f"{name}[{i}]", a, rows)
+                self.ignored = (self.ignored or []) + [ignored]
+            if every and self.live is not None:
+                a = only(self.live[i], a)
+            self.y.append(network.objective.target(f"{name}[{i}]", cast(a, dtype), rows, k, dtype))
         self.y = alike(self.y, k, dtype)
 
     def __len__(self):
@@ -88,14 +143,41 @@ class Samples:
         """Are the targets class labels?"""
         return bool(self.y) and self.y[0].ndim == 1
 
-    def part(self, chosen) -> "Samples":
-        """The samples of these numbers alone."""
+    @property
+    def masked(self) -> bool:
+        """Are there steps that do not happen, or before which a sample begins anew?"""
+        return self.live is not None or self.starts is not None
+
+    @property
+    def skips(self) -> bool:
+        """May there be a batch that counts nothing?"""
+        return self.weights is not None and any((w == 0).any() for w in self.weights)
+
+    def part(self, chosen, weighted: bool = True) -> "Samples":
+        """The samples of these numbers alone; weighted=False takes the weights of samples and
+        classes away, and leaves what is ignored.
+        """
         part = copy(self)
-        part.x, part.y = ([each[i] for i in chosen] for each in (self.x, self.y))
+        for name in ("x", "y", "live", "starts", "ignored", "weights"):
+            if each := getattr(self, name):
+                setattr(part, name, [each[i] for i in chosen])
+        if self.states is not None:
+            part.states = [s[:, chosen] for s in self.states]
+        if not weighted and self.weights is not None:
+            part.counting = self.counting._replace(sample_weight=None, class_weight=None)
+            part.weights = weights_of(part, "")
         return part
 
-    def batch(self, chosen) -> Batch:
-        """The samples of these numbers side by side, in this order."""
+    def everything(self) -> list:
+        """All arrays, for a digest of them."""
+        more = [self.live, self.starts, self.ignored, self.weights, self.states]
+        return [*self.x, *self.y, *itertools.chain(*(each for each in more if each))]
+
+    def batch(self, chosen, goes_on: bool = False) -> Batch:
+        """The samples of these numbers side by side, in this order.
+
+        goes_on  they go on where others ended: nothing is burnt in
+        """
         network, d = self.network, self.network.backend
         lengths = np.array([len(self.x[i]) for i in chosen])
         T, B, m, k = int(lengths.max()), len(chosen), network.input_size, network.output_size
@@ -104,28 +186,96 @@ class Samples:
         kinds = [(1, LABELS[network.dtype])] if labels else []
         whole = np.zeros(sum(map(room_of, shapes)), network.dtype)
         x, target, weight, total = parts_of(whole, shapes, kinds)
-        for b, i in enumerate(chosen):
-            if self.x[i].dtype.kind == "f":
-                x[: lengths[b], b] = self.x[i]
-            else:
-                x[np.arange(lengths[b]), b, self.x[i]] = 1  # one-hot
-            first = 0 if network.steps == "every" else lengths[b] - 1
-            weight[first : lengths[b], b] = 1
-            if self.y:
-                target[first : lengths[b], b] = self.y[i]
+        live, starts, ends = self._steps_of(chosen, lengths)
+        every = network.steps == "every"
+        first = np.zeros(B, int) if every else (lengths - 1 if ends is None else ends)
+        if (lengths == T).all() and every:
+            self._fill(chosen, x, target, weight)
+        else:
+            self._fill_one_by_one(chosen, x, target, weight, first)
+        if live is not None:
+            x[~live] = 0
+            weight[~live] = 0
+        if (burnt := self.counting.burn_in) and not goes_on:
+            happened = np.arange(1, T + 1)[:, None] if live is None else live.cumsum(0)
+            weight[np.broadcast_to(happened <= burnt, weight.shape)] = 0
         counted = weight.sum(1, dtype=np.float64)
         total[0] = counted.sum()
         given = d.array(whole, network.dtype)
         if given is not whole:
             x, target, weight, total = parts_of(given, shapes, kinds)
-        steps = steps_until(d, x, lengths)
-        return Batch(x, steps, target, weight, total, counted, lengths, whole=given)
+        steps = (
+            steps_until(d, x, lengths)
+            if live is None
+            else steps_of(d, live, False if starts is None else starts)
+        )
+        states = self.states and [d.array(s[:, chosen], network.dtype) for s in self.states]
+        return Batch(x, steps, target, weight, total, counted, lengths, 0, given, states, ends)
+
+    def _steps_of(self, chosen, lengths):
+        """(live (T, B), starts (T, B) or None, the last step that happens of each (B,)), NumPy's;
+        all None where nothing is masked.
+        """
+        if not self.masked:
+            return None, None, None
+        live = np.arange(lengths.max())[:, None] < lengths
+        starts = None if self.starts is None else np.zeros_like(live)
+        for b, i in enumerate(chosen):
+            if self.live is not None:
+                live[: lengths[b], b] = self.live[i]
+            if starts is not None:
+                starts[: lengths[b], b] = self.starts[i]
+        return live, starts, len(live) - 1 - live[::-1].argmax(0)
+
+    def _fill(self, chosen, x, target, weight):
+        """Samples of one length, every step of which has a target, into a batch of zeros."""
+        if self.x[chosen[0]].dtype.kind == "f":
+            np.stack([self.x[i] for i in chosen], 1, out=x)
+        else:
+            symbols = np.stack([self.x[i] for i in chosen], 1)
+            np.put_along_axis(x, symbols[:, :, None], 1, 2)  # one-hot
+        if self.y:
+            np.stack([self.y[i] for i in chosen], 1, out=target)
+        if self.weights is None:
+            weight[...] = 1
+        else:
+            np.stack([self.weights[i] for i in chosen], 1, out=weight)
+
+    def _fill_one_by_one(self, chosen, x, target, weight, first):
+        """As _fill, whatever their lengths; `first` (B,) is the first step that has a target."""
+        every = self.network.steps == "every"
+        for b, i in enumerate(chosen):
+            length = len(self.x[i])
+            if self.x[i].dtype.kind == "f":
+                x[:length, b] = self.x[i]
+            else:
+                x[np.arange(length), b, self.x[i]] = 1  # one-hot
+            rows = slice(first[b], length if every else first[b] + 1)
+            weight[rows, b] = 1 if self.weights is None else self.weights[i]
+            if self.y:
+                target[rows, b] = self.y[i]
 
     def batches(self, batch_size: int, order=None):
         """Batch after batch of the samples of these numbers; None is all, in their order."""
         order = np.arange(len(self)) if order is None else order
         for first in range(0, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
+
+
+def cast(a, dtype: str):
+    """Floats as this dtype; anything else as it is."""
+    if getattr(getattr(a, "dtype", None), "kind", "") == "f" and a.dtype != dtype:
+        with np.errstate(over="ignore"):  # what is beyond the dtype is infinite, and then named
+            return a.astype(dtype)
+    return a
+
+
+def only(live, a):
+    """a (T, ·), zero where no step happens; as it is where its length is another."""
+    a = a if isinstance(a, np.ndarray) else np.asarray(a)
+    if a.shape[:1] != live.shape:
+        return a
+    return np.where(live.reshape(-1, *[1] * (a.ndim - 1)), a, a.dtype.type(0))
 
 
 def held_out(count: int, share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -215,9 +215,6 @@ class ReduceOnPlateau(Best):
         for epoch, value in self.past(training):
             self._judge(training, epoch, value)
 
-    def on_measure(self, training):
-        return {"learning_rate": training.optimizer.learning_rate}
-
     def on_epoch(self, training):
         self._judge(training, *self.now(training))
 

@@ -9,7 +9,7 @@ from .. import arguments
 from ..bridges import io
 from ..errors import ArgumentError
 from .batches import Samples
-from .evaluation import measure
+from .evaluation import RESERVED, measure
 from .training import Training, Update
 
 
@@ -102,7 +102,7 @@ def measured(training: Training, callbacks: Sequence[Callback]) -> dict[str, flo
     found: dict[str, float] = {}
     for each in callbacks:
         for name, value in (each.on_measure(training) or {}).items():
-            if name in found or name in ("loss", "accuracy", "seconds", *PER_UPDATE):
+            if name in found or name in training.metrics or name in RESERVED:
                 raise ArgumentError(f"{type(each).__name__} measures {name!r}, which is there")
             found[name] = float(value)
     return found
@@ -120,7 +120,8 @@ class Validation(Callback):
         self.samples, self.name = samples, name
 
     def on_measure(self, training):
-        found = measure(training.network, self.samples, training.settings.batch_size)
+        size = training.settings.batch_size
+        found = measure(training.network, self.samples, size, training.metrics)
         return {f"{self.name}_{name}": value for name, value in found.items()}
 
 

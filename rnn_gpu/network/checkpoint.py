@@ -24,6 +24,7 @@ class Position:
     batch: int = 0
     # (loss, share of right answers, weight) of what is done of this epoch
     seen: list = field(default_factory=list)
+    metrics: list = field(default_factory=list)  # of each of them, by name; empty where none are
     history: dict = field(default_factory=dict)
 
 
@@ -32,12 +33,13 @@ class Kept(NamedTuple):
 
     position: Position
     arrays: dict  # that callbacks have left: of each the network's parameters by name
+    states: list  # that the next batch goes on from, where it does
 
 
-def fingerprint(x, y) -> str:
-    """A digest of samples and their targets, arrays: of their numbers, dtypes, shapes and order."""
+def fingerprint(arrays) -> str:
+    """A digest of arrays: of their numbers, dtypes, shapes and order."""
     digest = hashlib.sha256()
-    for a in (*x, *y):
+    for a in arrays:
         digest.update(f"{a.dtype.str} {a.shape} ".encode())
         digest.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
@@ -56,6 +58,7 @@ def save(path, network, optimizer, settings: dict, kept: Kept):
         arrays |= {f"moment {k} {name}": number(a) for k, a in enumerate(moments)}
     for by, values in kept.arrays.items():
         arrays |= {f"kept {by} {name}": a for name, a in values.items()}
+    arrays |= {f"state {i}": s for i, s in enumerate(kept.states)}
     if bad := not_finite(arrays):
         left = f"checkpoint {str(path)!r} is not written over"
         raise NonFiniteError(f"after {optimizer.steps} updates {bad}: {left}")
@@ -70,8 +73,11 @@ def save(path, network, optimizer, settings: dict, kept: Kept):
     io.write(path, arrays, config, FORMAT)
 
 
-def restore(path, network, optimizer, settings: dict) -> Kept:
+def restore(path, network, optimizer, settings: dict, metrics: list[str], why: str) -> Kept:
     """Put everything back as `save` found it; the optimizer keeps its own hyperparameters.
+
+    metrics  the names of those that are measured now
+    why      training cannot go on from within an epoch; "" where it can
 
     All is checked before anything changes. Raises ArgumentError if the file is of another network,
     kind of optimizer, data or order; ModelFileError if it is damaged.
@@ -82,9 +88,10 @@ def restore(path, network, optimizer, settings: dict) -> Kept:
         if version > 1 and "data" not in config["settings"]:
             raise ValueError("its settings have no data")
     refuse_another(path, network, optimizer, settings, config, arrays)
+    refuse_within(path, config["position"], metrics, why)
     with io.blaming(path, "is damaged, or not a checkpoint"):
         check_counts(config, network)
-        kept = kept_arrays(arrays)
+        kept, states = kept_arrays(arrays), states_of(arrays, network, config)
         values, state = taken(arrays, kept, network, optimizer, config["updates"])
         pairs = list(zip(network.drawing, config["passes"], strict=True))
     for name, a in values.items():
@@ -92,7 +99,34 @@ def restore(path, network, optimizer, settings: dict) -> Kept:
     optimizer.state, optimizer.steps = state, config["updates"]
     for layer, count in pairs:
         layer.passes = count
-    return Kept(Position(**config["position"]), kept)
+    return Kept(Position(**config["position"]), kept, states)
+
+
+def refuse_within(path, position: dict, metrics: list[str], why: str):
+    """Raise ArgumentError where training cannot go on from within an epoch as it was."""
+    if not position["batch"]:
+        return
+    says = f"resume is {str(path)!r}, a checkpoint within an epoch"
+    if why:
+        raise ArgumentError(f"{says}, but {why}")
+    then = list(next(iter(position.get("metrics", ())), {}))
+    if position["seen"] and then != metrics:
+        raise ArgumentError(f"{says} with the metrics {then}, but here they are {metrics}")
+
+
+def states_of(arrays: dict, network, config: dict) -> list[np.ndarray]:
+    """The states that the next batch goes on from, which are taken out of the arrays."""
+    states = [
+        arrays.pop(f"state {i}") for i in range(len(network.recurrent)) if f"state {i}" in arrays
+    ]
+    goes_on = config["settings"].get("stateful", False) and config["position"]["batch"] > 0
+    if len(states) != (len(network.recurrent) if goes_on else 0):
+        raise ValueError(f"it has the states of {len(states)} layers")
+    for i, (layer, s) in enumerate(zip(network.recurrent, states, strict=False)):
+        expected = layer.cell.states, states[0].shape[1], layer.hidden_size
+        if s.shape != expected or s.dtype != network.dtype or not np.isfinite(s).all():
+            raise ValueError(f"state {i} has the shape {s.shape} and is {s.dtype}")
+    return states
 
 
 def kept_arrays(arrays: dict) -> dict[str, dict[str, np.ndarray]]:
@@ -114,9 +148,10 @@ def refuse_another(path, network, optimizer, settings: dict, config: dict, array
     now, then = io.in_json(kinds | settings), config | config["settings"]
     data, says = now.pop("data"), f"resume is {str(path)!r}, a checkpoint"
     for what, value in now.items():
-        if then[what] != value:
+        before = then.get(what, SINCE.get(what)) if what in SINCE else then[what]
+        if before != value:
             here = f"but here {what} is {value!r}"
-            raise ArgumentError(f"{says} with {what}={then[what]!r}, {here}")
+            raise ArgumentError(f"{says} with {what}={before!r}, {here}")
     if then.get("data", data) != data:  # before format 2 there was none
         raise ArgumentError(f"{says} of other data: x or y, or their order, are not what they were")
     one = next(iter(network.parameters))
@@ -224,14 +259,16 @@ HISTORY = Fields(
 )
 SETTINGS = Fields(
     {
-        "samples": whole(1),
+        "samples": whole(),  # 0 where batches are made as they are wanted
         "batch_size": whole(1),
         "shuffle": TRUTH,
         "seed": whole(0, float("inf")),
         "truncate": one_of(NONE, PAIR),
     },
-    {"data": TEXT},  # not before format 2
+    {"data": TEXT, "stateful": TRUTH, "burn_in": whole(), "skips": TRUTH},
 )
+# settings that checkpoints of before have not, and what they were
+SINCE = {"stateful": False, "burn_in": 0, "skips": False}
 WORD = whole(0, 2**128 - 1)
 ODD = Kind("an odd integer below 2¹²⁸", lambda value: WORD.holds(value) and value % 2 == 1)
 GENERATOR = Fields(
@@ -255,10 +292,10 @@ CONTENT = Fields(
                 "rng": GENERATOR,
                 "epoch": whole(),
                 "batch": whole(),
-                "seen": [(number(), one_of(NONE, SHARE), number(1))],
+                "seen": [(number(), one_of(NONE, SHARE), number(sys.float_info.min))],
                 "history": HISTORY,
             },
-            {},
+            {"metrics": [ANY]},
         ),
     },
     {},
@@ -300,14 +337,18 @@ def check_counts(config: dict, network):
     epoch, batch, seen = position["epoch"], position["batch"], position["seen"]
     an_epoch, updates = -(-settings["samples"] // settings["batch_size"]), len(history["step_loss"])
     batches, classes = epoch * an_epoch + batch, bool(network.objective.loss.classes)
-    exact = settings["truncate"] is None  # else a batch has one update or more
+    known, skips = settings["samples"] > 0, settings.get("skips", False)
+    exact = settings["truncate"] is None and not skips  # else a batch has any number of updates
     agree = {
-        "batch": batch <= an_epoch,
-        "step_loss": updates == batches if exact else updates >= batches,
+        "batch": batch <= an_epoch or not known,
+        "step_loss": updates == batches if exact else updates >= batches or skips,
         "updates": config["updates"] >= updates,
         "compile_seconds": bool(history["compile_seconds"]),
         "passes": len(config["passes"]) == len(network.drawing),
-        "seen": len(seen) == batch if exact or not batch else batch <= len(seen) <= updates,
+        "seen": len(seen) == batch
+        if exact or not batch
+        else (batch <= len(seen) or skips) and len(seen) <= updates,
+        "metrics": len(position.get("metrics", ())) in (0, len(seen)),
         "losses of seen": [E for E, *_ in seen] == history["step_loss"][updates - len(seen) :],
         "shares of seen": all((share is not None) == classes for _, share, _ in seen),
     }

@@ -1,9 +1,11 @@
 """fit: the users' door to training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from os import PathLike
 from typing import Any
+
+from numpy.typing import ArrayLike
 
 from .. import arguments, optimizers
 from ..arguments import Listed
@@ -11,18 +13,21 @@ from ..errors import ArgumentError
 from ..schedules import Rate
 from .batches import Samples, held_out
 from .callbacks import Callback, Checkpoint, OnEpoch, Validation, Watch, run
+from .counting import Counting
+from .evaluation import Metrics
 from .progress import Progress, compile_all
+from .sources import Source, is_source
 from .training import History, Settings, Training, computed_once
 
 
 def fit(
     network,
-    x: Listed,
-    y: Listed,
+    x: Listed | Callable[[int], Iterable] | Iterable,
+    y: Listed | None = None,
     *,
     epochs: int | None = None,
     updates: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     optimizer: str | optimizers.Optimizer = "adam",
     learning_rate: Rate | None = None,
     clip_norm: float | None = None,
@@ -41,8 +46,25 @@ def fit(
     resume: str | PathLike | None = None,
     memory_budget: int | str | None = None,
     callbacks: Sequence[Callback] = (),
+    metrics: Metrics | None = None,
+    sample_weight: ArrayLike | None = None,
+    class_weight: Mapping[int, float] | ArrayLike | None = None,
+    ignore_index: int | None = None,
+    burn_in: int = 0,
+    mask: Listed | None = None,
+    resets: Listed | None = None,
+    state: Sequence[Any] | None = None,
+    stateful: bool = False,
 ) -> History:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
+
+    x              may also make batches, so that not all data need to be in memory; y is then left
+                   out. A function of the epoch, counted from 0, that gives an iterable of pairs
+                   (x, y), each as above; or such an iterable, which is gone through once an epoch,
+                   as a DataLoader of torch's; a generator is for one epoch. They come in the order
+                   in which they are made, of the size that they have, and may be triples with a
+                   dict of mask, resets, state, sample_weight (see Source)
+    batch_size     32, of samples
 
     epochs, updates  how often each sample is seen, or how many updates are made; one of them, 10
                    epochs where neither is given. With `truncate` the batch that has the last update
@@ -60,6 +82,21 @@ def fit(
                    None is (T, T)
     validation     a pair (x, y), evaluated after each epoch; or a share, 0 < share < 1: that much
                    of the samples is drawn by `seed`, held out and never trained on
+    metrics        functions of (outputs, targets) by name, of training and of validation: NumPy's
+                   arrays of the rows that count, (R, k), and (R, k) or class labels (R,). What they
+                   say of each batch, as it passed, is averaged with the batch's Σ weight, as the
+                   loss is; in the history by their name, and "validation_" before it
+    sample_weight  (N,) numbers of at least 0, class_weight a dict or an array by class: the loss of
+                   a batch is Σ weight · loss / Σ weight, and so is its accuracy; of training alone,
+                   validation counts every sample once
+    ignore_index   the class label of what the loss and metrics leave out
+    burn_in        the first steps of every sample that happen, which shape the state and not the
+                   loss; where `stateful`, of the first batch of an epoch alone
+    mask, resets, state  of the samples x: see Samples. A pair `validation` has none, a share its
+                   part
+    stateful       True: sample i of a batch goes on from the state that sample i of the one before
+                   ended with, and each epoch begins anew. Needs shuffle=False, whole batches; no
+                   gradient goes back into the batch before. Validation begins with zero
     shuffle, seed  a new order each epoch, the same for the same seed
     on_epoch       called with (network, history) after each epoch
     watch          called with (network, number of the update) when its gradients are there and no
@@ -90,14 +127,25 @@ def fit(
     place, before a weight has changed.
     """
     with network.in_training():
-        samples = Samples(network, x, y)
+        counting = Counting(sample_weight, class_weight, ignore_index, burn_in).checked(network)
+        of_samples = {"mask": mask, "resets": resets, "state": state}
+        samples: Samples | Source
+        if is_source(x, y):
+            refuse_beside(
+                **of_samples,
+                sample_weight=sample_weight,
+                batch_size=batch_size,
+            )
+            samples = Source(network, x, counting)
+        else:
+            samples = Samples(network, x, y, counting=counting, **of_samples)
         seed = arguments.seed("seed", seed)
         samples, judged = divided(samples, validation, seed)
         everyone = listeners(judged, watch, on_epoch, callbacks)
         settings = Settings(
             epochs=epochs,
             updates=updates,
-            batch_size=batch_size,
+            batch_size=32 if batch_size is None else batch_size,
             clip_norm=clip_norm,
             clip_value=clip_value,
             clip_step_norm=clip_step_norm,
@@ -106,12 +154,13 @@ def fit(
             shuffle=shuffle,
             seed=seed,
             memory_budget=memory_budget,
+            stateful=stateful,
         )
         progress = arguments.flag("progress", progress)
         if memory_budget is not None and any(each.tapes for each in everyone):
             raise computed_once("a callback with tapes" if watch is None else "watch")
         optimizer = optimizers.resolve(optimizer, learning_rate)
-        training = Training(network, samples, optimizer, settings)
+        training = Training(network, samples, optimizer, settings, metrics)
         if checkpoint is not None:
             everyone.append(Checkpoint(checkpoint, checkpoint_every))
         elif checkpoint_every is not None:
@@ -126,20 +175,39 @@ def fit(
         return training.history
 
 
-def divided(samples: Samples, validation, seed: int) -> tuple[Samples, Samples | None]:
+def refuse_beside(**given):
+    """Raise ArgumentError for what is of samples, where batches are made as they are wanted."""
+    for name, value in given.items():
+        if value is not None:
+            raise ArgumentError(
+                f"{name} is given, but x makes batches: give it with each batch, (x, y, options)"
+                if name != "batch_size"
+                else f"batch_size is {value!r}, but x makes batches, which have a size of their own"
+            )
+
+
+def divided(
+    samples: Samples | Source, validation, seed: int
+) -> tuple[Samples | Source, Samples | None]:
     """The samples to train on, and those to validate on; None for none."""
     if validation is None:
         return samples, None
     if isinstance(validation, (tuple, list)) and len(validation) == 2:
-        return samples, Samples(samples.network, *validation, name="validation ")
+        plain = samples.counting._replace(sample_weight=None, class_weight=None)
+        network = samples.network
+        return samples, Samples(network, *validation, name="validation ", counting=plain)
     share = isinstance(validation, Real) and not isinstance(validation, bool)
     if not share or not 0 < float(validation) < 1:
         raise ArgumentError(
             f"validation is {arguments.came_in_parts(validation)}, expected a pair (x, y), or a "
             "share between 0 and 1"
         )
+    if isinstance(samples, Source):
+        raise ArgumentError(
+            f"validation is {validation}, a share of samples, but x makes batches: give a pair"
+        )
     trained, held = held_out(len(samples), float(validation), seed)
-    return samples.part(trained), samples.part(held)
+    return samples.part(trained), samples.part(held, weighted=False)
 
 
 def listeners(judged: Samples | None, watch, on_epoch, callbacks) -> list[Callback]:

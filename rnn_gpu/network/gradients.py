@@ -21,6 +21,7 @@ class Unread(NamedTuple):
     o: Any  # (T, B, k)
     tape: Any
     back: Back
+    states: list  # after the last step
 
 
 class Made(NamedTuple):
@@ -31,6 +32,7 @@ class Made(NamedTuple):
     o: np.ndarray  # (T, B, k)
     tape: Any  # what the way back needed, of each layer
     back: Back
+    states: list  # after the last step
 
 
 def forward_backward(
@@ -44,7 +46,7 @@ def forward_backward(
     unread = both_ways(network, batch, states, taped, segment, clip)
     summed, hits = network.backend.numpy(unread.sums).sum(0)
     E, correct = network.objective.means(summed, hits, batch.counts, network.dtype)
-    return Made(E, correct, unread.o, unread.tape, unread.back)
+    return Made(E, correct, unread.o, unread.tape, unread.back, unread.states)
 
 
 def both_ways(
@@ -52,16 +54,18 @@ def both_ways(
 ) -> Unread:
     """As forward_backward, but that nobody waits for the device."""
     B = batch.x.shape[1]
-    states = states or zero_states(network.recurrent, B)
+    states = states or batch.states or zero_states(network.recurrent, B)
     way = memory.Segments(network, segment) if segment else network
     network.let_go()
-    o, _, tape = way.forward(batch.x, states, batch.steps, next_pass(network.layers, training=True))
+    o, last, tape = way.forward(
+        batch.x, states, batch.steps, next_pass(network.layers, training=True)
+    )
     loss = network.objective.loss
     do, sums = network.backend.loss(loss, o, batch.target, batch.weight, batch.total)
     back = way.back(tape, do, zero_states(network.recurrent, B), taped, clip)
     # to look at, not to go back again
     network.remember(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))
-    return Unread(sums, o, tape, back)
+    return Unread(sums, o, tape, back, last)
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named

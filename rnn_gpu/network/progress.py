@@ -85,9 +85,12 @@ class Progress(Callback):
         """Seconds that are left, if batches go on as they did; None where nobody knows."""
         if not self.batches or (total := training.batches_in_all) is None:
             return None
-        position = training.position
-        left = total - position.epoch * training.batches - position.batch
-        return (now - self.begun) / self.batches * left
+        position, an_epoch = training.position, training.batches
+        if an_epoch is None:  # then it is updates that are counted
+            done = len(training.history["step_loss"])
+        else:
+            done = position.epoch * an_epoch + position.batch
+        return (now - self.begun) / self.batches * (total - done)
 
     def _draw(self, training, left: float | None):
         """The bar, in place of what was drawn."""
@@ -95,7 +98,8 @@ class Progress(Callback):
         words = named(self._numbers(training)) + (
             [] if left is None else [f"{duration(left)} left"]
         )
-        start, share = numbered(training, done.epoch + 1), done.batch / training.batches
+        start, an_epoch = numbered(training, done.epoch + 1), training.batches
+        share = done.batch / an_epoch if an_epoch else 0.0
         text = with_bar(start, share, words, self._columns(), self.signs)
         self._write("\r" + text.ljust(self.drawn))
         self.drawn = len(text)
@@ -124,7 +128,8 @@ class Progress(Callback):
     def on_end(self, training, error):
         done = training.position
         if done.batch and done.seen:
-            where = f"{done.batch} of {training.batches} batches"
+            of = "" if training.batches is None else f" of {training.batches}"
+            where = f"{done.batch}{of} batches"
             words = named(self._numbers(training))
             self._keep([numbered(training, done.epoch + 1), where, *words])
         elif self.drawn:

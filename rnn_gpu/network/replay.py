@@ -96,7 +96,8 @@ class Replays:
 
 def may_be_kept(network, batch: Batch, ways: dict) -> bool:
     """Is an update the same work each time, but for numbers in arrays?"""
-    plain = not (ways["states"] or ways["taped"] or ways["segment"]) and ways["changes"]
+    begun = ways["states"] or batch.states
+    plain = not (begun or ways["taped"] or ways["segment"]) and ways["changes"]
     all_live = batch.steps.dead is None and batch.steps.starts is None
     drawn = any(part.draws for layer in network.layers for part in layer.parts)
     return plain and all_live and batch.whole is not None and not drawn

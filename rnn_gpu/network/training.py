@@ -12,16 +12,26 @@ from .. import arguments, outline
 from ..bridges import plots
 from ..errors import ArgumentError, NonFiniteError
 from ..kernels import UNCLIPPED, Change, Clip, Limits, Report
-from ..layers.stateful import clip_of
+from ..layers.stateful import clip_of, zero_states
 from ..optimizers import Optimizer
 from . import checkpoint as checkpoints
 from . import finite, memory
 from .batches import Batch, Samples
 from .compiling import Compiled, compiling, kinds, rehearse_evaluation
-from .evaluation import average
+from .evaluation import Metrics, Seen, average, check_metrics, metrics_of
 from .gradients import Made, Unread, both_ways
 from .replay import Replays
-from .truncation import carried_on, check_truncate, pair, segments, states_before, windows
+from .sources import Source
+from .truncation import (
+    carried_on,
+    check_resets,
+    check_stateful,
+    check_truncate,
+    pair,
+    segments,
+    states_before,
+    windows,
+)
 
 
 class Clipping(NamedTuple):
@@ -54,11 +64,13 @@ class Settings:
     shuffle: bool = True
     seed: int = 0
     memory_budget: int | str | None = None
+    stateful: bool = False
 
     def __post_init__(self):
         checked = {
             "batch_size": arguments.size("batch_size", self.batch_size),
             "shuffle": arguments.flag("shuffle", self.shuffle),
+            "stateful": arguments.flag("stateful", self.stateful),
             "seed": arguments.seed("seed", self.seed),
             "truncate": pair(self.truncate),
         }
@@ -127,9 +139,10 @@ class Training:
     """Training of a network, update by update: iterate over it, and stop when you like.
 
     network    to be trained, in place
-    samples    of this network, to train on
+    samples    of this network, to train on; or a Source, which makes batches as they are wanted
     optimizer  an object of rnn_gpu.optimizers
     settings   see Settings
+    metrics    what else is measured of every batch: see `fit`
 
         training = Training(network, Samples(network, x, y), Adam(1e-3), Settings(epochs=3))
         for update in training:
@@ -142,18 +155,30 @@ class Training:
     """
 
     def __init__(
-        self, network, samples: Samples, optimizer: Optimizer, settings: Settings | None = None
+        self,
+        network,
+        samples: Samples | Source,
+        optimizer: Optimizer,
+        settings: Settings | None = None,
+        metrics: Metrics | None = None,
     ):
         if samples.network is not network:
             raise ArgumentError("samples are of another network: make Samples(network, x, y)")
         self.network, self.samples, self.optimizer = network, samples, optimizer
         self.settings = settings = settings or Settings()
+        self.metrics = check_metrics(metrics)
         check_truncate(network, settings.truncate)
-        lengths = [len(x) for x in samples.x]
-        self._ragged = len(set(lengths)) > 1
+        count = len(samples) if isinstance(samples, Samples) else None
+        if settings.stateful:
+            check_stateful(network, count, settings.batch_size, settings.shuffle)
         self._replays = Replays(network, enqueued)
-        if settings.memory_budget is not None:  # raises before the work
-            self._segment(max(lengths), min(settings.batch_size, len(samples)))
+        if isinstance(samples, Samples):
+            self._check(samples)
+        if isinstance(samples, Samples) and settings.memory_budget is not None:
+            # raises before the work
+            lengths = [len(x) for x in samples.x]
+            size = min(settings.batch_size, len(samples))
+            self._segment(max(lengths), size, len(set(lengths)) > 1 or samples.masked)
         self._rng = np.random.default_rng(settings.seed)
         self._begun = time.perf_counter()
         self.history = History(compile_seconds=[], step_loss=[], gradient_norm=[])
@@ -163,11 +188,24 @@ class Training:
         self.last_epoch: dict[str, float] = {}  # its numbers by name, but for its seconds
         # arrays that callbacks leave for checkpoints: of each the network's parameters by name
         self.kept: dict[str, dict[str, np.ndarray]] = {}
-        self.stopped = False
+        self.carried: list | None = None  # the states that a batch goes on from, where it does
+        self.stopped = self._exhausted = False
+
+    def _check(self, samples: Samples):
+        """Raise ArgumentError where samples do not suit the settings."""
+        settings = self.settings
+        check_resets(
+            samples.starts is not None,
+            truncate=settings.truncate,
+            memory_budget=settings.memory_budget,
+            stateful=settings.stateful,
+        )
 
     @property
-    def batches(self) -> int:
-        """How many batches an epoch has."""
+    def batches(self) -> int | None:
+        """How many batches an epoch has; None where nobody knows."""
+        if isinstance(self.samples, Source):
+            return None
         return -(-len(self.samples) // self.settings.batch_size)
 
     @property
@@ -177,7 +215,7 @@ class Training:
         """
         settings = self.settings
         if settings.epochs is not None:
-            return settings.epochs * self.batches
+            return None if self.batches is None else settings.epochs * self.batches
         return settings.updates if settings.truncate is None else None
 
     @property
@@ -193,7 +231,7 @@ class Training:
     @property
     def epoch_is_over(self) -> bool:
         """Are all batches of this epoch done."""
-        return self.position.batch >= self.batches
+        return self._exhausted if self.batches is None else self.position.batch >= self.batches
 
     def stop(self):
         """End training when the batch that is under way is done."""
@@ -203,25 +241,38 @@ class Training:
     def identity(self) -> dict:
         """What must be as it was for a checkpoint to go on from: settings, and a digest of data."""
         settings, samples = self.settings, self.samples
+        made, counting = isinstance(samples, Source), samples.counting
+        what = f"batches as they come, {counting.class_weight!r}, {counting.ignore_index}"
         return {
-            "samples": len(samples),
+            "samples": 0 if isinstance(samples, Source) else len(samples),
             "batch_size": settings.batch_size,
             "shuffle": settings.shuffle,
             "seed": settings.seed,
             "truncate": settings.truncate and list(settings.truncate),
-            "data": checkpoints.fingerprint(samples.x, samples.y),
+            "stateful": settings.stateful,
+            "burn_in": counting.burn_in,
+            "skips": made or samples.skips,
+            "data": what if made else checkpoints.fingerprint(samples.everything()),
         }
 
     def save(self, path):
         """Write all that training stands on to a checkpoint: see `fit`."""
-        state = checkpoints.Kept(self.position, self.kept)
-        checkpoints.save(path, self.network, self.optimizer, self.identity, state)
+        number = self.network.backend.numpy
+        states = [number(s) for s in self.carried or ()]
+        kept = checkpoints.Kept(self.position, self.kept, states)
+        checkpoints.save(path, self.network, self.optimizer, self.identity, kept)
 
     def resume(self, path):
         """Go on from a checkpoint, bit for bit: see `fit`."""
-        position, self.kept = checkpoints.restore(path, self.network, self.optimizer, self.identity)
+        why = self.samples.resumable() if isinstance(self.samples, Source) else ""
+        kept = checkpoints.restore(
+            path, self.network, self.optimizer, self.identity, list(self.metrics), why
+        )
+        position, self.kept = kept.position, kept.arrays
         self.history = position.history = History(position.history)
         self.position = position
+        network = self.network
+        self.carried = [network.backend.array(s, network.dtype) for s in kept.states] or None
 
     @np.errstate(all="ignore")  # as train_step; nobody looks at what comes out
     def compile(self, held_out: Iterable[Samples] = (), taped: bool = False) -> Compiled:
@@ -235,7 +286,8 @@ class Training:
         with compiling() as done:
             if self.network.backend.compiles():
                 copy, once = self.network.copy(), self.optimizer.fresh()
-                for batch in kinds(self.samples, size):
+                mine = kinds(self.samples, size) if isinstance(self.samples, Samples) else ()
+                for batch in mine:
                     self._rehearse(copy, once, batch, taped)
                 for batch in (each for one in held_out for each in kinds(one, size)):
                     rehearse_evaluation(copy, batch)
@@ -264,7 +316,7 @@ class Training:
                 scalars_of(network, optimizer, self.settings.clipping),
                 states=states,
                 taped=taped,
-                segment=self._segment(*batch.x.shape[:2]),
+                segment=self._segment(*batch.x.shape[:2], batch.steps.dead is not None),
                 clip=step,
             )
             network.backend.numpy(going.report)  # which waits
@@ -288,59 +340,116 @@ class Training:
         taped  network.tapes then holds what BPTT computed at every step
         """
         self._begun = time.perf_counter()
-        self._rng.bit_generator.state = self.position.rng
-        count, size = len(self.samples), self.settings.batch_size
-        order = self._rng.permutation(count) if self.settings.shuffle else np.arange(count)
-        for batch in self.samples.batches(size, order[self.position.batch * size :]):
+        for batch in self._batches():
             yield from self._updates(batch, look, taped)
             if not self.goes_on:
                 return
+        self._exhausted = True
+
+    def _batches(self) -> Iterator[Batch]:
+        """The batches that are left of this epoch."""
+        settings, samples, position = self.settings, self.samples, self.position
+        self._rng.bit_generator.state = position.rng
+        if isinstance(samples, Source):
+            for each in samples.epoch(position.epoch, position.batch):
+                self._check(each)
+                goes_on = settings.stateful and position.batch > 0
+                yield each.batch(range(len(each)), goes_on)
+            return
+        count, size = len(samples), settings.batch_size
+        order = self._rng.permutation(count) if settings.shuffle else np.arange(count)
+        for first in range(position.batch * size, count, size):
+            yield samples.batch(order[first : first + size], settings.stateful and first > 0)
 
     def _updates(self, batch: Batch, look, taped: bool) -> Iterator[Update]:
-        network, history, position, states = self.network, self.history, self.position, None
-        clipping, cuts = self.settings.clipping, segments(len(batch.x), self.settings.truncate)
-        for window, on in windows(network.backend, batch, cuts):
+        network, position, settings = self.network, self.position, self.settings
+        cuts = segments(len(batch.x), settings.truncate)
+        counting = [k for k, (_, first, end) in enumerate(cuts) if batch.counted[first:end].any()]
+        if not counting and not settings.stateful:
+            position.batch += 1
+            return
+        states, number = self._first_states(batch), position.batch
+        parts = windows(network.backend, batch, cuts)
+        for k, (window, on) in enumerate(parts):
             if not window.counts:  # only the state is carried on
                 states = carried_on(network, window, states, on)
                 continue
-            number, batch_number = len(history["step_loss"]), position.batch
-            made, norm = train_step(
-                network,
-                window,
-                self.optimizer,
-                clipping,
-                number=number,
-                states=states,
-                segment=self._segment(*batch.x.shape[:2]),
-                look=look,
-                taped=taped,
-                enqueue=self._replays,
-            )
-            states = states_before(network, made.tape, on)
-            history["step_loss"].append(made.loss)
-            history["gradient_norm"].append(norm)
-            if clipping.step != UNCLIPPED:
-                history.setdefault("clipped_steps", []).append(made.back.clipped_steps)
-            position.seen.append((made.loss, made.correct, window.counts))
-            # the last window always counts: it has the end of the longest sample
-            position.batch += on is None
-            update = Update(
-                number, position.epoch, batch_number, made.loss, made.correct, norm, on is None
-            )
+            made, norm = self._step(batch, window, states, look, taped)
+            states = made.states if on is None else states_before(network, made.tape, on)
+            loss, correct = made.loss, made.correct
             del made  # what a pass remembers, before the next
-            yield update
+            if ends := k == counting[-1]:
+                self._end_batch(states, parts)
+            step = len(self.history["step_loss"]) - 1
+            yield Update(step, position.epoch, number, loss, correct, norm, ends)
+            if ends:
+                return
+        self._end_batch(states, parts)
 
-    def _segment(self, T: int, B: int) -> int | None:
+    def _first_states(self, batch: Batch) -> list | None:
+        """The states that a batch begins with; None is zero."""
+        if not self.settings.stateful:
+            return batch.states
+        B = batch.x.shape[1]
+        if self.carried is None:
+            return batch.states or zero_states(self.network.recurrent, B)
+        if self.carried[0].shape[1] != B:
+            raise ArgumentError(
+                f"stateful is True, but a batch has {B} samples, and the one before "
+                f"{self.carried[0].shape[1]}: it could not go on where that ended"
+            )
+        return self.carried
+
+    def _step(self, batch: Batch, window: Batch, states, look, taped) -> tuple[Made, float]:
+        """An update from a window of a batch, entered into the history."""
+        history, position, clipping = self.history, self.position, self.settings.clipping
+        T, B = batch.x.shape[:2]
+        made, norm = train_step(
+            self.network,
+            window,
+            self.optimizer,
+            clipping,
+            number=len(history["step_loss"]),
+            states=states,
+            segment=self._segment(T, B, batch.steps.dead is not None),
+            look=look,
+            taped=taped,
+            enqueue=self._replays,
+        )
+        history["step_loss"].append(made.loss)
+        history["gradient_norm"].append(norm)
+        if clipping.step != UNCLIPPED:
+            history.setdefault("clipped_steps", []).append(made.back.clipped_steps)
+        position.seen.append((made.loss, made.correct, window.counts))
+        if self.metrics:
+            found = metrics_of(self.network, self.metrics, window, made.o)
+            position.metrics.append(found)
+        return made, norm
+
+    def _end_batch(self, states, rest):
+        """A batch is done, but for windows that the loss does not count."""
+        if self.settings.stateful:
+            for window, on in rest:
+                states = carried_on(self.network, window, states, on)
+            self.carried = [s.copy() for s in states]  # not a view that keeps all steps alive
+        self.position.batch += 1
+
+    def _segment(self, T: int, B: int, ragged: bool) -> int | None:
         """The steps of a segment within the budget of memory; None cuts nothing."""
         budget = self.settings.memory_budget
-        return None if budget is None else memory.plan(self.network, T, B, budget, self._ragged).cut
+        return None if budget is None else memory.plan(self.network, T, B, budget, ragged).cut
 
     def end_epoch(self, measured: Mapping[str, float] | None = None):
         """Enter an epoch that is over into the history, and begin the next.
 
         measured  other numbers of it by name, as of validation
         """
-        means, others = average(self.position.seen), dict(measured or {})
+        position = self.position
+        if not position.seen:
+            raise ArgumentError(f"nothing counts in epoch {position.epoch}")
+        metrics = position.metrics or [{}] * len(position.seen)
+        seen = [Seen(*one, more) for one, more in zip(position.seen, metrics, strict=True)]
+        means, others = average(seen), dict(measured or {})
         self.last_epoch = means | others
         rate = {"learning_rate": self.optimizer.rate(self.optimizer.steps - 1)}
         seconds = {"seconds": time.perf_counter() - self._begun}
@@ -348,6 +457,7 @@ class Training:
             self.history.setdefault(name, []).append(value)
         rng, epoch = dict(self._rng.bit_generator.state), self.position.epoch + 1
         self.position = checkpoints.Position(rng, epoch, history=self.history)
+        self.carried, self._exhausted = None, False
 
 
 @np.errstate(all="ignore")  # as on a GPU: what is not finite is looked for, and named
@@ -452,7 +562,8 @@ def read(
     back = unread.back
     if type(back.clipped_steps) is not int:
         back = back._replace(clipped_steps=int(found.clipped))
-    made, norm = Made(E, correct, unread.o, unread.tape, back), found.square**0.5
+    made = Made(E, correct, unread.o, unread.tape, back, unread.states)
+    norm = found.square**0.5
     if found.taken:
         return made, norm
     if np.isfinite(E) and np.isfinite(norm):

@@ -44,6 +44,39 @@ def check_truncate(network, truncate) -> tuple[int, int] | None:
     return cuts
 
 
+def check_stateful(network, count: int | None, batch_size: int, shuffle: bool):
+    """Raise ArgumentError unless batches can go on where the ones before ended.
+
+    count  samples; None where nobody knows
+    """
+    if not network.recurrent or any(layer.reverse for layer in network.recurrent):
+        why = "a layer goes from the last step to the first" if network.recurrent else "it has no"
+        raise ArgumentError(
+            f"stateful is True, but this network has no state to carry on: {why}"
+            + ("" if network.recurrent else " recurrent layer")
+        )
+    if count is not None and shuffle:
+        raise ArgumentError(
+            "stateful is True, and so is shuffle: a batch goes on where the one before ended, so "
+            "say shuffle=False"
+        )
+    if count is not None and count % batch_size:
+        raise ArgumentError(
+            f"stateful is True, but {count} samples are no whole number of batches of {batch_size}:"
+            " the last one could not go on where the one before ended"
+        )
+
+
+def check_resets(resets: bool, **cuts):
+    """Raise ArgumentError where samples begin anew, and sequences are cut by one of these."""
+    for name, value in cuts.items():
+        if resets and value:
+            raise ArgumentError(
+                f"resets is given, and {name}: what goes on where another ended does not know the "
+                "state that the sample began with; leave one out"
+            )
+
+
 def segments(T: int, truncate: tuple[int, int] | None) -> list[tuple[int, int, int]]:
     """The (start, first, end) of truncated BPTT: the loss of steps first … end−1 goes back through
     steps start … end−1.
@@ -83,12 +116,14 @@ def windows(device, batch: Batch, segments):
 
 
 def carried_on(network, window: Batch, states, on):
-    """The states before step `on` of a window that the loss does not count."""
+    """The states before step `on` of a window that the loss does not count; where `on` is None,
+    those after its last step.
+    """
     states = states or zero_states(network.recurrent, window.x.shape[1])
-    *_, tapes = network.forward(
+    _, last, tapes = network.forward(
         window.x, states, window.steps, next_pass(network.layers, training=True)
     )
-    return states_before(network, tapes, on)
+    return last if on is None else states_before(network, tapes, on)
 
 
 def states_before(network, tapes, step: int | None):
