@@ -48,7 +48,7 @@ from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
-from rnn_gpu.kernels.devices.cuda import block, elementwise_kernel, gemm, group, plain
+from rnn_gpu.kernels.devices.cuda import block, cluster, elementwise_kernel, gemm, group, plain
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions
@@ -71,10 +71,6 @@ FORWARD_KERNELS = (plain.forward_kernel, gemm.forward_kernel)  # factory(cell, n
 # factory(cell, number, clips, masked)
 BACKWARD_KERNELS = (plain.backward_kernel, gemm.backward_kernel)
 VARIANTS = tuple(itertools.product((False, True), repeat=2))  # clips, masked
-BLOCK_KERNELS = {  # factory(cell, number, plan)
-    "forward": block.forward_kernel,
-    "backward": block.backward_kernel,
-}
 GROUP_KERNELS = {  # factory(cell, number, plan); what they take as `call`
     "forward": (group.forward_kernel, group.ForwardOfGroup),
     "backward": (group.backward_kernel, group.BackwardOfGroup),
@@ -85,11 +81,17 @@ GROUP_SIZES = (  # (cell, direction, n, B, clips, masked); of the H200 all, of o
     ("lstm", "forward", 768, 1, False, True),
     ("lstm", "backward", 1024, 1, False, False),
 )
+MODELS = {block: instructions, cluster: cluster.instructions_of}  # of a step
 OTHER_KERNELS = (plain.matvec_kernel,)  # factory(number)
 BLOCK_SIZES = {  # (n, samples) that the table plans
     "elman_tanh": ((64, 64), (224, 64), (200, 1000)),
     "gru": ((64, 64), (128, 64), (128, 1000)),
     "lstm": ((64, 64), (117, 64), (100, 1000)),
+}
+CLUSTER_SIZES = {
+    "elman_tanh": ((256, 16), (512, 16), (1024, 4)),
+    "gru": ((256, 16), (200, 100)),
+    "lstm": ((128, 1), (256, 16), (256, 100), (500, 4)),
 }
 CARDS = {  # whose plans are compiled; for another cc the H200's
     (7, 5): known("T4", (7, 5), 40, 65_536, 65_536),
@@ -162,7 +164,14 @@ def jobs(number, card: Card) -> Iterator[Job]:
     """
     most = card is H200 and number is np.float32
     yield from streaming_jobs(number, most)
-    yield from block_jobs(number, card, most)
+    for cell in (*CELLS.values(), *[NOISY] * most):
+        odd = ((33, 64),) if most else ()
+        yield from persistent_jobs(
+            block, cell, odd + BLOCK_SIZES.get(cell.name, ()), number, card, most
+        )
+        if most:
+            sizes = CLUSTER_SIZES.get(cell.name, ((33, 16),))
+            yield from persistent_jobs(cluster, cell, sizes, number, card, most)
     for factory in OTHER_KERNELS:
         yield Job(title(factory), "", True, partial(factory, number))
     yield from group_jobs(number, card, most)
@@ -187,24 +196,22 @@ def streaming_jobs(number, most: bool) -> Iterator[Job]:
             yield Job(f"{name}[{cell.name}]", cell.name, True, made, given(*variant))
 
 
-def block_jobs(number, card: Card, most: bool) -> Iterator[Job]:
-    """The block schedule, where it is chosen."""
-    cells, itemsize = [*CELLS.values(), *[NOISY] * most], number().itemsize
-    odd = ((33, 64),) if most else ()
-    for cell, direction, variant in itertools.product(cells, BLOCK_KERNELS, VARIANTS):
-        clips, masked = variant
-        if any(variant) and not (most and cell.name in BLOCK_SIZES):
+def persistent_jobs(schedule, cell, sizes, number, card: Card, most: bool) -> Iterator[Job]:
+    """A schedule that keeps W on the chip, where it is asked for; of clips and masks the smallest
+    of the listed sizes.
+    """
+    chosen = most and cell.name in BLOCK_SIZES
+    for direction, (clips, masked) in itertools.product(("forward", "backward"), VARIANTS):
+        if ((clips or masked) and not chosen) or (clips and direction == "forward"):
             continue
-        if clips and direction == "forward":
-            continue
-        factory = BLOCK_KERNELS[direction]
-        for n, B in odd + BLOCK_SIZES.get(cell.name, ()):
-            problem = Problem(cell, direction, n, B, itemsize, card, clips, masked)
-            choice = decide(problem)
-            if choice.schedule == "block":
+        factory = getattr(schedule, f"{direction}_kernel")
+        for n, B in sizes if schedule is block or not (clips or masked) else sizes[:1]:
+            problem = Problem(cell, direction, n, B, number().itemsize, card, clips, masked)
+            choice = decide(problem, schedule.name)
+            if choice.schedule == schedule.name:
                 name = f"{title(factory, clips, masked)}[{cell.name} n={n} B={B}]"
                 made, plan = partial(factory, cell, number, choice.plan), choice.plan
-                model = instructions(plan, problem)
+                model = MODELS[schedule](plan, problem)
                 yield Job(name, cell.name, True, made, given(clips, masked), plan.threads, model)
 
 
@@ -426,17 +433,23 @@ def wanted(job: Job, options) -> bool:
     ) is not None
 
 
+WAITS = 3  # SYNCS of a step of a cluster: two looks at an mbarrier, of which it may need more
+
+
 class Loop(NamedTuple):
-    """The loop over time in a kernel: what a warp issues, each branch of it counted as taken. The
-    compiler may have made one round of several steps.
+    """The loop over time in a kernel: what a warp issues, each branch of it counted as taken, and
+    waiting once. The compiler may have made one round of several steps.
     """
 
     once: Counter  # opcode -> how often, outside the loops within
     within: list[int]  # instructions of each loop within, each counted once
 
     def a_step(self, barriers: int = 1) -> float:
-        """Instructions of a step that has so many barriers."""
-        return (self.once.total() + sum(self.within)) * barriers / self.once["BAR"]
+        """Instructions of a step that has so many barriers, or one mbarrier."""
+        all_of_it = self.once.total() + sum(self.within)
+        if self.once["BAR"]:
+            return all_of_it * barriers / self.once["BAR"]
+        return all_of_it * WAITS / self.once["SYNCS"]
 
 
 class Instruction(NamedTuple):
@@ -480,15 +493,18 @@ def loop_of(code: list[Instruction], header: int, last: int) -> set[int]:
 
 
 def time_loop(sass: str) -> Loop | None:
-    """The innermost loop with a barrier in it; None where no barrier stands in a loop."""
+    """The innermost loop with a barrier in it, or that sends to a cluster; None where there is no
+    such loop.
+    """
     code, loops = listing(sass), {}
     for place, (_, _, target) in enumerate(code):
         if target is not None and target < place:
             loops.setdefault(target, set()).update(loop_of(code, target, place))
     found = sorted(loops.values(), key=len)
-    steps = next((one for one in found if any(code[k].opcode == "BAR" for k in one)), None)
+    steps = next((one for one in found if {code[k].opcode for k in one} & {"BAR", "STAS"}), None)
     if steps is None:
         return None
+    found = [one for one in found if all(code[k].opcode != "SYNCS" for k in one)]
     within: list[set[int]] = []
     for one in reversed(found):  # of loops within loops the outer
         if one < steps and not any(one <= other for other in within):
@@ -531,6 +547,8 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
         # of the block schedule, with one barrier; null where a loop within cannot be counted
         "a_step": loop.a_step() if job.model and loop and not loop.within else None,
         "model": job.model,
+        "barriers": loop.once["BAR"] if loop else None,  # of a block, in the loop over time
+        "L1_emptied": opcodes.count("CCTL.IVALL"),
         # from shared memory
         "loads_of_16_bytes": sum(one.startswith("LDS") and "128" in one for one in opcodes),
     }

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import sass
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices.cuda import block, plain
+from rnn_gpu.kernels.devices.cuda import block, cluster, plain
 from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem
 from rnn_gpu.kernels.devices.cuda.schedules import H200, decide
 
@@ -27,12 +27,13 @@ FILE = Path(__file__).parent / "results" / "sass" / "loops.json"
 NAMES, SIZES, B = ("elman_tanh", "gru", "lstm"), (64, 128, 256), 64
 CASES = (("forward", False), ("backward", False), ("backward", True))  # direction, clips
 KEY = ("cell", "n", "direction", "clips", "masked")
+SHAPE = ("blocks", "lanes", "units", "samples", "in_registers")
 HEADS = (
     "cell",
     "n",
     "way",
     "schedule",
-    "lanes, samples, quads in registers",
+    "blocks, lanes, units, samples, quads in registers",
     "registers",
     "instructions a step",
     "of them in loops within",
@@ -42,8 +43,9 @@ HEADS = (
 def made(problem: Problem, choice: Choice):
     """(the kernel that carries a problem out, how many barriers a step of it has)."""
     forward, number = problem.direction == "forward", np.float32
-    if choice.schedule == "block":
-        factory = block.forward_kernel if forward else block.backward_kernel
+    if choice.plan:
+        made_by = {"block": block, "cluster": cluster}[choice.schedule]
+        factory = made_by.forward_kernel if forward else made_by.backward_kernel
         return factory(problem.cell, number, choice.plan), 1
     if forward:
         return plain.forward_kernel(problem.cell, number, problem.masked), 1
@@ -81,7 +83,7 @@ def table(rows: list[dict]) -> str:
     for one in rows:
         way = one["direction"] + ", clipping" * one["clips"] + ", masked" * one["masked"]
         plan = one["plan"] or {}
-        shape = ", ".join(str(plan[key]) for key in ("lanes", "samples", "in_registers") if plan)
+        shape = ", ".join(str(plan[key]) for key in SHAPE if plan)
         within = ", ".join(map(str, one["within"]))
         parts = (one["cell"], one["n"], way, one["schedule"], shape, one["registers"])
         lines.append(" | ".join(map(str, (*parts, f"{one['instructions']:g}", within))))

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 MISSING = 3  # its exit status where the compiler is not installed
 CHOSEN = ("elman_tanh", "gru", "lstm")
 STREAMING = ("plain", "gemm")
+LARGE = (("elman_tanh", 256, 16), ("gru", 256, 16), ("lstm", 128, 1))  # over clusters
 VARIANTS = (".clipping", ".masked", ".clipping.masked")
 REGISTERS = 65_536  # of a multiprocessor; a thread can name 255
 
@@ -102,12 +103,15 @@ def test_every_kernel_is_there_for_every_type_and_capability(every_kernel):
     variants = {f"{one}.{kind}[{cell}]" for one in STREAMING for kind in kinds for cell in CHOSEN}
     variants |= {f"block.{kind}[{cell} n=64 B=64]" for kind in kinds for cell in CHOSEN}
     noisy = {f"block.{way}[dropped_zoned_lstm n=33 B=64]" for way in ways}
+    reaching = {
+        f"cluster.{kind}[{cell} n={n} B={B}]" for kind in (*ways, *kinds) for cell, n, B in LARGE
+    }
     pointwise = {f"elementwise[{prefix}{name}]" for prefix in ("", "d") for name in ACTIVATIONS}
     pointwise |= {f"elementwise[{name}]" for name in (*LOSSES, "sgd", "adam")}
     for dtype in ("float32", "float64"):
         for cc in ([7, 5], [9, 0]):
             most = (
-                block | variants | noisy
+                block | variants | noisy | reaching
                 if dtype == "float32" and cc == [9, 0]
                 else {"block.forward[lstm n=64 B=64]"}
             )
@@ -148,14 +152,27 @@ def test_a_block_finds_enough_registers(kernels):
     assert {name: count for name, count in needed.items() if not 0 < count <= REGISTERS} == {}
 
 
-def test_the_block_schedule_reads_shared_memory_16_bytes_at_a_time(every_kernel):
-    looked_at = [
-        one for one in every_kernel if one["kernel"].startswith("block") and one["instructions"]
-    ]
-    assert len(looked_at) >= 2 * len(CELLS)
+def persistent(lines, schedule):
+    """Those of a schedule that were disassembled."""
+    return [one for one in lines if one["kernel"].startswith(schedule) and one["instructions"]]
+
+
+def test_persistent_kernels_read_shared_memory_16_bytes_at_a_time(every_kernel):
+    looked_at = persistent(every_kernel, "block") + persistent(every_kernel, "cluster")
+    assert len(looked_at) >= 4 * len(CELLS)
     assert {
         who(one) for one in looked_at if one["loads_of_16_bytes"] != one["counts"].get("LDS", 0)
     } == set()
+
+
+def test_clusters_send_and_wait_for_bytes_without_a_barrier(every_kernel):
+    """Nor is L1 emptied but once, at the barrier before the loop."""
+    looked_at = persistent(every_kernel, "cluster")
+    assert len(looked_at) >= 2 * len(CELLS)
+    for one in looked_at:
+        counts = one["counts"]
+        assert counts.get("STAS") and counts.get("SYNCS"), who(one)
+        assert (one["barriers"], one["L1_emptied"]) == (0, 1), who(one)
 
 
 def test_the_choice_of_a_plan_knows_what_a_warp_issues(every_kernel):

@@ -13,6 +13,7 @@ from conftest import close
 from programs import copied, python
 from rnn_gpu.kernels import UNCLIPPED, Clip, Forward
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices import cuda
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem, Schedule
@@ -22,6 +23,7 @@ from rnn_gpu.kernels.devices.cuda.tuning import choose
 from twins import one_pass
 
 CLIPS = (UNCLIPPED, Clip(0.4, 0.6))
+NOISY = dropped(zoned(CELLS["lstm"]))
 slow = pytest.mark.slow
 CHOSEN = ("elman_tanh", "lstm", "gru")
 
@@ -39,17 +41,18 @@ def test_schedules_for_large_weights_equal_the_reference(name, schedule, dtype):
         assert clipped == beyond
 
 
-def planned(monkeypatch, lanes, units, samples, shared_quads):
-    """Make the table choose block plans of this shape, with this many quads of weights a lane in
-    shared memory.
+def planned(monkeypatch, lanes, units, samples, shared_quads, cluster=1):
+    """Make the table choose plans of this shape, with this many quads of weights a lane in shared
+    memory, over clusters of so many blocks.
     """
 
     def chosen(cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"):
         inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units)
+        plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units, cluster)
         plan = plan._replace(in_registers=max(0, plan.quads - shared_quads))
-        blocks, shared = -(-B // samples), plan.shared * itemsize
-        return Choice("block", plan, blocks, plan.threads, shared, "the test says so", 0.0)
+        name, blocks = "block" if cluster == 1 else "cluster", -(-B // samples) * cluster
+        launch = plan.threads, plan.shared * itemsize
+        return Choice(name, plan, blocks, *launch, "the test says so", 0.0, cluster)
 
     monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.choose", chosen)
 
@@ -93,6 +96,52 @@ def test_every_shape_of_block_plan_equals_the_reference(
         assert clipped == beyond
 
 
+@pytest.mark.parametrize(
+    ("n", "cluster", "lanes", "units", "samples", "shared_quads"),
+    [
+        (7, 2, 2, 1, 2, 1),
+        *(
+            pytest.param(*shape, marks=slow)
+            for shape in (
+                (8, 2, 2, 2, 2, 0),
+                (9, 2, 4, 2, 2, 1),
+                (9, 4, 4, 4, 1, 0),
+                (7, 2, 1, 1, 1, 0),
+                (6, 4, 4, 1, 4, 0),
+                (5, 8, 1, 1, 5, 99),
+            )
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", CHOSEN)
+def test_every_shape_of_cluster_plan_equals_the_reference(
+    name, n, cluster, lanes, units, samples, shared_quads, monkeypatch
+):
+    """Several clusters at once; blocks that are full, not full, and without any unit; fewer lanes
+    that say the same than blocks, and more.
+    """
+    planned(monkeypatch, lanes, units, samples, shared_quads, cluster)
+    for clip, pattern in itertools.product(CLIPS, (None, 6, "live")):
+        expected, _, beyond = one_pass(
+            "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
+        )
+        got, _, clipped = one_pass("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
+        for a, b in zip(got, expected, strict=True):
+            close(a, b)
+        assert clipped == beyond
+
+
+@pytest.mark.parametrize("other", [*CELLS.values(), NOISY], ids=[*CELLS, "noisy"])
+def test_clusters_carry_every_cell(other, dtype):
+    pattern = 3
+    with only("cluster"):
+        assert choose(other, "backward", 7, 5, 4).schedule == "cluster"
+        got, *_ = one_pass("cuda", other, dtype, pattern=pattern)
+    expected, *_ = one_pass("reference", other, dtype, pattern=pattern)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b, dtype)
+
+
 @pytest.mark.parametrize("itemsize", [4, 8])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_plans_keep_within_the_card(cell, direction, itemsize):
@@ -116,7 +165,7 @@ def test_the_table_covers_what_fits_one_multiprocessor():
     """The sizes of the field notes: float32 Elman 224, GRU 128, LSTM 117."""
     for name, n in (("elman_tanh", 224), ("gru", 128), ("lstm", 117)):
         for direction in ("forward", "backward"):
-            assert on_h200(name, direction, n).schedule == "block"
+            assert on_h200(name, direction, n, "block").schedule == "block"
     assert on_h200("lstm", "forward", 2048).schedule == "gemm"
 
 
@@ -136,7 +185,9 @@ def test_a_schedule_that_is_asked_for_is_the_one():
     instead = on_h200("lstm", "forward", 2048, "block", B=8)  # W does not fit
     assert instead.schedule == "gemm" and "67108864 bytes" in instead.why
     with (
-        pytest.raises(ValueError, match="'blocks', expected one of block, group, plain, gemm"),
+        pytest.raises(
+            ValueError, match="'blocks', expected one of block, cluster, group, plain, gemm"
+        ),
         only("blocks"),
     ):
         pass

@@ -182,7 +182,7 @@ def through_L2(plan: Plan, number) -> Reach:
         return Mail(mail.words, mail.first, mail.shared, half - mail.begins, tag)
 
     earlier = device_function(lambda call: call.earlier)
-    return Reach(begin, publisher, wait, nothing, onward, earlier)
+    return Reach(begin, publisher, wait, nothing, onward, earlier=earlier)
 
 
 @factory

@@ -26,6 +26,11 @@ NEVER = 2**31 - 1  # more steps than there are
 
 
 @device_function
+def nothing_first():
+    pass
+
+
+@device_function
 def none_earlier(call):
     return 0
 
@@ -45,11 +50,12 @@ class Reach(NamedTuple):
     # (number of threads) -> the device function publish(mail, thread, here, share, place, behind,
     # value): the number `behind` numbers behind a place of shared memory, in every block. So many
     # threads say the same; share is which of them this is. A thread that has no unit, or no sample,
-    # is not `here`
+    # is not `here`: it has nothing to say, or zero where it has a unit's place
     publisher: Callable
     wait: Callable  # (mail): until the message is there
     read: Callable  # (): this thread has read the message
     onward: Callable  # (mail) -> that of the message behind it
+    enter: Callable = nothing_first  # (): what a kernel does first of all
     earlier: Callable = none_earlier  # (call) -> samples that earlier launches of the call have had
 
 

@@ -55,7 +55,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     clipping = norm_clip_of(cell, number, plan, reach)
     publish, writes = reach.publisher(plan.repeats), writes_of(plan)
     begin_mail, wait, have_read, next_mail = reach.begin, reach.wait, reach.read, reach.onward
-    earlier = reach.earlier
+    enter, earlier = reach.enter, reach.earlier
     beyond, clamp, square = beyond_of(G), clamp_of(cell, number), square_of(G)
     STEP = 1 + K + S  # numbers of one step and sample that are prefetched
     STATES, PREFETCHED, GATES = HELD * S, HELD * STEP, HELD * G if CLIPS else 1
@@ -257,6 +257,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     @cuda.jit(launch_bounds=plan.threads)
     def backward(call: Backward):
         """call.ds is (S, 1, B, n). A block has plan.shared numbers of dynamic shared memory."""
+        enter()
         weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
         behind = cuda.local.array(SCATTERED, np.int32)
         T, B, thread = (

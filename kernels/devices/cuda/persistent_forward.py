@@ -63,7 +63,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     lines, own_line = lines_of(plan, number().itemsize)
     publish = reach.publisher(plan.repeats)
     begin_mail, wait, have_read, next_mail = reach.begin, reach.wait, reach.read, reach.onward
-    earlier = reach.earlier
+    enter, earlier = reach.enter, reach.earlier
     inputs_in, put_inputs_in = numbers_in(P)
     states_in, put_states_in = numbers_in(S)
 
@@ -186,6 +186,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     @cuda.jit(launch_bounds=plan.threads)
     def forward(call: Forward):
         """A block has plan.shared numbers of dynamic shared memory."""
+        enter()
         weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
         behind = cuda.local.array(SCATTERED, np.int32)
         T, thread = call.p.shape[0], this_thread(weights, total, behind, earlier(call))

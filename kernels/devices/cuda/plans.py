@@ -2,6 +2,7 @@
 costs.
 """
 
+from collections.abc import Iterable
 from math import ceil, gcd, log2
 from typing import NamedTuple
 
@@ -14,9 +15,9 @@ MOST_THREADS = 1024  # of a block, on every card
 MOST_REGISTERS = 255  # of a thread, on every card
 SCHEDULERS = 4  # of a multiprocessor; they share its warps evenly
 RESIDENT_THREADS = 2048  # of a multiprocessor, at most
-TYPICAL_REGISTERS = 128  # of a thread, where it is asked how many blocks are resident
 # what a kernel needs beside weights, states and inputs (read off SASS; the tests hold it to that)
 SPARE_REGISTERS = 76
+REACHING_REGISTERS = 16  # what it needs to send and to wait in a cluster
 UNDER_WAY = 8  # registers of quads from shared memory, in one sum of many
 UNDER_WAY_OF_UNITS = 32  # of several units
 CHAINS = 4  # sums under way that keep a thread busy
@@ -158,6 +159,11 @@ class Plan(NamedTuple):
         return self.lanes // self.scattered
 
     @property
+    def message(self) -> int:
+        """Numbers that come to each block in a step: of its units' places, and sums of δ²."""
+        return self.samples * (self.vector + self.clips * self.blocks * self.parts)
+
+    @property
     def squares(self) -> int:
         """Sums of δ² of a sample, padded to whole quads for every lane that shares them."""
         whole = QUAD * self.sharers
@@ -168,17 +174,22 @@ def fitting(problem: Problem) -> list[Plan]:
     """All plans of one block, the one whose step is estimated to be the quickest first; [] if W
     fits no multiprocessor.
     """
-    plans = [
+    return sorted(spread(problem, (1,)), key=lambda plan: cycles(plan, problem))
+
+
+def spread(problem: Problem, sizes: Iterable[int]) -> list[Plan]:
+    """All plans of so many blocks that share the units, each of which has some."""
+    return [
         plan
+        for blocks in sizes
         for lanes in (1, 2, 4, 8, 16, 32)
         for units in (1, 2, 4, 8)
         for samples in (1, 2, 4, 8)
         if units <= lanes
-        and problem.n * lanes <= units * MOST_THREADS
+        and (blocks - 1) * ceil(problem.n / blocks) < problem.n
         and samples <= max(1, problem.B)
-        and (plan := fitted(problem, lanes, samples, units))
+        and (plan := fitted(problem, lanes, samples, units, blocks))
     ]
-    return sorted(plans, key=lambda plan: cycles(plan, problem))
 
 
 def fitted(
@@ -224,7 +235,8 @@ def beside_weights(plan: Plan, problem: Problem) -> int:
     of_sample += 3 if plan.outputs == 1 else 1  # read off SASS
     places = 2 * (tracks + 2 * problem.masked)  # of 64 bits
     numbers = plan.held * of_sample + plan.samples * plan.units * plan.outputs + 2 * gates
-    return SPARE_REGISTERS + places + registers_each * numbers
+    reaching = REACHING_REGISTERS * (plan.blocks > 1)
+    return SPARE_REGISTERS + reaching + places + registers_each * numbers
 
 
 def registers(plan: Plan, card: Card) -> int:
@@ -248,7 +260,8 @@ def instructions(plan: Plan, problem: Problem) -> float:
     each_quad = plan.outputs * plan.units * plan.samples
     products = QUAD * plan.quads * each_quad
     reductions = each_quad * (plan.chains - 1) + 2 * shuffles(plan)
-    return products + loads(plan) + reductions + beside(plan, problem)
+    sums = products + loads(plan) + reductions
+    return sums + beside(plan, problem)
 
 
 def loads(plan: Plan) -> int:
@@ -282,27 +295,34 @@ def beside(plan: Plan, problem: Problem) -> float:
     return LOOP + plan.held * of_sample
 
 
-def cycles(plan: Plan, problem: Problem) -> float:
+def cycles(plan: Plan, problem: Problem, issued: float = 0.0, exchange: float = 0.0) -> float:
     """An estimate of one step, in cycles: what a multiprocessor must issue, or one block alone with
     its stalls, times the waves.
+
+    issued    instructions of a warp, where they are not those of one block
+    exchange  cycles until what a block has sent to others is there
     """
+    issued = issued or instructions(plan, problem)
     card, registers_each, warps = problem.card, problem.itemsize // 4, ceil(plan.threads / WARP)
-    issue = registers_each * warps * instructions(plan, problem) / SCHEDULERS
+    issue = registers_each * warps * issued / SCHEDULERS
     in_shared = (plan.quads - plan.in_registers) * plan.outputs * plan.units
     memory = registers_each * warps * (plan.quads * plan.samples + WEIGHTS_LOAD * in_shared)
-    alone = registers_each * instructions(plan, problem) * ceil(warps / SCHEDULERS)
-    chain = STALL + A_SHUFFLE * log2(plan.lanes) + max(alone, memory)
-    blocks = ceil(problem.B / plan.samples)
+    alone = registers_each * issued * ceil(warps / SCHEDULERS)
+    chain = STALL + exchange + A_SHUFFLE * log2(plan.lanes) + max(alone, memory)
+    used = beside_weights(plan, problem) + plan.weights * registers_each
+    used = min(registers(plan, card), ceil(used / 8) * 8)
+    together = ceil(problem.B / plan.samples)  # blocks, or clusters of them
     resident = max(
         1,
         min(
             card.shared // max(1, plan.shared * problem.itemsize),
             RESIDENT_THREADS // plan.threads,
-            card.registers // (plan.threads * TYPICAL_REGISTERS),
+            card.registers // (plan.threads * used),
         ),
     )
-    waves = ceil(blocks / (card.multiprocessors * resident))
-    on_one = min(resident, ceil(blocks / card.multiprocessors))
+    places = card.at_once(plan.blocks)  # a block a multiprocessor
+    waves = ceil(together / (places * resident))
+    on_one = min(resident, ceil(together / places))
     return waves * max(chain, on_one * max(issue, memory))
 
 

@@ -4,12 +4,12 @@ from contextlib import contextmanager
 from functools import cache
 
 from ...once import once
-from . import block, gemm, group, plain
+from . import block, cluster, gemm, group, plain
 from .contract import Card, Choice, Problem, Schedule
 from .driver import Driver, driver
 
 # The quickest carries out a call. A new schedule is a file, and its place here.
-SCHEDULES: tuple[Schedule, ...] = (block, group, plain, gemm)
+SCHEDULES: tuple[Schedule, ...] = (block, cluster, group, plain, gemm)
 NAMES = tuple(schedule.name for schedule in SCHEDULES)
 
 WEIGHT_REGISTERS = 152
