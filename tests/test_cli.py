@@ -376,6 +376,33 @@ def test_a_bound_of_the_kernels_that_is_no_number_is_said_in_one_line(monkeypatc
         )
 
 
+# bench
+
+
+def test_bench_prints_a_table_and_draws_it(run, tmp_path):
+    line = ("bench", "--hidden", 4, "--batch", 2, "--lengths", "8,4", "--device", "reference")
+    status, out, _ = run(*line)
+    assert status == 0 and (tmp_path / "bench.png").read_bytes().startswith(PNG)
+    rows = [words.split() for words in out.splitlines()[2:4]]
+    assert [row[0] for row in rows] == ["4", "8"]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_bench_measures_torch_beside_ours(run):
+    pytest.importorskip("torch")
+    status, out, _ = run("bench", "--hidden", 16, "--lengths", "64,2048", "--device", "cpu")
+    assert status == 0 and "torch / ours" in out
+    rows = [line.split() for line in out.splitlines()[2:4]]
+    assert {len(row) for row in rows} == {6} and all(float(row[5]) > 0 for row in rows)
+
+
+@pytest.mark.parametrize("lengths", ["0", "many", "4,,8"])
+def test_bench_takes_lengths_that_are_numbers(lengths, run):
+    status, out, err = run("bench", "--lengths", lengths)
+    assert status == 2 and "--lengths has" in err and not out
+
+
 def test_the_versions_are_one():
     assert rnn_gpu.__version__ == version("rnn_gpu")
 

@@ -116,7 +116,7 @@ datasets.*
 datasets
 rnn_gpu
 cli.config cli.options cli.pictures cli.tables
-cli.choices cli.labelled
+cli.choices cli.labelled cli.measured
 cli.series
 cli.classes cli.forecasts cli.texts
 cli.future cli.jobs

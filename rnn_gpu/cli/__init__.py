@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import RnnGpuError
+from .bench import bench
 from .flow import gradflow
 from .machine import clear_kernels, info, verify_cells
 from .training import train
@@ -18,7 +19,7 @@ app = typer.Typer(no_args_is_help=True)
 for command in (train, predict, evaluate, generate, gradflow, export):
     app.command()(command)
 app.command("verify")(verify_cells)
-for command in (tune, info, clear_kernels):
+for command in (bench, tune, info, clear_kernels):
     app.command()(command)
 
 

@@ -1,7 +1,7 @@
 """What says how data are read: it is kept in the model, and so found again."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ArgumentError
 from .tables import Format
@@ -94,6 +94,6 @@ def words_of(chosen: Chosen) -> dict:
     return chosen._asdict() | {"columns": list(chosen.columns)}
 
 
-def chosen_of(words: dict) -> Chosen:
+def chosen_of(words: dict[str, Any]) -> Chosen:
     """What `words_of` wrote down."""
-    return Chosen(**words | {"columns": tuple(words["columns"])})
+    return Chosen(**{**words, "columns": tuple(words["columns"])})

@@ -110,7 +110,7 @@ class Forecasts:
         """A part as the finished network takes it, which says what follows the last step."""
         part = self.parts[name]
         changes = (part.y - self.base[part.rows - 1][:, None]) / self.change
-        return Sequences(part.x, changes.astype("float32"))
+        return Sequences(list(part.x), changes.astype("float32"))
 
     def final(self, network: Network) -> Network:
         """The network as it is used: what it says at the last step of a window."""

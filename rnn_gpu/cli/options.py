@@ -46,12 +46,10 @@ def use(threads: int | None):
         return
     import numba
 
-    if threads > numba.config.NUMBA_NUM_THREADS:
-        raise ArgumentError(
-            f"--threads is {threads}, expected 1..{numba.config.NUMBA_NUM_THREADS}: Numba has no "
-            "more here (NUMBA_NUM_THREADS)"
-        )
-    numba.set_num_threads(threads)
+    try:
+        numba.set_num_threads(threads)
+    except ValueError as error:
+        raise ArgumentError(f"--threads is {threads}, which Numba refuses: {error}") from None
 
 
 def writable(option: str, path: Path) -> Path:

@@ -63,6 +63,26 @@ def future_picture(path, title: str, series, known, future):
     figure.savefig(path, dpi=110)
 
 
+def bench_picture(path, title: str, found: dict):
+    """Microseconds and bytes a time step against T, a line for each library."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    axes = figure.subplots(1, 2)
+    for axis, what, label in zip(
+        axes, ("microseconds", "bytes"), ("µs a time step", "bytes a time step"), strict=True
+    ):
+        for name, each in found.items():
+            points = [(T, one[what]) for T, one in each.items() if one[what]]
+            if points:
+                axis.loglog(*zip(*points, strict=True), marker=".", label=name)
+        axis.set(xlabel="T, time steps", ylabel=label)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(path, dpi=110)
+
+
 def along(series, rows):
     """Rows as times, where the series has such."""
     return rows if series.times is None else series.times[0] + np.asarray(rows) * series.step

@@ -22,15 +22,15 @@ class Series(NamedTuple):
     left_out: tuple[str, ...]  # columns that are no numbers
 
     @property
-    def step(self):
-        """From one row to the next."""
-        return None if self.times is None else self.times[1] - self.times[0]
+    def step(self) -> np.timedelta64:
+        """From one row to the next; nothing where there are no times."""
+        return np.timedelta64("NaT") if self.times is None else self.times[1] - self.times[0]
 
     @property
     def season(self) -> tuple[int, str] | None:
         """Rows of a week, or of a day, and what a forecast from one season ago is called."""
         for length, name in ((7 * DAY, "last week"), (DAY, "yesterday")):
-            if self.step is not None and self.step < length and length % self.step == 0 * DAY:
+            if self.step < length and length % self.step == 0 * DAY:
                 rows = int(length // self.step)
                 if rows < self.known:
                     return rows, name
@@ -54,7 +54,7 @@ class Series(NamedTuple):
     def calendar(self, periods, rows: int = 0) -> np.ndarray:
         """(T + rows, 2·periods); the rows beyond the last go on in its step."""
         length = len(self.values) + rows
-        if not periods:
+        if not periods or self.times is None:
             return np.empty((length, 0), "float32")
         return time_features(self.times[0] + np.arange(length) * self.step, periods)
 
@@ -65,7 +65,7 @@ def read_series(chosen: Chosen, names: tuple[str, ...] | None = None) -> Series:
         raise ArgumentError("--target is missing: which column is to be forecast?")
     table = read_csv(chosen.path, chosen.format)
     time = time_column(chosen, table)
-    names, left_out = (names, ()) if names else wanted(chosen, table, time)
+    names, left_out = (names, ()) if names else wanted(chosen.target, chosen, table, time)
     for name in names:
         table.column("--target" if name == chosen.target else "--columns", name)
     values = np.stack([table.numbers(name) for name in names], 1)
@@ -76,7 +76,7 @@ def read_series(chosen: Chosen, names: tuple[str, ...] | None = None) -> Series:
     if chosen.missing == "refuse":
         no_gaps(table, values, names, known)
     times = None if time is None else table.times(time)
-    if times is not None and len(times) > 1:
+    if times is not None and time is not None and len(times) > 1:
         values, times, known = evenly(table, values, times, known, chosen.missing, time)
     return Series(values, tuple(names), times, known, left_out)
 
@@ -89,13 +89,13 @@ def time_column(chosen: Chosen, table: Table) -> str | None:
     return next((name for name in table.columns if table.is_time(name)), None)
 
 
-def wanted(chosen: Chosen, table: Table, time: str | None):
+def wanted(target: str, chosen: Chosen, table: Table, time: str | None):
     """The target and the other columns of numbers, and those that are none."""
-    others = [name for name in table.columns if name not in (chosen.target, time)]
+    others = [name for name in table.columns if name not in (target, time)]
     if chosen.columns:
-        return (chosen.target, *(one for one in chosen.columns if one != chosen.target)), ()
+        return (target, *(one for one in chosen.columns if one != target)), ()
     numeric = [name for name in others if table.is_numeric(name)]
-    return (chosen.target, *numeric), tuple(name for name in others if name not in numeric)
+    return (target, *numeric), tuple(name for name in others if name not in numeric)
 
 
 def no_gaps(table: Table, values: np.ndarray, names, known: int):

@@ -203,11 +203,11 @@ def built(job: Job, run: Run) -> Network:
     for_embedding = {name: options[name] for name in ("device", "seed", "precision")}
     embedding = [Embedding(m, job.embedded, **for_embedding)] if job.embedded else []
     kind = CELLS[run.cell]
-    more = options
+    more: dict[str, Any] = dict(options)
     if run.activation is not None:
         if kind is not RNN:
             raise ArgumentError(f"--activation is {run.activation}, but --cell is {run.cell}")
-        more = options | {"activation": one_of("--activation", run.activation, ACTIVATIONS)}
+        more["activation"] = one_of("--activation", run.activation, ACTIVATIONS)
     recurrent = kind(job.embedded or m, run.hidden, **more)
     readout = Dense(run.hidden, job.outputs, **options)
     return Network([*embedding, recurrent, readout], loss=job.loss, steps=job.steps)
@@ -236,11 +236,12 @@ def fitted(network: Network, job: Job, run: Run, folder: Path, resume: Path | No
     """
     best = EarlyStopping("validation_loss", patience=run.patience)
     kept: dict[str, list] = {}
-    going_on = {"checkpoint": resume, "resume": resume if resume and resume.exists() else None}
     x, y = job.sequences("train")
-    rate = run.fit["learning_rate"]
+    there = resume if resume and resume.exists() else None
+    settings: dict[str, Any] = {**run.fit, "checkpoint": resume, "resume": there}
     if job.defaults.falls:
-        rate = cosine(rate, run.fit["epochs"] * -(-len(x) // run.fit["batch_size"]))
+        updates = settings["epochs"] * -(-len(x) // settings["batch_size"])
+        settings["learning_rate"] = cosine(settings["learning_rate"], updates)
     try:
         history = network.fit(
             x,
@@ -248,7 +249,7 @@ def fitted(network: Network, job: Job, run: Run, folder: Path, resume: Path | No
             validation=job.sequences("validation"),
             callbacks=[best],
             on_epoch=lambda _, history: kept.update(history),
-            **run.fit | {"learning_rate": rate} | going_on,
+            **settings,
         )
         kept.update(history)  # that of a run which was over already, too
     except KeyboardInterrupt:
