@@ -19,9 +19,13 @@ from rnn_gpu.sklearn import RNNClassifier, RNNRegressor
 
 SMALL = {"hidden_size": 8, "device": "cpu", "random_state": 0, "learning_rate": 0.05}
 ESTIMATORS = (RNNClassifier(epochs=15, **SMALL), RNNRegressor(epochs=40, **SMALL))
+# a sample of weight 2 and the same sample twice are other batches
+NOT_EQUIVALENT = {
+    "check_sample_weight_equivalence_on_dense_data": "batches are drawn by number of samples"
+}
 
 
-@parametrize_with_checks(list(ESTIMATORS))
+@parametrize_with_checks(list(ESTIMATORS), expected_failed_checks=lambda _: NOT_EQUIVALENT)
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
@@ -98,6 +102,15 @@ def test_the_same_state_is_the_same_network():
         model.fit(RAGGED, LABELS)
     assert (a.predict_proba(RAGGED) == b.predict_proba(RAGGED)).all()
     assert (a.predict_proba(RAGGED) != c.predict_proba(RAGGED)).any()
+
+
+def test_samples_of_weight_0_are_as_if_they_were_not_there():
+    """Of one batch: two of three samples have another label."""
+    wrong = [*LABELS, *np.where(FIRST > 0, "down", "up"), *np.where(FIRST > 0, "down", "up")]
+    weight = np.repeat([1.0, 0.0], [60, 120])
+    model = classifier(batch_size=180, epochs=60).fit(RAGGED * 3, wrong, sample_weight=weight)
+    assert model.score(RAGGED, LABELS) > 0.95
+    assert classifier(epochs=60).fit(RAGGED * 3, wrong).score(RAGGED, LABELS) < 0.5
 
 
 def test_grids_pipelines_and_cross_validation():

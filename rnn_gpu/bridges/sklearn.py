@@ -149,7 +149,7 @@ class Sequences(BaseEstimator):
             )
         return table.reshape(len(table), T, -1)
 
-    def _fit(self, X, targets: np.ndarray, outputs: int, loss: str):
+    def _fit(self, X, targets: np.ndarray, outputs: int, loss: str, weight):
         """Build the network for these sequences and train it."""
         check_consistent_length(X, targets)
         kind = KINDS[arguments.choice("layer", self.layer, KINDS)]
@@ -188,6 +188,7 @@ class Sequences(BaseEstimator):
             clip_norm=self.clip_norm,
             seed=seed,
             progress=self.progress,
+            sample_weight=weight,
             **more,
         )
         self.n_iter_ = len(self.history_["loss"])
@@ -209,6 +210,18 @@ def needed(estimator, y):
         )
 
 
+def weights(X, sample_weight) -> np.ndarray | None:
+    """sample_weight as finite numbers, one for each sample, in float64."""
+    if sample_weight is None:
+        return None
+    name = {"input_name": "sample_weight"}
+    weight = column_or_1d(check_array(sample_weight, dtype=np.float64, ensure_2d=False, **name))
+    check_consistent_length(X, weight)
+    if not weight.any():
+        raise ArgumentError("sample_weight: every weight is zero")
+    return weight
+
+
 class RNNClassifier(ClassifierMixin, Sequences):
     """A class for each sequence, trained by softmax and cross-entropy.
 
@@ -216,18 +229,21 @@ class RNNClassifier(ClassifierMixin, Sequences):
     See Sequences for X, the arguments and what `fit` leaves.
     """
 
-    def fit(self, X, y):
-        """Train anew.  y (N,) labels of at least two classes."""
+    def fit(self, X, y, sample_weight=None):
+        """Train anew.  y (N,) labels of at least two classes; sample_weight (N,)."""
         needed(self, y)
         X = self._sequences(X, reset=True)
         y = column_or_1d(y, warn=True)
         assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         self.classes_, targets = np.unique(y, return_inverse=True)
-        if len(np.unique(y)) < 2:
-            raise ValueError(f"y has only one class: {type(self).__name__} needs at least 2")
+        weight = weights(X, sample_weight)
+        if len(np.unique(y if weight is None else y[weight > 0])) < 2:
+            raise ValueError(
+                f"y has only one class of a weight above 0: {type(self).__name__} needs at least 2"
+            )
         loss = "softmax_cross_entropy"
-        return self._fit(X, targets, len(self.classes_), loss)
+        return self._fit(X, targets, len(self.classes_), loss, weight)
 
     def predict_proba(self, X) -> np.ndarray:
         """(N, number of classes) probabilities, in the order of classes_."""
@@ -252,8 +268,8 @@ class RNNRegressor(RegressorMixin, Sequences):
         tags.target_tags.single_output = True
         return tags
 
-    def fit(self, X, y):
-        """Train anew.  y (N,) or (N, k)."""
+    def fit(self, X, y, sample_weight=None):
+        """Train anew.  y (N,) or (N, k); sample_weight (N,)."""
         needed(self, y)
         X = self._sequences(X, reset=True)
         dtype = arguments.dtype_name(self.dtype)
@@ -262,7 +278,8 @@ class RNNRegressor(RegressorMixin, Sequences):
             y = column_or_1d(y, warn=True)
         self._one = y.ndim == 1
         targets = y.reshape(len(y), -1)
-        return self._fit(X, targets, targets.shape[1], "squared_error")
+        weight = weights(X, sample_weight)
+        return self._fit(X, targets, targets.shape[1], "squared_error", weight)
 
     def predict(self, X) -> np.ndarray:
         """(N,), or (N, k) where y was so, in float64 whatever `dtype` is."""
