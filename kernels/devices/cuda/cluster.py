@@ -117,7 +117,7 @@ def backward_kernel(cell, number, plan: Plan):
 # Cycles from what a cluster's blocks send to what they have received: others measured from 240 (a
 # store to another block) to 700 (there and back)
 EXCHANGE = 400
-A_SEND = 3  # instructions that bring a number to one block
+A_SEND = 4  # instructions that bring a number to one block
 AWAITED = 12  # that wait for an mbarrier, and arm it
 OF_CLIPPING = 20  # that add up the blocks' sums of δ²
 
