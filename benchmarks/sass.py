@@ -89,9 +89,9 @@ BLOCK_SIZES = {  # (n, samples) that the table plans
     "lstm": ((64, 64), (117, 64), (100, 1000)),
 }
 CLUSTER_SIZES = {
-    "elman_tanh": ((256, 16), (512, 16), (1024, 4)),
+    "elman_tanh": ((256, 16), (1024, 4)),
     "gru": ((256, 16), (200, 100)),
-    "lstm": ((128, 1), (256, 16), (256, 100), (500, 4)),
+    "lstm": ((128, 1), (256, 16), (500, 4)),
 }
 CARDS = {  # whose plans are compiled; for another cc the H200's
     (7, 5): known("T4", (7, 5), 40, 65_536, 65_536),
@@ -170,7 +170,7 @@ def jobs(number, card: Card) -> Iterator[Job]:
             block, cell, odd + BLOCK_SIZES.get(cell.name, ()), number, card, most
         )
         if most:
-            sizes = CLUSTER_SIZES.get(cell.name, ((33, 16),))
+            sizes = CLUSTER_SIZES.get(cell.name, ((33, 16),) * (cell is NOISY))
             yield from persistent_jobs(cluster, cell, sizes, number, card, most)
     for factory in OTHER_KERNELS:
         yield Job(title(factory), "", True, partial(factory, number))

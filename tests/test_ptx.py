@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 MISSING = 3  # its exit status where the compiler is not installed
 CHOSEN = ("elman_tanh", "gru", "lstm")
 STREAMING = ("plain", "gemm")
+LISTED = 20  # kernels of clusters, at least
 LARGE = (("elman_tanh", 256, 16), ("gru", 256, 16), ("lstm", 128, 1))  # over clusters
 VARIANTS = (".clipping", ".masked", ".clipping.masked")
 REGISTERS = 65_536  # of a multiprocessor; a thread can name 255
@@ -159,7 +160,7 @@ def persistent(lines, schedule):
 
 def test_persistent_kernels_read_shared_memory_16_bytes_at_a_time(every_kernel):
     looked_at = persistent(every_kernel, "block") + persistent(every_kernel, "cluster")
-    assert len(looked_at) >= 4 * len(CELLS)
+    assert len(looked_at) >= 2 * len(CELLS) + LISTED
     assert {
         who(one) for one in looked_at if one["loads_of_16_bytes"] != one["counts"].get("LDS", 0)
     } == set()
@@ -168,7 +169,7 @@ def test_persistent_kernels_read_shared_memory_16_bytes_at_a_time(every_kernel):
 def test_clusters_send_and_wait_for_bytes_without_a_barrier(every_kernel):
     """Nor is L1 emptied but once, at the barrier before the loop."""
     looked_at = persistent(every_kernel, "cluster")
-    assert len(looked_at) >= 2 * len(CELLS)
+    assert len(looked_at) >= LISTED
     for one in looked_at:
         counts = one["counts"]
         assert counts.get("STAS") and counts.get("SYNCS"), who(one)
