@@ -47,19 +47,12 @@ class Told:
         )
 
 
-class Read(NamedTuple):
-    """A thread's look at a packet."""
-
-    time: int  # of its own clock
-    instruction: str
-
-
 class Overwritten(NamedTuple):
     """A packet that was overwritten, not known to have been read by who had looked at it."""
 
     access: Access  # what overwrote it
     by: int
-    read: Read
+    read_at: int  # by the clock of who read
 
 
 class Strong:
@@ -74,7 +67,8 @@ class Strong:
         self.fenced, self.level = np.zeros_like(self.heard), np.zeros(count, "i4")
         # the last look of each thread, by instruction: (place, number)
         self.looks: dict[str, tuple] = {}
-        self.readers: dict[int, dict[int, Read]] = {}  # of each packet, by thread
+        # when each packet was read, by thread
+        self.readers: dict[int, dict[int, int]] = {}
         self.suspects: dict[tuple[int, int], Overwritten] = {}  # by place and who has read
 
     def reach(self, access: Access, address, who):
@@ -180,19 +174,18 @@ class Strong:
         times = self.clocks.own(who).tolist()
         for at, thread, time in zip(place.tolist(), who.tolist(), times, strict=True):
             before = self.suspects.pop((at, thread), None)
-            again = before and before.read == (time, access.instruction)
-            if before and not again:  # something was done since: the packet was read
+            # who has done nothing since looks again, for it was not what it waits for
+            if before and before.read_at != time:
                 self.accuse(before)
-            read = Read(time, access.instruction)
-            self.readers.setdefault(at, {})[thread] = read
+            self.readers.setdefault(at, {})[thread] = time
 
     def overwrite_packets(self, access: Access, place, who):
         known = self.clocks.known[FOLLOWS]
         for at, thread in zip(place.tolist(), who.tolist(), strict=True):
-            for reader, read in self.readers.pop(at, {}).items():
-                heard = known[thread, self.clocks.column[reader]] >= read.time
+            for reader, time in self.readers.pop(at, {}).items():
+                heard = known[thread, self.clocks.column[reader]] >= time
                 if reader != thread and not heard:
-                    self.suspects[at, reader] = Overwritten(access, thread, read)
+                    self.suspects[at, reader] = Overwritten(access, thread, time)
 
     def accuse(self, one: Overwritten):
         self.memory.tell(Kind.OVERWRITTEN, one.access, np.array([one.by]), np.array([True]))
