@@ -23,13 +23,13 @@ from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cuda.contract import Choice
 from rnn_gpu.kernels.devices.cuda.driver import played_by
 from rnn_gpu.kernels.devices.cuda.plans import Plan
+from rnn_gpu.kernels.devices.cuda.schedules import NAMES as SCHEDULES
 from rnn_gpu.kernels.devices.cuda.schedules import only
 from rnn_gpu.kernels.emulator.card import Card, card
 from twins import N, elementwise_cases, elementwise_pass, matvec_pass, one_pass
 
 MISSING = 3  # exit status where nothing can be compiled
 DTYPES = ("float32", "float64")
-SCHEDULES = ("block", "plain", "gemm")
 NOISY = dropped(zoned(CELLS["lstm"]))
 ALL_LIVE, MASKED, RANDOM = "live", None, 4  # patterns of flags, as one_pass takes them
 CLIPS = {"unclipped": UNCLIPPED, "value": Clip(value=0.3), "norm": Clip(norm=0.7)}
@@ -40,7 +40,7 @@ OWN = {"noisy": NOISY, "leaky": LEAKY, "mine": MINE}
 
 
 class Pass(NamedTuple):
-    """One pass forward and back of a cell, by a schedule or by a plan of the block schedule."""
+    """One pass forward and back of a cell, by a schedule or by a plan of one that keeps W."""
 
     cell: str
     dtype: str
@@ -48,9 +48,8 @@ class Pass(NamedTuple):
     clip: str = "unclipped"
     pattern: object = MASKED
     n: int = N
-    # lanes, units of a team, samples, quads of weights in shared memory
-    shape: tuple[int, int, int, int] | None = None
-    blocks: tuple[int, int] | None = None  # of a group, groups: of a plan of the group schedule
+    # lanes, units of a team, samples, quads of weights in shared memory, blocks that share W
+    shape: tuple[int, int, int, int, int] | None = None
     order: int | None = None  # the seed that draws warps
 
     def run(self) -> dict:
@@ -65,23 +64,27 @@ class Pass(NamedTuple):
         """A context in which this schedule, or plan, is the one."""
         if self.shape is None:
             return only(self.schedule)
-        made = partial(planned, self.shape, self.blocks)
-        return patch("rnn_gpu.kernels.devices.cuda.choose", made)
+        choose = partial(planned, self.schedule, self.shape)
+        return patch("rnn_gpu.kernels.devices.cuda.choose", choose)
+
+
+MOST_GROUPS = 2  # of a launch: others are in the next one
 
 
 def planned(
-    shape, among, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
+    schedule, shape, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
 ) -> Choice:
-    """A plan of the block schedule, or of the group schedule, with so many lanes, units, samples,
-    and quads in shared memory.
-    """
-    (lanes, units, samples, in_shared), (size, groups) = shape, among or (1, -(-B // shape[2]))
+    """A plan of a schedule with so many lanes, units, samples, quads in shared memory, blocks."""
+    lanes, units, samples, in_shared, blocks = shape
     inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units, size)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units, blocks)
     plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
-    name, grid = "group" if among else "block", (size * groups, plan.threads)
-    shared = plan.shared * itemsize
-    return Choice(name, plan, *grid, shared, "asked", 0.0, cooperative=bool(among))
+    groups, together = -(-B // samples), schedule == "group"
+    if together:
+        groups = min(groups, MOST_GROUPS)
+    sizes = groups * blocks, plan.threads, plan.shared * itemsize
+    cluster = blocks if schedule == "cluster" else 1
+    return Choice(schedule, plan, *sizes, "asked", 0.0, cluster, together)
 
 
 class Elementwise(NamedTuple):
@@ -140,36 +143,41 @@ def error(got, expected) -> float:
 
 # Groups of cases
 
-SHAPES = [  # n, (lanes, units of a team, samples, quads of weights in shared memory)
-    (7, (1, 1, 1, 99)),
-    (7, (2, 1, 2, 1)),
-    (7, (4, 1, 1, 0)),
-    (3, (8, 1, 2, 0)),
-    (13, (4, 1, 3, 1)),
-    (33, (2, 1, 1, 2)),
-    (33, (8, 1, 5, 99)),
-    (9, (1, 1, 4, 0)),
-    (9, (4, 4, 1, 1)),
-    (33, (16, 8, 2, 1)),
-    (13, (8, 2, 8, 99)),
-    (33, (32, 4, 4, 0)),
+SHAPES = [  # n, (lanes, units of a team, samples, quads of weights in shared memory, blocks)
+    (7, (1, 1, 1, 99, 1)),
+    (7, (2, 1, 2, 1, 1)),
+    (7, (4, 1, 1, 0, 1)),
+    (3, (8, 1, 2, 0, 1)),
+    (13, (4, 1, 3, 1, 1)),
+    (33, (2, 1, 1, 2, 1)),
+    (33, (8, 1, 5, 99, 1)),
+    (9, (1, 1, 4, 0, 1)),
+    (9, (4, 4, 1, 1, 1)),
+    (33, (16, 8, 2, 1, 1)),
+    (13, (8, 2, 8, 99, 1)),
+    (33, (32, 4, 4, 0, 1)),
 ]
-GROUPED = [  # n, shape, (blocks of a group, groups)
-    (7, (2, 1, 2, 1), (3, 2)),
-    (9, (4, 2, 1, 0), (2, 3)),
-    (33, (8, 2, 2, 1), (5, 1)),
+SHARED = [  # by several blocks
+    (7, (2, 1, 2, 1, 3)),
+    (7, (4, 2, 1, 0, 2)),
+    (13, (2, 2, 4, 99, 4)),
+    (9, (1, 1, 2, 0, 5)),
+    (33, (8, 2, 2, 1, 5)),
 ]
 FEW = ("elman_tanh", "gru", "lstm")
+# schedules that share W out among blocks, and an order for each
+REACHES = [(name, k) for k, name in enumerate(("group", "cluster"), 1) if name in SCHEDULES]
 
 
 def quick() -> Iterator:
     """A case of each kind, in few kernels."""
     for pattern, order in ((MASKED, None), (RANDOM, 1), (ALL_LIVE, None)):
         yield Pass("lstm", "float32", "block", "unclipped", pattern, order=order)
-    yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 2, 1))
+    yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 2, 1, 1))
     yield Pass("mine", "float32", "plain", "norm", RANDOM)
     yield Pass("elman_tanh", "float64", "gemm", "value", RANDOM)
-    yield Pass("elman_tanh", "float32", "group", "both", RANDOM, 7, (2, 1, 2, 1), (3, 2), order=1)
+    for schedule, order in REACHES:
+        yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, 7, (2, 1, 2, 1, 3), order)
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
 
@@ -199,15 +207,21 @@ def plans() -> Iterator:
             ("both", RANDOM, 2),
             ("norm", ALL_LIVE, 3),
         ):
-            yield Pass(cell, dtype, "block", clip, pattern, n, shape, order=order)
+            yield Pass(cell, dtype, "block", clip, pattern, n, shape, order)
 
 
-def groups() -> Iterator:
-    """Blocks that reach each other through L2, in random orders."""
-    for cell, dtype, (order, one) in itertools.product(FEW, DTYPES, enumerate(GROUPED)):
-        n, shape, blocks = one
-        yield Pass(cell, dtype, "group", "both", RANDOM, n, shape, blocks, order)
-        yield Pass(cell, dtype, "group", "unclipped", ALL_LIVE, n, shape, blocks)
+def reaches() -> Iterator:
+    """Every shape that several blocks share, in random orders too."""
+    for cell, dtype, (n, shape), (schedule, order) in itertools.product(
+        FEW, DTYPES, SHARED, REACHES
+    ):
+        for clip, pattern, seed in (
+            ("unclipped", ALL_LIVE, None),
+            ("unclipped", RANDOM, order),
+            ("both", RANDOM, 2 + order),
+            ("norm", ALL_LIVE, 4 + order),
+        ):
+            yield Pass(cell, dtype, schedule, clip, pattern, n, shape, seed)
 
 
 def others() -> Iterator:
@@ -225,6 +239,12 @@ def small() -> Iterator:
     yield Pass("elman_tanh", "float32", "plain")
 
 
+def small_reaches() -> Iterator:
+    """A case of each schedule that shares W out, likewise."""
+    for schedule, order in REACHES:
+        yield Pass("elman_tanh", "float32", schedule, shape=(2, 1, 2, 1, 3), order=order)
+
+
 class Faulty(Card):
     """A card that changes the text of one kernel it loads, and remembers all."""
 
@@ -240,9 +260,13 @@ class Faulty(Card):
 
 
 PLANTED = (
-    Pass("lstm", "float32", "block", "norm", RANDOM, 7, (2, 1, 2, 1)),
+    Pass("lstm", "float32", "block", "norm", RANDOM, 7, (2, 1, 2, 1, 1)),
     Pass("gru", "float32", "plain", "norm", RANDOM, 33),
     Pass("elman_tanh", "float64", "gemm", "norm"),
+    *(
+        Pass("elman_tanh", "float32", name, "norm", RANDOM, 7, (2, 1, 2, 1, 3), k)
+        for name, k in REACHES
+    ),
 )
 
 
@@ -254,7 +278,9 @@ class Planted(NamedTuple):
     fault: Fault
 
     def line(self) -> dict:
-        faulty = Faulty(self.place, self.fault.change)
+        seed = self.healthy.order
+        order = None if seed is None else np.random.default_rng(seed)
+        faulty = Faulty(self.place, self.fault.change, order)
         with played_by(faulty):
             found = self.healthy.run()
         return found | {
@@ -275,7 +301,7 @@ def planted() -> Iterator:
             yield from (Planted(case, place, fault) for fault in faults(text))
 
 
-ALL = (quick, schedules, cells, plans, groups, others, small, planted)
+ALL = (quick, schedules, cells, plans, reaches, others, small, small_reaches, planted)
 GROUPS = {one.__name__: one for one in ALL}
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from rnn_gpu.kernels.emulator.findings import Kind
 
 RACES = {Kind.READ_AFTER_WRITE, Kind.WRITE_AFTER_READ, Kind.TWO_WRITES}
+APART = {Kind.MISSED_BARRIER, Kind.PARTED_BARRIER, Kind.WAITS_FOR_EVER}
 # the instruction, for lane 1 alone left out
 SKIPPED = "{ .reg .pred t; .reg .b32 i; mov.u32 i, %laneid; setp.ne.s32 t, i, 1; @t OLD }"
 # in the lower half of a block's threads
@@ -43,6 +44,12 @@ STORED_IN_SHARED = r"st\.shared\.\w+\s[^;]*;"
 STORED = r"(st\.global\.f\d\d\s+\[%rd\d+)(?:\+(-?\d+))?\]"
 
 
+# of blocks that wait for each other
+PACKET_STORED, PACKET_READ = r"st\.relaxed\.gpu[^;]*;", r"ld\.relaxed\.gpu[^;]*;"
+TAGGED = r"mov\.b64\s+(\S+), \{(%r\d+), (%r\d+)\};(?=[^;]*st\.relaxed)"
+OTHER_TAG = "{{ .reg .b32 t; add.s32 t, {}, 1; mov.b64 {}, {{{}, t}}; }}"
+
+
 def further(by: int):
     """An address that is moved."""
     return lambda match: f"{match[1]}+{int(match[2] or 0) + by}]"
@@ -53,7 +60,7 @@ def faults(text: str) -> Iterator[Fault]:
     for k in range(count(BARRIER, text)):
         yield Fault(f"barrier {k} left out", nth(BARRIER, k, lambda _: ""), RACES)
         parted = nth(BARRIER, k, lambda match: PARTED.replace("OLD", match[0]))
-        yield Fault(f"barrier {k} for half a block", parted, {Kind.MISSED_BARRIER} | RACES)
+        yield Fault(f"barrier {k} for half a block", parted, APART | RACES)
     if count(SHUFFLE, text):
         skipped = nth(SHUFFLE, 0, lambda match: SKIPPED.replace("OLD", match[0]))
         yield Fault("a lane skips a shuffle", skipped, {Kind.ABSENT_LANES})
@@ -69,3 +76,27 @@ def faults(text: str) -> Iterator[Fault]:
         yield Fault("stored beyond the end", nth(STORED, 0, further(1 << 13)), {Kind.OUTSIDE})
         off = nth(STORED, 0, further(2))
         yield Fault("stored at half an address", off, {Kind.MISALIGNED})
+    yield from faults_of_packets(text)
+
+
+def for_a_block(match: re.Match) -> str:
+    return match[0].replace("gpu", "cta")
+
+
+def weakly(match: re.Match) -> str:
+    return match[0].replace("relaxed.gpu.", "")
+
+
+def faults_of_packets(text: str) -> Iterator[Fault]:
+    """Of words with a tag, through global memory."""
+    if not count(PACKET_STORED, text):
+        return
+    for name, pattern in (("stored", PACKET_STORED), ("read", PACKET_READ)):
+        near, weak = nth(pattern, -1, for_a_block), nth(pattern, -1, weakly)
+        yield Fault(f"a packet {name} for the own block", near, RACES)
+        yield Fault(f"a packet {name} weakly", weak, RACES)
+    skipped = nth(PACKET_STORED, 0, lambda match: SKIPPED.replace("OLD", match[0]))
+    yield Fault("a packet that a lane does not store", skipped, {Kind.WAITS_FOR_EVER})
+    if count(TAGGED, text):
+        other = nth(TAGGED, 0, lambda match: OTHER_TAG.format(match[3], match[1], match[2]))
+        yield Fault("another message's tag", other, {Kind.WAITS_FOR_EVER})
