@@ -157,16 +157,23 @@ SHAPES = [  # n, (lanes, units of a team, samples, quads of weights in shared me
     (13, (8, 2, 8, 99, 1)),
     (33, (32, 4, 4, 0, 1)),
 ]
-SHARED = [  # by several blocks
-    (7, (2, 1, 2, 1, 3)),
-    (7, (4, 2, 1, 0, 2)),
-    (13, (2, 2, 4, 99, 4)),
-    (9, (1, 1, 2, 0, 5)),
-    (33, (8, 2, 2, 1, 5)),
-]
+SHARED = {  # likewise, of schedules whose blocks share W; a cluster's are a power of two
+    "group": [
+        (7, (2, 1, 2, 1, 3)),
+        (7, (4, 2, 1, 0, 2)),
+        (13, (2, 2, 4, 99, 4)),
+        (9, (1, 1, 2, 0, 5)),
+        (33, (8, 2, 2, 1, 5)),
+    ],
+    "cluster": [
+        (7, (2, 1, 2, 1, 4)),
+        (7, (4, 2, 1, 0, 2)),
+        (13, (2, 2, 4, 99, 4)),
+        (9, (1, 1, 2, 0, 4)),
+        (33, (8, 2, 2, 1, 8)),
+    ],
+}
 FEW = ("elman_tanh", "gru", "lstm")
-# schedules that share W out among blocks, and an order for each
-REACHES = [(name, k) for k, name in enumerate(("group", "cluster"), 1) if name in SCHEDULES]
 
 
 def quick() -> Iterator:
@@ -176,8 +183,8 @@ def quick() -> Iterator:
     yield Pass("gru", "float64", "block", "both", RANDOM, 33, (4, 2, 2, 1, 1))
     yield Pass("mine", "float32", "plain", "norm", RANDOM)
     yield Pass("elman_tanh", "float64", "gemm", "value", RANDOM)
-    for schedule, order in REACHES:
-        yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, 7, (2, 1, 2, 1, 3), order)
+    for schedule, ((n, shape), *_) in SHARED.items():
+        yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, n, shape, 1)
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
 
@@ -212,16 +219,12 @@ def plans() -> Iterator:
 
 def reaches() -> Iterator:
     """Every shape that several blocks share, in random orders too."""
-    for cell, dtype, (n, shape), (schedule, order) in itertools.product(
-        FEW, DTYPES, SHARED, REACHES
-    ):
-        for clip, pattern, seed in (
-            ("unclipped", ALL_LIVE, None),
-            ("unclipped", RANDOM, order),
-            ("both", RANDOM, 2 + order),
-            ("norm", ALL_LIVE, 4 + order),
-        ):
-            yield Pass(cell, dtype, schedule, clip, pattern, n, shape, seed)
+    for cell, dtype, schedule in itertools.product(FEW, DTYPES, SHARED):
+        for n, shape in SHARED[schedule]:
+            yield Pass(cell, dtype, schedule, "unclipped", ALL_LIVE, n, shape)
+            yield Pass(cell, dtype, schedule, "unclipped", RANDOM, n, shape, 1)
+            yield Pass(cell, dtype, schedule, "both", RANDOM, n, shape, 2)
+            yield Pass(cell, dtype, schedule, "norm", ALL_LIVE, n, shape, 3)
 
 
 def others() -> Iterator:
@@ -239,10 +242,10 @@ def small() -> Iterator:
     yield Pass("elman_tanh", "float32", "plain")
 
 
-def small_reaches() -> Iterator:
-    """A case of each schedule that shares W out, likewise."""
-    for schedule, order in REACHES:
-        yield Pass("elman_tanh", "float32", schedule, shape=(2, 1, 2, 1, 3), order=order)
+def small_shared(schedule: str) -> Iterator:
+    """A case of a schedule that shares W out, likewise."""
+    n, shape = SHARED[schedule][0]
+    yield Pass("elman_tanh", "float32", schedule, "unclipped", MASKED, n, shape, 1)
 
 
 class Faulty(Card):
@@ -264,8 +267,8 @@ PLANTED = (
     Pass("gru", "float32", "plain", "norm", RANDOM, 33),
     Pass("elman_tanh", "float64", "gemm", "norm"),
     *(
-        Pass("elman_tanh", "float32", name, "norm", RANDOM, 7, (2, 1, 2, 1, 3), k)
-        for name, k in REACHES
+        Pass("elman_tanh", "float32", schedule, "norm", RANDOM, n, shape, 1)
+        for schedule, ((n, shape), *_) in SHARED.items()
     ),
 )
 
@@ -301,8 +304,9 @@ def planted() -> Iterator:
             yield from (Planted(case, place, fault) for fault in faults(text))
 
 
-ALL = (quick, schedules, cells, plans, reaches, others, small, small_reaches, planted)
+ALL = (quick, schedules, cells, plans, reaches, others, small, planted)
 GROUPS = {one.__name__: one for one in ALL}
+GROUPS |= {f"small {schedule}": partial(small_shared, schedule) for schedule in SHARED}
 
 
 def line(case, played: Card) -> dict:

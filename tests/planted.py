@@ -50,6 +50,26 @@ TAGGED = r"mov\.b64\s+(\S+), \{(%r\d+), (%r\d+)\};(?=[^;]*st\.relaxed)"
 OTHER_TAG = "{{ .reg .b32 t; add.s32 t, {}, 1; mov.b64 {}, {{{}, t}}; }}"
 
 
+# of clusters
+TESTED = r"mbarrier\.try_wait\.parity\.relaxed\.cluster([^;]*), (%r\d+);"
+OTHER_PARITY = (
+    "{{ .reg .b32 q; xor.b32 q, {1}, 1; mbarrier.try_wait.parity.relaxed.cluster{0}, q; }}"
+)
+ACQUIRED = r"@p fence\.acquire\.sync_restrict[^;]*;"
+ARMED = r"mbarrier\.arrive\.expect_tx[^;]*, (%r\d+);"
+MAPPED = r"(mapa\.shared::cluster\.u32 %r\d+, %r\d+, )(%r\d+);"
+SENT = r"st\.async\.shared::cluster\.mbarrier::complete_tx::bytes(\S*) (\[[^]]*\]), ([^;]*), \S*;"
+MEETING = r"barrier\.cluster\.\w+[^;]*;"
+PUBLISHED = r"fence\.mbarrier_init\.release\.cluster;"
+UNSEEN = {Kind.READ_AFTER_WRITE}
+MISCOUNTED = {Kind.WAITS_FOR_EVER, Kind.TOO_MUCH, Kind.WRONG_PHASE, Kind.UNAWAITED} | RACES
+
+
+def every(pattern: str, new: Callable[[re.Match], str]) -> Callable[[str], str]:
+    """The change of all matches of a pattern in a text."""
+    return lambda text: re.sub(pattern, new, text)
+
+
 def further(by: int):
     """An address that is moved."""
     return lambda match: f"{match[1]}+{int(match[2] or 0) + by}]"
@@ -77,6 +97,7 @@ def faults(text: str) -> Iterator[Fault]:
         off = nth(STORED, 0, further(2))
         yield Fault("stored at half an address", off, {Kind.MISALIGNED})
     yield from faults_of_packets(text)
+    yield from faults_of_clusters(text)
 
 
 def for_a_block(match: re.Match) -> str:
@@ -100,3 +121,31 @@ def faults_of_packets(text: str) -> Iterator[Fault]:
     if count(TAGGED, text):
         other = nth(TAGGED, 0, lambda match: OTHER_TAG.format(match[3], match[1], match[2]))
         yield Fault("another message's tag", other, {Kind.WAITS_FOR_EVER})
+
+
+def faults_of_clusters(text: str) -> Iterator[Fault]:
+    """Of what is sent into the shared memory of other blocks."""
+    if not count(SENT, text):
+        return
+
+    def parity(match):
+        return OTHER_PARITY.format(match[1], match[2])
+
+    yield Fault("the other parity", every(TESTED, parity), MISCOUNTED | {Kind.UNWRITTEN})
+    yield Fault("a wait that acquires nothing", every(ACQUIRED, lambda _: ""), UNSEEN)
+    near = every(TESTED, lambda match: match[0].replace("relaxed.cluster", "acquire.cta"))
+    yield Fault("a wait for the own block", lambda text: re.sub(ACQUIRED, "", near(text)), UNSEEN)
+    for k in range(count(ARMED, text)):
+        yield Fault(f"armed {k} left out", nth(ARMED, k, lambda _: ""), MISCOUNTED)
+    more = nth(ARMED, -1, lambda match: match[0].replace(f", {match[1]};", ", 4096;"))
+    yield Fault("more bytes than come", more, MISCOUNTED)
+    yield Fault("no barrier of the cluster", every(MEETING, lambda _: ""), {Kind.NO_MBARRIER})
+    yield Fault("init not published", every(PUBLISHED, lambda _: ""), {Kind.UNFENCED})
+    first = every(MAPPED, lambda match: f"{match[1]}0;")
+    yield Fault("all to the first block", first, MISCOUNTED)
+    nobody = nth(MAPPED, 0, lambda match: f"{match[1]}9;")
+    yield Fault("to a block that is not there", nobody, {Kind.ABSENT_BLOCK})
+    skipped = nth(SENT, 0, lambda match: SKIPPED.replace("OLD", match[0]))
+    yield Fault("a lane that sends nothing", skipped, MISCOUNTED)
+    plain = nth(SENT, 0, lambda match: f"st.shared::cluster{match[1]} {match[2]}, {match[3]};")
+    yield Fault("a number that nobody counts", plain, MISCOUNTED)

@@ -50,7 +50,7 @@ EVERY = [
 
 def test_every_group_is_looked_at():
     named = {one if isinstance(one, str) else one.values[0] for one in EVERY}
-    assert named | {"small", "small_reaches", "planted"} == set(GROUPS)
+    assert named | {"small", "small group", "small cluster", "planted"} == set(GROUPS)
 
 
 @pytest.mark.parametrize("group", EVERY)
@@ -103,6 +103,20 @@ SOURCES = {  # file, what stands there, what is put in its place, what is found 
         Kind.OVERWRITTEN,
         "group",
     ),
+    "one mbarrier for two halves": (
+        "cluster.py",
+        "Mail(other(mail.both, mail.full), mail.both",
+        "Mail(mail.full, mail.both",
+        Kind.WAITS_FOR_EVER,
+        "cluster",
+    ),
+    "a last state that nobody awaits": (
+        "persistent_forward.py",
+        "            if more:\n                hand_on_all",
+        "            if left > 0:\n                hand_on_all",
+        Kind.UNAWAITED,
+        "cluster",
+    ),
     "blocks that may come one after another": (
         "group.py",
         "shared=shared, cooperative=True)",
@@ -129,7 +143,7 @@ def test_a_fault_in_the_source_of_a_kernel_is_found(fault, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1
     path.write_text(text.replace(old, new), encoding="utf-8")
-    cases = "small" if schedule in ("block", "plain") else "small_reaches"
+    cases = f"small {schedule}" if f"small {schedule}" in GROUPS else "small"
     for one in lines(cases, str(tmp_path)):
         wrong = [text for text in one["findings"] if text.startswith(kind)]
         assert bool(wrong) == (schedule in one["case"].split())
