@@ -9,7 +9,7 @@ from rnn_gpu.network import progress
 from rnn_gpu.network.compiling import Compiled, compiling, kinds
 from rnn_gpu.training import Samples, Settings, Training
 
-TRAIN = """
+LOOK = """
 import numpy as np
 from rnn_gpu import RNN, Dense, Network
 from rnn_gpu.callbacks import Callback
@@ -21,7 +21,9 @@ class Look(Callback):
 
     def on_end(self, training, error):
         print(self.before > 0, sum(counted.values()) - self.before)
-
+"""
+TRAIN = f"""
+{LOOK}
 rng = np.random.default_rng(0)
 layers = [RNN(3, 65, device="cpu"), Dense(65, 5, device="cpu")]
 network = Network(layers, loss="softmax_cross_entropy", steps="last")
@@ -38,6 +40,24 @@ def test_nothing_is_compiled_once_training_has_begun():
     shared by threads, others not.
     """
     assert words(TRAIN) == ["True", "0"]
+
+
+MADE = f"""
+{LOOK}
+def batches(epoch):
+    calls.append(epoch)
+    for _ in range(2):
+        yield np.ones((32, 20, 3), "float32"), np.ones((32, 20, 5), "float32")
+
+calls = []
+network = Network([RNN(3, 65, device="cpu"), Dense(65, 5, device="cpu")])
+history = network.fit(batches, epochs=2, callbacks=[Look()], progress=False)
+print(calls, len(history["step_loss"]))
+"""
+
+
+def test_of_batches_that_are_made_the_first_is_compiled_for_and_trained_on():
+    assert words(MADE) == ["True", "0", "[0,", "1]", "4"]
 
 
 def network(device="reference"):

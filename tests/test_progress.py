@@ -177,6 +177,16 @@ def test_updates_in_place_of_epochs(always):
     assert file.screen(79)[1].startswith("epoch 2  2 of 5 batches")
 
 
+def test_batches_whose_number_nobody_knows_are_counted(always):
+    def batches(epoch):
+        yield from [(X[:10], Y[:10]), (X[10:], Y[10:])]
+
+    file = Terminal()
+    seen = Seen(file, 79)
+    network().fit(batches, epochs=1, callbacks=[Progress(file, 80), seen], progress=False)
+    assert [line[:21] for line in seen.lines] == [f"epoch 1/1  batch {k}  l" for k in (1, 2)]
+
+
 def test_drawing_is_limited_in_time(monkeypatch):
     """Many updates, few drawings."""
     clock = (k / 1000 for k in range(100_000))  # a millisecond an update

@@ -99,8 +99,11 @@ class Progress(Callback):
             [] if left is None else [f"{duration(left)} left"]
         )
         start, an_epoch = numbered(training, done.epoch + 1), training.batches
-        share = done.batch / an_epoch if an_epoch else 0.0
-        text = with_bar(start, share, words, self._columns(), self.signs)
+        columns, signs = self._columns(), self.signs
+        if an_epoch is None:
+            text = fitted([start, f"batch {done.batch}", *words], "", columns, signs)
+        else:
+            text = with_bar(start, done.batch / an_epoch, words, columns, signs)
         self._write("\r" + text.ljust(self.drawn))
         self.drawn = len(text)
 

@@ -1,7 +1,7 @@
 """Data that come batch by batch, so that not all of them need to be in memory."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from .. import arguments
@@ -25,6 +25,7 @@ class Source:
         self.again = x
         self.once = not callable(x) and iter(x) is x
         self.begun = False
+        self._ahead: tuple[int, int, Iterator[Samples]] | None = None
 
     def resumable(self) -> str:
         """Why training cannot go on from the middle of an epoch; "" where it can."""
@@ -33,11 +34,24 @@ class Source:
         kind = "a generator, which is gone through once" if self.once else "gone through anew"
         return f"x is {arguments.came(self.again)}, {kind}: a function of the epoch can be"
 
+    def first(self, number: int, done: int) -> Samples | None:
+        """The first batch that `epoch` will give, made now and kept for it; None for none."""
+        batches = self.epoch(number, done)
+        batch = next(batches, None)
+        self._ahead = number, done, chain([] if batch is None else [batch], batches)
+        return batch
+
     def epoch(self, number: int, done: int) -> Iterator[Samples]:
         """The batches of an epoch, but for those that are done.
 
         Raises ArgumentError where there are none: a generator has ended.
         """
+        ahead, self._ahead = self._ahead, None
+        if ahead and ahead[:2] == (number, done):
+            return ahead[2]
+        return self._made(number, done)
+
+    def _made(self, number: int, done: int) -> Iterator[Samples]:
         if self.once and self.begun and not done:
             raise ArgumentError(
                 f"x is a generator that has ended, but epoch {number} is to come: give a function "

@@ -286,13 +286,21 @@ class Training:
         with compiling() as done:
             if self.network.backend.compiles():
                 copy, once = self.network.copy(), self.optimizer.fresh()
-                mine = kinds(self.samples, size) if isinstance(self.samples, Samples) else ()
-                for batch in mine:
+                for batch in self._to_come():
                     self._rehearse(copy, once, batch, taped)
                 for batch in (each for one in held_out for each in kinds(one, size)):
                     rehearse_evaluation(copy, batch)
         self.history["compile_seconds"].append(done.seconds)
         return done
+
+    def _to_come(self) -> Iterator[Batch]:
+        """A batch of each kind; of a Source the first that it gives."""
+        samples, position = self.samples, self.position
+        if isinstance(samples, Samples):
+            yield from kinds(samples, self.settings.batch_size)
+        elif self.goes_on and (first := samples.first(position.epoch, position.batch)):
+            self._check(first)
+            yield first.batch(range(len(first)))
 
     def _rehearse(self, network, optimizer: Optimizer, batch: Batch, taped: bool):
         """An update from each kind of window of a batch, whatever comes out."""
