@@ -369,14 +369,19 @@ def booleans(name: str, values, shape: tuple[int, ...], axes: str, otherwise: bo
     return a
 
 
-def check_lengths(lengths, T: int, B: int):
+def check_lengths(lengths, T: int, B: int, batch_first: bool = False):
     """lengths as int64 (B,), each in 1..T; None stays None."""
     if lengths is None:
         return None
     a = as_array("lengths", lengths, "float64")
     a = a.get() if hasattr(a, "__cuda_array_interface__") else a
     if a.shape != (B,):
-        raise ShapeError(f"lengths has shape {a.shape}, expected ({B},): one for each sample")
+        order, other = ("(B, T, m)", "(T, B, m)") if batch_first else ("(T, B, m)", "(B, T, m)")
+        said = f". x is taken as {order}: is it {other}, say batch_first={not batch_first}"
+        raise ShapeError(
+            f"lengths has shape {a.shape}, expected ({B},): one for each sample"
+            + (said if a.shape == (T,) else "")
+        )
     if a.size and a.dtype.kind not in "iu":
         raise DtypeError(f"lengths is {a.dtype}, expected integers")
     wrong = np.flatnonzero((a < 1) | (a > T))

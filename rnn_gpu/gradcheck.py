@@ -56,6 +56,8 @@ def gradcheck(
     float64; allow_blind=True lets the first three pass.
     """
     network = Network([model]) if isinstance(model, Recurrent) else model
+    if isinstance(network, Network) and network.batch_first:  # x and y here are time-major
+        network = Network(network.layers, loss=network.objective.loss, steps=network.steps)
     if not isinstance(network, Network) or not network.recurrent:
         raise ArgumentError(
             f"model is a {type(model).__name__}, expected a recurrent layer, or a Network that "

@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import numpy as np
 
 import rnn_gpu
-from rnn_gpu import callbacks, optimizers
+from rnn_gpu import callbacks, optimizers, schedules
 
 x, y = np.zeros((7, 2, 3), "float32"), np.zeros((7, 2, 5), "float32")
 
@@ -81,6 +81,33 @@ rnn_gpu.plot(history, "training.png")
 
 rnn_gpu.Network(layers, "squared_error")  # type: ignore
 rnn_gpu.load("model", "cpu")  # type: ignore
+network.fit(
+    x,
+    y,
+    updates=9,
+    learning_rate=schedules.warm_up(schedules.cosine(1e-3, 9), 3),
+    validation=0.2,
+    metrics={"mae": lambda outputs, targets: float(abs(outputs - targets).mean())},
+    sample_weight=[1, 2],
+    class_weight={0: 2.0},
+    ignore_index=-100,
+    burn_in=2,
+    mask=[[True] * 7] * 2,
+    stateful=False,
+    callbacks=[
+        callbacks.EarlyStopping("validation_loss", patience=3, restore_best=False),
+        callbacks.ReduceOnPlateau(factor=0.1),
+        callbacks.CSVLog("log.csv"),
+    ],
+)
+network.fit(lambda epoch: [(x, y)], epochs=1)
+assert_type(network.evaluate(x, y, burn_in=1, class_weight=[1.0, 2.0]), dict[str, float])
+assert_type(rnn_gpu.loss("huber(0.5)").name, str)
+rnn_gpu.Network(layers, loss=(lambda o, t: (o - t) ** 2, lambda o, t: 2 * (o - t)))
+rnn_gpu.Network(layers, batch_first=True)
+network.fit(x, y, validation="much")  # type: ignore
+network.fit(x, y, metrics=[print])  # type: ignore
+network.fit(x, y, learning_rate="fast")  # type: ignore
 network.fit(x, y, shuffle="no")  # type: ignore
 network.fit(x, y, clip_norm="")  # type: ignore
 network.fit(x, y, callbacks=[print])  # type: ignore

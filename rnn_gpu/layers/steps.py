@@ -112,7 +112,7 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
     turn = swapped if batch_first else unchanged
     a = turn(a)
     T, B, _ = a.shape
-    lengths = arguments.check_lengths(lengths, T, B)
+    lengths = arguments.check_lengths(lengths, T, B, batch_first)
     if mask is None and resets is None and (lengths is None or (lengths == T).all()):
         a = entered(device, "x", a, dtype, None, turn)
         return a, all_live_of(device, a)

@@ -81,6 +81,7 @@ class Samples:
         if y is not None and len(y) != len(x):
             raise ShapeError(
                 f"{name}y has {len(y)} targets, expected {len(x)}, one for each sample of x"
+                + time_major(x, len(y))
             )
         self.counting = counting = counting or Counting()
         self.live = masks(network, f"{name}mask", mask, x)
@@ -277,6 +278,17 @@ class Samples:
         order = np.arange(len(self)) if order is None else order
         for first in range(0, len(order), batch_size):
             yield self.batch(order[first : first + batch_size])
+
+
+def time_major(x: list, count: int) -> str:
+    """What to do, where x seems time-major: it has `count` samples on its second axis."""
+    shape = np.shape(x[0])
+    if len(shape) != 2 or any(np.shape(a) != shape for a in x) or shape[0] != count:
+        return ""
+    return (
+        f". The first axis of x is that of the samples, (N, T, m): is {(len(x), *shape)} meant as "
+        "(T, N, m), give x.swapaxes(0, 1)"
+    )
 
 
 def side_by_side(samples: list, chosen, out):

@@ -36,7 +36,7 @@ from ..layers import (
 )
 from ..layers.passes import INFERENCE, Back, Last, Remembering, clipped_in_all, next_pass
 from ..layers.stateful import as_states, check_states, clip_of
-from ..layers.steps import enter, entered
+from ..layers.steps import enter, entered, swapped
 from ..losses import Objective
 from . import evaluation, gradient_flow, gradients, memory, summary
 from .fit import fit
@@ -52,6 +52,9 @@ class Network(Remembering, Weights):
             outputs, the mean over steps and samples (see rnn_gpu.losses and rnn_gpu.loss)
     steps   which outputs the loss counts and `predict` returns: "every" step, or the "last" of each
             sequence
+    batch_first  of x, y, mask and resets of a call, and of `backward`: False is time-major,
+                 (T, B, m); True is (B, T, m). `fit`, `evaluate` and `predict` take samples, and
+                 their first axis is always that of the samples, (N, T, m)
 
     metadata: a dict of your own, what JSON can hold, which `save` writes and `load` gives back.
     parameters, grads: read-only mappings from "LAYER.NAME" ("0.U") to the arrays of the layers;
@@ -59,7 +62,12 @@ class Network(Remembering, Weights):
     """
 
     def __init__(
-        self, layers: Sequence[Layer], *, loss: LossLike = "squared_error", steps: str = "every"
+        self,
+        layers: Sequence[Layer],
+        *,
+        loss: LossLike = "squared_error",
+        steps: str = "every",
+        batch_first: bool = False,
     ):
         if (
             not isinstance(layers, (list, tuple))
@@ -99,8 +107,14 @@ class Network(Remembering, Weights):
         self.recurrent = [one for layer in self.layers for one in layer.recurrent]
         if any(layer.batch_first for layer in self.recurrent):
             raise ArgumentError(
-                "a layer says batch_first=True: a Network is time-major (T, B, m); leave it to "
-                "its layers' default"
+                "a layer says batch_first=True: its layers hand on (T, B, m); leave it to their "
+                "default, and say it of the Network"
+            )
+        self.batch_first = arguments.flag("batch_first", batch_first)
+        if batch_first and not self.recurrent:
+            raise ArgumentError(
+                "batch_first is True, but this network has no recurrent layer: its x is rows, "
+                "without time"
             )
         self.objective = Objective(loss)
         self.steps = arguments.choice("steps", steps, ("every", "last"))
@@ -149,7 +163,8 @@ class Network(Remembering, Weights):
         precision if asked.
         """
         layers = [layer.copy(device, dtype, precision) for layer in self.layers]
-        network = Network(layers, loss=self.objective.loss, steps=self.steps)
+        loss, first = self.objective.loss, self.batch_first
+        network = Network(layers, loss=loss, steps=self.steps, batch_first=first)
         network.metadata = deepcopy(self.metadata)
         return network
 
@@ -167,7 +182,8 @@ class Network(Remembering, Weights):
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
 
         x         (T, B, m), or integers (T, B) that stand for one-hot vectors; (B, m) for a network
-                  without recurrent layers
+                  without recurrent layers; of one that is batch_first (B, T, m) and (B, T), and so
+                  are y, mask and resets
         state     a list with the state of each recurrent layer (see Recurrent); None is zero
                   everywhere
         lengths   (B,) integers in 1..T; y is zero beyond
@@ -182,8 +198,9 @@ class Network(Remembering, Weights):
         """
         training = arguments.flag("training", training)
         if self.recurrent:
+            first = self.batch_first
             a, steps = enter(
-                self._device, x, self.input_size, self.dtype, lengths, mask=mask, resets=resets
+                self._device, x, self.input_size, self.dtype, lengths, first, mask, resets
             )
         elif given := [
             name
@@ -241,8 +258,11 @@ class Network(Remembering, Weights):
             )
         T, B = steps.flags.shape
         shape, axes = ((T, B), "(T, B, k)") if self.recurrent else ((B,), "(B, k)")
-        a = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, len(shape) - 1)
-        a = a.reshape(T, B, self.output_size)
+        if self.batch_first:
+            shape, axes = (B, T), "(B, T, k)"
+        batch = 0 if self.batch_first else len(shape) - 1
+        a = arguments.floats("dy", dy, self.dtype, (*shape, self.output_size), axes, batch)
+        a = swapped(a) if self.batch_first else a.reshape(T, B, self.output_size)
         a = entered(self._device, "dy", a, self.dtype, steps.dead, self._as_came)
         back = way.back(last.tape, a, check_states(self.recurrent, "dstate", dstate, B), tape, clip)
         self.remember(last.returned(back))
@@ -299,8 +319,8 @@ class Network(Remembering, Weights):
         return arguments.give(self._device, like, self._as_came(a))
 
     def _as_came(self, a):
-        """a (T, B, ·) without time if none came."""
-        return a if self.recurrent else a[0]
+        """a (T, B, ·) without time if none came, and with the axes that came."""
+        return swapped(a) if self.batch_first else a if self.recurrent else a[0]
 
     def as_torch(self, θ):
         parts = zip(self.layers, self._by_layer(θ), strict=True)
@@ -354,7 +374,7 @@ class Network(Remembering, Weights):
             "loss": in_words(self.objective.loss),
             "steps": self.steps,
             "dtype": self.dtype,
-        }
+        } | ({"batch_first": True} if self.batch_first else {})
 
     def save(self, path: str | PathLike, *, metadata: Mapping[str, Any] | None = None):
         """Write parameters, configuration and `metadata` to a safetensors file with a checksum,
@@ -528,7 +548,8 @@ def load(
         layers = [build(words, values, own, device, config["dtype"]) for words, values in each]
         loss = config["loss"]
         loss = own_formula(own, "loss", loss) if isinstance(loss, dict) else loss
-        network = Network(layers, loss=loss, steps=config["steps"])
+        first = config.get("batch_first", False)
+        network = Network(layers, loss=loss, steps=config["steps"], batch_first=first)
         # before, there were fewer settings
         if version > 1 and io.in_json(network.config()) != config:
             raise ValueError(f"it says {config}, which builds {network.config()}")

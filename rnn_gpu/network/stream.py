@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from .. import arguments
 from ..errors import ArgumentError, ShapeError
 from ..layers.stateful import as_states, check_states
-from ..layers.steps import enter
+from ..layers.steps import enter, swapped
 from .network import Network
 
 
@@ -47,14 +47,15 @@ class Stream:
         self._state, self._s = state, None
 
     def __call__(self, x: ArrayLike) -> Any:
-        """x (B, m), one step, or (T, B, m), or integers (B,) or (T, B) -> y (B, k) or (T, B, k).  B
-        stays until `reset`.
+        """x (B, m), one step, or (T, B, m), or integers (B,) or (T, B) -> y (B, k) or (T, B, k);
+        (B, T, ·) of a network that is batch_first.  B stays until `reset`.
         """
         network = self.network
         a = arguments.as_array("x", x, network.dtype)
         one = a.ndim == (1 if a.dtype.kind in "iu" else 2)
+        first = network.batch_first and not one
         a, steps = enter(
-            network.backend, a[None] if one else a, network.input_size, network.dtype, None
+            network.backend, a[None] if one else a, network.input_size, network.dtype, None, first
         )
         B = a.shape[1]
         if self._s is None:
@@ -66,7 +67,7 @@ class Stream:
             )
         y, s, _ = network.forward(a, self._s, steps, keep=False)
         self._s = [state.copy() for state in s]  # not a view that keeps all steps alive
-        return arguments.give(network.backend, x, y[0] if one else y)
+        return arguments.give(network.backend, x, y[0] if one else swapped(y) if first else y)
 
     @property
     def state(self):
