@@ -92,7 +92,7 @@ class Samples:
         if y is not None:
             self._take_targets(f"{name}y", y)
         self.weights = weights_of(self, name)
-        self._arrange()
+        self.arrange()
         self.states: list | None = None
         if state is not None:
             at_first = check_states(network.recurrent, f"{name}state", state, len(self.x))
@@ -137,7 +137,7 @@ class Samples:
             self.y.append(network.objective.target(f"{name}[{i}]", cast(a, dtype), rows, k, dtype))
         self.y = alike(self.y, k, dtype)
 
-    def _arrange(self):
+    def arrange(self):
         """Note the lengths, and lay integers, which are ours, side by side, where all have one."""
         self.lengths = np.array([len(a) for a in self.x])
         self.beside: dict[str, np.ndarray] = {}  # (T, N)
@@ -175,7 +175,7 @@ class Samples:
                 setattr(part, name, [each[i] for i in chosen])
         if self.states is not None:
             part.states = [s[:, chosen] for s in self.states]
-        part._arrange()
+        part.arrange()
         if not weighted and self.weights is not None:
             part.counting = self.counting._replace(sample_weight=None, class_weight=None)
             part.weights = weights_of(part, "")
