@@ -81,12 +81,12 @@ def test_cards_before_hopper_have_no_clusters():
 def test_every_block_of_a_plan_has_units():
     for n in (3, 7, 100, 250):
         for it in cluster.plans(Problem(LSTM, "forward", n, 3, 4, H200)):
-            assert (it.plan.blocks - 1) * it.plan.units_each < n <= it.plan.stride
+            assert (it.plan.blocks - 1) * it.plan.units_each < n <= it.plan.places
             assert it.plan.threads <= 1024 and it.shared <= H200.shared
 
 
 def test_a_message_counts_every_place_of_a_unit():
     """Of 7 units over 4 blocks, 2 each: 8 places a gate; a sum of δ² of each block and sample."""
     plan = Plan(7, 28, 1, 4, 3, 0, clips=True, units=2, blocks=4)
-    assert plan.stride == 8 and plan.message == 3 * (4 * 8 + 4 * plan.parts)
-    assert np.prod((plan.blocks, plan.units_each)) == plan.stride
+    assert plan.places == 8 and plan.message == 3 * (4 * 8 + 4 * plan.parts)
+    assert np.prod((plan.blocks, plan.units_each)) == plan.places

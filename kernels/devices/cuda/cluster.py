@@ -30,6 +30,7 @@ from .clusters import (
     meet,
     remote,
     send,
+    send_four,
 )
 from .compiled import factory
 from .contract import Choice, Problem
@@ -69,11 +70,11 @@ def within_a_cluster(plan: Plan, itemsize: int) -> Reach:
         meet()
         return Mail(first, np.int32(first + second), np.int32(0))
 
-    def publisher(threads: int):
+    def publisher_by(send_it, threads: int):
         @device_function
         def publish_to(k, mail, thread, share, place, behind, value):
             rank = np.int32(share + k * threads)
-            send(thread.shared, remote(place, rank), behind, value, remote(mail.full, rank))
+            send_it(thread.shared, remote(place, rank), behind, value, remote(mail.full, rank))
 
         publish_to_all = each(max(1, blocks // threads), publish_to, device_function)
 
@@ -99,7 +100,14 @@ def within_a_cluster(plan: Plan, itemsize: int) -> Reach:
     def onward(mail):
         return Mail(other(mail.both, mail.full), mail.both, np.int32(mail.count + 1))
 
-    return Reach(begin, publisher, wait, read, onward, in_clusters_of(blocks))
+    def publisher(threads: int):
+        return publisher_by(send, threads)
+
+    def publisher_of_four(threads: int):
+        return publisher_by(send_four, threads)
+
+    enter = in_clusters_of(blocks)
+    return Reach(begin, publisher, wait, read, onward, publisher_of_four, enter)
 
 
 @factory
@@ -124,7 +132,8 @@ OF_CLIPPING = 20  # that add up the blocks' sums of δ²
 
 def instructions_of(plan: Plan, problem: Problem) -> float:
     """What a warp issues in a step."""
-    of_sample = plan.inputs // plan.n * ceil(plan.blocks / plan.repeats)
+    messages = 1 if plan.in_quads else plan.numbers
+    of_sample = messages * ceil(plan.blocks / plan.repeats)
     of_sample += plan.clips * ceil(plan.blocks * plan.scattered / plan.together)
     sends = plan.held * (A_SEND * of_sample + plan.clips * OF_CLIPPING)
     return instructions(plan, problem) + AWAITED + sends

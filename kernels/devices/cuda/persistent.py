@@ -55,6 +55,8 @@ class Reach(NamedTuple):
     wait: Callable  # (mail): until the message is there
     read: Callable  # (): this thread has read the message
     onward: Callable  # (mail) -> that of the message behind it
+    # likewise of four numbers beside each other; None: they go one by one
+    publisher_of_four: Callable | None = None
     enter: Callable = nothing_first  # (): what a kernel does first of all
     earlier: Callable = none_earlier  # (call) -> samples that earlier launches of the call have had
 

@@ -46,9 +46,9 @@ class Registers(NamedTuple):
 def backward_of(cell, number, plan: Plan, reach: Reach):
     """The kernel (call): `Device.backward`."""
     G, S, K, APART, OUTPUT = cell.gates, cell.states, cell.kept, cell.apart, cell.output
-    n, width = plan.n, plan.width
+    n, width, (_, STRIDE) = plan.n, plan.width, plan.strides
     MASKED, CLIPS, ITEMS = plan.masked, plan.clips, LINE // number().itemsize
-    HELD, SCATTERED, BETWEEN, STRIDE = plan.held, plan.scattered, plan.between, plan.stride
+    HELD, SCATTERED, BETWEEN = plan.held, plan.scattered, plan.between
     back, load_weights = formula(cell.back, number), loads_of(plan, number)
     sums, WEIGHTS, SUMS = sums_of(plan, number), plan.weights, plan.sums
     this_thread, within, halves = thread_of(plan, number), within_of(plan), halves_of(plan)
@@ -74,6 +74,12 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
         publish(mail, thread, here, thread.repeat, out, behind, δ)
 
     publish_gates = each_over(G, publish_gate, device_function)
+    if plan.in_quads and reach.publisher_of_four:
+        publish_quad = reach.publisher_of_four(plan.repeats)
+
+        @device_function
+        def publish_gates(δ, mail, thread, here, out, h):
+            publish_quad(mail, thread, here, thread.repeat, out, h * SCATTERED * width, δ)
 
     @device_function
     def tracks_of(call):

@@ -47,14 +47,29 @@ class Plan(NamedTuple):
         return ceil(self.n / self.blocks)
 
     @property
-    def stride(self) -> int:
-        """Numbers of the vector from a gate to the next: as many of each block."""
+    def places(self) -> int:
+        """Of units in the vector: as many of each block."""
         return self.blocks * self.units_each
+
+    @property
+    def numbers(self) -> int:
+        """Of a unit in the vector."""
+        return self.inputs // self.n
 
     @property
     def vector(self) -> int:
         """Numbers of the vector, those of units that are not there among them."""
-        return self.inputs // self.n * self.stride
+        return self.numbers * self.places
+
+    @property
+    def in_quads(self) -> bool:
+        """Do a unit's numbers stand beside each other in the vector? Else those of all units."""
+        return self.blocks > 1 and self.numbers == QUAD
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """In the vector, from a unit to the next, and from one of its numbers to the next."""
+        return (QUAD, 1) if self.in_quads else (1, self.places)
 
     @property
     def quads(self) -> int:
@@ -85,7 +100,7 @@ class Plan(NamedTuple):
     @property
     def full(self) -> bool:
         """Is that one of the layer's, too?"""
-        return self.placed and self.stride == self.n
+        return self.placed and self.places == self.n
 
     @property
     def scattered(self) -> int:
@@ -235,6 +250,7 @@ def beside_weights(plan: Plan, problem: Problem) -> int:
     of_sample += 3 if plan.outputs == 1 else 1  # read off SASS
     places = 2 * (tracks + 2 * problem.masked)  # of 64 bits
     numbers = plan.held * of_sample + plan.samples * plan.units * plan.outputs + 2 * gates
+    numbers += QUAD * (plan.samples - plan.held)  # a quad of each sample is under way
     reaching = REACHING_REGISTERS * (plan.blocks > 1)
     return SPARE_REGISTERS + reaching + places + registers_each * numbers
 

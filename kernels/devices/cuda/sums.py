@@ -82,7 +82,7 @@ def thread_of(plan: Plan, number):
     """
     lanes, units, samples, blocks = plan.lanes, plan.units, plan.samples, plan.blocks
     n, each_block, scattered, width = plan.n, plan.units_each, plan.scattered, plan.width
-    first_weight = plan.first_weight
+    first_weight, (of_unit, _) = plan.first_weight, plan.strides
 
     @device_function
     def put_behind(k, shared, sample, behind):
@@ -110,7 +110,7 @@ def thread_of(plan: Plan, number):
             shared,
             shared_place(shared, lane * QUAD),
             behind,
-            shared_place(shared, sample * width + j),
+            shared_place(shared, sample * width + j * of_unit),
             shared_place(shared, first_weight + index * QUAD),
             weights,
             total,
@@ -134,13 +134,14 @@ def weight_of(plan: Plan, number):
     """The device function (W, transposed, j, output, i) -> the weight of number i of the vector in
     one output of unit j; zero where one of them is not there.
     """
-    n, stride, vector, ZERO = plan.n, plan.stride, plan.vector, number(0)
+    n, places, vector, ZERO = plan.n, plan.places, plan.vector, number(0)
+    IN_QUADS = plan.in_quads
 
     @device_function
     def weight(W, transposed, j, output, i):
-        gate, unit = 0, i
-        while unit >= stride:
-            gate, unit = gate + 1, unit - stride
+        gate, unit = (i % QUAD, i // QUAD) if IN_QUADS else (0, i)
+        while unit >= places:
+            gate, unit = gate + 1, unit - places
         if j < n and unit < n and i < vector:
             return W[gate * n + unit, j] if transposed else W[output * n + j, unit]
         return ZERO
