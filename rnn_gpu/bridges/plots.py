@@ -187,6 +187,7 @@ def flow_picture(report, path=None):
         if flow.horizon is not None:
             left.axvline(-flow.horizon, color="grey", label=f"horizon: {flow.horizon} steps")
         left.set(xlabel="time step k, 0 is the last", title=f"{flow.name}: {flow.verdict}")
+        left.xaxis.get_major_locator().set_params(integer=True)
         left.legend()
         heat = np.log10(np.clip(flow.heat, FLOOR, CEILING)).T[:, ::-1]
         image = right.imshow(
@@ -197,6 +198,7 @@ def flow_picture(report, path=None):
         )
         figure.colorbar(image, ax=right, label="log₁₀ |δ|, mean over samples and gates")
         right.set(xlabel="time step k, 0 is the last", ylabel="unit")
+        right.xaxis.get_major_locator().set_params(integer=True)
     if path is not None:
         figure.savefig(path, dpi=110)
     return figure

@@ -214,8 +214,8 @@ def weights(X, sample_weight) -> np.ndarray | None:
     """sample_weight as finite numbers, one for each sample, in float64."""
     if sample_weight is None:
         return None
-    name = {"input_name": "sample_weight"}
-    weight = column_or_1d(check_array(sample_weight, dtype=np.float64, ensure_2d=False, **name))
+    options: dict[str, Any] = {"dtype": np.float64, "input_name": "sample_weight"}
+    weight = column_or_1d(check_array(sample_weight, ensure_2d=False, **options))
     check_consistent_length(X, weight)
     if not weight.any():
         raise ArgumentError("sample_weight: every weight is zero")

@@ -305,6 +305,7 @@ class Training:
     def _rehearse(self, network, optimizer: Optimizer, batch: Batch, taped: bool):
         """An update from each kind of window of a batch, whatever comes out."""
         step, seen, states = self.settings.clipping.step, set(), None
+        T, B, _ = batch.x.shape
         moments = optimizer.moments_of(network.backend, network.parameters)
         for window, on in windows(
             network.backend, batch, segments(len(batch.x), self.settings.truncate)
@@ -324,7 +325,7 @@ class Training:
                 scalars_of(network, optimizer, self.settings.clipping),
                 states=states,
                 taped=taped,
-                segment=self._segment(*batch.x.shape[:2], batch.steps.dead is not None),
+                segment=self._segment(T, B, batch.steps.dead is not None),
                 clip=step,
             )
             network.backend.numpy(going.report)  # which waits
