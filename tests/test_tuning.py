@@ -19,7 +19,7 @@ from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import tuning
 from rnn_gpu.kernels.devices.cuda.contract import Problem
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
-from rnn_gpu.kernels.devices.cuda.schedules import card, ranked
+from rnn_gpu.kernels.devices.cuda.schedules import H200, card, ranked
 from rnn_gpu.kernels.devices.cuda.tuning import trials
 from rnn_gpu.kernels.emulator.simulated import strict
 from rnn_gpu.kernels.store import files, marks
@@ -52,7 +52,8 @@ def forward(cell, call, choice, precision):
 
 def plans(problem, asked=False):
     blocks, threads = blocks_for(problem.B), threads_for(problem.n)
-    return (Choice(name, None, blocks, threads, 0, "mine", 1.0, cooperative=True),)
+    cycles = 0.9 * block.plans(problem)[0].cycles
+    return (Choice(name, None, blocks, threads, 0, "mine", cycles, cooperative=True),)
 """
 
 USE = """
@@ -87,7 +88,8 @@ def library(tmp_path_factory):
     text = (folder / "plain.py").read_text(encoding="utf-8")
     text = text.replace('name = "plain"', 'name = "mine"').replace('"""The', 'r"""The', 1)
     text = text.replace(
-        "from functools import cache", "import os\nimport time\nfrom functools import cache"
+        "from functools import cache",
+        "import os\nimport time\nfrom functools import cache\nfrom . import block",
     )
     (folder / "mine.py").write_text(text + FAULTS, encoding="utf-8")
     table = folder / "schedules.py"
@@ -202,7 +204,7 @@ def test_the_environment_says_whether_plans_are_tried(library, tmp_path):
     for value in (None, "0"):
         found = used(library, tmp_path, RNN_GPU_TUNE=value)
         assert found["schedule"] == "mine" and found["processes"] == 0
-        assert "modelled, 1 cycles a step" in found["why"]
+        assert "mine; modelled, " in found["why"]
 
 
 def test_another_value_is_refused_at_the_door(monkeypatch):
@@ -247,6 +249,18 @@ def tunes(monkeypatch, tmp_path):
 
 def never(*given):
     raise AssertionError("nothing is tried here")
+
+
+@pytest.mark.parametrize("n", [64, 200, 512])
+def test_few_plans_are_tried_and_no_two_alike(n):
+    problem = Problem(CELLS["gru"], "backward", n, 16, 4, H200)
+    plans = tuning.candidates(problem)
+    others = [one for one in plans if one.schedule != "plain"]
+    assert 1 <= len(others) <= 3 and plans[: len(others)] == tuple(others)
+    assert len(plans) - len(others) == (n < 200)  # where *plain* takes far longer it only judges
+    assert others[0] == ranked(problem)[0]
+    assert len(set(map(tuning.kind, others))) == len(others)
+    assert all(one.cycles <= tuning.WORTH * others[0].cycles for one in others)
 
 
 def test_nothing_is_tried_while_a_stream_is_captured(tunes, monkeypatch):

@@ -33,6 +33,7 @@ from .trying import CannotTryError, session, tried  # noqa: F401  the second for
 MOST = 4  # plans that are tried, *plain* among them
 OF_A_SCHEDULE = 2  # of them, at most
 WORTH = 3.0  # times the modelled cycles of the best: what takes longer is not tried
+FAR = 40.0  # the same of *plain*: longer, so that its time can be compared
 PATIENCE = 300.0  # seconds that is waited for another process that tries plans
 
 turn = threading.RLock()  # of this process's threads
@@ -161,15 +162,27 @@ def measured(problem: Problem, found) -> Found:
 
 
 def candidates(problem: Problem) -> tuple[Choice, ...]:
-    """The best plans of the model, not too many of one schedule; *plain* is the last."""
-    found: list[Choice] = []
+    """The best plans of the model, not too many of one schedule, nor two much alike; *plain*, which
+    judges them, is the last, where its time is not far beyond theirs.
+    """
+    found: dict[tuple, Choice] = {}
     plans = allowed(problem)
     for choice in plans:
-        of_it = sum(one.schedule == choice.schedule for one in found)
+        of_it = sum(one.schedule == choice.schedule for one in found.values())
         worth = choice.cycles <= WORTH * plans[0].cycles and choice.schedule != "plain"
         if worth and of_it < OF_A_SCHEDULE and len(found) < MOST - 1:
-            found.append(choice)
-    return *found, decide(problem, "plain")
+            found.setdefault(kind(choice), choice)
+    judge = decide(problem, "plain")
+    near = judge.cycles <= FAR * plans[0].cycles
+    return *found.values(), *(judge,) * near
+
+
+def kind(choice: Choice) -> tuple:
+    """What a model that errs should not be asked twice: of plans that share the units among blocks
+    how many these are, of others how many lanes a unit has.
+    """
+    blocks, lanes = getattr(choice.plan, "blocks", 1), getattr(choice.plan, "lanes", 1)
+    return choice.schedule, blocks, lanes * (blocks == 1)
 
 
 def try_all(problem: Problem, mark: marks.Mark) -> list[Trial]:

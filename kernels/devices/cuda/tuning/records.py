@@ -16,7 +16,7 @@ from ..compiled import here, sources, told
 from ..contract import Choice, Problem
 from ..driver import driver
 
-MOST_SAMPLES = 4096  # above which all batches are taken for alike
+MOST_SAMPLES = 1024  # above which all batches are taken for alike
 
 
 class Trial(NamedTuple):

@@ -18,8 +18,9 @@ from ..schedules import decide, named
 from .records import Trial, identity
 
 STEPS = (8, 256)  # of a trial, at least and at most
-NUMBERS = 1 << 22  # of its inputs, if these steps allow
+NUMBERS = 1 << 25  # of its arrays, if these steps allow
 PLAYED_STEPS = 3  # where no card is
+NOISE = 1_000_003  # numbers that are drawn, and repeated: a prime, so that no two rows are alike
 REPEATS, ENOUGH = 5, 0.02  # times that a plan is run, and seconds after which fewer are enough
 # the largest difference from *plain*, relative to the largest number of an array, or to 1: the
 # recurrence contracts, so that errors of rounding stay small over all steps
@@ -55,8 +56,10 @@ def made_up(problem: Problem) -> Data:
     dtype = np.dtype(f"f{problem.itemsize}")
     rng, xp, S, G = np.random.default_rng(1), arrays(), cell.states, cell.gates
 
+    noise = rng.normal(size=NOISE).astype(dtype)
+
     def draw(*shape, scale=1.0):
-        return xp.asarray(rng.normal(scale=scale, size=shape).astype(dtype))
+        return xp.asarray(dtype.type(scale) * np.resize(noise, shape))
 
     p, W = draw(T, B, G + cell.drawn, n), draw(G * n, n, scale=0.5 / n**0.5)
     c = draw(G * n) if cell.apart else xp.zeros(0, dtype)
@@ -80,7 +83,9 @@ def made_up(problem: Problem) -> Data:
 
 def poison(shape: tuple, dtype) -> Any:
     """An array that nobody has written."""
-    return arrays().asarray(np.full(shape, np.nan, dtype))
+    a = arrays().empty(shape, dtype)
+    a[...] = float("nan")
+    return a
 
 
 def judged(problem: Problem) -> Choice:
@@ -174,13 +179,13 @@ class Loading:
     def __getattr__(self, name: str):
         return getattr(self.real, name)
 
-    def start(self, *given):
+    def start(self, *given, **more):
         pass
 
-    def product(self, *given):
+    def product(self, *given, **more):
         pass
 
-    def products(self, *given):
+    def products(self, *given, **more):
         return lambda t: None
 
 

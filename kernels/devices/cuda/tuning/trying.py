@@ -135,7 +135,7 @@ def some_tried(
     """
     try:
         child = waiting.pop() if waiting else Child()
-    except OSError as error:
+    except (OSError, TypeError) as error:  # the second of a Python that does not know its path
         raise CannotTryError(f"no process can be started: {error}") from error
     complaint = "it was not heard to the end"
     try:
