@@ -1,17 +1,23 @@
 """What to expect before measuring: the floors of the field notes, the schedules' own arithmetic,
 what is published of cuDNN.
 
-python -m benchmarks._predictions [--write]      the first table of NOTES.md, and into it while it
-has no outcome
+    python -m benchmarks _predictions [--write]     the first table of NOTES.md, and into it while
+                                                    it has no outcome
+    python -m benchmarks _predictions --count       what a step issues, counted in compiled code of
+                                                    the plans that matter most, into FILE
+    python -m benchmarks _predictions --check       has any of these grown since?
 """
 
+import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import _machine  # noqa: F401  before numba
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices.cuda.contract import Problem
+from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem
+from rnn_gpu.kernels.devices.cuda.plans import cycles
 from rnn_gpu.kernels.devices.cuda.schedules import H200, decide
 
 CLOCK = 1980.0  # cycles a microsecond, of an H200
@@ -25,7 +31,14 @@ FLOORS = {
 }
 # of n ≤ 64; the notes say 0.16–0.30, and a fraction of the lower end cannot flatter
 SMALL_FLOOR = 0.16
-MARKS = {"block": "", "plain": " p", "gemm": " g"}
+MARKS = {"block": "", "cluster": " c", "group": " l", "plain": " p", "gemm": " g"}
+FILE = Path(__file__).parent / "results" / "model" / "steps.json"
+DIRECTIONS = ("forward", "backward")
+COUNTED = (("elman", 256), ("elman", 512), ("gru", 256), ("lstm", 128), ("lstm", 256))
+BATCHES = (1, 16)
+# cycles until what a block sends to others of its cluster is there: stated, from published to slow
+EXCHANGES = (240, 400, 700)
+MORE = 1.05  # times the stored instructions that a step may have
 
 
 class Range(NamedTuple):
@@ -47,9 +60,103 @@ def ours(cell: str, direction: str, n: int, B: int) -> tuple[str, float] | None:
     """The schedule on an H200, and its own estimate in microseconds a step."""
     if cell not in CELL_NAMES:
         return None
-    problem = Problem(CELLS[CELL_NAMES[cell]], direction, n, B, 4, H200)
-    it = decide(problem)
+    it = decide(asked(cell, direction, n, B))
     return it.schedule, it.cycles / CLOCK
+
+
+def asked(cell: str, direction: str, n: int, B: int) -> Problem:
+    return Problem(CELLS[CELL_NAMES[cell]], direction, n, B, 4, H200)
+
+
+# Counted
+
+
+def cases() -> Iterator[tuple[str, int, int, str]]:
+    for cell, n in COUNTED:
+        for B in BATCHES:
+            for direction in DIRECTIONS:
+                yield cell, n, B, direction
+
+
+def modelled(cell: str, n: int, B: int, direction: str) -> dict:
+    """What the table chooses, and expects."""
+    it = decide(asked(cell, direction, n, B))
+    low, high = cudnn(cell, direction, n)[1]
+    return {
+        "cell": cell,
+        "n": n,
+        "B": B,
+        "direction": direction,
+        "schedule": it.schedule,
+        "plan": repr(it.plan),
+        "us": round(it.cycles / CLOCK, 3),
+        "cudnn_us": [low, high],
+    }
+
+
+def counted(cell: str, n: int, B: int, direction: str) -> dict:
+    """That, and what a step of the compiled kernel issues."""
+    from benchmarks import time_loop
+
+    problem = asked(cell, direction, n, B)
+    found = time_loop.row(problem)
+    more = {key: found[key] for key in ("instructions", "registers", "stack")}
+    more["us_counted"] = expected_of(decide(problem), problem, found["instructions"])
+    return modelled(cell, n, B, direction) | more
+
+
+def expected_of(choice: Choice, problem: Problem, issued: float) -> dict[str, float]:
+    """Microseconds a step of a persistent kernel that issues so much, by cycles of an exchange; one
+    block alone has none.
+    """
+    exchanges = EXCHANGES if choice.cluster > 1 else (0,)
+    return {
+        str(one): round(cycles(choice.plan, problem, issued, one) / CLOCK, 3) for one in exchanges
+    }
+
+
+def count() -> str:
+    """Write FILE; the same as a table."""
+    rows = []
+    for case in cases():
+        rows.append(counted(*case))
+        print(rows[-1], file=sys.stderr, flush=True)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    body = {"card": H200.name, "cycles_a_us": CLOCK, "rows": rows}
+    FILE.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return counted_table(rows)
+
+
+def counted_table(rows: list[dict]) -> str:
+    heads = "cell", "n", "B", "direction", "schedule", "instructions", "registers", "µs", "cuDNN"
+    lines = [heads, ["---"] * len(heads)]
+    for one in rows:
+        times = " / ".join(f"{time:.2f}" for time in one["us_counted"].values())
+        low, high = one["cudnn_us"]
+        keys = "cell", "n", "B", "direction", "schedule", "instructions", "registers"
+        lines.append([*(one[key] for key in keys), times, f"{low:g}–{high:g}"])
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def stored() -> list[dict]:
+    return json.loads(FILE.read_text(encoding="utf-8"))["rows"]
+
+
+def grown() -> list[str]:
+    """Which steps issue more than they did, compiled anew; of another plan, take longer."""
+    found = []
+    for old in stored():
+        new = counted(old["cell"], old["n"], old["B"], old["direction"])
+        issued, was = new["instructions"], old["instructions"]
+        if new["plan"] == old["plan"]:
+            more = issued > MORE * was
+        else:
+            more = min(new["us_counted"].values()) > MORE * min(old["us_counted"].values())
+        if more or new["stack"] > old["stack"]:
+            what = f"{old['cell']} {old['direction']} n={old['n']} B={old['B']}"
+            stack = f"{new['stack']} bytes of stack, not {old['stack']}"
+            found.append(f"{what}: {issued:g} instructions, not {was:g}; {stack}")
+    return found
 
 
 def cudnn(cell: str, direction: str, n: int) -> tuple[str, Range]:
@@ -90,7 +197,7 @@ def table(sizes, batches) -> str:
     lines = [heads, ["---"] * len(heads)]
     for cell in CELL_NAMES:
         for n in sizes:
-            for direction in ("forward", "backward"):
+            for direction in DIRECTIONS:
                 found = [ours(cell, direction, n, B) for B in batches]
                 algorithm, published = cudnn(cell, direction, n)
                 times = [time for _, time in found]
@@ -112,7 +219,13 @@ def table(sizes, batches) -> str:
 
 
 def main():
-    made = table((16, 32, 64, 128, 160, 192, 256, 384, 512, 768, 1024), (1, 128, 256))
+    if "--count" in sys.argv:
+        print(count())
+        return
+    if "--check" in sys.argv:
+        print("\n".join(grown()) or "no step has grown")
+        return
+    made = table((16, 32, 64, 128, 160, 192, 256, 384, 512, 768, 1024), (1, 16, 64, 256))
     notes = Path(__file__).with_name("NOTES.md")
     print(made)
     if "--write" in sys.argv:

@@ -1,0 +1,57 @@
+"""What a step is expected to take on an H200: stored, so that it cannot grow unseen."""
+
+from pathlib import Path
+
+import pytest
+
+from programs import need_compiler, python
+
+CHECKOUT = Path(__file__).parents[1]
+if not (CHECKOUT / "benchmarks").exists():
+    pytest.skip("the benchmarks are no part of what is installed", allow_module_level=True)
+
+from benchmarks import _predictions
+
+# microseconds a step, modelled, with 400 cycles for an exchange; B is 1 or 16
+BOUNDS = {
+    ("elman", 512, "forward"): 0.56,
+    ("elman", 512, "backward"): 0.56,
+    ("lstm", 128, "forward"): 0.5,
+    ("lstm", 128, "backward"): 0.47,
+    ("lstm", 256, "forward"): 0.6,
+    ("lstm", 256, "backward"): 0.62,
+}
+
+
+def key(row: dict) -> tuple:
+    return row["cell"], row["n"], row["B"], row["direction"]
+
+
+def test_no_step_is_expected_to_take_longer_than_it_was():
+    """`python -m benchmarks _predictions --count` writes the numbers anew, of other plans."""
+    rows = {key(row): row for row in _predictions.stored()}
+    assert list(rows) == list(_predictions.cases())
+    for case, row in rows.items():
+        assert _predictions.modelled(*case)["us"] <= _predictions.MORE * row["us"], case
+
+
+def test_steps_keep_to_their_bounds():
+    """And what is counted in the compiled code is what the model takes it for."""
+    rows = {(row["cell"], row["n"], row["direction"]): row for row in _predictions.stored()}
+    assert set(BOUNDS) <= set(rows)
+    for row in _predictions.stored():
+        assert row["us"] <= BOUNDS.get((row["cell"], row["n"], row["direction"]), 1.0), row
+        assert row["us_counted"]["400"] <= 1.05 * row["us"], row
+
+
+def test_no_step_spills_or_is_slower_than_what_is_published_at_its_worst():
+    for row in _predictions.stored():
+        assert row["stack"] == 0 and row["us"] < row["cudnn_us"][1], row
+
+
+@pytest.mark.slow
+def test_no_step_issues_more_than_it_did():
+    need_compiler()
+    check = "from benchmarks import _predictions; print(*_predictions.grown())"
+    done = python(check, options=(), cwd=CHECKOUT, patience=900, NUMBA_ENABLE_CUDASIM=None)
+    assert done.stdout.strip() == ""
