@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from rnn_gpu import ArgumentError, cli, data, load
 from rnn_gpu.cli.choices import Chosen
@@ -439,6 +442,18 @@ def test_a_model_leaves_as_onnx_with_states_that_are_zero(run, table, tmp_path):
     x = np.random.default_rng(0).normal(size=(7, 3, 6)).astype("float32")
     y, *_ = session.run(None, {"x": x})
     np.testing.assert_allclose(y, load(model, device="reference")(x)[0], rtol=1e-4, atol=1e-5)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "howto.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the tests run outside a checkout")
+def test_every_option_of_the_page_is_one():
+    commands = typer.main.get_command(cli.app).commands.values()
+    options = {word for one in commands for option in one.params for word in option.opts}
+    options |= {word for one in commands for option in one.params for word in option.secondary_opts}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE.read_text("utf-8")))
+    assert len(named) > 20 and named <= options
 
 
 def test_the_version_is_told(run):
