@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "examples"
@@ -51,3 +52,37 @@ def test_evidence_is_added_up(example):
 def test_a_system_is_identified(example):
     found = example("identification").main(epochs=25, n=16, count=4000)
     assert found["network"] < found["linear"]
+
+
+@pytest.mark.slow
+def test_a_pole_whose_speeds_are_hidden_is_balanced(example):
+    pytest.importorskip("torch")
+    found = example("control").main(rounds=30)
+    assert found["recurrent"] > 1.5 * found["random"]
+
+
+def test_carts_move_as_gymnasiums(example):
+    """Where it is installed: the same forces give the same states."""
+    gymnasium = pytest.importorskip("gymnasium")
+    carts, one = example("control").CartPoles(1, 0), gymnasium.make("CartPole-v1").unwrapped
+    one.reset(seed=0)
+    one.state = tuple(carts.s[:, 0])
+    for right in np.random.default_rng(0).random(12) < 0.5:
+        carts.act(np.array([right]))
+        seen, *_ = one.step(int(right))
+        np.testing.assert_allclose(seen, carts.s[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_fall_is_worth(example):
+    """Advantages, against returns that are summed up: with λ = 1 they differ by the value."""
+    torch = pytest.importorskip("torch")
+    control = example("control")
+    control.LAMBDA = 1.0
+    values = torch.linspace(0.1, 0.9, 5)[:, None]
+    over = torch.tensor([False, False, True, False, False])[:, None]
+    found = control.advantages(values, over, over, torch.tensor([2.0]))
+    returns, following = [], 2.0
+    for t in reversed(range(5)):
+        following = control.REWARD + control.GAMMA * (0.0 if over[t] else following)
+        returns.insert(0, following)
+    np.testing.assert_allclose(found[:, 0], torch.tensor(returns) - values[:, 0], rtol=1e-5)
