@@ -5,7 +5,7 @@ from .kernels import devices
 from .kernels.devices import Device
 
 NAMES = ("auto", *devices.NAMES)
-PRECISIONS = ("fp32", "tf32")  # of GEMMs
+PRECISIONS = ("fp32", "tf32", "bf16")  # of products of matrices
 
 
 def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> Device:
@@ -13,7 +13,7 @@ def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> Dev
 
     "auto" is "cuda" where Numba sees a real GPU and CuPy can be imported, else "cpu"; it never
     chooses the CUDA simulator. "cuda" never falls back: DeviceError says what is missing. Nor does
-    precision="tf32", for float32 on "cuda" alone.
+    precision="tf32" or "bf16", for float32 on "cuda" alone.
     """
     if device not in NAMES:
         raise DeviceError(f"device is {device!r}, expected one of {', '.join(map(repr, NAMES))}")
@@ -28,7 +28,7 @@ def resolve(device: str, dtype: str = "float32", precision: str = "fp32") -> Dev
         return found
     if precision not in found.precisions(dtype):
         here = f"precision is {precision!r}, but device is {device!r} and dtype {dtype!r}"
-        raise ArgumentError(f"{here}: TF32 is for 'cuda' and 'float32'. Say precision='fp32'.")
+        raise ArgumentError(f"{here}: that is for 'cuda' and 'float32'. Say precision='fp32'.")
     if reason := found.missing(precision):
         raise DeviceError(f"precision={precision!r}, but {reason}. Say precision='fp32'.")
     return found

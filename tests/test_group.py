@@ -141,7 +141,7 @@ def test_plans_of_groups_fit_the_card(name, direction):
 @pytest.mark.parametrize("samples, n", [(1, 7), (2, 7), (2, 8), (3, 5)])
 def test_every_number_of_a_message_has_its_place(samples, n, clips):
     plan = Plan(n, 4 * n, 1, 2, samples, 0, clips, False, 1, 3)
-    count = group.message(plan)
+    count = plan.message
     number_at = group.place_of(plan, count + 5)
     places = [int(number_at(np.uint32(i))) for i in range(count)]
     vectors = [r * plan.width + i for r in range(samples) for i in range(plan.vector)]

@@ -50,6 +50,7 @@ kernels.devices.cuda.assembly kernels.devices.cuda.graphs kernels.devices.cuda.p
 kernels.devices.cuda.ptx
 kernels.devices.cuda.clusters kernels.devices.cuda.packets kernels.devices.cuda.tensor_ops
 kernels.devices.cuda.reductions
+kernels.devices.cuda.tensor_sums
 kernels.devices.cuda.sums kernels.devices.cuda.tracks
 kernels.devices.cuda.pointwise
 kernels.devices.cuda.persistent

@@ -1,5 +1,5 @@
-"""precision="tf32": products of float32 matrices on device="cuda" as TF32 defines them, and nothing
-else; "fp32" is strict.
+"""precision="tf32" or "bf16": products of float32 matrices on device="cuda" as these define them,
+and nothing else; "fp32" is strict.
 """
 
 import numpy as np
@@ -48,6 +48,15 @@ def tf32(a):
     return np.ldexp(np.round(significand * 2.0**11), exponent - 11).astype(np.float32)
 
 
+def bf16(a):
+    """The same to 8 bits."""
+    significand, exponent = np.frexp(np.asarray(a, np.float64))
+    return np.ldexp(np.round(significand * 2.0**8), exponent - 8).astype(np.float32)
+
+
+ROUNDINGS = {"fp32": lambda a: a, "tf32": tf32, "bf16": bf16}
+
+
 @pytest.fixture(params=LAYERS.values(), ids=LAYERS)
 def build(request):
     return request.param
@@ -61,6 +70,7 @@ def test_rounding_is_to_the_nearest_number_of_10_bits_ties_to_even():
     )
     for values in (a, ties):
         assert np.array_equal(precision.rounded(values), tf32(values))
+        assert np.array_equal(precision.rounded(values, "bf16"), bf16(values))
     assert (precision.rounded(ties)[:4] == [1, 1 + 2**-9, -1, 2]).all()
     special = np.array(
         [np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)], np.float32
@@ -69,10 +79,10 @@ def test_rounding_is_to_the_nearest_number_of_10_bits_ties_to_even():
 
 
 @simulated
-@pytest.mark.parametrize("name", ["fp32", "tf32"])
+@pytest.mark.parametrize("name", ROUNDINGS)
 def test_gemms_are_of_rounded_operands_and_strict_by_default(cell, name, monkeypatch):
     """Each product of a layer, from the arrays that entered it; bit for bit."""
-    once = tf32 if name == "tf32" else lambda a: a
+    once = ROUNDINGS[name]
     layer = Recurrent(cell, M, N, device="cuda", precision=name)
     x, dy = draw(T, B, M), draw(T, B, N)
     seen = {}
@@ -160,13 +170,13 @@ def test_tf32_is_near(build):
     [
         (
             {"device": "cpu", "precision": "tf32"},
-            "precision is 'tf32', but device is 'cpu' and dtype 'float32': TF32 is for 'cuda'",
+            "precision is 'tf32', but device is 'cpu' and dtype 'float32': that is for 'cuda'",
         ),
         ({"device": "reference", "precision": "tf32"}, "device is 'reference'"),
         ({"device": "cuda", "dtype": "float64", "precision": "tf32"}, "dtype 'float64'"),
         (
-            {"device": "cuda", "precision": "bf16"},
-            "precision is 'bf16', expected one of 'fp32', 'tf32'",
+            {"device": "cuda", "precision": "fp16"},
+            "precision is 'fp16', expected one of 'fp32', 'tf32', 'bf16'",
         ),
         ({"device": "cuda", "precision": None}, "precision is None, expected"),
     ],

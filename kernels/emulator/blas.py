@@ -7,7 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 DTYPES = {0: np.float32, 1: np.float64}  # by cudaDataType_t
-COMPUTES = {68: "fp32", 70: "fp32", 77: "tf32"}  # by cublasComputeType_t
+COMPUTES = {68: "fp32", 70: "fp32", 75: "bf16", 77: "tf32"}  # by cublasComputeType_t
 SUCCESS, INVALID = 0, 7  # cublasStatus_t
 
 
@@ -21,7 +21,7 @@ class Blas:
 
     find   (address, bytes) -> those bytes of the card's memory as an array of uint8; raises where
            they are nobody's
-    round  what "tf32" does to the operands
+    round  (operand, "tf32" or "bf16"): what that does to it
     start  (work, addresses) does the work, which touches memory there, or keeps it for a graph
     """
 
@@ -73,8 +73,8 @@ class Blas:
     def multiply(self, a, b, c, precision: str, add: bool):
         """c = a b, or c += a b: by rows, as the simulator multiplies, with the same bits."""
         rows = [np.ascontiguousarray(x.T) for x in (b, a)]
-        if precision == "tf32":
-            rows = [self.round(x) for x in rows]
+        if precision != "fp32":
+            rows = [self.round(x, precision) for x in rows]
         made = np.matmul(*rows).T
         c[...] = made + c if add else made
 

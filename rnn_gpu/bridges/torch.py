@@ -176,8 +176,9 @@ class Stack(torch.nn.Module):
     clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back, in every
                                      layer and direction: of each
             number, then of the norm; None is none. See `backward` of our own layers
-    precision  of products of float32 matrices on a GPU: "fp32" is strict, "tf32" faster; None is
-               what torch's own recurrent modules do there (torch.backends.cudnn.rnn.fp32_precision)
+    precision  of products of float32 matrices on a GPU: "fp32" is strict, "tf32" and "bf16" are
+               faster; None is what torch's own recurrent modules do there
+               (torch.backends.cudnn.rnn.fp32_precision)
     """
 
     cell: Cell

@@ -118,7 +118,7 @@ def train(
     device: OnDevice = AUTO,
     threads: Threads = None,
     precision: Annotated[
-        Precision, typer.Option(help="Of matrix products; tf32 is for a GPU.")
+        Precision, typer.Option(help="Of matrix products; tf32 and bf16 are for a GPU.")
     ] = FP32,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the initial weights and the order of the samples.")

@@ -109,8 +109,8 @@ class Recurrent(Stateful):
     device          "auto", "cpu", "cuda" or "reference": see `rnn_gpu.device.resolve`
     dtype           "float32" or "float64", of x, y, states, parameters and gradients
     seed, init      of the initial parameters: see `rnn_gpu.parameters.recurrent`
-    precision       of products of matrices: "fp32" is strict; "tf32" is faster, for float32 on
-                    "cuda": see `rnn_gpu.device.resolve`
+    precision       of products of matrices: "fp32" is strict; "tf32" and "bf16" are faster, for
+                    float32 on "cuda": see `rnn_gpu.device.resolve`. Sums and states stay float32
     reverse         the layer goes from the last step of each sample to its first; its state `after`
                     is that at the first step
     recurrent_dropout  in training W sees m ⊙ s_{t-1}: of m a share is zero, the rest 1/(1 − rate),

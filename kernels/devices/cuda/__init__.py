@@ -40,7 +40,7 @@ def missing(precision="fp32"):
     wanted()  # ValueError where the environment says what there is not
     if why_not := driver().missing():
         return why_not
-    if precision == "tf32" and driver().facts(driver().device()).capability < (8, 0):
+    if precision != "fp32" and driver().facts(driver().device()).capability < (8, 0):
         return "this GPU is older than compute capability 8.0 and has none"
     return ""
 
@@ -50,7 +50,7 @@ def compiles():
 
 
 def precisions(dtype):
-    return ("fp32", "tf32") if dtype == "float32" else ("fp32",)
+    return ("fp32", "tf32", "bf16") if dtype == "float32" else ("fp32",)
 
 
 def array(x, dtype):
@@ -193,7 +193,7 @@ def inverse(norm: float, number):
 
 
 def explain(cell, n, B, dtype, precision="fp32"):
-    strict = "TF32" if precision == "tf32" else f"strict {dtype}"
+    strict = {"tf32": "TF32", "bf16": "bfloat16"}.get(precision, f"strict {dtype}")
     lines = [f"cuda ({card().name}), GEMMs by {arrays().__name__} in {strict}"]
     for direction in ("forward", "backward"):
         choice = choose(cell, direction, n, B, np.dtype(dtype).itemsize, precision=precision)

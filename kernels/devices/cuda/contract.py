@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     card: Card
     clips: bool = False  # δ is clipped
     masked: bool = False  # some step does not happen, or begins anew
-    precision: str = "fp32"  # of products: "fp32", which is strict, or "tf32"
+    precision: str = "fp32"  # of products: "fp32", which is strict, "tf32" or "bf16"
 
 
 class Choice(NamedTuple):

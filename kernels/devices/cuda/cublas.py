@@ -17,6 +17,7 @@ TRANSPOSED = {False: 0, True: 1}  # cublasOperation_t
 KINDS = {
     ("float32", "fp32"): (0, 68),
     ("float32", "tf32"): (0, 77),
+    ("float32", "bf16"): (0, 75),
     ("float64", "fp32"): (1, 70),
 }
 # by bytes of a number, pointers to one and to zero

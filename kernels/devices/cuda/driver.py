@@ -73,7 +73,8 @@ class Driver(Protocol):
 
     def product(self, a, b, out, precision: str, add: bool):
         """out = a b, or out += a b, of matrices (R, K), (K, C), (R, C); each of a and b contiguous,
-        or the transpose of what is; precision "fp32" or "tf32".
+        or the transpose of what is; precision "fp32", "tf32" or
+        "bf16".
         """
         ...
 

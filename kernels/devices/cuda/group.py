@@ -27,7 +27,7 @@ from .packets import packets_of
 from .persistent import Reach
 from .persistent_back import backward_of
 from .persistent_forward import forward_of
-from .plans import Plan, cycles, fitted, fitting, of_size
+from .plans import Plan, cycles, fitting, instructions, of_size, spread
 from .pointwise import nothing
 from .ptx import flat, place, put_shared, shared_place
 from .sums import distance_of
@@ -99,7 +99,7 @@ def place_of(plan: Plan, looks: int):
     """
     samples, width, vector = plan.samples, plan.width, plan.vector
     of_vector, parts, squares = samples * vector, plan.blocks * plan.parts, plan.squares
-    count, CLIPS = message(plan), plan.clips
+    count, CLIPS = plan.message, plan.clips
     EXACT, APART, LAST = looks == count, width != vector, np.uint32(count - 1)
 
     @device_function
@@ -117,17 +117,12 @@ def place_of(plan: Plan, looks: int):
     return number_at
 
 
-def message(plan: Plan) -> int:
-    """Numbers that are sent of one."""
-    return plan.samples * (plan.vector + plan.clips * plan.blocks * plan.parts)
-
-
 @cache
 def through_L2(plan: Plan, number) -> Reach:
     blocks, threads, half, each_block = plan.blocks, plan.threads, plan.half, plan.units_each
     words, put, get = packets_of(number)
-    together = min(ceil(message(plan) / threads), LOOKS // words)
-    ROUNDS, TOGETHER = ceil(message(plan) / (threads * together)), together
+    together = min(ceil(plan.message / threads), LOOKS // words)
+    ROUNDS, TOGETHER = ceil(plan.message / (threads * together)), together
     GROUP, all_there = packets_in(plan) * words, all_of(together)
     number_at = place_of(plan, ROUNDS * TOGETHER * threads)
 
@@ -198,23 +193,14 @@ def backward_kernel(cell, number, plan: Plan):
 
 
 EXCHANGE = 1400  # cycles from a store to L2 until another block has seen it: an estimate
+A_LOOK = 8  # instructions that look at a word and put its number in shared memory
 
 
 def plans(problem: Problem, asked: bool = False) -> tuple[Choice, ...]:
     """Where W fits one multiprocessor there is nothing to share out, unless that is asked for."""
     if not asked and fitting(problem):
         return ()
-    found = [
-        choice_of(plan, problem)
-        for blocks in sizes(problem)
-        for lanes in (2, 4, 8, 16, 32)
-        for units in (1, 2, 4)
-        for samples in (1, 2, 4, 8)
-        if units <= lanes
-        and units <= ceil(problem.n / blocks)
-        and samples <= max(1, problem.B)
-        and (plan := fitted(problem, lanes, samples, units, blocks))
-    ]
+    found = [choice_of(plan, problem) for plan in spread(problem, sizes(problem))]
     return tuple(sorted(found, key=lambda choice: choice.cycles))
 
 
@@ -229,9 +215,9 @@ def choice_of(plan: Plan, problem: Problem) -> Choice:
     groups = problem.card.multiprocessors // plan.blocks
     launches = ceil(ceil(problem.B / plan.samples) / groups)
     groups = min(groups, ceil(problem.B / plan.samples))
-    looks = ceil(message(plan) / plan.threads) * problem.itemsize // 4
+    looks = ceil(plan.message / plan.threads) * problem.itemsize // 4
     alone = problem._replace(B=plan.samples)
-    step = cycles(plan, alone) + EXCHANGE + 8 * looks * ceil(plan.threads / 128)
+    step = cycles(plan, alone, instructions(plan, problem) + A_LOOK * looks, EXCHANGE)
     why = f"{of_size(problem)}: {plan.blocks} blocks hold it together"
     shared = plan.shared * problem.itemsize
     blocks, threads = groups * plan.blocks, plan.threads

@@ -195,8 +195,8 @@ def on_stream(pointer: int, number: int | None = None, allocate: Callable | None
 
 
 def matmul(a, b, precision: str, out=None, add=False):
-    """The product of two matrices in "fp32", which is strict, or "tf32"; added to `out` where that
-    is asked for.
+    """The product of two matrices in "fp32", which is strict, "tf32" or "bf16"; added to `out`
+    where that is asked for.
     """
     if out is None:
         out = arrays().empty((len(a), b.shape[1]), a.dtype)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import LIVE, RESET, Backward
-from ...binding.closures import each, each_over, tuple_of
+from ...binding.closures import each, each_over, tuple_of, tuple_over
 from .launch import cuda, device_function, formula
 from .persistent import AHEAD, LINE, NEVER, Line, Reach, lines_of, numbers_in, within_of, writes_of
 from .persistent_clipping import marks_of, norm_clip_of
@@ -13,6 +13,7 @@ from .plans import Plan
 from .pointwise import beyond_of, clamp_of, nothing, square_of
 from .ptx import prefetch
 from .sums import halves_of, loads_of, other, sums_of, thread_of
+from .tensor_sums import multiplied_of
 from .tracks import ABSENT, apart, beside, state_start
 
 RESET_AFTER = RESET << 1  # of a step's flags in registers: the step after it began anew
@@ -54,6 +55,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     this_thread, within, halves = thread_of(plan, number), within_of(plan), halves_of(plan)
     clipping = norm_clip_of(cell, number, plan, reach)
     publish, writes = reach.publisher(plan.repeats), writes_of(plan)
+    multiplied = multiplied_of(plan)
     begin_mail, wait, have_read, next_mail = reach.begin, reach.wait, reach.read, reach.onward
     enter, earlier = reach.enter, reach.earlier
     beyond, clamp, square = beyond_of(G), clamp_of(cell, number), square_of(G)
@@ -71,15 +73,18 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     @device_function
     def publish_gate(k, δ, mail, thread, here, out, h):
         behind = h * SCATTERED * width + k * STRIDE
-        publish(mail, thread, here, thread.repeat, out, behind, δ)
+        publish(mail, thread, here, thread.repeat, out, behind, multiplied(δ))
 
     publish_gates = each_over(G, publish_gate, device_function)
     if plan.in_quads and reach.publisher_of_four:
         publish_quad = reach.publisher_of_four(plan.repeats)
+        one = device_function(lambda k, a: multiplied(a))
+        all_multiplied = tuple_over(G, one, device_function)
 
         @device_function
         def publish_gates(δ, mail, thread, here, out, h):
-            publish_quad(mail, thread, here, thread.repeat, out, h * SCATTERED * width, δ)
+            four = all_multiplied(δ)
+            publish_quad(mail, thread, here, thread.repeat, out, h * SCATTERED * width, four)
 
     @device_function
     def tracks_of(call):

@@ -21,6 +21,7 @@ from .plans import Plan
 from .pointwise import nothing
 from .ptx import prefetch, put_shared, shared_place
 from .sums import halves_of, loads_of, other, sums_of, thread_of
+from .tensor_sums import multiplied_of
 from .tracks import ABSENT, apart, beside
 
 
@@ -61,7 +62,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     inputs, activations, states = beside(P, n), beside(K, n), apart(S, n)
     flags, writes = beside(1, 1) if MASKED else ABSENT, writes_of(plan)
     lines, own_line = lines_of(plan, number().itemsize)
-    publish = reach.publisher(plan.repeats)
+    publish, multiplied = reach.publisher(plan.repeats), multiplied_of(plan)
     begin_mail, wait, have_read, next_mail = reach.begin, reach.wait, reach.read, reach.onward
     enter, earlier = reach.enter, reach.earlier
     inputs_in, put_inputs_in = numbers_in(P)
@@ -140,7 +141,8 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
         while r < samples and thread.first + r < call.p.shape[1]:
             j = cuda.threadIdx.x
             while j < n:
-                put_shared(shared, first, r * width + j, call.s[0, 0, thread.first + r, j])
+                state = multiplied(call.s[0, 0, thread.first + r, j])
+                put_shared(shared, first, r * width + j, state)
                 j += THREADS
             r += 1
 
@@ -171,7 +173,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     def hand_on(h, out, mail, B, thread, registers):
         """What W multiplies in the next step, to all who need it."""
         here = within(h, B, thread)
-        state = registers.s[h * S] if here else ZERO
+        state = multiplied(registers.s[h * S]) if here else ZERO
         publish(mail, thread, here, thread.repeat, out, h * SCATTERED * width, state)
 
     begin_all = each(HELD, begin, device_function)

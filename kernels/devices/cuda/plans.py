@@ -20,6 +20,8 @@ SPARE_REGISTERS = 76
 REACHING_REGISTERS = 16  # what it needs to send and to wait in a cluster
 UNDER_WAY = 8  # registers of quads from shared memory, in one sum of many
 UNDER_WAY_OF_UNITS = 32  # of several units
+COLUMNS = 8  # samples that tensor cores take together
+TENSOR_CORES = (8, 0)  # compute capability from which they know "tf32" and "bf16"
 CHAINS = 4  # sums under way that keep a thread busy
 L2_BYTES_A_CYCLE = 64  # that one multiprocessor reads of weights all of them share
 
@@ -40,6 +42,7 @@ class Plan(NamedTuple):
     masked: bool = False  # some step does not happen, or begins anew
     units: int = 1  # of a team: a power of 2, at most `lanes`
     blocks: int = 1  # that share the units
+    product: str = "fp32"  # by what a thread sums; else by tensor cores, "tf32" or "bf16"
 
     @property
     def units_each(self) -> int:
@@ -78,8 +81,11 @@ class Plan(NamedTuple):
 
     @property
     def width(self) -> int:
-        """The vector, padded to whole quads for every lane."""
-        return QUAD * self.lanes * self.quads
+        """The vector, padded to whole quads for every lane; for tensor cores to an odd number of
+        them: eight samples stand in different banks.
+        """
+        quads = self.quads if self.product == "fp32" else self.quads | 1
+        return QUAD * self.lanes * quads
 
     @property
     def teams(self) -> int:
@@ -89,7 +95,8 @@ class Plan(NamedTuple):
     @property
     def threads(self) -> int:
         """Of a block: whole warps."""
-        return ceil(self.teams * self.lanes / ROUND_TO) * ROUND_TO
+        whole = ROUND_TO if self.product == "fp32" else WARP
+        return ceil(self.teams * self.lanes / whole) * whole
 
     @property
     def placed(self) -> bool:
@@ -133,7 +140,13 @@ class Plan(NamedTuple):
     def shared(self) -> int:
         """Numbers in shared memory: two halves, and weights that registers do not hold."""
         in_shared = self.quads - self.in_registers
-        return self.first_weight + QUAD * in_shared * self.outputs * self.units * self.threads
+        return self.first_weight + QUAD * in_shared * self.pieces * self.threads
+
+    @property
+    def pieces(self) -> int:
+        """Quads of weights of one of the vector's."""
+        sums = self.outputs * self.units
+        return ceil(sums / 2) if self.product == "bf16" else sums
 
     @property
     def half(self) -> int:
@@ -146,9 +159,16 @@ class Plan(NamedTuple):
         return 2 * self.half
 
     @property
+    def register_pieces(self) -> int:
+        """The same in registers, where tensor cores find theirs by fours: with zeros where a tile
+        is half empty.
+        """
+        return self.pieces + self.pieces % 2 if self.product == "tf32" else self.pieces
+
+    @property
     def weights(self) -> int:
         """Numbers of an array for the weights in registers: not empty."""
-        return max(1, self.in_registers * self.outputs * self.units * QUAD)
+        return max(1, self.in_registers * self.register_pieces * QUAD)
 
     @property
     def sums(self) -> int:
@@ -194,21 +214,41 @@ def fitting(problem: Problem) -> list[Plan]:
 
 def spread(problem: Problem, sizes: Iterable[int]) -> list[Plan]:
     """All plans of so many blocks that share the units, each of which has some."""
-    return [
+    sizes = [blocks for blocks in sizes if (blocks - 1) * ceil(problem.n / blocks) < problem.n]
+    plans = [
         plan
         for blocks in sizes
         for lanes in (1, 2, 4, 8, 16, 32)
         for units in (1, 2, 4, 8)
         for samples in (1, 2, 4, 8)
         if units <= lanes
-        and (blocks - 1) * ceil(problem.n / blocks) < problem.n
         and samples <= max(1, problem.B)
         and (plan := fitted(problem, lanes, samples, units, blocks))
+    ]
+    return plans + [plan for blocks in sizes for plan in tensor_plans(problem, blocks)]
+
+
+def tensor_plans(problem: Problem, blocks: int = 1) -> list[Plan]:
+    """Those for tensor cores, where precision and card allow them, from eight samples on."""
+    kinds = {"fp32": (), "tf32": ("tf32",), "bf16": ("bf16",)}[problem.precision]
+    if problem.card.capability < TENSOR_CORES or problem.itemsize != 4:
+        return []
+    return [
+        plan
+        for product in kinds
+        for samples in (COLUMNS, 2 * COLUMNS)
+        if samples <= problem.B
+        and (plan := fitted(problem, QUAD, samples, 1, blocks, product=product))
     ]
 
 
 def fitted(
-    problem: Problem, lanes: int, samples: int, units: int = 1, blocks: int = 1
+    problem: Problem,
+    lanes: int,
+    samples: int,
+    units: int = 1,
+    blocks: int = 1,
+    product: str = "fp32",
 ) -> Plan | None:
     """The plan with as many weights in registers as go, or None if the others do not fit shared
     memory.
@@ -218,10 +258,11 @@ def fitted(
     forward = problem.direction == "forward"
     inputs, outputs = (n, gates) if forward else (gates * n, 1)
     plan = Plan(n, inputs, outputs, lanes, samples, 0, problem.clips, problem.masked, units, blocks)
+    plan = plan._replace(product=product)
     if plan.threads > MOST_THREADS:
         return None
     needed, available = beside_weights(plan, problem), registers(plan, card)
-    quad = QUAD * outputs * units * registers_each  # registers that the weights of one take
+    quad = QUAD * plan.register_pieces * registers_each  # registers that the weights of one take
     most = min(plan.quads, (available - needed) // quad, card.weight_registers // quad)
     if outputs == 1 and most < plan.quads:  # the others come through more, which are under way
         under_way = (UNDER_WAY if units == 1 else UNDER_WAY_OF_UNITS) * registers_each
@@ -273,6 +314,8 @@ A_TANH = 16  # instructions
 
 def instructions(plan: Plan, problem: Problem) -> float:
     """What a warp issues in a step."""
+    if plan.product != "fp32":
+        return by_tensor_cores(plan) + loads(plan) + beside(plan, problem)
     each_quad = plan.outputs * plan.units * plan.samples
     products = QUAD * plan.quads * each_quad
     reductions = each_quad * (plan.chains - 1) + 2 * shuffles(plan)
@@ -280,10 +323,21 @@ def instructions(plan: Plan, problem: Problem) -> float:
     return sums + beside(plan, problem)
 
 
-def loads(plan: Plan) -> int:
+A_TILE = 8  # instructions that could be issued while tensor cores take a product: an estimate
+ROUNDING = {"tf32": 16, "bf16": 2}  # instructions of a quad that is rounded
+
+
+def by_tensor_cores(plan: Plan) -> float:
+    """What a warp could have issued in the time of its products, and for their numbers."""
+    tiles, batches = ceil(plan.outputs / 2), plan.samples / COLUMNS
+    products = A_TILE * tiles * (2 if plan.product == "tf32" else 1)
+    return plan.quads * batches * (products + ROUNDING[plan.product])
+
+
+def loads(plan: Plan) -> float:
     """Of quads from shared memory, that a warp does in a step."""
-    in_shared = (plan.quads - plan.in_registers) * plan.outputs * plan.units
-    return plan.quads * plan.samples + in_shared
+    samples = plan.samples if plan.product == "fp32" else plan.samples / COLUMNS
+    return plan.quads * samples + (plan.quads - plan.in_registers) * plan.pieces
 
 
 def shuffles(plan: Plan) -> float:
@@ -321,8 +375,11 @@ def cycles(plan: Plan, problem: Problem, issued: float = 0.0, exchange: float = 
     issued = issued or instructions(plan, problem)
     card, registers_each, warps = problem.card, problem.itemsize // 4, ceil(plan.threads / WARP)
     issue = registers_each * warps * issued / SCHEDULERS
-    in_shared = (plan.quads - plan.in_registers) * plan.outputs * plan.units
-    memory = registers_each * warps * (plan.quads * plan.samples + WEIGHTS_LOAD * in_shared)
+    in_shared = (plan.quads - plan.in_registers) * plan.pieces
+    of_vector = loads(plan) - in_shared
+    if plan.product != "fp32":  # each lane has one of its own
+        of_vector *= WEIGHTS_LOAD
+    memory = registers_each * warps * (of_vector + WEIGHTS_LOAD * in_shared)
     alone = registers_each * issued * ceil(warps / SCHEDULERS)
     chain = STALL + exchange + A_SHUFFLE * log2(plan.lanes) + max(alone, memory)
     used = beside_weights(plan, problem) + plan.weights * registers_each

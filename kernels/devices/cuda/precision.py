@@ -1,17 +1,16 @@
-"""TF32 as numbers: 10 of float32's 23 bits of the mantissa of both operands of a product, whose sum
-is float32.
+"""TF32 and bfloat16 as numbers: 10 and 7 of float32's 23 bits of the mantissa of both operands of a
+product, whose sum is float32.
 """
 
 import numpy as np
 
-MISSING_BITS = np.uint32(13)  # of float32's mantissa, in TF32's
+MISSING_BITS = {"tf32": np.uint32(13), "bf16": np.uint32(16)}  # of float32's mantissa
 
 
-def rounded(a):
-    """float32 to the nearest number that TF32 has, ties to even; NaN and infinity stay."""
-    bits = a.view(np.uint32)
-    ONE = np.uint32(1)
-    below_half = (ONE << (MISSING_BITS - ONE)) - ONE
-    up = below_half + (bits >> MISSING_BITS & ONE)
-    near = ((bits + up) >> MISSING_BITS << MISSING_BITS).view(np.float32)
+def rounded(a, precision: str = "tf32"):
+    """float32 to the nearest number of that precision, ties to even; NaN and infinity stay."""
+    bits, missing, ONE = a.view(np.uint32), MISSING_BITS[precision], np.uint32(1)
+    below_half = (ONE << (missing - ONE)) - ONE
+    up = below_half + (bits >> missing & ONE)
+    near = ((bits + up) >> missing << missing).view(np.float32)
     return np.where(np.isfinite(a), near, a)

@@ -463,8 +463,8 @@ class Simulated:
         kernel(*map(arguments_of, values))
 
     def product(self, a, b, out, precision: str, add: bool):
-        if precision == "tf32":
-            a, b = rounded(a), rounded(b)
+        if precision != "fp32":
+            a, b = rounded(a, precision), rounded(b, precision)
         if add:
             out += np.matmul(a, b)
         else:

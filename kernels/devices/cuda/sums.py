@@ -21,8 +21,9 @@ import numpy as np
 
 from ...binding.closures import each
 from .launch import cuda, device_function
-from .plans import QUAD, Plan
+from .plans import COLUMNS, QUAD, Plan
 from .ptx import put_shared, quad, shared_place
+from .tensor_sums import clear_halves_of, sample_of, tensor_loads_of, tensor_sums_of
 
 ALL_LANES = 0xFFFFFFFF  # of a warp take part in a shuffle
 
@@ -83,6 +84,12 @@ def thread_of(plan: Plan, number):
     lanes, units, samples, blocks = plan.lanes, plan.units, plan.samples, plan.blocks
     n, each_block, scattered, width = plan.n, plan.units_each, plan.scattered, plan.width
     first_weight, (of_unit, _) = plan.first_weight, plan.strides
+    TILED = plan.product != "fp32"
+
+    @device_function
+    def first_multiplied(shared, index, lane):
+        column = sample_of(index // lanes % COLUMNS) if TILED else 0
+        return shared_place(shared, column * width + lane * QUAD)
 
     @device_function
     def put_behind(k, shared, sample, behind):
@@ -108,7 +115,7 @@ def thread_of(plan: Plan, number):
             first + sample,
             lane // (units * scattered),
             shared,
-            shared_place(shared, lane * QUAD),
+            first_multiplied(shared, index, lane),
             behind,
             shared_place(shared, sample * width + j * of_unit),
             shared_place(shared, first_weight + index * QUAD),
@@ -156,8 +163,8 @@ def loads_of(plan: Plan, number):
     """
     units, outputs, lanes, threads = plan.units, plan.outputs, plan.lanes, plan.threads
     in_registers, quads, first_weight = plan.in_registers, plan.quads, plan.first_weight
-    each_quad, each_block, ZERO = units * outputs, plan.units_each, number(0)
-    weight = weight_of(plan, number)
+    each_quad, each_block = units * outputs, plan.units_each
+    weight, clear_halves = weight_of(plan, number), clear_halves_of(plan, number)
 
     @device_function
     def of_quad(W, transposed, q, u, o, e, thread):
@@ -166,6 +173,9 @@ def loads_of(plan: Plan, number):
         own = thread.lane % units
         j = thread.rank * each_block + thread.unit - own + (u ^ own)
         return weight(W, transposed, j, o, i)
+
+    if plan.product != "fp32":
+        return tensor_loads_of(plan, number, of_quad)
 
     @device_function
     def load_quad(q, W, transposed, thread):
@@ -191,10 +201,7 @@ def loads_of(plan: Plan, number):
                         value = of_quad(W, transposed, q, u, o, e, thread)
                         put_shared(shared, first, place + e, value)
             q += 1
-        i = index
-        while i < first_weight:
-            put_shared(shared, first, i, ZERO)  # padding stays so
-            i += threads
+        clear_halves(thread)
 
     return load_weights
 
@@ -276,6 +283,8 @@ def sums_of(plan: Plan, number):
 
     Sum o of the h-th sample stands in thread.total[h · plan.between + o · plan.chains].
     """
+    if plan.product != "fp32":
+        return tensor_sums_of(plan, number)
     units, outputs, samples, chains = plan.units, plan.outputs, plan.samples, plan.chains
     lanes, threads, width, scattered = plan.lanes, plan.threads, plan.width, plan.scattered
     in_registers, quads, ZERO = plan.in_registers, plan.quads, number(0)

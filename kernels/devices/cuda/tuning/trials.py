@@ -24,7 +24,7 @@ NOISE = 1_000_003  # numbers that are drawn, and repeated: a prime, so that no t
 REPEATS, ENOUGH = 5, 0.02  # times that a plan is run, and seconds after which fewer are enough
 # the largest difference from *plain*, relative to the largest number of an array, or to 1: the
 # recurrence contracts, so that errors of rounding stay small over all steps
-TOLERANCES = {("fp32", 4): 1e-4, ("fp32", 8): 1e-9, ("tf32", 4): 2e-2}
+TOLERANCES = {("fp32", 4): 1e-4, ("fp32", 8): 1e-9, ("tf32", 4): 2e-2, ("bf16", 4): 1e-1}
 BEYOND = 0.02  # of all steps and samples: those so close to a bound that rounding decides
 
 
