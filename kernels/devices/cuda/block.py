@@ -41,7 +41,7 @@ def begin(thread, call, complete):
 
 @device_function
 def wait(mail):
-    cuda.syncthreads()
+    cuda.syncthreads()  # the next step reads every unit
 
 
 @device_function
