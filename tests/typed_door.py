@@ -61,7 +61,7 @@ history = network.fit(
     optimizer=optimizers.Adam(1e-3, beta1=0.8),
     clip_norm=None,
     on_epoch=print,
-    callbacks=[callbacks.BestModel("loss", mode="min"), callbacks.Callback()],
+    callbacks=[callbacks.BestModel("loss", mode="min"), callbacks.Progress(columns=60)],
 )
 assert_type(history["loss"], list[float])
 assert_type(network.evaluate(x, y), dict[str, float])
