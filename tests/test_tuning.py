@@ -296,10 +296,13 @@ def test_all_options_of_a_kernel_are_tried(tunes, direction, clips, masked):
     )
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_trials_work_on_arrays_as_strict_as_those_of_a_card(direction):
+@pytest.mark.parametrize(
+    ("direction", "precision"), [("forward", "fp32"), ("backward", "fp32"), ("forward", "tf32")]
+)
+def test_trials_work_on_arrays_as_strict_as_those_of_a_card(direction, precision):
     """And take the time by events."""
-    problem = Problem(CELLS["lstm"], direction, 5, 4, 4, card(), direction == "backward", True)
+    options = direction == "backward", True, precision
+    problem = Problem(CELLS["lstm"], direction, 5, 8, 4, card(), *options)
     choices = tuple(ranked(problem)[:2])
     with strict():
         found = [one for one in trials.tried(problem, choices) if not isinstance(one, int)]

@@ -179,10 +179,11 @@ def candidates(problem: Problem) -> tuple[Choice, ...]:
 
 def kind(choice: Choice) -> tuple:
     """What a model that errs should not be asked twice: of plans that share the units among blocks
-    how many these are, of others how many lanes a unit has.
+    how many these are, of others how many lanes a unit has; and what their products are.
     """
-    blocks, lanes = getattr(choice.plan, "blocks", 1), getattr(choice.plan, "lanes", 1)
-    return choice.schedule, blocks, lanes * (blocks == 1)
+    names = ("blocks", 1), ("lanes", 1), ("product", "")
+    blocks, lanes, product = (getattr(choice.plan, *name) for name in names)
+    return choice.schedule, blocks, lanes * (blocks == 1), product
 
 
 def try_all(problem: Problem, mark: marks.Mark) -> list[Trial]:
