@@ -195,6 +195,16 @@ def test_baselines_are_those_of_a_loop(table):
         np.testing.assert_allclose(found["24 rows ago"][k], v[row - 24 : row - 22], rtol=1e-6)
 
 
+def test_a_baseline_that_is_closer_than_the_model_is_named(table):
+    job = Forecasts(chosen(table))
+    errors = {"model": (2.0, 3.0), "persistence": (4.0, 5.0), "last week": (1.0, 2.0)}
+    found = {
+        what: dict(zip(("absolute", "square"), each, strict=True)) for what, each in errors.items()
+    }
+    assert job.said(found).endswith("\ncloser than the model: last week")
+    assert "closer" not in job.said({what: found[what] for what in ("model", "persistence")})
+
+
 # the commands, forecasting
 
 

@@ -202,6 +202,9 @@ class Forecasts:
         for what, (absolute, square) in errors.items():
             share = absolute / persistence if persistence else np.nan
             lines.append(f"{what:16}{absolute:14.5g}{square:15.5g}{share:16.2f}")
+        closer = [what for what, each in errors.items() if each < errors["model"]]
+        if closer:
+            lines.append(f"closer than the model: {', '.join(closer)}")
         return "\n".join(lines)
 
     def title(self, found: dict) -> str:
