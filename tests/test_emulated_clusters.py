@@ -316,6 +316,14 @@ def test_faults_at_other_blocks_memory_have_names(change, expected, seed):
     assert kinds(swapped(change, seed)[1]) & expected
 
 
+def test_who_reaches_a_block_that_has_ended_is_told():
+    """In some order; in every order that others may reach it."""
+    change, _ = AT_NEIGHBOURS["no barrier behind"]
+    found = [one for seed in range(6) for one in swapped(change, seed)[1].findings]
+    assert {Kind.ENDED} == {one.kind for one in found}
+    assert any(one.instruction.startswith("ld.shared::cluster") for one in found)
+
+
 def test_lanes_of_a_warp_are_in_order_by_its_barrier():
     body = """
     mov.u32 %r10, numbers;
