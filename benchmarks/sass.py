@@ -51,7 +51,7 @@ from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cuda import block, cluster, elementwise_kernel, gemm, group, plain
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
-from rnn_gpu.kernels.devices.cuda.plans import instructions
+from rnn_gpu.kernels.devices.cuda.plans import instructions, tensor_plans
 from rnn_gpu.kernels.devices.cuda.schedules import H200, decide, known
 from rnn_gpu.kernels.losses import LOSSES, value_and_slope
 from rnn_gpu.kernels.private import pretended_capability
@@ -175,6 +175,7 @@ def jobs(number, card: Card) -> Iterator[Job]:
     for factory in OTHER_KERNELS:
         yield Job(title(factory), "", True, partial(factory, number))
     yield from group_jobs(number, card, most)
+    yield from tensor_jobs(number, most)
     yield from probe_jobs(number, card)
     for name, f, *counts in formulas():
         made = partial(elementwise_kernel, f, number, *counts)
@@ -225,6 +226,17 @@ def group_jobs(number, card: Card, most: bool) -> Iterator[Job]:
             known = given(clips, masked) | {"call": call}
             label = f"{title(factory, clips, masked)}[{name} n={n} B={B}]"
             yield Job(label, name, True, made, known, plan.threads)
+
+
+def tensor_jobs(number, most: bool) -> Iterator[Job]:
+    """Sums by tensor cores: in clusters of eight on the H200, the first plan of each."""
+    for direction, precision in (("forward", "tf32"), ("backward", "bf16")) if most else ():
+        cell, factory = CELLS["lstm"], getattr(cluster, f"{direction}_kernel")
+        problem = Problem(cell, direction, 256, 64, 4, H200, precision=precision)
+        plan = tensor_plans(problem, 8)[0]
+        made = partial(factory, cell, number, plan)
+        name = f"tensor.{direction}[lstm n=256 B=64 {precision}]"
+        yield Job(name, cell.name, True, made, given(False, False), plan.threads)
 
 
 def probe_jobs(number, card: Card) -> Iterator[Job]:

@@ -51,6 +51,7 @@ class Pass(NamedTuple):
     # lanes, units of a team, samples, quads of weights in shared memory, blocks that share W
     shape: tuple[int, int, int, int, int] | None = None
     order: int | None = None  # the seed that draws warps
+    product: str = "fp32"  # else by tensor cores: a team has 4 lanes and one unit
 
     def run(self) -> dict:
         settings = {"pattern": self.pattern, "clip": CLIPS[self.clip], "n": self.n}
@@ -64,7 +65,7 @@ class Pass(NamedTuple):
         """A context in which this schedule, or plan, is the one."""
         if self.shape is None:
             return only(self.schedule)
-        choose = partial(planned, self.schedule, self.shape)
+        choose = partial(planned, (self.schedule, self.product), self.shape)
         return patch("rnn_gpu.kernels.devices.cuda.choose", choose)
 
 
@@ -72,12 +73,15 @@ MOST_GROUPS = 2  # of a launch: others are in the next one
 
 
 def planned(
-    schedule, shape, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
+    way, shape, cell, direction, n, B, itemsize, clips=False, masked=False, precision="fp32"
 ) -> Choice:
-    """A plan of a schedule with so many lanes, units, samples, quads in shared memory, blocks."""
-    lanes, units, samples, in_shared, blocks = shape
+    """A plan of a schedule with so many lanes, units, samples, quads in shared memory, blocks.
+
+    way  (schedule, product)
+    """
+    (schedule, product), (lanes, units, samples, in_shared, blocks) = way, shape
     inputs, outputs = (n, cell.gates) if direction == "forward" else (cell.gates * n, 1)
-    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units, blocks)
+    plan = Plan(n, inputs, outputs, lanes, samples, 0, clips, masked, units, blocks, product)
     plan = plan._replace(in_registers=max(0, plan.quads - in_shared))
     groups, together = -(-B // samples), schedule == "group"
     if together:
@@ -185,6 +189,8 @@ def quick() -> Iterator:
     yield Pass("elman_tanh", "float64", "gemm", "value", RANDOM)
     for schedule, ((n, shape), *_) in SHARED.items():
         yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, n, shape, 1)
+    tiled = "both", RANDOM, 9, (4, 1, 8, 1, 2), 2
+    yield Pass("lstm", "float32", "cluster", *tiled, "tf32")
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
 
@@ -225,6 +231,17 @@ def reaches() -> Iterator:
             yield Pass(cell, dtype, schedule, "unclipped", RANDOM, n, shape, 1)
             yield Pass(cell, dtype, schedule, "both", RANDOM, n, shape, 2)
             yield Pass(cell, dtype, schedule, "norm", ALL_LIVE, n, shape, 3)
+
+
+def tensor_cores() -> Iterator:
+    """Sums by tensor cores, of every schedule that keeps W on the chip."""
+    ways = (("block", 1, 1), ("cluster", 2, 0), ("group", 3, 99))
+    for cell, product, (schedule, blocks, in_shared) in itertools.product(
+        FEW, ("tf32", "bf16"), ways
+    ):
+        for samples, clip in ((8, "both"), (16, "unclipped")):
+            shape = 4, 1, samples, in_shared, blocks
+            yield Pass(cell, "float32", schedule, clip, RANDOM, 9, shape, samples, product)
 
 
 def others() -> Iterator:
@@ -304,7 +321,7 @@ def planted() -> Iterator:
             yield from (Planted(case, place, fault) for fault in faults(text))
 
 
-ALL = (quick, schedules, cells, plans, reaches, others, small, planted)
+ALL = (quick, schedules, cells, plans, tensor_cores, reaches, others, small, planted)
 GROUPS = {one.__name__: one for one in ALL}
 GROUPS |= {f"small {schedule}": partial(small_shared, schedule) for schedule in SHARED}
 
@@ -318,6 +335,7 @@ def line(case, played: Card) -> dict:
     return found | {
         "case": " ".join(map(str, (type(case).__name__, *case))),
         "dtype": case.dtype,
+        "product": getattr(case, "product", "fp32"),
         "launches": len(runs),
         "findings": [str(one) for one in played.findings()],
         "benign": sum(run.benign for run in runs),

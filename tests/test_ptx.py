@@ -210,6 +210,19 @@ def test_groups_wait_for_words_and_for_nothing_else(every_kernel):
     assert [who(one) for one in groups if one["counts"].keys() & fences] == []
 
 
+def test_plans_by_tensor_cores_multiply_by_nothing_else(every_kernel):
+    """A product of each tile in registers, and the loop over those in shared memory; what FFMA is
+    left is the cell's.
+    """
+    tensor = {one["kernel"]: one["counts"] for one in every_kernel if one["kernel"][:6] == "tensor"}
+    assert set(tensor) == {f"tensor.{one}[lstm n=256 B=64 {two}]" for one, two in WAYS}
+    for counts in tensor.values():
+        assert counts["HMMA"] >= 32 and counts["FFMA"] < 100
+
+
+WAYS = (("forward", "tf32"), ("backward", "bf16"))
+
+
 def test_an_untyped_literal_is_noticed(guilty):
     found = guilty["guilty[untyped]"]
     assert len(found) == 2
