@@ -17,7 +17,8 @@ class Windows(NamedTuple):
     y: np.ndarray  # (N, horizon), or (N, horizon·m) of all columns, step by step
     rows: np.ndarray  # (N,), the row of the series where each y begins
 
-    __repr__ = fields
+    def __repr__(self) -> str:
+        return fields(self)
 
 
 def windows(
