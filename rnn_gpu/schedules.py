@@ -13,6 +13,7 @@ one into the other:
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from . import arguments
 from .errors import ArgumentError
@@ -27,12 +28,13 @@ def rate_at(rate: Rate, update: int, name: str = "learning_rate") -> float:
     return arguments.number(f"{name}({update})", rate(update), 0, open_high=True)
 
 
-def checked(name: str, rate) -> Rate:
+def checked(name: str, rate: Any) -> Rate:
     """A rate at the door: a number of at least 0, or a function that gives one for update 0."""
-    if callable(rate):
-        rate_at(rate, 0, name)
-        return rate
-    return arguments.number(name, rate, 0, open_high=True)
+    if not callable(rate):
+        return arguments.number(name, rate, 0, open_high=True)
+    of_update: Any = rate
+    rate_at(of_update, 0, name)
+    return of_update
 
 
 def warm_up(rate: Rate, updates: int) -> Callable[[int], float]:

@@ -237,7 +237,7 @@ class Samples:
         for b, i in enumerate(chosen):
             if self.live is not None:
                 live[: lengths[b], b] = self.live[i]
-            if starts is not None:
+            if starts is not None and self.starts is not None:
                 starts[: lengths[b], b] = self.starts[i]
         return live, starts, len(live) - 1 - live[::-1].argmax(0)
 

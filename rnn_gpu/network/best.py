@@ -46,10 +46,10 @@ class Best(Callback):
     def compare(self, epoch: int, value: float) -> bool:
         """Take the epoch for the best, if it is better than those before."""
         sign = 1 if self.mode == "min" else -1
-        known = self.value is not None
-        if math.isnan(value) or (
-            known and sign * value >= sign * self.value - self.smallest_change
-        ):
+        best = self.value
+        if math.isnan(value):
+            return False
+        if best is not None and sign * value >= sign * best - self.smallest_change:
             return False
         self.epoch, self.value = epoch, value
         return True

@@ -69,7 +69,7 @@ def table_of(network, class_weight) -> np.ndarray:
         table = np.ones(count)
         for label, weight in class_weight.items():
             whole = isinstance(label, Integral) and not isinstance(label, bool)
-            if not whole or not 0 <= label < count:
+            if not whole or not 0 <= int(label) < count:
                 raise ArgumentError(
                     f"class_weight has the class {label!r}, expected 0..{count - 1}"
                 )

@@ -98,8 +98,8 @@ def measure(
         objective, device = network.objective, network.backend
         _, sums = device.loss(objective.loss, o, batch.target, batch.weight, batch.total)
         summed, hits = device.numpy(sums).sum(0)
-        means = objective.means(summed, hits, batch.counts, network.dtype)
-        seen.append(Seen(*means, batch.counts, metrics_of(network, metrics, batch, o)))
+        E, correct = objective.means(summed, hits, batch.counts, network.dtype)
+        seen.append(Seen(E, correct, batch.counts, metrics_of(network, metrics, batch, o)))
     return average(seen)
 
 

@@ -196,8 +196,8 @@ def divided(
         plain = samples.counting._replace(sample_weight=None, class_weight=None)
         network = samples.network
         return samples, Samples(network, *validation, name="validation ", counting=plain)
-    share = isinstance(validation, Real) and not isinstance(validation, bool)
-    if not share or not 0 < float(validation) < 1:
+    share: Any = validation
+    if not isinstance(share, Real) or isinstance(share, bool) or not 0 < float(share) < 1:
         raise ArgumentError(
             f"validation is {arguments.came_in_parts(validation)}, expected a pair (x, y), or a "
             "share between 0 and 1"
@@ -206,7 +206,7 @@ def divided(
         raise ArgumentError(
             f"validation is {validation}, a share of samples, but x makes batches: give a pair"
         )
-    trained, held = held_out(len(samples), float(validation), seed)
+    trained, held = held_out(len(samples), float(share), seed)
     return samples.part(trained), samples.part(held, weighted=False)
 
 

@@ -158,15 +158,14 @@ def gradient_flow(network, x, y) -> Report:
     samples = Samples(network, x, y)
     batch = samples.batch(range(len(samples)))
     with np.errstate(all="ignore"):
-        o, _, tapes = network.forward(
+        o, last, tapes = network.forward(
             batch.x, zero_states(network.recurrent, len(samples)), batch.steps
         )
         E, dy = network.objective(network.backend, o, batch.target, batch.weight)
         if not np.isfinite(E):
             back = network.back(tapes, dy, zero_states(network.recurrent, len(samples)))
-            raise NonFiniteError(
-                f"gradient_flow: {finite.first_bad(network, batch, Made(E, None, o, tapes, back))}"
-            )
+            made = Made(E, None, o, tapes, back, last)
+            raise NonFiniteError(f"gradient_flow: {finite.first_bad(network, batch, made)}")
         flows = []
         for i, (layer, tape) in reversed(list(enumerate(zip(network.layers, tapes, strict=True)))):
             here, end, own = [], 0, list(recurrent_tapes(layer, tape))

@@ -21,7 +21,8 @@ class Source:
 
     def __init__(self, network, x, counting: Counting | None = None):
         self.network, self.counting, self.labels = network, counting or Counting(), False
-        self.of_epoch: Callable[[int], Iterable] | None = x if callable(x) else None
+        of_epoch: Any = x if callable(x) else None
+        self.of_epoch: Callable[[int], Iterable] | None = of_epoch
         self.again = x
         self.once = not callable(x) and iter(x) is x
         self.begun = False

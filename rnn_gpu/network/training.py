@@ -241,18 +241,20 @@ class Training:
     def identity(self) -> dict:
         """What must be as it was for a checkpoint to go on from: settings, and a digest of data."""
         settings, samples = self.settings, self.samples
-        made, counting = isinstance(samples, Source), samples.counting
+        counting = samples.counting
         what = f"batches as they come, {counting.class_weight!r}, {counting.ignore_index}"
         return {
-            "samples": 0 if isinstance(samples, Source) else len(samples),
+            "samples": len(samples) if isinstance(samples, Samples) else 0,
             "batch_size": settings.batch_size,
             "shuffle": settings.shuffle,
             "seed": settings.seed,
             "truncate": settings.truncate and list(settings.truncate),
             "stateful": settings.stateful,
             "burn_in": counting.burn_in,
-            "skips": made or samples.skips,
-            "data": what if made else checkpoints.fingerprint(samples.everything()),
+            "skips": not isinstance(samples, Samples) or samples.skips,
+            "data": checkpoints.fingerprint(samples.everything())
+            if isinstance(samples, Samples)
+            else what,
         }
 
     def save(self, path):
@@ -435,7 +437,7 @@ class Training:
             position.metrics.append(found)
         return made, norm
 
-    def _end_batch(self, states, rest):
+    def _end_batch(self, states: Any, rest: Iterator):
         """A batch is done, but for windows that the loss does not count."""
         if self.settings.stateful:
             for window, on in rest:
@@ -457,7 +459,8 @@ class Training:
         if not position.seen:
             raise ArgumentError(f"nothing counts in epoch {position.epoch}")
         metrics = position.metrics or [{}] * len(position.seen)
-        seen = [Seen(*one, more) for one, more in zip(position.seen, metrics, strict=True)]
+        each = zip(position.seen, metrics, strict=True)
+        seen = [Seen(E, correct, weight, more) for (E, correct, weight), more in each]
         means, others = average(seen), dict(measured or {})
         self.last_epoch = means | others
         rate = {"learning_rate": self.optimizer.rate(self.optimizer.steps - 1)}
