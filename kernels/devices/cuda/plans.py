@@ -324,7 +324,7 @@ def instructions(plan: Plan, problem: Problem) -> float:
 
 
 A_TILE = 8  # instructions that could be issued while tensor cores take a product: an estimate
-ROUNDING = {"tf32": 16, "bf16": 2}  # instructions of a quad that is rounded
+ROUNDING = {"tf32": 0, "bf16": 2}  # instructions of a quad, of numbers that were not rounded before
 
 
 def by_tensor_cores(plan: Plan) -> float:
