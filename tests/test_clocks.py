@@ -92,6 +92,13 @@ def test_what_is_sent_must_not_meet_what_its_sender_cannot_know():
         assert wrote[0]
 
 
+def test_what_is_sent_must_not_meet_a_read_of_several():
+    clocks, history = of(3, mbarriers=1)
+    reads(history, 0), reads(history, 1)
+    wrote, was_read = history.deliver(CELL, 3, 1, clocks.known[FOLLOWS, 0])
+    assert was_read[0] and not wrote[0]
+
+
 def test_who_awaits_a_phase_sees_what_it_counted():
     clocks, history = of(2, mbarriers=1)
     history.deliver(CELL, 2, 1, clocks.known[FOLLOWS, 0])

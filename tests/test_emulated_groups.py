@@ -261,3 +261,67 @@ def test_old_numbers_are_those_of_an_order():
     out, counter = np.zeros(64, np.int32), np.zeros(1, np.int32)
     done = run(kernel(body, 2), Grid(2, 32), out, counter, seed=1)
     assert done.findings == () and sorted(out) == list(range(64)) and counter[0] == 64
+
+
+COUNTED = """
+ld.param.u64 %rd9, [kernel_param_18];
+setp.eq.u32 %p1, %r2, 2;
+@%p1 bra $last;
+st.global.f32 [%rd3], 0f40A00000;
+red.release.gpu.global.add.u32 [%rd9], 1;
+bra.uni $end;
+$last:
+ld.acquire.gpu.global.u32 %r10, [%rd9];
+setp.lt.u32 %p2, %r10, 2;
+@%p2 bra $last;
+ld.global.f32 %f1, [%rd4];
+ld.global.f32 %f2, [%rd4+4];
+add.f32 %f1, %f1, %f2;
+st.global.f32 [%rd1], %f1;
+$end:
+"""
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_who_acquires_a_count_hears_all_who_added_to_it(seed):
+    it = kernel(address(0, 1) + address(1, 3) + COUNTED, 3)
+    out, given = np.zeros(3, np.float32), np.full(3, np.nan, np.float32)
+    done = run(it, Grid(3, 1, 0, 1, True), out, given, np.zeros(1, np.uint32), seed=seed)
+    assert done.findings == () and out[2] == 10
+
+
+APART = """
+mov.u32 %r9, %r1;
+mul.wide.u32 %rd9, %r1, 8;
+add.s64 %rd9, %rd9, %rd4;
+setp.eq.u32 %p1, %r2, 0;
+@%p1 bra $later;
+$look:
+ld.relaxed.gpu.global.b64 %rd10, [%rd9];
+setp.eq.u64 %p3, %rd10, 0;
+@%p3 bra $look;
+cvt.u32.u64 %r10, %rd10;
+shfl.sync.bfly.b32 %r11, %r10, 1, 31, -1;
+st.global.u32 [%rd1], %r11;
+bra.uni $end;
+$later:
+add.u32 %r10, %r1, 1;
+cvt.u64.u32 %rd10, %r10;
+$again:
+setp.eq.s32 %p2, %r9, 0;
+@%p2 st.relaxed.gpu.global.b64 [%rd9], %rd10;
+sub.s32 %r9, %r9, 1;
+setp.gt.s32 %p4, %r9, -32;
+@%p4 bra $again;
+$end:
+"""
+
+
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_lanes_that_have_their_packet_wait_for_those_that_have_not(seed):
+    """Before they shuffle."""
+    it = kernel(address(0, 1) + address(1, 3, 8) + APART, 2)
+    out, packets = np.zeros(64, np.int32), np.zeros(64, np.int64)
+    done = run(it, Grid(2, 32, 0, 1, True), out, packets, seed=seed)
+    assert done.findings == ()
+    np.testing.assert_array_equal(out[32:], 1 + (np.arange(32) ^ 1))
