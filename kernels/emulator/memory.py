@@ -6,6 +6,7 @@ that of the copy, which is as far from a multiple of 512 bytes as the array itse
 """
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +81,7 @@ class Memory:
 
     legal: np.ndarray  # of each byte of global memory: belongs it to an argument?
     # of each word of shared memory: belongs it to an mbarrier?  None where there are none
-    reserved: np.ndarray | None = None
+    reserved: Any = None
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ class Memory:
             first = self.threads.named(who[np.flatnonzero(bad)[0]])
             self.findings.add(kind, access.space, access.instruction, int(bad.sum()), first)
 
-    def reach(self, access: Access, address, who):
+    def reach(self, access: Access, address, who) -> tuple[Any, Any]:
         """(where the bytes of each thread begin in those of the space, which threads may be there).
 
         Who may not is told of, and gets the first.
@@ -174,7 +175,7 @@ class Memory:
             place += owner.astype("i8") * self.stride[space]
         return place, slice(None) if inside.all() else inside
 
-    def reach_block(self, access: Access, address, who):
+    def reach_block(self, access: Access, address, who) -> tuple[Any, Any]:
         """`reach` of addresses that name a block of the cluster."""
         named, address = address >> OWN, address & (1 << OWN) - 1
         cluster = self.clocks.places.cluster if self.clocks else 1
@@ -246,7 +247,7 @@ class Memory:
             self.benign += int((earlier | now).sum()) - int(two.sum())
             self.tell(Kind.WRITE_AFTER_READ, access, who, was_read & changed)
 
-    def cells(self, access: Access, place, count: int):
+    def cells(self, access: Access, place, count: int) -> Iterator[tuple[Any, Any]]:
         """(shadow, cells) of an access: words, or bytes where numbers are smaller."""
         cell = WORD if access.size >= WORD else 1
         key = access.memory, cell

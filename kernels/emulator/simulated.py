@@ -30,14 +30,23 @@ class Strict(Simulated):
     def device(self) -> int:
         return memory.current()
 
-    def start(self, function, blocks: int, threads: int, shared: int, values: tuple, *together):
+    def start(
+        self,
+        function,
+        blocks: int,
+        threads: int,
+        shared: int,
+        values: tuple,
+        cluster: int = 1,
+        cooperative: bool = False,
+    ):
         name = function.__name__
         launch.flat(values)  # where that is not possible, no card can have them
         touched: list = []
         plain = plain_of(values, name, touched)
         count("launches", name)
-        grid = blocks, threads, shared, plain
-        start(lambda: Simulated.start(self, function, *grid, *together), touched)
+        grid = blocks, threads, shared, plain, cluster, cooperative
+        start(lambda: Simulated.start(self, function, *grid), touched)
 
     def product(self, a, b, out, precision: str, add: bool):
         touched: list = []

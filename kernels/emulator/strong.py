@@ -9,7 +9,7 @@ know that all have read it who do: by what they have sent since.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Strong:
         self.readers: dict[int, dict[int, int]] = {}
         self.suspects: dict[tuple[int, int], Overwritten] = {}  # by place and who has read
 
-    def reach(self, access: Access, address, who):
+    def reach(self, access: Access, address, who) -> tuple[Access, Any, Any]:
         access, address = located(access, address)
         torn = np.full(len(who), access.count > 1 and access.size < PACKET)
         self.memory.tell(Kind.TORN, access, who, torn)
