@@ -1,5 +1,6 @@
 """What a step is expected to take on an H200: stored, so that it cannot grow unseen."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from programs import need_compiler, python
 CHECKOUT = Path(__file__).parents[1]
 if not (CHECKOUT / "benchmarks").exists():
     pytest.skip("the benchmarks are no part of what is installed", allow_module_level=True)
+sys.path.append(str(CHECKOUT))
 
 from benchmarks import _predictions
 
