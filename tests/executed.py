@@ -283,10 +283,10 @@ PLANTED = (
     Pass("lstm", "float32", "block", "norm", RANDOM, 7, (2, 1, 2, 1, 1)),
     Pass("gru", "float32", "plain", "norm", RANDOM, 33),
     Pass("elman_tanh", "float64", "gemm", "norm"),
-    *(
-        Pass("elman_tanh", "float32", schedule, "norm", RANDOM, n, shape, 1)
-        for schedule, ((n, shape), *_) in SHARED.items()
-    ),
+)
+PLANTED_SHARED = tuple(
+    Pass("elman_tanh", "float32", schedule, "norm", RANDOM, n, shape, 1)
+    for schedule, ((n, shape), *_) in SHARED.items()
 )
 
 
@@ -310,9 +310,9 @@ class Planted(NamedTuple):
         }
 
 
-def planted() -> Iterator:
-    """Every fault, in the kernels of PLANTED."""
-    for case in PLANTED:
+def with_faults(passes) -> Iterator:
+    """Every fault, in the kernels of each pass."""
+    for case in passes:
         healthy = Faulty()
         with played_by(healthy):
             case.run()
@@ -321,7 +321,18 @@ def planted() -> Iterator:
             yield from (Planted(case, place, fault) for fault in faults(text))
 
 
-ALL = (quick, schedules, cells, plans, tensor_cores, reaches, others, small, planted)
+def planted() -> Iterator:
+    """In schedules whose blocks need no other."""
+    return with_faults(PLANTED)
+
+
+def planted_shared() -> Iterator:
+    """In schedules whose blocks share a layer."""
+    return with_faults(PLANTED_SHARED)
+
+
+MANY = (schedules, cells, plans, tensor_cores, reaches)
+ALL = (quick, *MANY, others, small, planted, planted_shared)
 GROUPS = {one.__name__: one for one in ALL}
 GROUPS |= {f"small {schedule}": partial(small_shared, schedule) for schedule in SHARED}
 

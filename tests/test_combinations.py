@@ -148,7 +148,18 @@ def test_the_cpu_gives_what_the_reference_gives(kind, device, data):
     agrees(data.draw(cases(kinds=(kind,))), device)
 
 
-@pytest.mark.parametrize("schedule", schedules.NAMES)
+SHARED = ("cluster", "group")  # whose simulated blocks wait for each other, which takes long
+
+
+@pytest.mark.parametrize("schedule", SHARED)
+@settings(max_examples=8)
+@given(case=cases(largest=3, sizes=(1, 5, 8)))
+def test_schedules_of_several_blocks_give_what_the_reference_gives(schedule, case):
+    with schedules.only(schedule):
+        agrees(case, "cuda")
+
+
+@pytest.mark.parametrize("schedule", [name for name in schedules.NAMES if name not in SHARED])
 @settings(max_examples=40)
 @given(case=cases(largest=4, sizes=(1, 3, 5, 8, 9)))
 def test_every_schedule_gives_what_the_reference_gives(schedule, case):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import RTOL
-from executed import GROUPS, MISSING, PLANTED
+from executed import GROUPS, MANY, MISSING, PLANTED, PLANTED_SHARED
 from programs import NO_GPU, copied
 from rnn_gpu.kernels.emulator.findings import Kind
 
@@ -44,16 +44,14 @@ def lines(group: str, library: str = "") -> list[dict]:
 EVERY = [
     "quick",
     pytest.param("others", marks=slow),
-    *(
-        pytest.param(group, marks=stress)
-        for group in ("schedules", "cells", "plans", "tensor_cores", "reaches")
-    ),
+    *(pytest.param(group.__name__, marks=stress) for group in MANY),
 ]
 
 
 def test_every_group_is_looked_at():
     named = {one if isinstance(one, str) else one.values[0] for one in EVERY}
-    assert named | {"small", "small group", "small cluster", "planted"} == set(GROUPS)
+    small = {"small", "small group", "small cluster"}
+    assert named | small | {"planted", "planted_shared"} == set(GROUPS)
 
 
 def most(line):
@@ -77,23 +75,24 @@ def test_no_access_of_an_executed_kernel_is_wrong(group):
 # barriers without which every access is in order all the same: in gemm, where a block has no other
 # sample after its first; in group, where who waits for the first message comes to another barrier
 NEEDLESS = {f"{schedule}, kernel 1: barrier 0 left out" for schedule in ("plain", "gemm")}
-NEEDLESS.add("group, kernel 0: barrier 1 left out")
+NEEDLESS_SHARED = {"group, kernel 0: barrier 1 left out"}
+FAULTY = [
+    pytest.param("planted", PLANTED, NEEDLESS, marks=slow),
+    pytest.param("planted_shared", PLANTED_SHARED, NEEDLESS_SHARED, marks=stress),
+]
 
 
-@slow
-def test_every_planted_fault_is_found():
-    """Also where the numbers stay right."""
-    planted = [one for one in lines("planted") if "fault" in one]
-    missed = {one["fault"] for one in planted if not set(one["kinds"]) & set(one["expected"])}
-    assert missed == NEEDLESS
-    right = [one for one in planted if one["error"] <= RTOL["float32"] and one["kinds"]]
-    assert len(right) > 10 and len(planted) > 30
-
-
-@slow
-def test_kernels_in_which_faults_are_planted_have_none_of_their_own():
-    healthy = [one for one in lines("planted") if "fault" not in one]
-    assert len(healthy) == len(PLANTED) and all(one["findings"] == [] for one in healthy)
+@pytest.mark.parametrize("group, healthy, needless", FAULTY)
+def test_every_planted_fault_is_found(group, healthy, needless):
+    """Also where the numbers stay right; kernels without one have none of their own."""
+    said = lines(group)
+    faulty = [one for one in said if "fault" in one]
+    missed = {one["fault"] for one in faulty if not set(one["kinds"]) & set(one["expected"])}
+    assert missed == needless
+    right = [one for one in faulty if one["error"] <= RTOL["float32"] and one["kinds"]]
+    assert len(right) > 10 and len(faulty) > 30
+    well = [one for one in said if "fault" not in one]
+    assert len(well) == len(healthy) and all(one["findings"] == [] for one in well)
 
 
 SOURCES = {  # file, what is put in place of what stands there, what is found in which schedule
