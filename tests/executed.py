@@ -20,9 +20,14 @@ from planted import Fault, faults
 from rnn_gpu.kernels import UNCLIPPED, Clip
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.noise import dropped, zoned
+from rnn_gpu.kernels.devices import cuda as cuda_device
+from rnn_gpu.kernels.devices.cuda import clusters as c
 from rnn_gpu.kernels.devices.cuda.contract import Choice
 from rnn_gpu.kernels.devices.cuda.driver import played_by
+from rnn_gpu.kernels.devices.cuda.launch import cuda, launch
+from rnn_gpu.kernels.devices.cuda.packets import packets_of
 from rnn_gpu.kernels.devices.cuda.plans import Plan
+from rnn_gpu.kernels.devices.cuda.ptx import place, shared_place
 from rnn_gpu.kernels.devices.cuda.schedules import NAMES as SCHEDULES
 from rnn_gpu.kernels.devices.cuda.schedules import only
 from rnn_gpu.kernels.emulator.card import Card, card
@@ -113,6 +118,67 @@ class Matvec(NamedTuple):
         return {"error": error([got], [expected])}
 
 
+class Sent(NamedTuple):
+    """Numbers of the other type than that which is sent."""
+
+    way: str
+    dtype: str  # of what is sent
+    order: int | None = None
+
+    def run(self) -> dict:
+        number, count = np.dtype(self.dtype).type, 4
+        (given,) = {"float32", "float64"} - {self.dtype}
+        x, out = cuda_device.array(np.arange(1, 5) / 3, given), cuda_device.zeros(count, given)
+        if self.way == "packets":
+            words = cuda_device.zeros(2 * count, np.int64)
+            launch(packet_kernel(number), 1, count, x, out, words, cooperative=True)
+        else:
+            launch(cluster_kernel(number), 2, count // 2, x, out, cluster=2)
+        expected = cuda_device.numpy(x).astype(self.dtype).astype(given)
+        return {"error": error([cuda_device.numpy(out)], [expected])}
+
+
+def packet_kernel(number):
+    """Each thread's number through global memory."""
+    packets = packets_of(number)
+    put, get = packets.put, packets.get
+
+    @cuda.jit
+    def exchange(x, out, words):
+        i, there, first = cuda.threadIdx.x, False, place(words, 0)
+        put(words, first, i, x[i], np.int32(1))
+        while not there:
+            value, there = get(words, first, i, np.int32(1))
+        out[i] = value
+
+    return exchange
+
+
+def cluster_kernel(number):
+    """The numbers of two blocks to each other and back: alone, and by fours."""
+    bytes, together, mbarriers = 5 * 2 * number().itemsize, c.in_clusters_of(2), c.mbarriers_of(2)
+
+    @cuda.jit
+    def exchange(x, out):
+        together()
+        shared, i = cuda.shared.array(10, number, 16), cuda.threadIdx.x
+        full, mine = mbarriers()[0], x[cuda.grid(1)]
+        if i == 0:
+            c.init_mbarrier(full, 1)
+            c.fence_mbarriers()
+            c.arm(full, bytes)
+        c.meet()
+        to, rank = 1 - c.cluster_rank(), c.cluster_rank()
+        there, counted = c.remote(shared_place(shared, 0), to), c.remote(full, to)
+        c.send(shared, there, 8 + i, mine, counted)
+        c.send_four(shared, there, 4 * i, (mine, mine, mine, mine), counted)
+        c.await_phase(full, 0)
+        # of two numbers of the other block
+        out[2 * (1 - rank) + i] = (shared[8 + i] + shared[4 * i + 3]) / 2
+
+    return exchange
+
+
 class Training(NamedTuple):
     """An update of a network, through the door."""
 
@@ -193,6 +259,8 @@ def quick() -> Iterator:
     yield Pass("lstm", "float32", "cluster", *tiled, "tf32")
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
+    for way, dtype in itertools.product(("packets", "cluster"), DTYPES):
+        yield Sent(way, dtype)
 
 
 def schedules() -> Iterator:

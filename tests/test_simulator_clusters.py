@@ -79,7 +79,7 @@ def cluster_kernel(size=C, fault="", together=None):
             total = np.float32(0)
             for k in range(n):
                 total += (k + 1) * shared[behind + k]
-            number = total / 64 + number / 2
+            number = np.float32(total / 64 + number / 2)
         if fault == "one send too many" and i == 0:
             to = (rank + 1) % size
             c.send(shared, c.remote(place_of(shared, 0), to), 0, number, c.remote(full[0], to))
@@ -169,7 +169,7 @@ def group_kernel(number, fault=""):
             total = number(0)
             for k in range(n):
                 total += (k + 1) * shared[k]
-            mine = total / 64 + mine / 2
+            mine = number(total / 64 + mine / 2)
             cuda.syncthreads()
         out[rank, i] = mine
 
@@ -183,6 +183,24 @@ def test_numbers_go_through_global_memory(dtype, seed):
     words = np.zeros(2 * N * np.dtype(dtype).itemsize // 4, np.int64)
     run(group_kernel(np.dtype(dtype).type), C, UNITS, x, out, words, cooperative=True)
     np.testing.assert_allclose(out, mixed(x, C), rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("taken, given", [("float32", "float64"), ("float64", "float32")])
+def test_packets_take_numbers_of_another_type(taken, given):
+    """Rounded to their own; `Sent` of executed.py is the same of compiled kernels."""
+    number, x = np.dtype(taken).type, numbers(1, given)[0]
+    packets, words, out = packets_of(number), np.zeros(2 * UNITS, np.int64), poisoned(UNITS)
+
+    @cuda.jit
+    def exchange(x, out, words):
+        i, there = cuda.threadIdx.x, False
+        packets.put(words, 0, i, x[i], np.int32(1))
+        while not there:
+            value, there = packets.get(words, 0, i ^ 1, np.int32(1))
+        out[i] = value
+
+    run(exchange, 1, UNITS, x, out, words, cooperative=True)
+    np.testing.assert_array_equal(out, x.astype(np.float32).reshape(-1, 2)[:, ::-1].ravel())
 
 
 @seeds

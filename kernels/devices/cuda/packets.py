@@ -135,7 +135,7 @@ class Packets(NamedTuple):
     """Of one type of number, in an array of int64."""
 
     words: int  # of each
-    put: Any  # (a, place, i, value, tag): number i behind the place
+    put: Any  # (a, place, i, value, tag): number i behind the place, whatever type it comes in
     get: Any  # (a, place, i, tag) -> (value, are its tags this one?): a look
 
 
@@ -145,11 +145,11 @@ def packets_of(number) -> Packets:
 
     @device_function
     def put_one(a, place, i, value, tag):
-        put_word(a, place, i, bits_of(value)[0], tag)
+        put_word(a, place, i, bits_of(number(value))[0], tag)
 
     @device_function
     def put_both(a, place, i, value, tag):
-        low, high = bits_of(value)
+        low, high = bits_of(number(value))
         put_word(a, place, 2 * i, low, tag)
         put_word(a, place, 2 * i + 1, high, tag)
 
