@@ -183,7 +183,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
 
     @device_function
     def few_left(call, thread):
-        return AHEAD if own_line(thread) < lines(P, call.p.shape[1], thread) else NEVER
+        return np.int32(AHEAD if own_line(thread) < lines(P, call.p.shape[1], thread) else NEVER)
 
     @cuda.jit(launch_bounds=plan.threads)
     def forward(call: Forward):
