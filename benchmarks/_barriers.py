@@ -13,39 +13,35 @@ from benchmarks._ptx import (
     cuda,
     kernel_of,
     load_acquire,
-    load_word,
-    store_word,
+    phase_over_acquire,
 )
 from benchmarks._timing import synchronise, timed
 from rnn_gpu.kernels.devices import cuda as device
+from rnn_gpu.kernels.devices.cuda.clusters import (
+    arm,
+    cluster_rank,
+    fence_mbarriers,
+    in_clusters_of,
+    init_mbarrier,
+    mbarriers_of,
+    meet,
+    phase_over,
+    remote,
+    send,
+    store_remote,
+)
 from rnn_gpu.kernels.devices.cuda.driver import driver
 from rnn_gpu.kernels.devices.cuda.launch import flat, launch, loaded
+from rnn_gpu.kernels.devices.cuda.packets import packets_of
+from rnn_gpu.kernels.devices.cuda.ptx import place, shared_place
 from rnn_gpu.kernels.devices.cuda.schedules import card
 from rnn_gpu.kernels.private import kernel_handle
-
-if not SIMULATED:
-    from benchmarks._ptx import (
-        acquire_shared,
-        cluster_arrive,
-        cluster_rank,
-        cluster_wait,
-        in_clusters_of,
-        mbarrier_expect,
-        mbarrier_init,
-        mbarriers_are_there,
-        remote,
-        shared_address,
-        store_async,
-        store_remote,
-        try_wait_acquire,
-        try_wait_relaxed,
-    )
 
 # looks at a counter before a block gives up: a barrier that is never complete ends too
 PATIENCE = 1 << 22
 BARRIERS = 3 if REHEARSAL else 2000  # in one launch
 THREADS = 4 if REHEARSAL else 128  # of a block that exchanges numbers
-ONLY_COMPILED = f"{NOT_HERE}: the simulator has no clusters, so these kernels are only compiled"
+ONLY_COMPILED = f"{NOT_HERE}: for the simulator these are too many threads; only compiled"
 
 
 @kernel_of
@@ -53,7 +49,7 @@ def meet_kernel():
     """All blocks of the grid wait for each other, `times` times: counter[0] only grows."""
 
     @cuda.jit
-    def meet(counter, times, given_up):
+    def meet_all(counter, times, given_up):
         P = cuda.gridDim.x
         t = 0
         while t < times:
@@ -69,7 +65,7 @@ def meet_kernel():
             cuda.syncthreads()
             t += 1
 
-    return meet
+    return meet_all
 
 
 @kernel_of
@@ -149,30 +145,31 @@ def exchange_kernel():
            it has every number of the step between, so all have read what was there.
     """
 
+    put, get = packets_of(np.float32)[1:]
+
     @cuda.jit
     def exchange(words, times, out, given_up):
         P, N = cuda.gridDim.x, cuda.blockDim.x
         i, rank = cuda.threadIdx.x, cuda.blockIdx.x
-        number = np.uint64(rank)
+        number, first = np.float32(rank), place(words, 0)
         t = 0
         while t < times:
-            base = (t & 1) * P * N + i
-            stamp = np.uint64(t + 1)
-            store_word(words, base + rank * N, (stamp << np.uint64(32)) | number)
+            base, stamp = (t & 1) * P * N + i, np.int32(t + 1)
+            put(words, first, base + rank * N, number, stamp)
             k = 0
             while k < P:
                 block = (rank + 1 + k) % P
-                word = load_word(words, base + block * N)
+                value, there = get(words, first, base + block * N, stamp)
                 looks = 0
-                while (word >> np.uint64(32)) != stamp and looks < PATIENCE:
-                    word = load_word(words, base + block * N)
+                while not there and looks < PATIENCE:
+                    value, there = get(words, first, base + block * N, stamp)
                     looks += 1
                 if looks == PATIENCE:
                     given_up[0] = 1
                     t = times
                     k = P
                 if k == 0:
-                    number = word & np.uint64(0xFFFFFFFF)
+                    number = value
                 k += 1
             t += 1
         out[rank * N + i] = np.int64(number)
@@ -190,7 +187,8 @@ def exchange_through_L2() -> Iterator[dict]:
 
         def work(P=P, words=words, out=out, given_up=given_up):
             words[...] = 0
-            launch(exchange_kernel(), P, THREADS, words, BARRIERS, out, given_up)
+            given = words, BARRIERS, out, given_up
+            launch(exchange_kernel(), P, THREADS, *given, cooperative=True)
 
         row = timed(work, BARRIERS)
         right = np.repeat((np.arange(P) + BARRIERS) % P, THREADS)
@@ -214,17 +212,15 @@ def push_kernel(size: int, push: bool):
         shared = cuda.shared.array(BOTH, np.float32)
         i, rank = cuda.threadIdx.x, cluster_rank()
         number = np.float32(rank)
-        cluster_arrive()
-        cluster_wait()  # a block's shared memory is there once it has started
+        meet()  # a block's shared memory is there once it has started
         t = 0
         while t < times:
             if push:
                 mine, k = (t & 1) * N + rank * 128 + i, 0
                 while k < size:
-                    store_remote(remote(shared_address(shared, mine), np.uint32(k)), number)
+                    store_remote(shared, remote(shared_place(shared, mine), k), 0, number)
                     k += 1
-            cluster_arrive()
-            cluster_wait()
+            meet()
             if push:
                 number = shared[(t & 1) * N + (rank + 1) % size * 128 + i]
             t += 1
@@ -242,41 +238,33 @@ def async_kernel(size: int, relaxed: bool):
     sent that is not awaited, so a block may end when it has all.
     """
     together, N, BOTH, BYTES = in_clusters_of(size), size * 128, 2 * size * 128, size * 512
+    over, mbarriers = phase_over if relaxed else phase_over_acquire, mbarriers_of(2)
 
     @cuda.jit
     def pass_on_async(times, out):
         together()
         shared = cuda.shared.array(BOTH, np.float32)
-        full = cuda.shared.array(2, np.uint64)
+        full = mbarriers()
         i, rank = cuda.threadIdx.x, cluster_rank()
         number = np.float32(rank)
         if i == 0:
             for half in range(2):
-                mbarrier_init(shared_address(full, half), np.uint32(1))
-            mbarriers_are_there()
+                init_mbarrier(full[half], 1)
+            fence_mbarriers()
             for half in range(2):
-                mbarrier_expect(shared_address(full, half), np.uint32(BYTES))
-        cluster_arrive()
-        cluster_wait()
+                arm(full[half], BYTES)
+        meet()
         t = 0
         while t < times:
             half = t & 1
-            mine = shared_address(shared, half * N + rank * 128 + i)
-            counted, k = shared_address(full, half), 0
+            mine, counted, k = shared_place(shared, half * N + rank * 128 + i), full[half], 0
             while k < size:
-                to = np.uint32(k)
-                store_async(remote(mine, to), number, remote(counted, to))
+                send(shared, remote(mine, k), 0, number, remote(counted, k))
                 k += 1
-            parity = np.uint32((t >> 1) & 1)
-            if relaxed:
-                while try_wait_relaxed(counted, parity) == np.uint32(0):
-                    pass
-                acquire_shared()
-            else:
-                while try_wait_acquire(counted, parity) == np.uint32(0):
-                    pass
+            while over(counted, (t >> 1) & 1) == 0:
+                pass
             if i == 0:
-                mbarrier_expect(counted, np.uint32(BYTES))
+                arm(counted, BYTES)
             number = shared[half * N + (rank + 1) % size * 128 + i]
             t += 1
         out[cuda.blockIdx.x * 128 + i] = number
