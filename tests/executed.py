@@ -27,7 +27,8 @@ from rnn_gpu.kernels.devices.cuda.driver import played_by
 from rnn_gpu.kernels.devices.cuda.launch import cuda, launch
 from rnn_gpu.kernels.devices.cuda.packets import packets_of
 from rnn_gpu.kernels.devices.cuda.plans import Plan
-from rnn_gpu.kernels.devices.cuda.ptx import place, shared_place
+from rnn_gpu.kernels.devices.cuda.ptx import place as place_of
+from rnn_gpu.kernels.devices.cuda.ptx import shared_place
 from rnn_gpu.kernels.devices.cuda.schedules import NAMES as SCHEDULES
 from rnn_gpu.kernels.devices.cuda.schedules import only
 from rnn_gpu.kernels.emulator.card import Card, card
@@ -145,7 +146,7 @@ def packet_kernel(number):
 
     @cuda.jit
     def exchange(x, out, words):
-        i, there, first = cuda.threadIdx.x, False, place(words, 0)
+        i, there, first = cuda.threadIdx.x, False, place_of(words, 0)
         put(words, first, i, x[i], np.int32(1))
         while not there:
             value, there = get(words, first, i, np.int32(1))
