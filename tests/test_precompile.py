@@ -144,6 +144,7 @@ with card() as played:
         (_memories.loads_of_shared_memory, 4),
         (_memories.prefetches_to_L2, 2),
         (_barriers.block_barrier, 1),
+        (_barriers.exchange_through_L2, 2),
     ):
         rows = list(itertools.islice(measurement(), count))
         found[measurement.__name__] = [len(rows), [row["error"] for row in rows if "error" in row]]
@@ -153,12 +154,13 @@ print(json.dumps([found, [str(one) for one in played.findings()]]))
 
 @pytest.mark.slow
 def test_the_microbenchmarks_as_compiled_give_the_right_numbers():
-    """Those whose instructions the emulator executes: no clusters, no polling."""
+    """Those that the emulator executes: a barrier of counters, and clusters, are only compiled."""
     found, findings = says(EXECUTED, NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS="0")
     assert found == {
         "loads_of_shared_memory": [4, []],
         "prefetches_to_L2": [2, []],
         "block_barrier": [1, []],
+        "exchange_through_L2": [2, []],
     }
     assert findings == []
 
