@@ -5,6 +5,7 @@ first of them on every device and dtype.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -185,7 +186,7 @@ OPTIONS = [
     Option("batch_size", "count", {"evaluate": evaluate, "predict": predict}),
     Option("batch_size", "count or None", FIT),
     Option("burn_in", "seed", FIT | {"evaluate": evaluate}),
-    Option("stateful", "flag", FIT),
+    Option("stateful", "flag", {"fit in order": partial(fit, shuffle=False, batch_size=1)}),
     Option("cell", "cell", {"Recurrent": RECURRENT["Recurrent"]}),
     Option("cell", "cell's name", {"Recurrent": RECURRENT["Recurrent"]}),
     Option("activation", "activation", {"RNN": RNN_DOOR} | DENSE),

@@ -15,6 +15,7 @@ from rnn_gpu import verification
 from rnn_gpu.cli.machine import VERIFIED
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.verification import Line, Verification, address, finder, verify
 
 # A module of a user's, with one cell.
@@ -166,10 +167,16 @@ def executed(cell, change="bytes", **environment) -> list[Line]:
 
 @pytest.mark.slow
 def test_executed_code_is_proven_and_a_barrier_that_is_missing_found():
-    assert [line.state for line in executed("elman_tanh")] == ["proven"] * 3
-    lines = executed("elman_tanh", 'lambda code: code.replace(b"bar.sync", b"// bar.sync")')
-    assert [line.state for line in lines] == ["failed"] * 3
-    assert all(line.said.startswith("race: ") for line in lines)
+    assert [line.state for line in executed("elman_tanh")] == ["proven"] * len(schedules.NAMES)
+    barriers = "(b'bar.sync', b'barrier.cluster')"
+    lines = executed(
+        "elman_tanh",
+        f"lambda code: [code := code.replace(one, b'// ' + one) for one in {barriers}][-1]",
+    )
+    assert [line.state for line in lines] == ["failed"] * len(schedules.NAMES)
+    for line in lines:
+        first = "an mbarrier that is not initialised" if "cluster" in line.what else "race: "
+        assert line.said.startswith(first)
 
 
 @pytest.mark.slow
@@ -188,6 +195,6 @@ def test_a_cell_that_is_right_is_proven_on_all_that_is_here():
         "formulas",
         "gradients",
         "cpu",
-        *(f"simulator: {schedule}" for schedule in ("block", "plain", "gemm")),
+        *(f"simulator: {schedule}" for schedule in schedules.NAMES),
     }
     assert str(found).startswith("cell own_cells:LEAKY, float64, n = 7\nproven")
