@@ -73,8 +73,10 @@ def test_no_access_of_an_executed_kernel_is_wrong(group):
 
 
 # barriers without which every access is in order all the same: in gemm, where a block has no other
-# sample after its first; in group, where who waits for the first message comes to another barrier
+# sample after its first; forward in block and group, where who waits for the first message comes to
+# another barrier
 NEEDLESS = {f"{schedule}, kernel 1: barrier 0 left out" for schedule in ("plain", "gemm")}
+NEEDLESS.add("block, kernel 0: barrier 1 left out")
 NEEDLESS_SHARED = {"group, kernel 0: barrier 1 left out"}
 FAULTY = [
     pytest.param("planted", PLANTED, NEEDLESS, marks=slow),
