@@ -7,8 +7,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +41,7 @@ def steps_of(case: Case) -> Callable[[np.ndarray], object]:
             layer.backward(y)
 
         return step
-    import torch
-
+    torch: Any = import_module("torch")  # which need not be installed
     kind = {"elman": torch.nn.RNN, "lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[case.cell]
     module = kind(case.n, case.n).to(case.device)
 
