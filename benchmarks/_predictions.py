@@ -32,7 +32,7 @@ FLOORS = {
 # of n ≤ 64; the notes say 0.16–0.30, and a fraction of the lower end cannot flatter
 SMALL_FLOOR = 0.16
 MARKS = {"block": "", "cluster": " c", "group": " l", "plain": " p", "gemm": " g"}
-FILE = Path(__file__).parent / "results" / "model" / "steps.json"
+FILE = Path(__file__).parent / "results" / "model" / "predictions.json"
 DIRECTIONS = ("forward", "backward")
 COUNTED = (("elman", 256), ("elman", 512), ("gru", 256), ("lstm", 128), ("lstm", 256))
 BATCHES = (1, 16)
