@@ -268,8 +268,9 @@ def fitted(
         under_way = (UNDER_WAY if units == 1 else UNDER_WAY_OF_UNITS) * registers_each
         most = min(most, (available - needed - under_way) // quad)
         if gates == 1 and not forward:
-            # an even number is loaded by twos, more than registers hold (read off SASS)
-            most -= (plan.quads - most) % 2 == 0
+            # an even number is loaded by twos, more than registers hold, and with one unit in one
+            # block two more quads are under way (read off SASS)
+            most -= 2 * (units == blocks == 1) + ((plan.quads - most) % 2 == 0)
     plan = plan._replace(in_registers=max(0, most))
     return plan if plan.shared * itemsize <= card.shared and available >= needed else None
 
