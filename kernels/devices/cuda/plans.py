@@ -294,6 +294,7 @@ def beside_weights(plan: Plan, problem: Problem) -> int:
     numbers = plan.held * of_sample + plan.samples * plan.units * plan.outputs + 2 * gates
     numbers += QUAD * (plan.samples - plan.held)  # a quad of each sample is under way
     reaching = REACHING_REGISTERS * (plan.blocks > 1)
+    reaching += 16 * (problem.masked and plan.blocks > 1)  # read off SASS, of a group's LSTM
     return SPARE_REGISTERS + reaching + places + registers_each * numbers
 
 
@@ -362,7 +363,8 @@ def beside(plan: Plan, problem: Problem) -> float:
     else:
         of_sample = 12 + 11 * gates + A_TANH * others + 4 * gates * cell.apart
         of_sample += problem.clips * (27 + 11 * gates) + 2 * cell.drawn
-    of_sample += problem.masked * (14 + 6 * gates) + (5 + 4 * problem.clips) * (not plan.full)
+    of_sample += problem.masked * (14 + 6 * gates + 30 * problem.clips)
+    of_sample += (5 + 4 * problem.clips) * (not plan.full)
     return LOOP + plan.held * of_sample
 
 
