@@ -294,7 +294,7 @@ def beside_weights(plan: Plan, problem: Problem) -> int:
     numbers = plan.held * of_sample + plan.samples * plan.units * plan.outputs + 2 * gates
     numbers += QUAD * (plan.samples - plan.held)  # a quad of each sample is under way
     reaching = REACHING_REGISTERS * (plan.blocks > 1)
-    reaching += 16 * (problem.masked and plan.blocks > 1)  # read off SASS, of a group's LSTM
+    reaching += 40 * (problem.masked and plan.blocks > 1)  # read off SASS, of a group's LSTM
     return SPARE_REGISTERS + reaching + places + registers_each * numbers
 
 
