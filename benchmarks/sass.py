@@ -42,6 +42,7 @@ except RuntimeError as error:  # where no CUDA library is installed at all
     )
     sys.exit(3)
 
+sys.path.append(str(Path(__file__).parents[1]))  # a script too; last: rnn_gpu as installed
 from benchmarks import _probes
 from rnn_gpu.kernels import updates
 from rnn_gpu.kernels.activations import ACTIVATIONS
