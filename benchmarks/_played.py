@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from rnn_gpu.bridges import torch as bridge
+from rnn_gpu.bridges.torch import operators, tensors
 from rnn_gpu.kernels.emulator import arrays
 from rnn_gpu.kernels.emulator.arrays.memory import LIVE, Foreign
 from rnn_gpu.kernels.emulator.arrays.operations import of
@@ -132,7 +132,7 @@ def keep_captured(tensor):
 
 def memory_of_the_host():
     """The bridge's `memory_on`, in memory of the host."""
-    take = bridge.memory_on("cpu")
+    take = tensors.memory_on("cpu")
 
     def allocate(size: int):
         address, owner = take(size)
@@ -145,7 +145,7 @@ def memory_of_the_host():
 @contextmanager
 def cuda_tensors():
     """Within it torch takes arrays of the played card, and has a stream there."""
-    went_back = bridge.backward
+    went_back = operators.backward
 
     def backward(went, call, dy, ds):
         layer, _ = went
@@ -159,6 +159,6 @@ def cuda_tensors():
         stack.callback(CAPTURED.clear)
         stack.enter_context(patch.object(torch, "from_dlpack", from_dlpack))
         stack.enter_context(patch.object(torch.cuda, "current_stream", current_stream))
-        stack.enter_context(patch.object(bridge, "memory_on", memory_of_the_host()))
-        stack.enter_context(patch.object(bridge, "backward", backward))
+        stack.enter_context(patch.object(tensors, "memory_on", memory_of_the_host()))
+        stack.enter_context(patch.object(operators, "backward", backward))
         yield

@@ -10,6 +10,7 @@ CPU tensors go to the device "cpu", CUDA tensors to "cuda" on torch's current st
 copied on its way in or out.
 """
 
-from .bridges.torch import GRU, LSTM, RNN, Recurrent, Stack
+from .bridges.torch.modules import GRU, LSTM, RNN, Recurrent
+from .bridges.torch.stack import Stack
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack"]

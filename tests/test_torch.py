@@ -32,7 +32,7 @@ from rnn_gpu import (
     ShapeError,
     UnsupportedError,
 )
-from rnn_gpu.bridges import torch as bridge
+from rnn_gpu.bridges.torch import operators, stack, tensors
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -146,7 +146,7 @@ def on(device, monkeypatch):
     """Have our modules compute there, with tensors of the host."""
     if device == "cuda" and STRICT:
         pytest.skip("strict arrays take no tensors of the host: see test_strict_torch.py")
-    monkeypatch.setattr("rnn_gpu.bridges.torch.device_of", lambda tensor: device)
+    monkeypatch.setattr("rnn_gpu.bridges.torch.stack.device_of", lambda tensor: device)
 
 
 def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
@@ -540,9 +540,9 @@ def test_products_are_as_precise_as_torch_says(monkeypatch, settings_of_torch):
         asked.append((dtype, precision))
         return made(cell, m, n, dtype, device, precision, reverse)
 
-    made = bridge.layer_like
-    monkeypatch.setattr(bridge, "layer_like", layer_like)
-    monkeypatch.setattr(bridge, "device_of", lambda tensor: "cuda")
+    made = operators.layer_like
+    monkeypatch.setattr(operators, "layer_like", layer_like)
+    monkeypatch.setattr(stack, "device_of", lambda tensor: "cuda")
     for allowed, expected in ((True, "tf32"), (False, "fp32")):
         settings_of_torch.allow_tf32 = allowed
         ours.LSTM(M, N)(X)
@@ -563,11 +563,11 @@ def test_torchs_settings_of_precision_inherit(settings_of_torch):
     cudnn = settings_of_torch
     cudnn.rnn.fp32_precision, cudnn.fp32_precision = "none", "none"
     torch.backends.fp32_precision = "tf32"
-    assert bridge.precision_of_torch() == "tf32"
+    assert tensors.precision_of_torch() == "tf32"
     cudnn.fp32_precision = "ieee"
-    assert bridge.precision_of_torch() == "fp32"
+    assert tensors.precision_of_torch() == "fp32"
     cudnn.rnn.fp32_precision = "tf32"
-    assert bridge.precision_of_torch() == "tf32"
+    assert tensors.precision_of_torch() == "tf32"
 
 
 def test_a_module_is_as_precise_as_it_was_asked_to_be():

@@ -1,17 +1,14 @@
-"""Modules of torch's that run on our kernels: see rnn_gpu.torch, where users find them."""
+"""Layers of one cell with the arguments, parameters and call of torch.nn.LSTM."""
 
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .. import arguments, derivatives, layers
-from ..device import PRECISIONS, resolve
-from ..errors import (
+from ... import arguments, layers
+from ...device import PRECISIONS, resolve
+from ...errors import (
     ArgumentError,
     DeviceError,
     DtypeError,
@@ -19,152 +16,13 @@ from ..errors import (
     ShapeError,
     UnsupportedError,
 )
-from ..kernels import Activation, Cell, Clip
-from ..kernels.cells import CELLS
-from ..kernels.cells.elman import elman
-from ..kernels.cells.gru import gru
-from ..kernels.cells.lstm import lstm
-from ..kernels.once import once
-from ..layers.stateful import clip_of
-from ..layers.steps import Steps, all_live, steps_of
-from ..parameters import recurrent_shapes
+from ...kernels import Cell
+from ...layers.stateful import clip_of
+from ...layers.steps import all_live, steps_of
+from .operators import Call, Left, Recurrence
+from .tensors import device_of, on_the_stream_of, precision_of_torch
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-def device_of(tensor) -> str:
-    """The name of our device where a tensor lives."""
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise DeviceError(f"input is on {tensor.device}, expected a CPU or a CUDA tensor")
-    return tensor.device.type
-
-
-def on_the_stream_of(tensor):
-    """A context whose kernels run on the tensor's card, on torch's current stream there, in torch's
-    memory: so that torch.cuda.graph may capture them.
-    """
-    if tensor.device.type == "cpu":
-        return nullcontext()
-    stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    return resolve("cuda").on_stream(stream, tensor.get_device(), memory_on(tensor.device))
-
-
-def memory_on(device) -> Callable:
-    """What takes memory from torch's allocator: bytes -> (address, tensor)."""
-
-    def allocate(size: int):
-        owner = torch.empty(size, dtype=torch.uint8, device=device)
-        return owner.data_ptr(), owner
-
-    return allocate
-
-
-def precision_of_torch() -> str:
-    """What torch's own recurrent modules do in float32 on a GPU, by torch's settings: "fp32" or
-    "tf32".
-    """
-    cudnn = torch.backends.cudnn
-    if hasattr(cudnn, "rnn"):  # since torch 2.9; "none" asks the wider setting
-        settings = cudnn.rnn, cudnn, torch.backends
-        said = [one.fp32_precision for one in settings if one.fp32_precision != "none"]
-        return "tf32" if said[:1] == ["tf32"] else "fp32"
-    return "tf32" if cudnn.allow_tf32 else "fp32"
-
-
-class Left:
-    """What the way back through one layer and direction leaves, beside gradients."""
-
-    def __init__(self, taped: bool):
-        self.taped = taped
-        self.tape: layers.DeltaTape | None = None
-        self.clipped_steps: Any = 0  # unread, as a Back's
-
-
-class Call(NamedTuple):
-    """What one layer and direction needs beside tensors."""
-
-    cell: Cell
-    device: str
-    precision: str
-    steps: Steps
-    reverse: bool
-    clip: Clip
-    left: Left
-
-
-@once
-def layer_like(
-    cell: Cell, m: int, n: int, dtype: str, device: str, precision: str, reverse: bool
-) -> layers.Recurrent:
-    """A layer of ours without parameters, to be put on those of torch's."""
-    zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
-    options = {"device": device, "dtype": dtype, "precision": precision, "reverse": reverse}
-    return layers.Recurrent.of(zeros, cell, m, n, **options).on({})
-
-
-def forward(call, x, s0, U, W, b, c):
-    """x (T, B, m), s0 (S, B, n) and parameters, tensors -> ((layer, tape), y (T, B, n), s (S, B,
-    n)).
-    """
-    with on_the_stream_of(x):
-        d = resolve(call.device)
-        values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
-        dtype = str(x.dtype).removeprefix("torch.")
-        values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
-        sizes = values["U"].shape[1], values["W"].shape[1]
-        how = call.device, call.precision, call.reverse
-        layer = layer_like(call.cell, *sizes, dtype, *how).on(values)
-        y, (s,), tape = layer.forward(
-            d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps
-        )
-        # the caller may write into y
-        return (layer, tape), *(
-            torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s)
-        )
-
-
-def backward(went, call, dy, ds):
-    """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors.  Overwrites
-    call.left.
-    """
-    with on_the_stream_of(dy):
-        layer, tape = went
-        d = layer.backend
-        dy, ds = d.array(dy.detach(), layer.dtype), d.array(ds.detach().clone(), layer.dtype)
-        back = layer.back(tape, dy, [ds], call.left.taped, call.clip)
-        call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
-        gradients = (back.dx, *back.ds, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
-        return tuple(None if a is None else torch.from_dlpack(a) for a in gradients)
-
-
-class Recurrence(torch.autograd.Function):
-    """One layer in one direction: forward carries the state through time, backward is BPTT."""
-
-    @staticmethod
-    def forward(ctx, call, *tensors):
-        ctx.call = call
-        ctx.went, y, s = forward(call, *tensors)
-        ctx.save_for_backward(*tensors)  # torch then sees when one was written into
-        return y, s
-
-    @staticmethod
-    def backward(ctx, dy, ds):
-        return None, *Gradient.apply(ctx.went, ctx.call, dy, ds, *ctx.saved_tensors)
-
-
-class Gradient(torch.autograd.Function):
-    """Recurrence's way back, which itself cannot be differentiated."""
-
-    @staticmethod
-    def forward(ctx, went, call, dy, ds, *tensors):
-        return backward(went, call, dy, ds)
-
-    @staticmethod
-    def backward(ctx, *gradients):
-        raise UnsupportedError(
-            "double backward: the kernels give first derivatives alone; use torch.nn's module for "
-            "second ones"
-        )
 
 
 class Stack(torch.nn.Module):
@@ -450,55 +308,3 @@ class Stack(torch.nn.Module):
                 raise ShapeError(f"hx has shape {tuple(part.shape)}, expected {expected}")
         s = torch.stack([part if batched else part.unsqueeze(1) for part in parts])
         return s if order is None else s.index_select(2, order)
-
-
-class Recurrent(Stack):
-    """A stack of any cell: a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm",
-    "gru", "elman_softsign", …
-    """
-
-    def __init__(self, cell: Cell | str, *arguments_of_torch, **options):
-        self._cell = cell if isinstance(cell, Cell) else arguments.choice("cell", cell, CELLS)
-        derivatives.check_cell(self.cell)
-        super().__init__(*arguments_of_torch, **options)
-
-    @property
-    def cell(self):
-        """The Cell itself, where a name was given too."""
-        return self._cell if isinstance(self._cell, Cell) else CELLS[self._cell]
-
-
-class RNN(Stack):
-    """torch.nn.RNN, with any activation: nonlinearity is a name, an Activation, or a pair (f, df)
-    with df from the output y.
-    """
-
-    def __init__(
-        self,
-        input_size,
-        hidden_size,
-        num_layers=1,
-        nonlinearity: str | Activation | tuple = "tanh",
-        *arguments_of_torch,
-        **options,
-    ):
-        self.activation = derivatives.activation(nonlinearity)
-        self.nonlinearity = self.activation.name
-        super().__init__(input_size, hidden_size, num_layers, *arguments_of_torch, **options)
-
-    @property
-    def cell(self):
-        """The Elman cell of its activation."""
-        return elman(self.activation)
-
-
-class LSTM(Stack):
-    """torch.nn.LSTM, but for projections."""
-
-    cell = lstm
-
-
-class GRU(Stack):
-    """torch.nn.GRU."""
-
-    cell = gru

@@ -1,0 +1,48 @@
+"""What a tensor says of its device: ours of that name, torch's stream and memory there."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+
+from ...device import resolve
+from ...errors import DeviceError
+
+
+def device_of(tensor) -> str:
+    """The name of our device where a tensor lives."""
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"input is on {tensor.device}, expected a CPU or a CUDA tensor")
+    return tensor.device.type
+
+
+def on_the_stream_of(tensor):
+    """A context whose kernels run on the tensor's card, on torch's current stream there, in torch's
+    memory: so that torch.cuda.graph may capture them.
+    """
+    if tensor.device.type == "cpu":
+        return nullcontext()
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    return resolve("cuda").on_stream(stream, tensor.get_device(), memory_on(tensor.device))
+
+
+def memory_on(device) -> Callable:
+    """What takes memory from torch's allocator: bytes -> (address, tensor)."""
+
+    def allocate(size: int):
+        owner = torch.empty(size, dtype=torch.uint8, device=device)
+        return owner.data_ptr(), owner
+
+    return allocate
+
+
+def precision_of_torch() -> str:
+    """What torch's own recurrent modules do in float32 on a GPU, by torch's settings: "fp32" or
+    "tf32".
+    """
+    cudnn = torch.backends.cudnn
+    if hasattr(cudnn, "rnn"):  # since torch 2.9; "none" asks the wider setting
+        settings = cudnn.rnn, cudnn, torch.backends
+        said = [one.fp32_precision for one in settings if one.fp32_precision != "none"]
+        return "tf32" if said[:1] == ["tf32"] else "fp32"
+    return "tf32" if cudnn.allow_tf32 else "fp32"
