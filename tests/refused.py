@@ -45,6 +45,7 @@ KINDS = {
     "bound": Kind(
         ["", "1", 0, 0.0, -1, np.nan, np.inf, [], [1.0], True, False], "a number above 0, or None"
     ),
+    "tolerance": Kind(["", "1", 0, -1, np.nan, np.inf, None, True], "a number above 0"),
     "rate": Kind(["", "half", 1, 7, -0.1, np.nan, None, True, False], "a number from 0 to below 1"),
     "number": Kind([-0.1, np.nan, np.inf, "fast", True], "a number from 0 to below inf"),
     "number or inf": Kind([None, -1, "", np.nan, True], "a number from 0 to inf"),
@@ -54,6 +55,7 @@ KINDS = {
     "bytes": Kind([0, -5, True], "an integer of at least 1"),
     "bytes in words": Kind(["", "much"], "bytes, or words as '512MB'"),
     "cut": Kind(["", 0, 3, (1,)], "a pair (k1, k2) of numbers of steps"),
+    "way": Kind(["", "yes", 0, 1, None, (2,), 2.5], "False, or a pair (chunks, steps of warm-up)"),
     "precision": Kind(["tf16", 1, None], "one of 'fp32', 'tf32'"),
     "hook of epochs": Kind(["", 0, 3], "a function of (network, history)"),
     "callbacks": Kind(["", 0, 3], "a list of them"),
@@ -163,6 +165,8 @@ CALLS |= {"layer": calling(RNN_DOOR), "network": calling(network)}
 BACK = {"layer": going_back(RNN_DOOR), "network": going_back(network)}
 FIT, NETWORK, CHECK = {"fit": fit}, {"Network": network}, {"gradcheck": checked}
 STACK = {"stack": maker(stack, kind=LSTM, **SIZES)}
+TIMED = {name: CALLS[name] for name in ("layer", "network")}
+TIMED |= FIT | {"evaluate": evaluate, "predict": predict}
 PLAN = {"plan": lambda device, dtype, **options: network(device, dtype).plan(T, B, **options)}
 SGD, RMSPROP = {"SGD": anywhere(optimizers.SGD)}, {"RMSprop": anywhere(optimizers.RMSprop)}
 ADAMS = {"Adam": anywhere(optimizers.Adam), "AdamW": anywhere(optimizers.AdamW)}
@@ -220,6 +224,8 @@ OPTIONS = [
     Option("memory_budget", "bytes", FIT | PLAN),
     Option("memory_budget", "bytes in words", FIT | PLAN),
     Option("truncate", "cut", FIT),
+    Option("parallel", "way", TIMED),
+    Option("tolerance", "tolerance", TIMED),
     Option("checkpoint_every", "count or None", FIT),
     Option("on_epoch", "hook of epochs", FIT),
     Option("callbacks", "callbacks", FIT),

@@ -88,8 +88,8 @@ bridges bridges.torch errors outline
 arguments bridges.io bridges.plots device
 bridges.torch.tensors bridges.weights derivatives keeping parameters schedules
 losses optimizers
-layers.passes layers.steps
-layers.base layers.noise
+layers.overlap layers.passes layers.steps layers.tapes
+layers.base layers.noise layers.parallel
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions

@@ -218,8 +218,15 @@ def test_segments_go_call_by_call():
     net = network()
     batch = Samples(net, list(X), list(Y)).batch(range(B))
     ways = {"states": None, "taped": False, "segment": None, "changes": True}
+    ways["parallel"] = None
     assert replay.may_be_kept(net, batch, ways)
-    for other in ({"segment": 2}, {"states": [0]}, {"taped": True}, {"changes": False}):
+    for other in (
+        {"segment": 2},
+        {"states": [0]},
+        {"taped": True},
+        {"changes": False},
+        {"parallel": 1},
+    ):
         assert not replay.may_be_kept(net, batch, ways | other)
     assert not replay.may_be_kept(net, batch._replace(whole=None), ways)
 

@@ -79,6 +79,11 @@ class Bidirectional(Stateful):
         """The DeltaTape of each direction, from the last backward with tape=True."""
         return [layer.tape for layer in self.recurrent]
 
+    @property
+    def parallel_report(self):
+        """The ParallelReport of each direction, of the last call."""
+        return [layer.parallel_report for layer in self.recurrent]
+
     def as_torch(self, θ):
         parts = [
             layer.as_torch(own) for layer, own in zip(self.recurrent, self.apart(θ), strict=True)

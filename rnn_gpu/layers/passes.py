@@ -16,6 +16,7 @@ class Pass(NamedTuple):
 
     training: bool = False
     numbers: Mapping[Any, int] = MappingProxyType({})  # of this pass, for each layer that draws
+    parallel: Any = None  # how layers go over long sequences in chunks; None: step by step
 
 
 INFERENCE = Pass()
@@ -36,6 +37,12 @@ class Back(NamedTuple):
     clipped_steps: Any = 0
     wide_ds: Any = None  # ds of the cell that ran, where noise made it another than the layer's own
     parts: tuple["Back", ...] = ()
+    report: Any = None  # how a recurrent layer went over its sequence; None where nobody asked
+
+
+def delta_of(back: Back) -> Any:
+    """δ of a way back; one in chunks is joined."""
+    return back.delta.whole() if hasattr(back.delta, "whole") else back.delta
 
 
 def clipped_in_all(backs) -> Any:
@@ -171,12 +178,12 @@ class Remembering:
         return 0 if back is None else int(back.clipped_steps)
 
 
-def next_pass(layers, training: bool) -> Pass:
+def next_pass(layers, training: bool, parallel=None) -> Pass:
     """A way forward through these layers; in training each that draws counts it."""
     if not training:
-        return INFERENCE
+        return INFERENCE if parallel is None else Pass(parallel=parallel)
     numbers = {}
     for layer in (part for one in layers for part in one.parts if part.draws):
         numbers[layer] = layer.passes
         layer.passes += 1
-    return Pass(True, numbers)
+    return Pass(True, numbers, parallel)

@@ -16,57 +16,16 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
+from . import parallel
 from .noise import PART, Noise, Source, key, noise
-from .passes import INFERENCE, Back, clipped_in_all
+from .parallel import ChunkedTape, ParallelReport
+from .passes import INFERENCE, Back, clipped_in_all, delta_of
 from .stateful import Stateful
 from .steps import Steps
+from .tapes import Tape
 
 # What the way back through W is asked for: nothing goes below, and a bias where p and q are apart.
 OF_W = {apart: FRESH._replace(below=False, bias=apart) for apart in (False, True)}
-
-
-class Tape(NamedTuple):
-    """What a recurrent layer remembers of its forward pass; but for x in the order of its own
-    steps, which `reverse` turns around.
-    """
-
-    x: np.ndarray  # (T, B, m)
-    wide_s: np.ndarray  # (S, T+1, B, n), of `cell`
-    wide_kept: np.ndarray  # (T, B, K, n), of `cell`
-    flags: np.ndarray  # (T, B)
-    starts: np.ndarray | None  # see Steps
-    masked: bool  # see Steps
-    cell: Cell  # that ran: the layer's own, or with noise around it
-    own: Cell  # of the layer
-    mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
-
-    __repr__ = outline.fields
-
-    @property
-    def s(self):
-        """The states of the layer's own cell."""
-        return self.wide_s[self.cell.output :]
-
-    @property
-    def kept(self):
-        """What the layer's own cell keeps for the way back, (T, B, K, n)."""
-        return self.wide_kept[:, :, : self.own.kept]
-
-    def before(self, t=slice(None)):
-        """The states that steps t begin with, (S, ·, B, n), of `cell`."""
-        s = self.wide_s[:, :-1][:, t]
-        if self.starts is None:
-            return s
-        first = self.wide_s[:, :1]
-        return np.where(self.starts[t], first if s.ndim == 4 else first[:, 0], s)
-
-    def widened(self, ds):
-        """dE/ds of the cell that ran, from that of the own."""
-        return ds if self.mask is None else np.concatenate([np.zeros_like(ds[:1]), ds])
-
-    def narrowed(self, ds):
-        """dE/ds of the own cell, (S, …, B, n): what went through the mask is added."""
-        return ds if self.mask is None else np.concatenate([ds[1:2] + self.mask * ds[:1], ds[2:]])
 
 
 class DeltaTape(NamedTuple):
@@ -220,7 +179,15 @@ class Recurrent(Stateful):
         back = self._found("delta")
         if back is None or back.delta is None:
             raise OrderError("delta is known after backward: call it after the layer went forward")
-        return back.delta
+        return delta_of(back)
+
+    @property
+    def parallel_report(self) -> ParallelReport | None:
+        """How the last call, and its `backward`, went in chunks, or why not; None where nobody
+        asked for `parallel`.
+        """
+        last, back = self._last, self._found("parallel_report")
+        return back.report if back else getattr(last and last.tape, "report", None)
 
     @property
     def tape(self) -> DeltaTape:
@@ -233,15 +200,14 @@ class Recurrent(Stateful):
         return back.tape
 
     def forward(self, x, s0, steps: Steps, pass_=INFERENCE):
-        training = pass_.training
-        d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, training)
-        mask = None
+        report = None
+        if pass_.parallel is not None:
+            gone, report = parallel.forward(self, x, s0, steps, pass_)
+            if gone is not None:
+                return gone
+        d, cell = self._device, self._noise.around(self.cell, pass_.training)
         T, B, _ = x.shape
-        p = d.project(x, θ["U"], θ["b"], cell.gates, self.precision)
-        if cell.drawn:
-            place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
-            source = Source(self.seed, place, number, steps.first)
-            p, mask = self._noise.beside(d, p, cell.gates, source, training)
+        p, mask = self.inputs(x, steps, pass_)
         p = self.in_turn(p)
         s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
         (s[cell.output :, 0],) = s0
@@ -255,14 +221,31 @@ class Recurrent(Stateful):
             else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         )
         own = steps.turned(d) if self.reverse else steps
-        d.forward(
-            cell, Forward(p, θ["W"], self._c(), s, kept, own.flags, own.masked), self.precision
-        )
-        tape = Tape(x, s, kept, own.flags, own.starts, own.masked, cell, self.cell, mask)
+        W, c = self.parameters["W"], self.recurrent_bias
+        d.forward(cell, Forward(p, W, c, s, kept, own.flags, own.masked), self.precision)
+        tape = Tape(x, s, kept, own.flags, own.starts, own.masked, cell, self.cell, mask, report)
         return steps.only_live(self.in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
 
+    def inputs(self, x, steps: Steps, pass_):
+        """(p (T, B, G + D, n), the mask of recurrent dropout (B, n), or None) of x (T, B, m), in
+        time's order.
+        """
+        d, θ, cell = self._device, self.parameters, self._noise.around(self.cell, pass_.training)
+        p = d.project(x, θ["U"], θ["b"], cell.gates, self.precision)
+        if not cell.drawn:
+            return p, None
+        place, number = self.place + (1 + self.reverse) * PART, pass_.numbers.get(self, 0)
+        source = Source(self.seed, place, number, steps.first)
+        return self._noise.beside(d, p, cell.gates, source, pass_.training)
+
     def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
-        d, θ, (T, B, _), cell = self._device, self.parameters, tape.x.shape, tape.cell
+        report = tape.report
+        if isinstance(tape, ChunkedTape):
+            gone, report = parallel.back(self, tape, dy, ds, taped, clip, later)
+            if gone is not None:
+                return gone
+            tape = tape.whole()
+        d, (T, B, _), cell = self._device, tape.x.shape, tape.cell
         # dE/ds of the cell that ran: narrowed to that of its own cell it would be rounded
         ds = later.wide_ds if later else tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
@@ -272,17 +255,25 @@ class Recurrent(Stateful):
         else:
             dy, s, kept = self.in_turn(dy), tape.wide_s, tape.wide_kept
             flags, masked = tape.flags, tape.masked
-            call = Backward(dy, θ["W"], s, kept, flags, dp, dq, ds, clip, masked)
+            call = Backward(dy, self.parameters["W"], s, kept, flags, dp, dq, ds, clip, masked)
             seen, clipped = None, d.backward(cell, call, self.precision)
-        δ, sums, sums_W = self.in_turn(dp), FRESH, OF_W[cell.apart]
+        δ = self.in_turn(dp)
+        dx, grads = self.sums((δ, tape.x), (dq, tape.before()[0]), later)
+        back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds, report=report)
+        return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
+
+    def sums(self, inputs, recurrent, later):
+        """(dE/dx, gradients by name) from δ and what it was multiplied by: (δp, x), (δq, s), each
+        pair in an order of its own; added to those of `later`.
+        """
+        d, θ, apart = self._device, self.parameters, self.cell.apart
+        sums, sums_W = FRESH, OF_W[apart]
         if later:
             sums = sums._replace(U=later.grads["U"], b=later.grads["b"])
             sums_W = sums_W._replace(U=later.grads["W"], b=later.grads.get("c"))
-        dx, dU, db = d.project_back(δ, tape.x, θ["U"], sums, self.precision)
-        _, dW, dc = d.project_back(dq, tape.before()[0], θ["W"], sums_W, self.precision)
-        grads = {"U": dU, "W": dW, "b": db} | ({"c": dc} if cell.apart else {})
-        back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds)
-        return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
+        dx, dU, db = d.project_back(*inputs, θ["U"], sums, self.precision)
+        _, dW, dc = d.project_back(*recurrent, θ["W"], sums_W, self.precision)
+        return dx, {"U": dU, "W": dW, "b": db} | ({"c": dc} if apart else {})
 
     def in_turn(self, a):
         """a (T, B, …) from time's order to that of this layer's own steps, or back.
@@ -325,7 +316,9 @@ class Recurrent(Stateful):
         call = Backward(dy, W, s, kept, flags, dp, dq, ds, clip, masked)
         return self._device.backward(tape.cell, call, self.precision)
 
-    def _c(self):
+    @property
+    def recurrent_bias(self):
+        """The bias of the recurrent side, (G·n,), or (0,) of a cell that is not apart."""
         return self.parameters["c"] if self.cell.apart else self.parameters["b"][:0]
 
     def _check_state(self, name, state, B):

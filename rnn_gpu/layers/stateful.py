@@ -10,6 +10,7 @@ from .. import arguments
 from ..errors import ShapeError
 from ..kernels import UNCLIPPED, Clip
 from .base import Layer
+from .parallel import parallel_of
 from .passes import Last, next_pass
 from .steps import enter, entered
 
@@ -34,6 +35,8 @@ class Stateful(Layer):
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         training: bool = False,
+        parallel: tuple[int, int] | bool = False,
+        tolerance: float = 1e-6,
     ) -> tuple[Any, Any]:
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
 
@@ -47,6 +50,11 @@ class Stateful(Layer):
         resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`:
                  as if two sequences stood one behind the other. A masked step resets too
         training  True draws the masks of recurrent dropout and zoneout
+        parallel  (chunks, steps of warm-up): chunks of the sequence go side by side, for layers
+                  that forget: see docs/parallel.md. The result is that of False within `tolerance`,
+                  not to the bit; `parallel_report` says how it went. With resets: step by step
+        tolerance  how far the state that a chunk begins with may be from the end of the one before;
+                   and the share of the largest dE/ds that may be dropped on the way back
         y        (T, B, n), the output of every step; state as above, after the last step of each
                  sample
         """
@@ -57,8 +65,9 @@ class Stateful(Layer):
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
+        pass_ = next_pass((self,), training, parallel_of(parallel, tolerance))
         self.let_go()
-        y, s, tape = self.forward(a, s0, steps, next_pass((self,), training))
+        y, s, tape = self.forward(a, s0, steps, pass_)
         self.remember(Last(x, steps, tape, weights, thread=get_ident()))
         return arguments.give(self._device, x, self._turn(y)), self._as_states(x, s)
 

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 from .. import arguments
 from ..arguments import Listed
 from ..errors import ArgumentError
+from ..layers.parallel import Parallel, parallel_of
+from ..layers.passes import next_pass
 from ..layers.stateful import zero_states
 from .batches import Batch, Samples
 from .counting import Counting
@@ -87,14 +89,18 @@ def metrics_of(network, metrics: Metrics, batch: Batch, o) -> dict[str, float]:
 
 
 def measure(
-    network, samples: Samples, batch_size: int, metrics: Metrics = MappingProxyType({})
+    network,
+    samples: Samples,
+    batch_size: int,
+    metrics: Metrics = MappingProxyType({}),
+    parallel=None,
 ) -> dict[str, float]:
     """As `evaluate`, of samples that were checked."""
     seen = []
     for batch in samples.batches(batch_size):
         if not batch.counts:
             continue
-        o = run(network, batch)
+        o = run(network, batch, parallel)
         objective, device = network.objective, network.backend
         _, sums = device.loss(objective.loss, o, batch.target, batch.weight, batch.total)
         summed, hits = device.numpy(sums).sum(0)
@@ -103,10 +109,11 @@ def measure(
     return average(seen)
 
 
-def run(network, batch: Batch):
+def run(network, batch: Batch, parallel: Parallel | None = None):
     """Outputs (T, B, k) of one batch; what `backward` needs is left alone."""
     states = batch.states or zero_states(network.recurrent, batch.x.shape[1])
-    return network.forward(batch.x, states, batch.steps, keep=False)[0]
+    pass_ = next_pass(network.layers, False, parallel)
+    return network.forward(batch.x, states, batch.steps, pass_, keep=False)[0]
 
 
 def evaluate(
@@ -123,14 +130,18 @@ def evaluate(
     ignore_index: int | None = None,
     burn_in: int = 0,
     metrics: Metrics | None = None,
+    parallel: tuple[int, int] | bool = False,
+    tolerance: float = 1e-6,
 ) -> dict[str, float]:
     """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples, and what
-    `metrics` say: see Samples for x, y, mask, resets and state, and `fit` for what counts.
+    `metrics` say: see Samples for x, y, mask, resets and state, `fit` for what counts, and
+    Recurrent for parallel and tolerance.
     """
     counting = Counting(sample_weight, class_weight, ignore_index, burn_in).checked(network)
     samples = Samples(network, x, y, mask=mask, resets=resets, state=state, counting=counting)
     size = arguments.size("batch_size", batch_size)
-    return measure(network, samples, size, check_metrics(metrics))
+    way = parallel_of(parallel, tolerance)
+    return measure(network, samples, size, check_metrics(metrics), way)
 
 
 def predict(
@@ -141,17 +152,20 @@ def predict(
     mask: Listed | None = None,
     resets: Listed | None = None,
     state: Sequence[Any] | None = None,
+    parallel: tuple[int, int] | bool = False,
+    tolerance: float = 1e-6,
 ) -> Any:
     """The network's outputs for N samples: (N, k) with steps="last" or without recurrent layers,
     else a list of (T_i, k), zero where no step happens.
 
     For the cross-entropies these are logits: `.argmax(-1)` is the class. See Samples for x, mask,
-    resets and state.
+    resets and state, Recurrent for parallel and tolerance.
     """
+    way = parallel_of(parallel, tolerance)
     outputs, last = [], network.steps == "last" or not network.recurrent
     samples = Samples(network, x, targets=False, mask=mask, resets=resets, state=state)
     for batch in samples.batches(arguments.size("batch_size", batch_size)):
-        o = network.backend.numpy(batch.steps.only_live(run(network, batch)))
+        o = network.backend.numpy(batch.steps.only_live(run(network, batch, way)))
         for b, length in enumerate(batch.lengths):
             outputs.append(o[batch.last[b], b] if last else o[:length, b])
     return np.stack(outputs) if last else outputs
@@ -165,6 +179,8 @@ def predict_proba(
     mask: Listed | None = None,
     resets: Listed | None = None,
     state: Sequence[Any] | None = None,
+    parallel: tuple[int, int] | bool = False,
+    tolerance: float = 1e-6,
 ) -> Any:
     """Probabilities of N samples, shaped as `predict` gives outputs: of classes that exclude each
     other, which add up to 1 over the last axis, or of each output by itself, as the loss has them.
@@ -179,7 +195,9 @@ def predict_proba(
             "logits. Use predict"
         )
     of_logits = softmax if classes == "exclusive" else sigmoid
-    outputs = predict(network, x, batch_size=batch_size, mask=mask, resets=resets, state=state)
+    ways = {"parallel": parallel, "tolerance": tolerance}
+    samples = {"mask": mask, "resets": resets, "state": state}
+    outputs = predict(network, x, batch_size=batch_size, **samples, **ways)
     return list(map(of_logits, outputs)) if isinstance(outputs, list) else of_logits(outputs)
 
 

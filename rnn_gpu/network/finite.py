@@ -7,6 +7,7 @@ import numpy as np
 from ..kernels import LIVE
 from ..kernels.losses import as_rows
 from ..layers import Dense, Recurrent
+from ..layers.passes import delta_of
 
 
 def first_bad(network, batch, made) -> str:
@@ -108,7 +109,7 @@ def carried_back(number, parts, live):
     """The traces of δ, likewise: from each layer's own last step to its first."""
     for i, layer, _, back in reversed(parts):
         if isinstance(layer, Recurrent):
-            δ = np.where(live[:, :, None, None], number(back.delta), np.nan)[
+            δ = np.where(live[:, :, None, None], number(delta_of(back)), np.nan)[
                 :: 1 if layer.reverse else -1
             ]
             for g in range(layer.cell.gates):

@@ -55,6 +55,8 @@ def fit(
     resets: Listed | None = None,
     state: Sequence[Any] | None = None,
     stateful: bool = False,
+    parallel: tuple[int, int] | bool = False,
+    tolerance: float = 1e-6,
 ) -> History:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.
 
@@ -97,6 +99,8 @@ def fit(
     stateful       True: sample i of a batch goes on from the state that sample i of the one before
                    ended with, and each epoch begins anew. Needs shuffle=False, whole batches; no
                    gradient goes back into the batch before. Validation begins with zero
+    parallel, tolerance  chunks of each sequence go side by side, which gives the same within
+                   `tolerance`, of networks that forget: see Recurrent. Validation goes step by step
     shuffle, seed  a new order each epoch, the same for the same seed
     on_epoch       called with (network, history) after each epoch
     watch          called with (network, number of the update) when its gradients are there and no
@@ -155,6 +159,8 @@ def fit(
             seed=seed,
             memory_budget=memory_budget,
             stateful=stateful,
+            parallel=parallel,
+            tolerance=tolerance,
         )
         progress = arguments.flag("progress", progress)
         if memory_budget is not None and any(each.tapes for each in everyone):

@@ -36,21 +36,34 @@ class Made(NamedTuple):
 
 
 def forward_backward(
-    network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED
+    network,
+    batch: Batch,
+    states=None,
+    taped=False,
+    segment=None,
+    clip: Clip = UNCLIPPED,
+    parallel=None,
 ) -> Made:
     """Loss and gradients of one batch, from these states or zero; the network remembers them as
     those of its last pass.
 
-    segment  steps that are computed, and computed again, at a time (see Segments); None is all
+    segment   steps that are computed, and computed again, at a time (see Segments); None is all
+    parallel  how layers go over long sequences in chunks (see Pass)
     """
-    unread = both_ways(network, batch, states, taped, segment, clip)
+    unread = both_ways(network, batch, states, taped, segment, clip, parallel)
     summed, hits = network.backend.numpy(unread.sums).sum(0)
     E, correct = network.objective.means(summed, hits, batch.counts, network.dtype)
     return Made(E, correct, unread.o, unread.tape, unread.back, unread.states)
 
 
 def both_ways(
-    network, batch: Batch, states=None, taped=False, segment=None, clip: Clip = UNCLIPPED
+    network,
+    batch: Batch,
+    states=None,
+    taped=False,
+    segment=None,
+    clip: Clip = UNCLIPPED,
+    parallel=None,
 ) -> Unread:
     """As forward_backward, but that nobody waits for the device."""
     B = batch.x.shape[1]
@@ -58,7 +71,7 @@ def both_ways(
     way = memory.Segments(network, segment) if segment else network
     network.let_go()
     o, last, tape = way.forward(
-        batch.x, states, batch.steps, next_pass(network.layers, training=True)
+        batch.x, states, batch.steps, next_pass(network.layers, True, parallel)
     )
     loss = network.objective.loss
     do, sums = network.backend.loss(loss, o, batch.target, batch.weight, batch.total)

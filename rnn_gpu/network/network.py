@@ -34,6 +34,7 @@ from ..layers import (
     Layer,
     Recurrent,
 )
+from ..layers.parallel import ParallelReport, parallel_of
 from ..layers.passes import INFERENCE, Back, Last, Remembering, clipped_in_all, next_pass
 from ..layers.stateful import as_states, check_states, clip_of
 from ..layers.steps import enter, entered, swapped
@@ -178,6 +179,8 @@ class Network(Remembering, Weights):
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
         memory_budget: int | str | None = None,
+        parallel: tuple[int, int] | bool = False,
+        tolerance: float = 1e-6,
     ) -> tuple[Any, list]:
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).
 
@@ -194,6 +197,8 @@ class Network(Remembering, Weights):
                        states between segments are kept, and
                   `backward` computes each segment again: the same gradient (see `plan`), but no
                   `tape`; and no resets
+        parallel, tolerance  of every recurrent layer: chunks of the sequence go side by side; see
+                             Recurrent
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
         """
         training = arguments.flag("training", training)
@@ -222,8 +227,9 @@ class Network(Remembering, Weights):
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
         s0, weights = check_states(self.recurrent, "state", state, B), self._fingerprint()
+        pass_ = next_pass(self.layers, training, parallel_of(parallel, tolerance))
         self.let_go()
-        y, s, tape = way.forward(a, s0, steps, next_pass(self.layers, training))
+        y, s, tape = way.forward(a, s0, steps, pass_)
         self.remember(
             Last(x, steps, tape, weights, None if way is self else way, thread=get_ident())
         )
@@ -274,6 +280,13 @@ class Network(Remembering, Weights):
         tape=True.
         """
         return [layer.tape for layer in self.recurrent]
+
+    @property
+    def parallel_reports(self) -> list[ParallelReport | None]:
+        """How each recurrent layer has gone over the last sequence, in chunks or not; None where
+        nobody asked for `parallel`.
+        """
+        return [layer.parallel_report for layer in self.recurrent]
 
     def __setstate__(self, state):
         self.__dict__ |= state

@@ -26,14 +26,15 @@ class Kept(NamedTuple):
 class Replays:
     """Updates of a network, by all that a graph of them fixes.
 
-    enqueue  (network, batch, formula, moments, scalars, *, changes, states, taped, segment, clip)
+    enqueue  (network, batch, formula, moments, scalars, *, changes, states, taped, segment, clip,
+             parallel)
              -> what is on its way on the device, with `unread`: nobody waits for it, and it copies
              nothing from the host
 
     The first of a kind goes call by call, which compiles what it needs; the second is captured, and
     done by its graph, as are all that follow. Whatever a graph cannot hold goes call by call: steps
-    that are masked, a state that is carried on, noise, which is drawn anew each time, tapes, and
-    devices without graphs. Bit for bit it is the same.
+    that are masked, a state that is carried on, noise, which is drawn anew each time, tapes, chunks
+    side by side, whose ends are looked at, and devices without graphs. Bit for bit it is the same.
     """
 
     def __init__(self, network, enqueue: Callable):
@@ -97,7 +98,7 @@ class Replays:
 def may_be_kept(network, batch: Batch, ways: dict) -> bool:
     """Is an update the same work each time, but for numbers in arrays?"""
     begun = ways["states"] or batch.states
-    plain = not (begun or ways["taped"] or ways["segment"]) and ways["changes"]
+    plain = not (begun or ways["taped"] or ways["segment"] or ways["parallel"]) and ways["changes"]
     all_live = batch.steps.dead is None and batch.steps.starts is None
     drawn = any(part.draws for layer in network.layers for part in layer.parts)
     return plain and all_live and batch.whole is not None and not drawn

@@ -12,6 +12,7 @@ from .. import arguments, outline
 from ..bridges import plots
 from ..errors import ArgumentError, NonFiniteError
 from ..kernels import UNCLIPPED, Change, Clip, Limits, Report
+from ..layers.parallel import Parallel, parallel_of
 from ..layers.stateful import clip_of, zero_states
 from ..optimizers import Optimizer
 from . import checkpoint as checkpoints
@@ -65,6 +66,8 @@ class Settings:
     seed: int = 0
     memory_budget: int | str | None = None
     stateful: bool = False
+    parallel: tuple[int, int] | bool = False
+    tolerance: float = 1e-6
 
     def __post_init__(self):
         checked = {
@@ -87,12 +90,18 @@ class Settings:
             if (bound := getattr(self, name)) is not None:
                 checked[name] = arguments.bound(name, bound)
         clip_of(self.clip_step_value, self.clip_step_norm)
+        parallel_of(self.parallel, self.tolerance)
         if self.memory_budget is not None:
             memory.budget(self.memory_budget)
             if self.truncate is not None:
                 raise computed_once("truncate")
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # as Python's own, which files can hold
+
+    @cached_property
+    def in_parallel(self) -> Parallel | None:
+        """How layers go over long sequences in chunks; None step by step."""
+        return parallel_of(self.parallel, self.tolerance)
 
     @cached_property
     def clipping(self) -> Clipping:
@@ -317,7 +326,7 @@ class Training:
                 continue
             seen.add(kind)
             if not window.counts:
-                states = carried_on(network, window, states, on)
+                states = carried_on(network, window, states, on, self.settings.in_parallel)
                 continue
             going = enqueued(
                 network,
@@ -329,6 +338,7 @@ class Training:
                 taped=taped,
                 segment=self._segment(T, B, batch.steps.dead is not None),
                 clip=step,
+                parallel=self.settings.in_parallel,
             )
             network.backend.numpy(going.report)  # which waits
             states = states_before(network, going.unread.tape, on)
@@ -383,7 +393,7 @@ class Training:
         parts = windows(network.backend, batch, cuts)
         for k, (window, on) in enumerate(parts):
             if not window.counts:  # only the state is carried on
-                states = carried_on(network, window, states, on)
+                states = carried_on(network, window, states, on, self.settings.in_parallel)
                 continue
             made, norm = self._step(batch, window, states, look, taped)
             states = made.states if on is None else states_before(network, made.tape, on)
@@ -413,7 +423,8 @@ class Training:
 
     def _step(self, batch: Batch, window: Batch, states, look, taped) -> tuple[Made, float]:
         """An update from a window of a batch, entered into the history."""
-        history, position, clipping = self.history, self.position, self.settings.clipping
+        history, position, settings = self.history, self.position, self.settings
+        clipping = settings.clipping
         T, B = batch.x.shape[:2]
         made, norm = train_step(
             self.network,
@@ -425,6 +436,7 @@ class Training:
             segment=self._segment(T, B, batch.steps.dead is not None),
             look=look,
             taped=taped,
+            parallel=settings.in_parallel,
             enqueue=self._replays,
         )
         history["step_loss"].append(made.loss)
@@ -441,7 +453,7 @@ class Training:
         """A batch is done, but for windows that the loss does not count."""
         if self.settings.stateful:
             for window, on in rest:
-                states = carried_on(self.network, window, states, on)
+                states = carried_on(self.network, window, states, on, self.settings.in_parallel)
             self.carried = [s.copy() for s in states]  # not a view that keeps all steps alive
         self.position.batch += 1
 
@@ -484,6 +496,7 @@ def train_step(
     segment: int | None = None,
     look: Callable[[int], object] | None = None,
     taped: bool = False,
+    parallel: Parallel | None = None,
     enqueue: Callable | None = None,
 ) -> tuple[Made, float]:
     """One update from one batch.  Returns (what was Made, the norm of the gradient before
@@ -493,6 +506,7 @@ def train_step(
     states       to begin with; None is zero
     segment      see forward_backward
     look, taped  see Training.epoch
+    parallel     how layers go over long sequences in chunks
     enqueue      does the work of `enqueue`: Replays, where several updates come
     Raises NonFiniteError, before a weight has changed. The device is waited for once; where
     somebody looks, twice.
@@ -502,6 +516,7 @@ def train_step(
     scalars = scalars_of(network, optimizer, clipping)
     formula, changes = (optimizer.formula, moments, scalars), look is None
     ways = {"states": states, "taped": taped, "segment": segment, "clip": clipping.step}
+    ways["parallel"] = parallel
     going = (enqueue or enqueued)(network, batch, *formula, changes=changes, **ways)
     made, norm = read(network, batch, optimizer, going, number, segment)
     if look:

@@ -115,13 +115,13 @@ def windows(device, batch: Batch, segments):
         yield part, after and after[0] - start
 
 
-def carried_on(network, window: Batch, states, on):
+def carried_on(network, window: Batch, states, on, parallel=None):
     """The states before step `on` of a window that the loss does not count; where `on` is None,
     those after its last step.
     """
     states = states or zero_states(network.recurrent, window.x.shape[1])
     _, last, tapes = network.forward(
-        window.x, states, window.steps, next_pass(network.layers, training=True)
+        window.x, states, window.steps, next_pass(network.layers, True, parallel)
     )
     return last if on is None else states_before(network, tapes, on)
 

@@ -1,0 +1,102 @@
+"""A long sequence as chunks that stand beside each other as a batch; and how far two trajectories
+are apart.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Chunks(NamedTuple):
+    """T steps of B samples, cut in `count` chunks of `length` steps, the last padded.
+
+    An array (T, B, …) becomes (L, C·B, …): sample b of chunk c is its column c·B + b.
+    """
+
+    T: int
+    B: int
+    count: int
+    length: int
+
+    @property
+    def padded(self) -> bool:
+        """Has the last chunk steps beyond T?"""
+        return self.count * self.length > self.T
+
+    def cut(self, device, a) -> Any:
+        """a (T, B, …) -> a copy (L, C·B, …), zero beyond T."""
+        C, L, B, tail = self.count, self.length, self.B, a.shape[2:]
+        out, whole = device.empty((L, C, B, *tail), a.dtype), (C - 1) * L
+        axes = out.swapaxes(0, 1)  # (C, L, B, …), a view
+        axes[:-1] = a[:whole].reshape((C - 1, L, B, *tail))
+        axes[-1, : self.T - whole] = a[whole:]
+        if self.padded:
+            axes[-1, self.T - whole :] = a.dtype.type(0)
+        return out.reshape((L, C * B, *tail))
+
+    def joined(self, device, a) -> Any:
+        """a (L, C·B, …) -> a copy (T, B, …)."""
+        C, L, B, tail = self.count, self.length, self.B, a.shape[2:]
+        turned = a.reshape((L, C, B, *tail)).swapaxes(0, 1)
+        return device.array(turned, a.dtype).reshape((C * L, B, *tail))[: self.T]
+
+    def columns(self, chunks) -> list[slice]:
+        """The columns of some chunks, rising: a slice for each run of neighbours."""
+        B, runs = self.B, []
+        for c in chunks:
+            if runs and runs[-1].stop == c * B:
+                runs[-1] = slice(runs[-1].start, (c + 1) * B)
+            else:
+                runs.append(slice(c * B, (c + 1) * B))
+        return runs
+
+
+def chunks_of(T: int, B: int, count: int) -> Chunks:
+    """At most `count` chunks of one length, of which none is empty."""
+    length = -(-T // count)
+    return Chunks(T, B, -(-T // length), length)
+
+
+def gathered(device, a, axis: int, columns: list[slice]) -> Any:
+    """A contiguous copy of some columns of a, which are its axis `axis`."""
+    before = (slice(None),) * axis
+    parts = [a[(*before, own)] for own in columns]
+    return device.copy(parts[0]) if len(parts) == 1 else np.concatenate(parts, axis)
+
+
+def scatter(a, axis: int, columns: list[slice], values, add: bool = False):
+    """Write values into these columns of a, or add them."""
+    before, first = (slice(None),) * axis, 0
+    for own in columns:
+        end = first + own.stop - own.start
+        part = values[(*before, slice(first, end))]
+        if add:
+            a[(*before, own)] += part
+        else:
+            a[(*before, own)] = part
+        first = end
+
+
+def apart(a, b) -> np.ndarray:
+    """How far states a and b (S, …, B, n), NumPy's, are apart: the largest |a − b| / max(1, |b|)
+    of the units of each sample, (…, B); NaN where one is.
+    """
+    return (np.abs(a - b) / np.maximum(1, np.abs(b))).max((0, -1))
+
+
+def growth(distances: np.ndarray, floor: float) -> float:
+    """How often larger two trajectories were apart than at some step before: at least 1.
+
+    distances  (steps, columns), as they follow each other
+    floor      what is below it is rounding, which is no measure of what it becomes
+    """
+    if not np.isfinite(distances).all():
+        return np.inf
+    later = np.maximum.accumulate(distances[::-1])[::-1]
+    measured = distances > floor
+    return float(np.max(later[measured] / distances[measured], initial=1.0))
+
+
+def per_chunk(distances: np.ndarray, B: int) -> np.ndarray:
+    """The largest of each chunk's B samples: (C·B,) -> (C,)."""
+    return distances.reshape(-1, B).max(1)

@@ -1,0 +1,321 @@
+"""One long sequence as chunks side by side: against the same, step by step."""
+
+import numpy as np
+import pytest
+
+import rnn_gpu
+from conftest import DEVICES, REPRESENTATIVE, RTOL
+from rnn_gpu.kernels.devices import find
+from rnn_gpu.layers.overlap import chunks_of, gathered, growth, per_chunk, scatter
+from rnn_gpu.layers.parallel import PIECE
+
+T, B, M, N = 203, 2, 3, 5
+CUT = (4, 11)  # chunks, warm-up
+TOLERANCE = {"float64": 1e-11, "float32": 1e-6}
+KINDS = {"elman_tanh": rnn_gpu.RNN, "gru": rnn_gpu.GRU, "lstm": rnn_gpu.LSTM}
+RNG = np.random.default_rng(7)
+
+
+def draw(*shape, dtype="float64"):
+    return RNG.normal(size=shape).astype(dtype)
+
+
+def forgetful(kind, device="reference", dtype="float64", **options):
+    """A layer that forgets what was some steps before."""
+    layer = kind(M, N, device=device, dtype=dtype, **options)
+    layer.parameters["W"][...] *= 0.1
+    if layer.cell.gates > 1:  # of a GRU the update gate, of an LSTM the forget gate
+        layer.parameters["b"][N : 2 * N] = -2
+    return layer
+
+
+def numbers(value):
+    """All arrays of what a call gives, flat."""
+    if isinstance(value, (tuple, list)):
+        return [a for one in value for a in numbers(one)]
+    return [value.get() if hasattr(value, "get") else np.asarray(value)]
+
+
+def close(a, b, rtol):
+    for one, other in zip(numbers(a), numbers(b), strict=True):
+        assert one.shape == other.shape
+        assert np.abs(one - other).max() <= rtol * max(1.0, np.abs(other).max())
+
+
+def both_ways(model, x, dy, *, parallel, dstate=None, options=None, back=None, **called):
+    """(all that a call and its backward give, the model) in chunks, or step by step."""
+    tolerance = TOLERANCE[model.dtype]
+    y, state = model(x, parallel=parallel, tolerance=tolerance, **called)
+    dx, ds = model.backward(dy, dstate, **(back or {}))
+    return [y, state, dx, ds, *model.grads.values()]
+
+
+def same_in_chunks(model, x=None, *, back=None, rtol=None, cut=CUT, **called):
+    """Assert that chunks give what steps give, both ways."""
+    dtype = model.dtype
+    x = draw(T, B, M, dtype=dtype) if x is None else x
+    dy = draw(*x.shape[:2], model.output_size, dtype=dtype)
+    wanted = both_ways(model, x, dy, parallel=False, back=back, **called)
+    found = both_ways(model, x, dy, parallel=cut, back=back, **called)
+    close(found, wanted, rtol or 10 * RTOL[dtype])
+
+
+# Chunks
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 7])
+def test_chunks_are_cut_and_joined(count):
+    device, a = find("reference"), draw(T, B, M)
+    cut = chunks_of(T, B, count)
+    out = cut.cut(device, a)
+    assert cut.count == count and out.shape == (cut.length, count * B, M)
+    for c in range(count):
+        for step in range(cut.length):
+            t = c * cut.length + step
+            wanted = a[t] if t < T else np.zeros((B, M))
+            assert (out[step, c * B : (c + 1) * B] == wanted).all()
+    assert (cut.joined(device, out) == a).all()
+
+
+def test_columns_of_chunks_are_gathered_and_written_back():
+    device, cut, a = find("reference"), chunks_of(T, B, 6), draw(4, 12, N)
+    own = cut.columns([1, 2, 5])
+    assert own == [slice(2, 6), slice(10, 12)]
+    assert (gathered(device, a, 1, own) == a[:, [2, 3, 4, 5, 10, 11]]).all()
+    before, more = a.copy(), draw(4, 6, N)
+    scatter(a, 1, own, more, add=True)
+    assert (a[:, [2, 3, 4, 5, 10, 11]] == before[:, [2, 3, 4, 5, 10, 11]] + more).all()
+    assert (a[:, [0, 1, 6, 9]] == before[:, [0, 1, 6, 9]]).all()
+
+
+def test_growth_is_the_largest_ratio_of_a_later_distance_to_an_earlier():
+    distances, floor = np.exp(draw(20, 3)), 0.5
+    wanted = max(
+        later / d
+        for column in distances.T
+        for i, d in enumerate(column)
+        for later in column[i:]
+        if d > floor
+    )
+    assert growth(distances, floor) == wanted > 1
+    assert growth(np.zeros((4, 2)), floor) == 1
+    assert growth(np.array([[1.0], [np.nan]]), floor) == np.inf
+
+
+def test_a_nan_of_one_sample_is_its_chunks():
+    assert np.isnan(per_chunk(np.array([1.0, np.nan, 2.0, 3.0]), 2)).tolist() == [True, False]
+
+
+# Forward and back
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_chunks_give_what_steps_give(name, device, dtype):
+    layer = forgetful(KINDS[name], device, dtype)
+    same_in_chunks(layer)
+    assert layer.parallel_report.chunks == 4
+    assert not layer.parallel_report.sequential and not layer.parallel_report.sequential_back
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+@pytest.mark.parametrize("warm_up", [0, 1, 1000])
+def test_whatever_the_warm_up(name, warm_up):
+    layer = forgetful(KINDS[name])
+    same_in_chunks(layer, cut=(2, warm_up))
+    assert (layer.parallel_report.repaired > 0) == (warm_up < 1000)
+    assert not layer.parallel_report.sequential
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reverse": True},
+        {"batch_first": False, "recurrent_dropout": 0.3, "zoneout": 0.2},
+        {"recurrent_dropout": 0.3, "reverse": True},
+    ],
+)
+def test_whatever_the_layer(options):
+    for kind in KINDS.values():
+        for training in (False, True):
+            wanted, found = forgetful(kind, **options), forgetful(kind, **options)
+            x, dy = draw(T, B, M), draw(T, B, N)
+            called = {"training": training}
+            a = both_ways(wanted, x, dy, parallel=False, **called)
+            b = both_ways(found, x, dy, parallel=CUT, **called)
+            close(b, a, 1e-9)
+            assert not found.parallel_report.sequential
+
+
+def test_lengths_masks_states_and_directions():
+    lengths, mask = np.array([T, 40]), RNG.random((T, B)) < 0.7
+    for kind in KINDS.values():
+        layer = forgetful(kind)
+        state = (draw(B, N),) * layer.cell.states
+        state = state if len(state) > 1 else state[0]
+        same_in_chunks(layer, lengths=lengths)
+        same_in_chunks(layer, mask=mask, state=state)
+        close(layer.delta[~mask], np.zeros_like(layer.delta[~mask]), 0)
+        same_in_chunks(rnn_gpu.Bidirectional(layer), lengths=lengths)
+
+
+def test_what_arrives_behind_the_last_step_comes_in():
+    for kind in KINDS.values():
+        layer = forgetful(kind)
+        x, dstate = draw(T, B, M), [draw(B, N) for _ in range(layer.cell.states)]
+        dstate = tuple(dstate) if len(dstate) > 1 else dstate[0]
+        both = []
+        for parallel in (False, CUT):
+            both.append(both_ways(layer, x, None, parallel=parallel, dstate=dstate))
+        close(both[1], both[0], 1e-9)
+
+
+def test_delta_and_the_tape_are_those_of_steps():
+    layer, x, dy = forgetful(rnn_gpu.LSTM), draw(T, B, M), draw(T, B, N)
+    both_ways(layer, x, dy, parallel=False, back={"tape": True})
+    delta, tape = layer.delta, layer.tape
+    both_ways(layer, x, dy, parallel=CUT)
+    close(layer.delta, delta, 1e-9)
+    both_ways(layer, x, dy, parallel=CUT, back={"tape": True})
+    close(list(layer.tape), list(tape), 1e-9)
+    assert layer.parallel_report.sequential_back == "tape=True"
+
+
+def test_clipping_is_not_linear_and_goes_step_by_step():
+    layer = forgetful(rnn_gpu.GRU)
+    same_in_chunks(layer, back={"clip_step_norm": 0.01})
+    assert layer.clipped_steps > 0
+    assert "clipped" in layer.parallel_report.sequential_back
+
+
+def test_resets_go_step_by_step_and_the_report_says_so():
+    layer, resets = forgetful(rnn_gpu.GRU), np.zeros((T, B), bool)
+    resets[33, 0] = True
+    same_in_chunks(layer, resets=resets, rtol=0)
+    assert "resets" in layer.parallel_report.sequential
+
+
+# What does not forget
+
+
+def remembering(name, **options):
+    """A layer that does not forget."""
+    if name == "bistable":
+        layer = rnn_gpu.RNN(M, N, **options)
+        layer.parameters["W"][...] = 3 * np.eye(N)
+    elif name == "chaotic":
+        layer = rnn_gpu.RNN(M, 32, **options)
+        layer.parameters["W"][...] *= 3
+        layer.parameters["U"][...] *= 0.1
+    elif name == "relu":
+        layer = rnn_gpu.RNN(M, N, "relu", **options)
+        layer.parameters["W"][...] = np.eye(N)
+        layer.parameters["U"][...] = np.abs(layer.parameters["U"]) / 100
+    else:
+        layer = rnn_gpu.LSTM(M, N, **options)
+        layer.parameters["b"][N : 2 * N] = float(name)
+    return layer
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", ["bistable", "chaotic", "relu", "4", "8"])
+def test_what_does_not_forget_is_found_out_and_ends_right(name, dtype):
+    layer = remembering(name, device="cpu", dtype=dtype, seed=3)
+    x = draw(160, B, M, dtype=dtype)
+    same_in_chunks(layer, x)
+    report = layer.parallel_report
+    assert report.sequential or report.repaired
+
+
+def test_what_arrives_at_the_first_step_has_gone_through_every_chunk():
+    """A state that is carried from the first step to the last: repairs and carries go all the
+    way.
+    """
+    layer = rnn_gpu.RNN(M, N, "relu", device="reference", dtype="float64")
+    layer.parameters["W"][...] = np.diag([1.0, 0.5, 0.4, 0.3, 0.2])
+    x = np.zeros((T, B, M))
+    dy = np.zeros((T, B, N))
+    dy[-1] = 1
+    state = np.ones((B, N))
+    for parallel in (False, CUT):
+        y, *_, ds = both_ways(layer, x, dy, parallel=parallel, state=state)[:4]
+        assert y[-1, 0, 0] == 1 and ds[0, 0] == 1
+    assert layer.parallel_report.sequential
+
+
+def test_a_unit_that_flips_in_one_chunk_is_right_in_the_next():
+    """Bistable: an impulse in the second chunk sets it, one in the last sets it back; a warm-up
+    sees neither.
+    """
+    layer = rnn_gpu.RNN(1, 1, device="reference", dtype="float64")
+    layer.parameters["W"][...], layer.parameters["U"][...] = 3.0, 1.0
+    x, dy = np.zeros((8 * PIECE, 1, 1)), draw(8 * PIECE, 1, 1)
+    x[[0, 100, 230], 0, 0] = (9, -9, 9)
+    wanted = both_ways(layer, x, dy, parallel=False)
+    found = both_ways(layer, x, dy, parallel=(4, 20))
+    close(found, wanted, 1e-9)
+    assert found[0][70] > 0.9 > -0.9 > found[0][200]
+
+
+def test_states_that_are_not_finite_go_step_by_step():
+    layer = rnn_gpu.RNN(M, N, "relu", device="reference")
+    layer.parameters["W"][...] = 9 * np.eye(N)
+    layer.parameters["b"][...] = 1
+    with np.errstate(all="ignore"):
+        layer(draw(T, B, M, dtype="float32"), parallel=CUT)
+    assert "finite" in layer.parallel_report.sequential
+
+
+# Networks
+
+
+def network_of(kind, **options):
+    layers = [forgetful(kind, seed=1), rnn_gpu.Dropout(0.2, device="reference", dtype="float64")]
+    more = kind(N, N, device="reference", dtype="float64")
+    more.parameters["W"][...] *= 0.1
+    more.parameters["b"][N : 2 * N] = -2
+    dense = rnn_gpu.Dense(N, 2, device="reference", dtype="float64")
+    return rnn_gpu.Network([*layers, more, dense], **options)
+
+
+@pytest.mark.parametrize("called", [{}, {"memory_budget": 400_000}])
+def test_a_network_gives_the_same(called):
+    for training in (False, True):
+        wanted, found = network_of(rnn_gpu.GRU), network_of(rnn_gpu.GRU)
+        x, dy = draw(512, B, M), draw(512, B, 2)
+        a = both_ways(wanted, x, dy, parallel=False, training=training, **called)
+        b = both_ways(found, x, dy, parallel=CUT, training=training, **called)
+        close(b, a, 1e-9)
+        assert all(report.chunks == 4 for report in found.parallel_reports)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"truncate": (64, 64)}, {"truncate": (32, 96)}, {"memory_budget": 300_000}]
+)
+def test_training_gives_the_same(options):
+    x, y, losses = draw(4, 256, M), draw(4, 256, 2), []
+    for parallel in (False, CUT):
+        network = network_of(rnn_gpu.LSTM)
+        options = options | {"parallel": parallel, "tolerance": 1e-13}
+        history = network.fit(x, y, batch_size=2, updates=6, progress=False, **options)
+        losses.append(history["step_loss"])
+    close(losses[1], losses[0], 1e-9)
+    assert all(report.chunks > 1 for report in network.parallel_reports)
+
+
+def test_evaluate_and_predict_give_the_same():
+    network, x, y = network_of(rnn_gpu.GRU), draw(3, T, M), draw(3, T, 2)
+    close(network.predict(x, parallel=CUT, tolerance=1e-13), network.predict(x), 1e-9)
+    found = network.evaluate(x, y, parallel=CUT, tolerance=1e-13)
+    close(found["loss"], network.evaluate(x, y)["loss"], 1e-9)
+
+
+@pytest.mark.parametrize("parallel", [1, "yes", (0, 3), (2, -1), (2.5, 3), (2,), None, (True, 2)])
+def test_refused(parallel):
+    with pytest.raises(rnn_gpu.ArgumentError, match="parallel"):
+        forgetful(rnn_gpu.GRU)(draw(T, B, M), parallel=parallel)
+
+
+def test_a_tolerance_is_above_zero():
+    with pytest.raises(rnn_gpu.ArgumentError, match="tolerance"):
+        forgetful(rnn_gpu.GRU)(draw(T, B, M), parallel=CUT, tolerance=0)
