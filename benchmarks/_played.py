@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from rnn_gpu.bridges.torch import operators, tensors
+from rnn_gpu.bridges.torch import functions, tensors
 from rnn_gpu.kernels.emulator import arrays
 from rnn_gpu.kernels.emulator.arrays.memory import LIVE, Foreign
 from rnn_gpu.kernels.emulator.arrays.operations import of
@@ -145,12 +145,11 @@ def memory_of_the_host():
 @contextmanager
 def cuda_tensors():
     """Within it torch takes arrays of the played card, and has a stream there."""
-    went_back = operators.backward
+    went_back = functions.retreat
 
-    def backward(went, call, dy, ds):
-        layer, _ = went
-        kind = CARDS[layer.parameters["W"].device.id]
-        return went_back(went, call, dy.as_subclass(kind), ds.as_subclass(kind))
+    def retreat(call, *given):
+        kind = CARDS[call.steps.flags.device.id]
+        return went_back(call, *(a.as_subclass(kind) for a in given))
 
     def current_stream(device=None):
         return SimpleNamespace(cuda_stream=STREAMS[torch.device(device or "cuda").index or 0])
@@ -160,5 +159,5 @@ def cuda_tensors():
         stack.enter_context(patch.object(torch, "from_dlpack", from_dlpack))
         stack.enter_context(patch.object(torch.cuda, "current_stream", current_stream))
         stack.enter_context(patch.object(tensors, "memory_on", memory_of_the_host()))
-        stack.enter_context(patch.object(operators, "backward", backward))
+        stack.enter_context(patch.object(functions, "retreat", retreat))
         yield

@@ -11,6 +11,7 @@ copied on its way in or out.
 """
 
 from .bridges.torch.modules import GRU, LSTM, RNN, Recurrent
+from .bridges.torch.registry import register
 from .bridges.torch.stack import Stack
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack"]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack", "register"]

@@ -84,7 +84,7 @@ kernels.emulator.strong
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
-bridges bridges.torch errors outline
+bridges bridges.torch bridges.torch.private errors outline
 arguments bridges.io bridges.plots device
 bridges.torch.tensors bridges.weights derivatives keeping parameters schedules
 losses optimizers
@@ -94,8 +94,9 @@ layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
-bridges.torch.operators network.bar network.checkpoint network.counting network.finite
-network.memory
+bridges.torch.passes bridges.torch.registry network.bar network.checkpoint network.counting
+bridges.torch.functions network.finite network.memory
+bridges.torch.operators
 bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation
 network.compiling
@@ -223,7 +224,7 @@ def private_names(text):
 
 def elsewhere():
     """The modules that use layers, networks and optimizers, and the benchmarks."""
-    inside = ("rnn_gpu.layers", "rnn_gpu.kernels")
+    inside = ("rnn_gpu.layers", "rnn_gpu.kernels", "rnn_gpu.bridges.torch.private")
     ours = [path for name, path in MODULES.items() if not name.startswith(inside)]
     return ours + sorted((CHECKOUT / "benchmarks").glob("*.py"))
 

@@ -42,7 +42,7 @@ PUBLIC = {
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "schedules": ("cosine", "steps", "warm_up"),
     "stream": ("Stream",),
-    "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack"),
+    "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack", "register"),
     "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
 }
 

@@ -32,7 +32,7 @@ from rnn_gpu import (
     ShapeError,
     UnsupportedError,
 )
-from rnn_gpu.bridges.torch import operators, stack, tensors
+from rnn_gpu.bridges.torch import passes, stack, tensors
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -146,7 +146,8 @@ def on(device, monkeypatch):
     """Have our modules compute there, with tensors of the host."""
     if device == "cuda" and STRICT:
         pytest.skip("strict arrays take no tensors of the host: see test_strict_torch.py")
-    monkeypatch.setattr("rnn_gpu.bridges.torch.stack.device_of", lambda tensor: device)
+    for home in (stack, tensors):
+        monkeypatch.setattr(home, "device_of", lambda tensor: device)
 
 
 def test_every_device_gives_torchs_gradients(kind, device, monkeypatch):
@@ -540,9 +541,9 @@ def test_products_are_as_precise_as_torch_says(monkeypatch, settings_of_torch):
         asked.append((dtype, precision))
         return made(cell, m, n, dtype, device, precision, reverse)
 
-    made = operators.layer_like
-    monkeypatch.setattr(operators, "layer_like", layer_like)
-    monkeypatch.setattr(stack, "device_of", lambda tensor: "cuda")
+    made = passes.layer_like
+    monkeypatch.setattr(passes, "layer_like", layer_like)
+    on("cuda", monkeypatch)
     for allowed, expected in ((True, "tf32"), (False, "fp32")):
         settings_of_torch.allow_tf32 = allowed
         ours.LSTM(M, N)(X)

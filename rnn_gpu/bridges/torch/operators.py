@@ -1,111 +1,206 @@
-"""One layer in one direction as a function that torch differentiates."""
+"""One layer in one direction as operators of torch's: what torch.compile, torch.export, torch.func
+and tensors without numbers see of it.
 
-from typing import Any, NamedTuple
+rnn_gpu::forward   a layer's way forward; its slope is
+rnn_gpu::backward  BPTT, which has none
 
-import numpy as np
+All that goes in is a tensor, a number, a bool or a string. A cell goes by its name in the registry.
+"""
+
+from typing import Any, ClassVar, NamedTuple
+
 import torch
 
-from ... import layers
-from ...device import resolve
-from ...errors import UnsupportedError
-from ...kernels import Cell, Clip
-from ...kernels.once import once
-from ...layers.steps import Steps
-from ...parameters import recurrent_shapes
-from .tensors import on_the_stream_of
+from ...kernels import Clip
+from .functions import refuse_second_derivatives
+from .passes import Call, Left, carry, retreat, steps_in
+from .private import SingleLevelFunction, below_autograd, one_level
+from .registry import cell_named
+from .tensors import device_of, precision_of
+
+NAMESPACE = "rnn_gpu"
 
 
-class Left:
-    """What the way back through one layer and direction leaves, beside gradients."""
+class How(NamedTuple):
+    """What an operator takes behind its tensors."""
 
-    def __init__(self, taped: bool):
-        self.taped = taped
-        self.tape: layers.DeltaTape | None = None
-        self.clipped_steps: Any = 0  # unread, as a Back's
-
-
-class Call(NamedTuple):
-    """What one layer and direction needs beside tensors."""
-
-    cell: Cell
-    device: str
-    precision: str
-    steps: Steps
-    reverse: bool
-    clip: Clip
-    left: Left
+    cell: str  # its name in the registry
+    precision: str  # of products; "" is what torch's own modules have
+    reverse: bool  # from the last step to the first
+    dead: bool  # flags may say that a step does not happen
+    resets: bool  # flags may say that a sample begins anew
+    clip_value: float | None  # see Clip; None is no bound
+    clip_norm: float | None
 
 
-@once
-def layer_like(
-    cell: Cell, m: int, n: int, dtype: str, device: str, precision: str, reverse: bool
-) -> layers.Recurrent:
-    """A layer of ours without parameters, to be put on those of torch's."""
-    zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
-    options = {"device": device, "dtype": dtype, "precision": precision, "reverse": reverse}
-    return layers.Recurrent.of(zeros, cell, m, n, **options).on({})
+HOW = (
+    "str cell, str precision, bool reverse, bool dead, bool resets, float? clip_value, "
+    "float? clip_norm"
+)
+SCHEMAS = {
+    # x (T, B, m), s0 (S, B, n), flags (T, B) uint8 -> y (T, B, n), last (S, B, n); s (S, T+1, B, n)
+    # and kept (T, B, K, n) for the way back: see carry
+    "forward": f"(Tensor x, Tensor s0, Tensor U, Tensor W, Tensor b, Tensor? c, Tensor? flags, "
+    f"{HOW}) -> (Tensor y, Tensor last, Tensor s, Tensor kept)",
+    # -> gradients; dc is (0,) of a cell without c; clipped () int64
+    "backward": f"(Tensor dy, Tensor dlast, Tensor x, Tensor U, Tensor W, Tensor s, Tensor kept, "
+    f"Tensor? flags, {HOW}) -> (Tensor dx, Tensor ds0, Tensor dU, Tensor dW, Tensor db, "
+    "Tensor dc, Tensor clipped)",
+}
 
 
-def forward(call, x, s0, U, W, b, c):
-    """x (T, B, m), s0 (S, B, n) and parameters, tensors -> ((layer, tape), y (T, B, n), s (S, B,
-    n)).
+def call_of(x, flags, how: How) -> Call:
+    """The call that an operator's arguments describe."""
+    device = device_of(x)
+    steps = steps_in(device, x, flags, how.dead, how.resets)
+    bounds = {"value": how.clip_value, "norm": how.clip_norm}
+    clip = Clip(**{name: bound for name, bound in bounds.items() if bound is not None})
+    precision = precision_of(x, how.precision or None)
+    return Call(cell_named(how.cell), device, precision, steps, how.reverse, clip, Left(False))
+
+
+def forward(x, s0, U, W, b, c, flags, *how):
+    """rnn_gpu::forward on tensors that have numbers."""
+    return carry(call_of(x, flags, How(*how)), x, s0, U, W, b, c)
+
+
+def backward(dy, dlast, x, U, W, s, kept, flags, *how):
+    """rnn_gpu::backward on tensors that have numbers."""
+    call = call_of(x, flags, How(*how))
+    back, (*gradients, dc) = retreat(call, dy, dlast, x, U, W, s, kept)
+    clipped = torch.as_tensor(back.clipped_steps, dtype=torch.int64, device=x.device)
+    return *gradients, U.new_empty(0) if dc is None else dc, clipped
+
+
+def forward_shapes(x, s0, U, W, b, c, flags, *how):
+    """rnn_gpu::forward on tensors without numbers."""
+    (T, B, _), (_, n), cell = x.shape, W.shape, cell_named(How(*how).cell)
+    y, last = x.new_empty((T, B, n)), x.new_empty((cell.states, B, n))
+    return y, last, x.new_empty((cell.states, T + 1, B, n)), x.new_empty((T, B, cell.kept, n))
+
+
+def backward_shapes(dy, dlast, x, U, W, s, kept, flags, *how):
+    """rnn_gpu::backward on tensors without numbers."""
+    rows, cell = U.shape[0], cell_named(How(*how).cell)
+    shapes = x.shape, dlast.shape, U.shape, W.shape, (rows,), (rows if cell.apart else 0,)
+    return *map(x.new_empty, shapes), x.new_empty((), dtype=torch.int64)
+
+
+def setup_context(ctx, inputs, output):
+    """Keep what rnn_gpu::backward takes of the arguments and results of rnn_gpu::forward."""
+    x, _, U, W, _, c, flags, *how = inputs
+    _, _, s, kept = output
+    ctx.mark_non_differentiable(s, kept)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, U, W, s, kept, flags)
+    ctx.how, ctx.apart = how, c is not None
+
+
+def gradients(ctx, dy, dlast, *_):
+    """The slope of rnn_gpu::forward, from dE/dy and dE/d(last); None is zero."""
+    x, U, W, s, kept, flags = ctx.saved_tensors
+    (T, B, _), (_, n) = x.shape, W.shape
+    dy = x.new_zeros((T, B, n)) if dy is None else dy
+    dlast = x.new_zeros((s.shape[0], B, n)) if dlast is None else dlast
+    *found, dc, _ = BACKWARD(dy, dlast, x, U, W, s, kept, flags, *ctx.how)
+    return *found, dc if ctx.apart else None, None, *(None for _ in ctx.how)
+
+
+def forward_over_batch(info, in_dims, *given):
+    """rnn_gpu::forward of V examples: one call of V·B samples, where they share the weights."""
+    V, dims, tensors, how = info.batch_size, in_dims[:7], given[:7], given[7:]
+    x, s0, *weights, flags = tensors
+    if any(dim is not None for dim in dims[2:6]):
+        return one_by_one(FORWARD, V, dims, tensors, how)
+    x, s0 = (folded(a, dim, V) for a, dim in zip((x, s0), dims, strict=False))
+    flags = None if flags is None else folded(flags[..., None], dims[6], V)[..., 0]
+    results = FORWARD(x, s0, *weights, flags, *how)
+    axes = 1, 1, 2, 1  # of samples
+    return tuple(a.unflatten(axis, (V, -1)) for a, axis in zip(results, axes, strict=True)), axes
+
+
+def backward_over_batch(info, in_dims, *given):
+    """rnn_gpu::backward of V examples, each of which has gradients of the weights of its own."""
+    return one_by_one(BACKWARD, info.batch_size, in_dims[:8], given[:8], given[8:])
+
+
+def folded(a, dim, V):
+    """a (…, B, ·) of V examples, which are along dim, or share it (None) -> (…, V·B, ·)."""
+    a = (
+        a.unsqueeze(-3).expand(*a.shape[:-2], V, *a.shape[-2:])
+        if dim is None
+        else a.movedim(dim, -3)
+    )
+    return a.flatten(-3, -2)
+
+
+def one_by_one(operator, V, dims, tensors, how):
+    """An operator called for each of V examples; results (V, …)."""
+    examples = [
+        [a if dim is None else a.select(dim, i) for a, dim in zip(tensors, dims, strict=True)]
+        for i in range(V)
+    ]
+    results = [operator(*example, *how) for example in examples]
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+class Slope(SingleLevelFunction):
+    """How autograd sees an operator, whatever transforms of torch.func are around: what
+    torch.library.register_autograd makes of setup_context and backward refuses torch.func.grad.
     """
-    with on_the_stream_of(x):
-        d = resolve(call.device)
-        values = {"U": U, "W": W, "b": b} | ({"c": c} if call.cell.apart else {})
-        dtype = str(x.dtype).removeprefix("torch.")
-        values = {name: d.array(value.detach(), dtype) for name, value in values.items()}
-        sizes = values["U"].shape[1], values["W"].shape[1]
-        how = call.device, call.precision, call.reverse
-        layer = layer_like(call.cell, *sizes, dtype, *how).on(values)
-        y, (s,), tape = layer.forward(
-            d.array(x.detach(), dtype), [d.array(s0.detach(), dtype)], call.steps
-        )
-        # the caller may write into y
-        return (layer, tape), *(
-            torch.from_dlpack(a if a.base is None else a.copy()) for a in (y, s)
-        )
+
+    operator: ClassVar[Any]
+
+    @classmethod
+    def called(cls, *given):
+        """The operator where autograd may be looking."""
+        if torch.is_grad_enabled():
+            with one_level():
+                return cls.apply(*given)
+        return cls.below(*given)
+
+    @classmethod
+    def below(cls, *given):
+        """The operator where autograd looks no more."""
+        with below_autograd():
+            return cls.operator(*given)
 
 
-def backward(went, call, dy, ds):
-    """dE/dy, dE/d(last state) -> dE/dx, dE/ds0, and of U, W, b and c, tensors.  Overwrites
-    call.left.
-    """
-    with on_the_stream_of(dy):
-        layer, tape = went
-        d = layer.backend
-        dy, ds = d.array(dy.detach(), layer.dtype), d.array(ds.detach().clone(), layer.dtype)
-        back = layer.back(tape, dy, [ds], call.left.taped, call.clip)
-        call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
-        gradients = (back.dx, *back.ds, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
-        return tuple(None if a is None else torch.from_dlpack(a) for a in gradients)
-
-
-class Recurrence(torch.autograd.Function):
-    """One layer in one direction: forward carries the state through time, backward is BPTT."""
+class Forward(Slope):
+    """rnn_gpu::forward, whose slope is rnn_gpu::backward."""
 
     @staticmethod
-    def forward(ctx, call, *tensors):
-        ctx.call = call
-        ctx.went, y, s = forward(call, *tensors)
-        ctx.save_for_backward(*tensors)  # torch then sees when one was written into
-        return y, s
+    def forward(ctx, *given):
+        results = Forward.below(*given)
+        setup_context(ctx, given, results)
+        return results
+
+    backward = staticmethod(gradients)
+
+
+class Backward(Slope):
+    """rnn_gpu::backward, which has no slope."""
 
     @staticmethod
-    def backward(ctx, dy, ds):
-        return None, *Gradient.apply(ctx.went, ctx.call, dy, ds, *ctx.saved_tensors)
+    def forward(ctx, *given):
+        return Backward.below(*given)
+
+    backward = staticmethod(refuse_second_derivatives)
 
 
-class Gradient(torch.autograd.Function):
-    """Recurrence's way back, which itself cannot be differentiated."""
+def define(name: str, kernel, shapes, over_batch, slope: type[Slope]) -> Any:
+    """Define an operator of torch's, with all that torch asks of one."""
+    full = f"{NAMESPACE}::{name}"
+    torch.library.define(full, SCHEMAS[name])
+    slope.operator = getattr(getattr(torch.ops, NAMESPACE), name).default
+    torch.library.impl(full, "default", kernel)
+    torch.library.impl(full, "Autograd", slope.called)
+    torch.library.register_fake(full, shapes)
+    if hasattr(torch.library, "register_vmap"):  # since torch 2.5
+        torch.library.register_vmap(full, over_batch)
+    return slope.operator
 
-    @staticmethod
-    def forward(ctx, went, call, dy, ds, *tensors):
-        return backward(went, call, dy, ds)
 
-    @staticmethod
-    def backward(ctx, *gradients):
-        raise UnsupportedError(
-            "double backward: the kernels give first derivatives alone; use torch.nn's module for "
-            "second ones"
-        )
+FORWARD = define("forward", forward, forward_shapes, forward_over_batch, Forward)
+BACKWARD = define("backward", backward, backward_shapes, backward_over_batch, Backward)

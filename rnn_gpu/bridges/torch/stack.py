@@ -19,8 +19,9 @@ from ...errors import (
 from ...kernels import Cell
 from ...layers.stateful import clip_of
 from ...layers.steps import all_live, steps_of
-from .operators import Call, Left, Recurrence
-from .tensors import device_of, on_the_stream_of, precision_of_torch
+from .functions import Recurrence
+from .passes import Call, Left
+from .tensors import device_of, on_the_stream_of, precision_of
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -193,7 +194,7 @@ class Stack(torch.nn.Module):
             for suffix in self._suffixes(k):
                 self._left.append(Left(tape))
                 reverse = suffix.endswith("reverse")
-                how = device_of(x), self._precision(x)
+                how = device_of(x), precision_of(x, self.precision)
                 call = Call(self.cell, *how, steps, reverse, clip, self._left[-1])
                 y, s = Recurrence.apply(call, x, s0[:, len(last)], *self._weights(suffix))
                 outputs.append(y)
@@ -209,13 +210,6 @@ class Stack(torch.nn.Module):
             y = (x.transpose(0, 1) if rows_first else x) if batched else x[:, 0]
         states = list(h if batched else h[:, :, 0])
         return y, tuple(states) if len(states) > 1 else states[0]
-
-    def _precision(self, x) -> str:
-        """Of products: what was asked for, or what torch would do where this GPU can."""
-        if self.precision is not None or x.dtype != torch.float32 or device_of(x) == "cpu":
-            return self.precision or "fp32"
-        asked = precision_of_torch()
-        return "fp32" if resolve("cuda").missing(asked) else asked
 
     def _weights(self, suffix):
         """U, W, b and c of a layer and direction; c where the cell takes the two sides apart, else

@@ -1,8 +1,12 @@
-"""What a tensor says of its device: ours of that name, torch's stream and memory there."""
+"""What a tensor says of its device: ours of that name, torch's stream and memory there; arrays of
+tensors, and tensors of arrays.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 
 from ...device import resolve
@@ -46,3 +50,22 @@ def precision_of_torch() -> str:
         said = [one.fp32_precision for one in settings if one.fp32_precision != "none"]
         return "tf32" if said[:1] == ["tf32"] else "fp32"
     return "tf32" if cudnn.allow_tf32 else "fp32"
+
+
+def precision_of(x, asked: str | None) -> str:
+    """Of products: what was asked for, or what torch would do where this GPU can."""
+    if asked is not None or x.dtype != torch.float32 or device_of(x) == "cpu":
+        return asked or "fp32"
+    torchs = precision_of_torch()
+    return "fp32" if resolve("cuda").missing(torchs) else torchs
+
+
+def array_of(device, tensor, dtype: str) -> Any:
+    """A tensor as a contiguous array of our device, of the same memory where it can be."""
+    tensor = tensor.detach()
+    return device.array(tensor.numpy() if tensor.device.type == "cpu" else tensor, dtype)
+
+
+def tensor_of(a) -> torch.Tensor:
+    """An array of our device as a tensor of the same memory."""
+    return torch.from_numpy(a) if isinstance(a, np.ndarray) else torch.from_dlpack(a)

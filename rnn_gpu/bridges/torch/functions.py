@@ -1,0 +1,41 @@
+"""What autograd differentiates in eager calls of plain tensors: the shortest way to the kernels."""
+
+import torch
+
+from ...errors import UnsupportedError
+from .passes import carry, retreat
+
+
+def refuse_second_derivatives(*_):
+    """The slope of a way back, which the kernels do not have."""
+    raise UnsupportedError(
+        "double backward: the kernels give first derivatives alone; build the module with "
+        "differentiable_twice=True, which is slow, or use torch.nn's"
+    )
+
+
+class Recurrence(torch.autograd.Function):
+    """One layer in one direction: forward carries the state through time, backward is BPTT."""
+
+    @staticmethod
+    def forward(ctx, call, x, s0, U, W, b, c):
+        y, last, s, kept = carry(call, x, s0, U, W, b, c)
+        ctx.call = call
+        ctx.save_for_backward(x, U, W, s, kept)  # torch then sees when one was written into
+        return y, last
+
+    @staticmethod
+    def backward(ctx, dy, dlast):
+        return None, *Gradient.apply(ctx.call, dy, dlast, *ctx.saved_tensors)
+
+
+class Gradient(torch.autograd.Function):
+    """Recurrence's way back, which itself cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, call, *tensors):
+        back, gradients = retreat(call, *tensors)
+        call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
+        return gradients
+
+    backward = staticmethod(refuse_second_derivatives)

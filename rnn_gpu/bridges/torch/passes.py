@@ -1,0 +1,118 @@
+"""One layer in one direction, forward and back, from tensors to tensors: what operators and
+autograd's functions do.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ... import layers
+from ...device import resolve
+from ...kernels import LIVE, RESET, Cell, Clip
+from ...kernels.once import once
+from ...layers.passes import Back
+from ...layers.recurrent import Tape
+from ...layers.steps import Steps, all_live
+from ...parameters import recurrent_shapes
+from .tensors import array_of, on_the_stream_of, tensor_of
+
+
+class Left:
+    """What the way back through one layer and direction leaves, beside gradients."""
+
+    def __init__(self, taped: bool):
+        self.taped = taped
+        self.tape: layers.DeltaTape | None = None
+        self.clipped_steps: Any = 0  # unread, as a Back's
+
+
+class Call(NamedTuple):
+    """What one layer and direction needs beside tensors."""
+
+    cell: Cell
+    device: str
+    precision: str
+    steps: Steps
+    reverse: bool
+    clip: Clip
+    left: Left
+
+
+@once
+def layer_like(
+    cell: Cell, m: int, n: int, dtype: str, device: str, precision: str, reverse: bool
+) -> layers.Recurrent:
+    """A layer of ours without parameters, to be put on those of torch's."""
+    zeros = {name: np.zeros(shape, dtype) for name, shape in recurrent_shapes(cell, m, n).items()}
+    options = {"device": device, "dtype": dtype, "precision": precision, "reverse": reverse}
+    return layers.Recurrent.of(zeros, cell, m, n, **options).on({})
+
+
+def layer_on(call: Call, dtype: str, U, W, **biases) -> layers.Recurrent:
+    """The layer of a call on these tensors."""
+    d = resolve(call.device)
+    values = {"U": U, "W": W} | {name: θ for name, θ in biases.items() if θ is not None}
+    arrays = {name: array_of(d, value, dtype) for name, value in values.items()}
+    (_, m), (_, n) = U.shape, W.shape
+    like = layer_like(call.cell, m, n, dtype, call.device, call.precision, call.reverse)
+    return like.on(arrays)
+
+
+def dtype_of(tensor) -> str:
+    """The name of its dtype: "float32"."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def carry(call: Call, x, s0, U, W, b, c) -> tuple:
+    """Carry the state through time.  Returns (y, last, s, kept), of which none shares memory.
+
+    x (T, B, m), s0 (S, B, n), U (G·n, m), W (G·n, n), b (G·n,), c (G·n,) or None
+    y (T, B, n) every output, last (S, B, n), s (S, T+1, B, n) and kept (T, B, K, n) in the order of
+    the layer's own steps, which `reverse` turns around
+    """
+    with on_the_stream_of(x):
+        dtype = dtype_of(x)
+        layer = layer_on(call, dtype, U, W, b=b, c=c)
+        x, s0 = (array_of(layer.backend, a, dtype) for a in (x, s0))
+        y, (last,), tape = layer.forward(x, [s0], call.steps)
+        # the caller may write into y and last, which may be parts of s
+        y = y if y.base is None else y.copy()
+        return tuple(tensor_of(a) for a in (y, last.copy(), tape.wide_s, tape.wide_kept))
+
+
+def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
+    """Carry δ back through time: dE/dy and dE/d(last) -> (Back, (dE/dx, dE/ds0, dE/dU, dE/dW,
+    dE/db, dE/dc, the last None where the cell has none)).
+
+    x, U and W as they came to `carry`, s and kept as it gave them.
+    """
+    with on_the_stream_of(dy):
+        dtype = dtype_of(x)
+        layer = layer_on(call, dtype, U, W)
+        d = layer.backend
+        dy, x, s, kept = (array_of(d, a, dtype) for a in (dy, x, s, kept))
+        own = call.steps.turned(d) if call.reverse else call.steps
+        cell, pattern = call.cell, (own.flags, own.starts, own.masked)
+        tape = Tape(x, s, kept, *pattern, cell=cell, own=cell, mask=None)
+        ds = array_of(d, dlast.detach().clone(), dtype)
+        back = layer.back(tape, dy, [ds], call.left.taped, call.clip)
+        gradients = (back.dx, *back.ds, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
+        return back, tuple(None if a is None else tensor_of(a) for a in gradients)
+
+
+def steps_in(device: str, x, flags, dead: bool, resets: bool) -> Steps:
+    """The Steps that a tensor of flags (T, B) says of x (T, B, m); None is all live.
+
+    dead, resets  may flags say that a step does not happen; that a sample begins anew
+    """
+    with on_the_stream_of(x):
+        d = resolve(device)
+        if flags is None:
+            place = x.get_device() if x.device.type == "cuda" else "cpu"
+            return all_live(d, place, *x.shape[:2])  # nothing is copied to a card but once
+        a = d.array(array_of(d, flags, "uint8"), "uint8")
+        return Steps(
+            a,
+            ((a & LIVE) == 0)[:, :, None] if dead else None,
+            ((a & RESET) != 0)[:, :, None] if resets else None,
+        )
