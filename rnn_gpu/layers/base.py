@@ -86,12 +86,12 @@ class Layer(Remembering, Weights):
         return layer
 
     def on(self, values: dict[str, np.ndarray]) -> Self:
-        """The same layer on other parameters of the same shapes: contiguous arrays of the device
-        are not copied.
+        """The same layer on other parameters, to go `forward` and `back`: contiguous arrays of the
+        device, of its dtype, which are taken as they are.
         """
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
-        other._hold(values)
+        other.parameters, other.bits = Parameters(values), ()
         return other
 
     @property

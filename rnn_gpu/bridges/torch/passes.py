@@ -5,16 +5,16 @@ autograd's functions do.
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ... import layers
-from ...device import resolve
 from ...kernels import LIVE, RESET, Cell, Clip
 from ...kernels.once import once
 from ...layers.passes import Back
 from ...layers.recurrent import Tape
 from ...layers.steps import Steps, all_live
 from ...parameters import recurrent_shapes
-from .tensors import array_of, on_the_stream_of, tensor_of
+from .tensors import array_of, kernels_of, on_the_stream_of, tensor_of
 
 
 class Left:
@@ -50,17 +50,15 @@ def layer_like(
 
 def layer_on(call: Call, dtype: str, U, W, **biases) -> layers.Recurrent:
     """The layer of a call on these tensors."""
-    d = resolve(call.device)
-    values = {"U": U, "W": W} | {name: θ for name, θ in biases.items() if θ is not None}
-    arrays = {name: array_of(d, value, dtype) for name, value in values.items()}
+    d = kernels_of(call.device)
+    arrays = {"U": array_of(d, U, dtype), "W": array_of(d, W, dtype)}
+    arrays |= {name: array_of(d, θ, dtype) for name, θ in biases.items() if θ is not None}
     (_, m), (_, n) = U.shape, W.shape
     like = layer_like(call.cell, m, n, dtype, call.device, call.precision, call.reverse)
     return like.on(arrays)
 
 
-def dtype_of(tensor) -> str:
-    """The name of its dtype: "float32"."""
-    return str(tensor.dtype).removeprefix("torch.")
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def carry(call: Call, x, s0, U, W, b, c) -> tuple:
@@ -71,7 +69,7 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     the layer's own steps, which `reverse` turns around
     """
     with on_the_stream_of(x):
-        dtype = dtype_of(x)
+        dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W, b=b, c=c)
         x, s0 = (array_of(layer.backend, a, dtype) for a in (x, s0))
         y, (last,), tape = layer.forward(x, [s0], call.steps)
@@ -87,7 +85,7 @@ def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
     x, U and W as they came to `carry`, s and kept as it gave them.
     """
     with on_the_stream_of(dy):
-        dtype = dtype_of(x)
+        dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W)
         d = layer.backend
         dy, x, s, kept = (array_of(d, a, dtype) for a in (dy, x, s, kept))
@@ -106,9 +104,9 @@ def steps_in(device: str, x, flags, dead: bool, resets: bool) -> Steps:
     dead, resets  may flags say that a step does not happen; that a sample begins anew
     """
     with on_the_stream_of(x):
-        d = resolve(device)
+        d = kernels_of(device)
         if flags is None:
-            place = x.get_device() if x.device.type == "cuda" else "cpu"
+            place = x.get_device() if x.is_cuda else "cpu"
             return all_live(d, place, *x.shape[:2])  # nothing is copied to a card but once
         a = d.array(array_of(d, flags, "uint8"), "uint8")
         return Steps(
