@@ -10,8 +10,19 @@ CPU tensors go to the device "cpu", CUDA tensors to "cuda" on torch's current st
 copied on its way in or out.
 """
 
+from .bridges.torch.cells import GRUCell, LSTMCell, RNNCell
 from .bridges.torch.modules import GRU, LSTM, RNN, Recurrent
 from .bridges.torch.registry import register
 from .bridges.torch.stack import Stack
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "Stack", "register"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Recurrent",
+    "Stack",
+    "register",
+]

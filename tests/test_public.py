@@ -42,7 +42,17 @@ PUBLIC = {
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "schedules": ("cosine", "steps", "warm_up"),
     "stream": ("Stream",),
-    "torch": ("GRU", "LSTM", "RNN", "Recurrent", "Stack", "register"),
+    "torch": (
+        "GRU",
+        "GRUCell",
+        "LSTM",
+        "LSTMCell",
+        "RNN",
+        "RNNCell",
+        "Recurrent",
+        "Stack",
+        "register",
+    ),
     "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
 }
 

@@ -33,6 +33,8 @@ from rnn_gpu import (
     UnsupportedError,
 )
 from rnn_gpu.bridges.torch import passes, stack, tensors
+from rnn_gpu.bridges.torch.base import KindError, SizeError
+from torch_pairs import agree, draw, leaves, passed
 
 T, B, M, N = 5, 3, 4, 7
 LENGTHS = torch.tensor([3, 1, 5])  # whose order and its inverse differ
@@ -64,47 +66,10 @@ def pair(kind, dtype=torch.float64, **options):
     return theirs, mine
 
 
-def draw(*shape, dtype=torch.float64):
-    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape)))
-
-
 def state(module, *batch, scale=1.0):
     shape = (module.num_layers * (2 if module.bidirectional else 1), *batch, N)
     h = scale * draw(*shape)
     return (h, 0.5 * h.flip(0)) if "LSTM" in type(module).__name__ else h
-
-
-def leaves(tree):
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    tree = [tree.data] if isinstance(tree, torch.nn.utils.rnn.PackedSequence) else tree
-    return [leaf for branch in tree for leaf in leaves(branch)]
-
-
-def passed(module, x, hx=None, seed=None, **more):
-    """Outputs, final states and every gradient of one pass, as arrays; a loss of outputs and
-    states.
-    """
-    asked = [leaf.detach().requires_grad_() for leaf in leaves((x,) if hx is None else (x, hx))]
-    if isinstance(x, torch.nn.utils.rnn.PackedSequence):
-        x = x._replace(data=asked[0])
-    else:
-        x = asked[0]
-    hx = None if hx is None else tuple(asked[1:]) if isinstance(hx, tuple) else asked[1]
-    if seed is not None:
-        torch.manual_seed(seed)
-    out = module(x, hx, **more)
-    results = leaves(out)
-    loss = sum((leaf * draw(*leaf.shape, dtype=leaf.dtype)).sum() for leaf in results)
-    asked += list(module.parameters())
-    return [leaf.detach().numpy() for leaf in (*results, *torch.autograd.grad(loss, asked))]
-
-
-def agree(theirs, mine, *arguments, dtype="float64", **options):
-    expected, got = passed(theirs, *arguments, **options), passed(mine, *arguments, **options)
-    assert len(got) == len(expected)
-    for a, b in zip(got, expected, strict=True):
-        close(a, b, dtype)
 
 
 def batch(options, *axes):
@@ -227,28 +192,6 @@ def test_gradcheck_of_torch(kind):
     )
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_torchs_own_samples(kind):
-    modules = pytest.importorskip(
-        "torch.testing._internal.common_modules", reason="torch's tests need expecttest"
-    )
-    (info,) = (info for info in modules.module_db if info.name == f"nn.{kind}")
-    samples = info.module_inputs_func(
-        info, device="cpu", dtype=torch.float64, requires_grad=True, training=True
-    )
-    tried = 0
-    for sample in samples:
-        settings, call = sample.constructor_input, sample.forward_input
-        if settings.kwargs.get("proj_size"):
-            continue
-        theirs = getattr(torch.nn, kind)(*settings.args, dtype=torch.float64, **settings.kwargs)
-        mine = getattr(ours, kind)(*settings.args, dtype=torch.float64, **settings.kwargs)
-        mine.load_state_dict(theirs.state_dict())
-        agree(theirs, mine, *call.args, **call.kwargs)
-        tried += 1
-    assert tried >= 16
-
-
 # Among torch's other things
 
 
@@ -270,18 +213,6 @@ def test_it_learns_in_a_sequential():
         adam.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
-
-
-def test_autocast_computes_in_float32(kind):
-    theirs, mine = pair(kind, dtype=torch.float32)
-    linear, x = torch.nn.Linear(M, M), draw(T, B, M, dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = linear(x)
-        y, _ = mine(low)
-    assert low.dtype == torch.bfloat16 and y.dtype == torch.float32
-    close(y.detach().numpy(), theirs(low.float())[0].detach().numpy(), "float32")
-    y.sum().backward()
-    assert linear.weight.grad.dtype == torch.float32 and (linear.weight.grad != 0).any()
 
 
 @pytest.mark.parametrize(
@@ -313,11 +244,6 @@ def test_a_whole_module_is_saved_and_loaded():
 def test_to_changes_the_dtype(kind):
     theirs, mine = pair(kind, dtype=torch.float32)
     agree(theirs.to(torch.float64), mine.to(torch.float64), draw(T, B, M))
-    refuses(
-        DtypeError,
-        "^the parameters are torch.bfloat16, expected",
-        lambda: mine.to(torch.bfloat16)(draw(T, B, M)),
-    )
 
 
 def test_writing_into_an_output_leaves_the_gradient_and_into_an_input_is_an_error(kind):
@@ -617,22 +543,17 @@ H = torch.zeros(1, B, N)
     table(
         (
             "projection",
-            lambda: ours.LSTM(M, N, proj_size=2),
-            UnsupportedError,
-            "proj_size is 2: these modules have no projection",
-        ),
-        ("size", lambda: ours.GRU(M, 0), ArgumentError, "hidden_size is 0, expected an integer"),
-        (
-            "layers",
-            lambda: ours.GRU(M, N, 0),
+            lambda: ours.GRU(M, N, proj_size=2),
             ArgumentError,
-            "num_layers is 0, expected an integer",
+            "proj_size argument is only supported for LSTM",
         ),
+        ("size", lambda: ours.GRU(M, 0), ValueError, "hidden_size must be greater than zero"),
+        ("layers", lambda: ours.GRU(M, N, 0), ValueError, "num_layers must be greater than zero"),
         (
             "dropout",
             lambda: ours.GRU(M, N, 2, dropout=1.5),
-            ArgumentError,
-            "dropout is 1.5, expected a number from 0",
+            ValueError,
+            "dropout should be a number in range",
         ),
         (
             "activation",
@@ -650,25 +571,25 @@ H = torch.zeros(1, B, N)
             "rank",
             lambda: ours.GRU(M, N)(X[0, 0]),
             ShapeError,
-            r"input has shape \(4,\), expected \(T, B, m\)",
+            "GRU: Expected input to be 2D or 3D, got 1D instead",
         ),
         (
             "features",
             lambda: ours.GRU(M, N, batch_first=True)(X[..., 1:]),
-            ShapeError,
-            r"input has 3 features.*input_size=4: \(B, T, m\)",
+            SizeError,
+            r"input.size\(-1\) must be equal to input_size. Expected 4, got 3",
         ),
         (
             "no steps",
             lambda: ours.GRU(M, N)(X[:0]),
-            ShapeError,
-            r"input has shape \(0, 3, 4\), .*of at least one step",
+            SizeError,
+            "Expected sequence length to be larger than 0 in RNN",
         ),
         (
             "dtype",
             lambda: ours.GRU(M, N)(X.double()),
             DtypeError,
-            "input is torch.float64, but the parameters are torch.float32",
+            r"RNN input dtype \(torch.float64\) does not match weight dtype \(torch.float32\)",
         ),
         (
             "state's dtype",
@@ -679,8 +600,8 @@ H = torch.zeros(1, B, N)
         (
             "state's shape",
             lambda: ours.GRU(M, N, 2)(X, H),
-            ShapeError,
-            r"hx has shape \(1, 3, 7\), expected \(2, 3, 7\)",
+            SizeError,
+            r"Expected hidden size \(2, 3, 7\), got \[1, 3, 7\]",
         ),
         (
             "one state",
@@ -698,20 +619,20 @@ H = torch.zeros(1, B, N)
         (
             "bias",
             lambda: ours.LSTM(M, N, bias="False"),
-            ArgumentError,
-            "bias is 'False', expected True or False",
+            KindError,
+            "bias should be of type bool, got: str",
         ),
         (
             "bias by place",
             lambda: ours.LSTM(M, N, 1, 0),
-            ArgumentError,
-            "bias is 0, expected True or False",
+            KindError,
+            "bias should be of type bool, got: int",
         ),
         (
             "batch_first",
             lambda: ours.GRU(M, N, batch_first="no"),
-            ArgumentError,
-            "batch_first is 'no', expected True or False",
+            KindError,
+            "batch_first should be of type bool, got: str",
         ),
         (
             "bidirectional",

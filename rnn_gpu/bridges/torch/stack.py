@@ -1,37 +1,30 @@
 """Layers of one cell with the arguments, parameters and call of torch.nn.LSTM."""
 
-import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ... import arguments, layers
-from ...device import PRECISIONS, resolve
-from ...errors import (
-    ArgumentError,
-    DeviceError,
-    DtypeError,
-    OrderError,
-    ShapeError,
-    UnsupportedError,
-)
-from ...kernels import Cell
+from ...device import resolve
+from ...errors import ArgumentError, OrderError, ShapeError
 from ...layers.stateful import clip_of
 from ...layers.steps import all_live, steps_of
+from .base import OF_GATES, Base
+from .dtypes import computed, computed_like, returned
 from .functions import Recurrence
 from .passes import Call, Left
-from .tensors import device_of, on_the_stream_of, precision_of
+from .projected import begins, projected
+from .tensors import device_of, on_the_stream_of, precision_of, tensor_of
 
-NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
-
-class Stack(torch.nn.Module):
+class Stack(Base):
     """Layers of one `cell`, which a subclass has, with the arguments, parameters and call of
     torch.nn.LSTM: see there.
 
-    dtype is torch.float32 or torch.float64. Numbers of the parameters are those of torch's modules
-    after the same manual_seed.
+    Numbers of the parameters are those of torch's modules after the same manual_seed. Of float16
+    and bfloat16, and under autocast, all is computed in float32 and returned in torch's dtype.
     clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back, in every
                                      layer and direction: of each
             number, then of the norm; None is none. See `backward` of our own layers
@@ -40,58 +33,7 @@ class Stack(torch.nn.Module):
                (torch.backends.cudnn.rnn.fp32_precision)
     """
 
-    cell: Cell
-    precision: str | None = None
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device=None,
-        dtype=None,
-        *,
-        clip_step_value: float | None = None,
-        clip_step_norm: float | None = None,
-        precision: str | None = None,
-    ):
-        super().__init__()
-        if proj_size:
-            raise UnsupportedError(
-                f"proj_size is {proj_size!r}: these modules have no projection; use "
-                "torch.nn.LSTM, or a Linear after it"
-            )
-        self.input_size = arguments.size("input_size", input_size)
-        self.hidden_size = arguments.size("hidden_size", hidden_size)
-        self.num_layers, self.proj_size = arguments.size("num_layers", num_layers), 0
-        self.dropout = arguments.number("dropout", dropout, 0, 1)
-        self.bias = arguments.flag("bias", bias)
-        self.batch_first = arguments.flag("batch_first", batch_first)
-        self.bidirectional = arguments.flag("bidirectional", bidirectional)
-        if self.dropout and self.num_layers == 1:
-            warnings.warn("dropout acts between layers, and there is one", stacklevel=2)
-        clip_of(clip_step_value, clip_step_norm)
-        self.clip_step_value, self.clip_step_norm = clip_step_value, clip_step_norm
-        if precision is not None:
-            arguments.choice("precision", precision, PRECISIONS)
-        self.precision = precision
-        self._left: list[Left] = []  # by the last call, of each layer and direction
-        rows = self.cell.gates * self.hidden_size
-        for k in range(self.num_layers):
-            columns = self.input_size if k == 0 else self.hidden_size * self._directions
-            for suffix in self._suffixes(k):
-                shapes = ((rows, columns), (rows, self.hidden_size), (rows,), (rows,))
-                for name, shape in list(zip(NAMES, shapes, strict=True))[: 4 if bias else 2]:
-                    self.register_parameter(
-                        name + suffix,
-                        torch.nn.Parameter(torch.empty(shape, device=device, dtype=dtype)),
-                    )
-        self.reset_parameters()
+    _left: Sequence[Left] = ()  # by the last call, of each layer and direction
 
     @property
     def _directions(self):
@@ -100,42 +42,8 @@ class Stack(torch.nn.Module):
     def _suffixes(self, k):
         return (f"_l{k}", f"_l{k}_reverse")[: self._directions]
 
-    def reset_parameters(self):
-        """Uniform in ±1/√n, in torch's order: after the same torch.manual_seed the same numbers."""
-        for θ in self.parameters():
-            torch.nn.init.uniform_(θ, -(self.hidden_size**-0.5), self.hidden_size**-0.5)
-
-    def flatten_parameters(self):
-        """Nothing: what cuDNN wants of torch's modules, our kernels do not."""
-
-    @property
-    def all_weights(self) -> list[list[torch.nn.Parameter]]:
-        """The parameters of each layer and direction, as torch.nn.LSTM lists them."""
-        present = NAMES[: 4 if self.bias else 2]
-        return [
-            [getattr(self, name + suffix) for name in present]
-            for k in range(self.num_layers)
-            for suffix in self._suffixes(k)
-        ]
-
-    def extra_repr(self):
-        named = {
-            "num_layers": 1,
-            "bias": True,
-            "batch_first": False,
-            "dropout": 0.0,
-            "bidirectional": False,
-        }
-        named |= {"clip_step_value": None, "clip_step_norm": None, "precision": None}
-        changed = [
-            f"{name}={getattr(self, name)}"
-            for name, default in named.items()
-            if getattr(self, name) != default
-        ]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
-
     def __getstate__(self):
-        return self.__dict__ | {"_left": []}  # a tape is neither copied nor pickled
+        return super().__getstate__() | {"_left": []}  # a tape is neither copied nor pickled
 
     @property
     def tapes(self) -> list[layers.DeltaTape]:
@@ -174,19 +82,17 @@ class Stack(torch.nn.Module):
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
         """
         tape = arguments.flag("tape", tape)
-        packed, rows_first = isinstance(input, PackedSequence), self.batch_first
-        x, lengths = (
-            pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
-            if packed
-            else (input, None)
-        )
-        batched, rows_first = x.dim() == 3, rows_first and not packed
-        self._check(x)
-        x = self._like_parameters("input", x)
-        x = (x.transpose(0, 1) if rows_first else x) if batched else x.unsqueeze(1)
-        T, B, _ = x.shape
+        packed = isinstance(input, PackedSequence)
+        hx = None if hx is None else self._parts(hx)
+        self._check_axes(input, hx or ())
+        rows_first, batched = self.batch_first and not packed, packed or input.dim() == 3
+        given, x, lengths = self._padded(input)
+        s0 = self._states(hx, given, batched, input if packed else None)
+        came = tuple(s.dtype for s in s0)
+        dtypes = returned(self.mode, x, came, not packed, self.proj_size > 0)
         steps = self._steps(x, lengths, rows_first, batched, mask=mask, resets=resets)
-        s0 = self._states(hx, x, batched, input.sorted_indices if packed else None)
+        θ = next(self.parameters())
+        x, s0 = computed_like("input", x, θ), [computed_like("hx", s, θ) for s in s0]
         clip, last = clip_of(self.clip_step_value, self.clip_step_norm), []
         self._left = []
         for k in range(self.num_layers):
@@ -196,63 +102,60 @@ class Stack(torch.nn.Module):
                 reverse = suffix.endswith("reverse")
                 how = device_of(x), precision_of(x, self.precision)
                 call = Call(self.cell, *how, steps, reverse, clip, self._left[-1])
-                y, s = Recurrence.apply(call, x, s0[:, len(last)], *self._weights(suffix))
+                y, *s = self._carry(call, x, [s[len(last)] for s in s0], suffix, hx is not None)
                 outputs.append(y)
                 last.append(s)
             x = torch.cat(outputs, 2) if self.bidirectional else y
             if k < self.num_layers - 1:
                 x = torch.nn.functional.dropout(x, self.dropout, self.training)
-        h = torch.stack(last, 1)
+        x, h = x.to(dtypes[0]), (torch.stack(parts) for parts in zip(*last, strict=True))
+        states = tuple(s.to(dtype) for s, dtype in zip(h, dtypes, strict=True))
         if lengths is not None:
             y = PackedSequence(pack_padded_sequence(x, lengths).data, *input[1:])
-            h = h if input.unsorted_indices is None else h.index_select(2, input.unsorted_indices)
+            states = self.permute_hidden(states, input.unsorted_indices)
         else:
             y = (x.transpose(0, 1) if rows_first else x) if batched else x[:, 0]
-        states = list(h if batched else h[:, :, 0])
-        return y, tuple(states) if len(states) > 1 else states[0]
+            states = states if batched else tuple(s[:, 0] for s in states)
+        return y, states[0] if len(states) == 1 else states
+
+    def _carry(self, call, x, s0, suffix, given):
+        """x (T, B, m) through a layer and direction -> its output and each last state.
+
+        s0 each state (B, ·) to begin with; given: may it be other than zero
+        """
+        weights = self._weights(suffix)
+
+        def carry(*tensors):
+            return Recurrence.apply(call, *tensors)
+
+        if not self.proj_size:
+            y, s = carry(x, torch.stack(s0), *weights)
+            return y, *s
+        T, B, _ = x.shape
+        flags = tensor_of(call.steps.flags) if call.steps.masked else None
+        where = begins(flags, T, B, call.reverse, x.device) if given else None
+        R = computed(getattr(self, f"weight_hr{suffix}"))
+        return projected(carry, x, s0[0], s0[1], weights, R, where)
+
+    def _padded(self, input):
+        """input as torch's checks take it, (T, B, m), or (steps, m) of a PackedSequence; as (T, B,
+        m); and the lengths of a PackedSequence, else None.
+        """
+        if isinstance(input, PackedSequence):
+            unsorted = PackedSequence(input.data, input.batch_sizes)
+            return input.data, *pad_packed_sequence(unsorted)
+        if input.dim() == 2:
+            input = input.unsqueeze(0 if self.batch_first else 1)
+        return input, input.transpose(0, 1) if self.batch_first else input, None
 
     def _weights(self, suffix):
         """U, W, b and c of a layer and direction; c where the cell takes the two sides apart, else
         torch's second bias is part of b.
         """
-        U, W, *biases = (getattr(self, name + suffix) for name in NAMES[: 4 if self.bias else 2])
+        names = OF_GATES if self.bias else OF_GATES[:2]
+        U, W, *biases = (computed(getattr(self, name + suffix)) for name in names)
         b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
         return (U, W, b, c) if self.cell.apart else (U, W, b + c, None)
-
-    def _check(self, x):
-        axes = "(B, T, m)" if self.batch_first else "(T, B, m)"
-        time = x.shape[1 if self.batch_first and x.dim() == 3 else 0] if x.dim() in (2, 3) else 0
-        if time == 0:  # no samples are none to compute, but of no steps there is no last state
-            raise ShapeError(
-                f"input has shape {tuple(x.shape)}, expected {axes} or (T, m), of at least one step"
-            )
-        if x.shape[-1] != self.input_size:
-            raise ShapeError(
-                f"input has {x.shape[-1]} features, but this module was built for "
-                f"input_size={self.input_size}: {axes}"
-            )
-
-    def _like_parameters(self, name, tensor):
-        """The tensor, in float32 if autocast made it less precise."""
-        θ = next(self.parameters())
-        if θ.dtype not in (torch.float32, torch.float64):
-            raise DtypeError(
-                f"the parameters are {θ.dtype}, expected torch.float32 or float64; for less, use "
-                "autocast around the module"
-            )
-        if tensor.device != θ.device:
-            raise DeviceError(
-                f"{name} is on {tensor.device}, but the parameters are on {θ.device}: move one"
-            )
-        if tensor.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(
-            tensor.device.type
-        ):
-            tensor = tensor.float()
-        if tensor.dtype != θ.dtype:
-            raise DtypeError(
-                f"{name} is {tensor.dtype}, but the parameters are {θ.dtype}: convert one"
-            )
-        return tensor
 
     def _steps(self, x, lengths, rows_first, batched, **given):
         """The Steps of x (T, B, m).  given: mask and resets as they came, by the axes of the
@@ -282,23 +185,26 @@ class Stack(torch.nn.Module):
         with on_the_stream_of(x):
             return steps_of(d, live & mask, resets)
 
-    def _states(self, hx, x, batched, order):
-        """hx as (S, layers·directions, B, n), samples in the order of a PackedSequence."""
-        S, B = self.cell.states, x.shape[1]
-        shape = (self.num_layers * self._directions, B, self.hidden_size)
-        if hx is None:
-            return x.new_zeros((S, *shape))
-        parts = (hx,) if isinstance(hx, torch.Tensor) else hx
+    def _parts(self, hx):
+        """hx as a tuple of tensors, one of each state."""
+        S, parts = self.cell.states, (hx,) if isinstance(hx, torch.Tensor) else hx
         listed = isinstance(parts, (tuple, list)) and all(
             isinstance(part, torch.Tensor) for part in parts
         )
         if not listed or len(parts) != S:
             expected = "a tensor" if S == 1 else f"a tuple of {S} tensors"
             raise ShapeError(f"hx is {arguments.came_in_parts(hx)}, expected {expected}")
-        parts = [self._like_parameters("hx", part) for part in parts]
-        expected = shape if batched else (shape[0], shape[2])
-        for part in parts:
-            if tuple(part.shape) != expected:
-                raise ShapeError(f"hx has shape {tuple(part.shape)}, expected {expected}")
-        s = torch.stack([part if batched else part.unsqueeze(1) for part in parts])
-        return s if order is None else s.index_select(2, order)
+        return tuple(parts)
+
+    def _states(self, parts, x, batched, packed):
+        """The states to begin with, each (layers·directions, B, n), of samples in the order of a
+        PackedSequence.  parts: of hx as they came, or None; x: as torch's checks take it.
+        """
+        sizes = packed.batch_sizes if packed else None
+        if parts is None:
+            self.check_input(x, sizes)
+            h, c = self.get_expected_hidden_size(x, sizes), self.get_expected_cell_size(x, sizes)
+            return tuple(x.new_zeros(c if k else h) for k in range(self.cell.states))
+        parts = parts if batched else tuple(part.unsqueeze(1) for part in parts)
+        self.check_forward_args(x, parts[0] if len(parts) == 1 else parts, sizes)
+        return self.permute_hidden(parts, packed.sorted_indices if packed else None)

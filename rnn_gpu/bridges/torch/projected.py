@@ -1,0 +1,54 @@
+"""LSTMs whose h_t = R m_t, m_t = o tanh(c_t), is smaller than c_t: Sak, Senior and Beaufays, 2014.
+
+Of m they are ordinary LSTMs with W R in the place of W, so their kernels are the same. That R m_t
+begins with an h_0 which is no R m is an input to the first step: there p += W h_0.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from ...kernels import LIVE, RESET
+
+
+class Begins(NamedTuple):
+    """Where samples go on from the state that they were given."""
+
+    first: torch.Tensor  # (T, B, 1) bool, the steps that do
+    never: torch.Tensor  # (B, 1) bool, samples that end with that state, as no step has happened
+
+
+def begins(flags, T: int, B: int, reverse: bool, device) -> Begins:
+    """Of flags (T, B), None where all steps are live; the first step in the order of a direction,
+    and the first that happens after each reset.
+    """
+    if flags is None:
+        first = torch.zeros((T, B, 1), dtype=torch.bool, device=device)
+        first[-1 if reverse else 0] = True
+        return Begins(first, torch.zeros((B, 1), dtype=torch.bool, device=device))
+    live, starts = (flags & LIVE) != 0, (flags & RESET) != 0
+    if reverse:  # what begins at t then ends there: the step t−1 begins anew
+        live = live.flip(0)
+        starts = torch.cat([torch.zeros_like(starts[:1]), starts[1:].flip(0)])
+    done = live.long().cumsum(0)
+    before = torch.where(starts, done - live.long(), 0).cummax(0).values  # the last reset
+    first = live & (done - before == 1)
+    first = first.flip(0) if reverse else first
+    return Begins(first[:, :, None], (done[-1] == before[-1])[:, None])
+
+
+def projected(carry: Callable, x, h0, c0, weights, R, where: Begins | None):
+    """A layer and direction: carry(x, s0, U, W, b, c) of an LSTM of m -> (y (T, B, p), h_n, c_n).
+
+    x (T, B, m), h0 (B, p), c0 (B, n), weights U (4n, m), W (4n, p), b, c; R (p, n); where h0 goes
+    in, None where it is zero.
+    """
+    U, W, b, c = weights
+    with torch.autocast(x.device.type, enabled=False):
+        if where is not None:
+            x = torch.cat([x, h0 * where.first], 2)
+            U = torch.cat([U, W], 1)
+        m, last = carry(x, torch.stack([torch.zeros_like(c0), c0]), U, W @ R, b, c)
+        h = last[0] @ R.T
+        return m @ R.T, h if where is None else torch.where(where.never, h0, h), last[1]
