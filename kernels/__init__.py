@@ -81,7 +81,8 @@ class Clip(NamedTuple):
 
 
 LIVE = 1  # bit 0 of flags: the step happens; else the state is carried through, and δ is zero
-# bit 1: before the step the state becomes the initial one, and no gradient goes back past it
+# bit 1: before the step the state becomes the initial one, or one that is given, and no gradient
+# goes back past it
 RESET = 2
 UNCLIPPED = Clip()
 
@@ -103,7 +104,9 @@ class Forward(NamedTuple):
     p: Any  # (T, B, G + D, n)  input side of every step; read before kept is written
     W: Any  # (G·n, n)          recurrent weights
     c: Any  # (G·n,)            bias of the recurrent side, of a cell that is `apart`; else (0,)
-    s: Any  # (S, T + 1, B, n)  s[:, 0] the initial states; s[:, 1:] is overwritten
+    # (S, T + 1, B, n): s[:, 0] the initial states; those of steps 1 … T are overwritten. Or
+    # (S, 2T + 1, B, n): s[:, T + 1 + t] is what step t begins with where RESET is set; not at t = 0
+    s: Any
     kept: Any  # (T, B, K, n)   activations for the way back; overwritten. May be p, if K = G + D
     flags: Any  # (T, B) uint8  LIVE, RESET
     # does flags say more than that every step happens and none begins anew? If not, it need not be
@@ -116,12 +119,14 @@ class Backward(NamedTuple):
 
     dy: Any  # (T, B, n)      dE/dy of every step
     W: Any  # (G·n, n)
-    s: Any  # (S, T + 1, B, n)
+    s: Any  # (S, T + 1, B, n) or (S, 2T + 1, B, n)
     kept: Any  # (T, B, K, n)
     flags: Any  # (T, B) uint8
     dp: Any  # (T, B, G, n)   becomes δ of the input side
     dq: Any  # (T, B, G, n)   becomes δ of the recurrent side; dp itself unless the cell is `apart`
-    ds: Any  # (S, B, n)      enters as dE/ds after the last step, leaves as that of s[:, 0]
+    # (S, B, n): enters as dE/ds after the last step, leaves as that of s[:, 0]. With given states
+    # (S, 1 + T, B, n): ds[:, 0] is that, and ds[:, 1:], zero before, leaves as that of s[:, T + 1:]
+    ds: Any
     clip: Any = UNCLIPPED  # a Clip: bounds of δ of each step and sample
     masked: Any = True  # as of the way forward
 

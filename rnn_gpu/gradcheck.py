@@ -34,19 +34,20 @@ def gradcheck(
     lengths: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     resets: ArrayLike | None = None,
+    reset_state: Sequence[Any] | None = None,
     tolerance: float = 1e-6,
     samples: int | None = 24,
     seed: int = 0,
     allow_blind: bool = False,
 ) -> Check:
-    """Compare the gradients of every parameter, of x and of the initial state with central
-    differences of the loss.
+    """Compare the gradients of every parameter, of x, of the initial state and of `reset_state`
+    with central differences of the loss.
 
     model    a Network (its own loss), or a recurrent layer (the loss is ½Σ(y − output)² over all
              steps)
     x, y     (T, B, m) and targets (T, B, k); class labels (T, B) where the loss takes them
     state    of each recurrent layer, as a call takes it; None draws one from N(0, ½)
-    lengths, mask, resets  as a call takes them, time-major
+    lengths, mask, resets, reset_state  as a call of a network takes them, time-major
     samples  coordinates tried in each array, drawn by `seed`; None tries all
     The loss also has a random linear term in the final states, so that their gradient enters.
 
@@ -100,15 +101,20 @@ def gradcheck(
     d = network.backend
     target, weight = d.array(target, target.dtype), d.array(weight, "float64")
     pull = [rng.normal(size=s.shape) for s in states]
+    given = {
+        i: np.array(one if isinstance(one, (tuple, list)) else (one,), "float64")
+        for i, one in enumerate(() if reset_state is None else reset_state)
+        if one is not None
+    }
 
     def value_and_slope() -> tuple[float, Any]:
-        called = [tuple(s) if len(s) > 1 else s[0] for s in states]
-        o, last = network(d.array(x, "float64"), called, lengths=ends, mask=mask, resets=resets)
+        called, options = [in_parts(s) for s in states], {"mask": mask, "resets": resets}
+        if reset_state is not None:
+            all_given = [in_parts(given[i]) if i in given else None for i in range(len(states))]
+            options["reset_state"] = all_given
+        o, last = network(d.array(x, "float64"), called, lengths=ends, **options)
         E, do = network.objective(d, d.array(o, "float64"), target, weight)
-        last = [
-            np.stack([d.numpy(part) for part in (s if isinstance(s, tuple) else (s,))])
-            for s in last
-        ]
+        last = [together(d, s) for s in last]
         E += sum(float((a * b).sum()) for a, b in zip(pull, last, strict=True))
         return E, do
 
@@ -116,15 +122,14 @@ def gradcheck(
         return value_and_slope()[0]
 
     _, do = value_and_slope()
-    dx, dstates = network.backward(do, [tuple(a) if len(a) > 1 else a[0] for a in pull])
+    dx, dstates = network.backward(do, [in_parts(a) for a in pull])
     claimed = {
         name: (network.parameters[name], d.numpy(g)) for name, g in network.grads.items()
     } | {"x": (x, d.numpy(dx))}
     for i, (s, ds) in enumerate(zip(states, dstates, strict=True)):
-        claimed[f"state[{i}]"] = (
-            s,
-            np.stack([d.numpy(part) for part in (ds if isinstance(ds, tuple) else (ds,))]),
-        )
+        claimed[f"state[{i}]"] = s, together(d, ds)
+    for i, one in given.items():
+        claimed[f"reset_state[{i}]"] = one, together(d, network.dreset_state[i])
 
     errors = {}
     for name, (array, gradient) in claimed.items():
@@ -141,6 +146,16 @@ def gradcheck(
                 )
             errors[name] = max(errors.get(name, 0.0), error)
     return Check(errors, max(errors.values()))
+
+
+def in_parts(s):
+    """The states of a layer (S, …) as users have them."""
+    return tuple(s) if len(s) > 1 else s[0]
+
+
+def together(device, s) -> np.ndarray:
+    """What users have of a layer's states, as one array (S, …)."""
+    return np.stack([device.numpy(part) for part in (s if isinstance(s, tuple) else (s,))])
 
 
 def difference(loss, array, place, claimed) -> tuple[float, float]:

@@ -70,10 +70,24 @@ def refuses(error, message, call):
     assert caught.type is error
 
 
-def results(model, x, dy, state=None, dstate=None, lengths=None, mask=None, resets=None, **back):
+def results(
+    model,
+    x,
+    dy,
+    state=None,
+    dstate=None,
+    lengths=None,
+    mask=None,
+    resets=None,
+    reset_state=None,
+    training=False,
+    **back,
+):
     """Everything one pass forward and back gives, by name, as NumPy arrays."""
-    y, last = model(x, state, lengths=lengths, mask=mask, resets=resets)
-    return {"y": y} | named("last", last) | way_back(model, dy, dstate, **back)
+    call = {"lengths": lengths, "mask": mask, "resets": resets, "training": training}
+    y, last = model(x, state, reset_state=reset_state, **call)
+    found = {"y": y} | named("last", last) | way_back(model, dy, dstate, **back)
+    return found | ({} if reset_state is None else named("dgiven", model.dreset_state))
 
 
 def explained(model, taped=False):

@@ -58,9 +58,11 @@ class Pass(NamedTuple):
     shape: tuple[int, int, int, int, int] | None = None
     order: int | None = None  # the seed that draws warps
     product: str = "fp32"  # else by tensor cores: a team has 4 lanes and one unit
+    given: bool = False  # states where samples begin anew
 
     def run(self) -> dict:
         settings = {"pattern": self.pattern, "clip": CLIPS[self.clip], "n": self.n}
+        settings["given"] = self.given
         cell = OWN.get(self.cell) or CELLS[self.cell]
         expected, _, beyond = one_pass("reference", cell, self.dtype, **settings)
         with self.chosen():
@@ -258,6 +260,12 @@ def quick() -> Iterator:
         yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, n, shape, 1)
     tiled = "both", RANDOM, 9, (4, 1, 8, 1, 2), 2
     yield Pass("lstm", "float32", "cluster", *tiled, "tf32")
+    for cell, schedule in zip(
+        ("lstm", "gru", "elman_tanh"), ("block", "plain", "gemm"), strict=True
+    ):
+        yield Pass(cell, "float32", schedule, "unclipped", RANDOM, given=True)
+    for schedule, ((n, shape), *_) in SHARED.items():
+        yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, n, shape, 1, given=True)
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
     for way, dtype in itertools.product(("packets", "cluster"), DTYPES):

@@ -88,7 +88,9 @@ bridges bridges.torch bridges.torch.private bridges.torch.projected errors outli
 arguments bridges.io bridges.plots device
 bridges.torch.dtypes bridges.torch.tensors bridges.weights derivatives keeping parameters schedules
 losses optimizers
-layers.overlap layers.passes layers.steps layers.tapes
+layers.overlap layers.passes layers.steps
+layers.given
+layers.tapes
 layers.base layers.noise layers.parallel
 layers.stateful layers.stateless
 layers.recurrent

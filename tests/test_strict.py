@@ -85,11 +85,13 @@ def layers():
     yield "mine", lambda **options: Recurrent(MINE, M, N, **options)
 
 
-def passes(layer, x=X, dy=DY, call=(), back=()):
-    y, s = layer(x, **dict(call))
+def passes(layer, x=X, dy=DY, call=(), back=(), given=False):
+    reset_state = (DY,) * layer.cell.states if layer.cell.states > 1 else DY
+    y, s = layer(x, reset_state=reset_state if given else None, **dict(call))
     dx, ds = layer.backward(dy, **dict(back))
     tape = [a for a in layer.tape if a is not None] if "tape" in dict(back) else []
-    return y, s, dx, ds, layer.grads, layer.delta, tape, layer.clipped_steps
+    dgiven = layer.dreset_state if given else ()
+    return y, s, dx, ds, layer.grads, layer.delta, tape, layer.clipped_steps, dgiven
 
 
 OPTIONS = {
@@ -99,6 +101,15 @@ OPTIONS = {
     "mask": {"call": {"mask": MASK, "resets": RESETS}},
     "clip": {"back": {"clip_step_norm": 0.3, "clip_step_value": 0.2}},
     "tape": {"back": {"tape": True}, "call": {"mask": MASK, "resets": RESETS}},
+    "given": {
+        "call": {"mask": MASK, "resets": RESETS},
+        "given": True,
+    },
+    "given tape": {
+        "call": {"resets": RESETS},
+        "back": {"tape": True},
+        "given": True,
+    },
     "reverse": {"build": {"reverse": True}, "call": {"mask": MASK, "resets": RESETS}},
     "noise": {"build": {"recurrent_dropout": 0.3, "zoneout": 0.2}, "call": {"training": True}},
     "zoneout": {"build": {"zoneout": 0.2}},
@@ -108,10 +119,10 @@ OPTIONS = {
 for kind, make in layers():
     for name, option in OPTIONS.items():
 
-        def one(make=make, build=(), call=(), back=(), turned=False):
+        def one(make=make, build=(), call=(), back=(), turned=False, given=False):
             layer = make(**ON_CUDA, **dict(build))
             x, dy = (a.swapaxes(0, 1) if turned else a for a in (X, DY))
-            return passes(layer, x.astype(layer.dtype), dy.astype(layer.dtype), call, back)
+            return passes(layer, x.astype(layer.dtype), dy.astype(layer.dtype), call, back, given)
 
         PATHS[f"{kind} {name}"] = lambda one=one, option=option: one(**option)
     for schedule in NAMES:

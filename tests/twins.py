@@ -17,12 +17,15 @@ def poison(shape, dtype):
     return np.full(shape, -1, f"i{np.dtype(dtype).itemsize}").view(dtype)
 
 
-def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=False):
+def one_pass(
+    device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_place=False, given=False
+):
     """([s, kept, dp, dq, ds], lengths or None, how many were clipped) of one pass forward and back,
     as NumPy arrays.
 
     pattern  a seed draws flags at random, resets among them; None draws lengths; "live": every step
              happens, and the device is told so
+    given    a drawn pattern's resets begin with states that are given, NaN where there is no reset
     """
     d, rng = resolve(device), np.random.default_rng(7)
     G, S, K = cell.gates, cell.states, cell.kept
@@ -46,17 +49,24 @@ def one_pass(device, cell, dtype, B=B, n=N, pattern=None, clip=UNCLIPPED, in_pla
         flags = d.array(
             (drawn.random((T, B)) < 0.7) * LIVE + (drawn.random((T, B)) < 0.3) * RESET, np.uint8
         )
-    s, kept = poisoned(S, T + 1, B, n), p if in_place else poisoned(T, B, K, n)
+    s = poisoned(S, 2 * T + 1 if given else T + 1, B, n)
+    kept = p if in_place else poisoned(T, B, K, n)
     s[:, 0] = draw(S, B, n)
+    if given:
+        flags[0] &= LIVE
+        reset = d.numpy(flags)[:, :, None] & RESET != 0
+        s[:, T + 1 :] = d.array(np.where(reset, rng.normal(size=(S, T, B, n)), np.nan), dtype)
     masked = pattern != "live"
     d.forward(cell, Forward(p, W, c, s, kept, flags, masked))
     dy = rng.normal(size=(T, B, n))
     dy[d.numpy(flags) & LIVE == 0] = np.nan  # not looked at
     dp, ds = poisoned(T, B, G, n), draw(S, B, n)
+    if given:
+        ds = d.array(np.concatenate([d.numpy(ds)[:, None], np.zeros((S, T, B, n))], 1), dtype)
     dq = poisoned(T, B, G, n) if cell.apart else dp
     call = Backward(d.array(dy, dtype), W, s, kept, flags, dp, dq, ds, clip, masked)
     clipped = d.backward(cell, call)
-    return [d.numpy(a) for a in (s, kept, dp, dq, ds)], lengths, clipped
+    return [d.numpy(a) for a in (s[:, : T + 1], kept, dp, dq, ds)], lengths, clipped
 
 
 def matvec_pass(device, dtype):

@@ -175,10 +175,11 @@ class Device(Protocol):
     def forward(self, cell: Cell, call: Forward, precision: str = "fp32") -> None:
         """Carry s through time: s[:, t+1] = cell.step(p[t], W s[0, t] + c, s[:, t]).  式2.
 
-        Overwrites call.s[:, 1:] and call.kept. Where RESET is set in flags the step begins with
-        s[:, 0] instead of s[:, t]; where LIVE is not set the state is carried through and kept is
-        zero. With RESET and without LIVE it is the initial state that is carried through. kept may
-        be p itself where K is G + D: a step's numbers are read before any of them is written.
+        Overwrites call.s[:, 1:T + 1] and call.kept. Where RESET is set in flags the step begins
+        with s[:, 0] instead of s[:, t], or with s[:, T + 1 + t] where s has given states; the first
+        step then has no RESET. Where LIVE is not set the state is carried through and kept is zero;
+        with RESET it is the state that the step begins with. kept may be p itself where K is G + D:
+        a step's numbers are read before any of them is written.
         """
         ...
 
@@ -188,7 +189,9 @@ class Device(Protocol):
 
         Overwrites call.dp, dq and ds. ds leaves as dE/ds[:, 0], the sum over all uses of the
         initial state: before the first step, and at each RESET, where nothing goes further back.
-        Where LIVE is not set δ is exactly zero and dy is not looked at.
+        With given states that is ds[:, 0], before the first step alone, and what arrives at the
+        RESET of step t is added to ds[:, 1 + t]. Where LIVE is not set δ is exactly zero and dy is
+        not looked at.
 
         call.clip bounds δ of each step and sample before it is used: each number of dp and of dq
         to ±clip.value; then both by the one factor that makes ‖dp‖ at most clip.norm. What goes

@@ -114,6 +114,7 @@ def backward(cell, call: Backward, precision="fp32"):
     dy, W, s, kept, flags, dp, dq, ds, clip, _ = call
     T, B, G, n = dp.shape
     back = formula(cell.back)
+    ds, given = (ds[:, 0], ds[:, 1:]) if ds.ndim == 4 else (ds, None)
     ds0 = np.zeros_like(ds)
     clipped = 0
     for t in reversed(range(T)):
@@ -133,7 +134,8 @@ def backward(cell, call: Backward, precision="fp32"):
         ds[:] = [np.where(live, d_prev[i], d[i]) for i in range(cell.states)]
         ds[0] += dq[t].reshape(B, G * n) @ W
         reset = has(flags[t], RESET)
-        ds0 += np.where(reset, ds, 0)
+        at = ds0 if given is None else given[:, t]
+        at += np.where(reset, ds, 0)
         ds[:] = np.where(reset, 0, ds)
     ds += ds0
     return clipped
@@ -161,7 +163,9 @@ def has(flags, bit):
 
 def entered(s, flags, t):
     """The state that step t begins with, (S, B, n)."""
-    return np.where(has(flags[t], RESET), s[:, 0], s[:, t])
+    T = len(flags)
+    first = s[:, T + 1 + t] if s.shape[1] > T + 1 else s[:, 0]
+    return np.where(has(flags[t], RESET), first, s[:, t])
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

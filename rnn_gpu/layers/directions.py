@@ -9,7 +9,7 @@ from .. import arguments, parameters
 from ..errors import ArgumentError
 from ..kernels import UNCLIPPED
 from .base import Layer
-from .passes import INFERENCE, Back, clipped_in_all
+from .passes import INFERENCE, Back, clipped_in_all, given_in_all
 from .recurrent import Recurrent
 from .stateful import Stateful
 from .stateless import Dropout
@@ -152,6 +152,7 @@ class Bidirectional(Stateful):
             grads,
             clipped_steps=clipped,
             parts=parts,
+            dgiven=given_in_all(backs),
         )
 
 

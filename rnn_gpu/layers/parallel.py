@@ -213,7 +213,7 @@ def forward(layer, x, s0, steps, pass_) -> tuple[Any, ParallelReport]:
     where it has to go step by step.
     """
     way, (T, B, _) = pass_.parallel, x.shape
-    if steps.starts is not None:
+    if steps.starts is not None or layer in pass_.given:
         return None, ParallelReport(sequential="samples begin anew: resets")
     if min(way.chunks, T) < 2 or not B:
         return None, ParallelReport(sequential="there is one chunk")

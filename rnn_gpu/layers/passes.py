@@ -17,6 +17,8 @@ class Pass(NamedTuple):
     training: bool = False
     numbers: Mapping[Any, int] = MappingProxyType({})  # of this pass, for each layer that draws
     parallel: Any = None  # how layers go over long sequences in chunks; None: step by step
+    # what samples go on from where they begin anew, a Given for each recurrent layer that has some
+    given: Mapping[Any, Any] = MappingProxyType({})
 
 
 INFERENCE = Pass()
@@ -38,6 +40,9 @@ class Back(NamedTuple):
     wide_ds: Any = None  # ds of the cell that ran, where noise made it another than the layer's own
     parts: tuple["Back", ...] = ()
     report: Any = None  # how a recurrent layer went over its sequence; None where nobody asked
+    # dE/d(Given.states), (S, T, B, n) for each layer of `recurrent`, None of one without; () where
+    # none has any
+    dgiven: tuple = ()
 
 
 def delta_of(back: Back) -> Any:
@@ -49,6 +54,12 @@ def clipped_in_all(backs) -> Any:
     """Σ clipped_steps, where most are 0: those that are not are added on the device."""
     unread = [c for back in backs if type(c := back.clipped_steps) is not int or c]
     return sum(unread[1:], unread[0]) if unread else 0
+
+
+def given_in_all(backs) -> tuple:
+    """dgiven of layers together, for as many as `recurrent` has."""
+    found = [back.dgiven or (None,) * len(back.ds) for back in backs]
+    return sum(found, ()) if any(back.dgiven for back in backs) else ()
 
 
 class Last(NamedTuple):
@@ -178,12 +189,14 @@ class Remembering:
         return 0 if back is None else int(back.clipped_steps)
 
 
-def next_pass(layers, training: bool, parallel=None) -> Pass:
+def next_pass(
+    layers, training: bool, parallel=None, given: Mapping[Any, Any] = INFERENCE.given
+) -> Pass:
     """A way forward through these layers; in training each that draws counts it."""
     if not training:
-        return INFERENCE if parallel is None else Pass(parallel=parallel)
+        return Pass(parallel=parallel, given=given)
     numbers = {}
     for layer in (part for one in layers for part in one.parts if part.draws):
         numbers[layer] = layer.passes
         layer.passes += 1
-    return Pass(True, numbers, parallel)
+    return Pass(True, numbers, parallel, given)

@@ -17,11 +17,12 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from . import parallel
+from .given import Given, enter_given
 from .noise import PART, Noise, Source, key, noise
 from .parallel import ChunkedTape, ParallelReport
 from .passes import INFERENCE, Back, clipped_in_all, delta_of
 from .stateful import Stateful
-from .steps import Steps
+from .steps import Steps, swapped, unchanged
 from .tapes import Tape
 
 # What the way back through W is asked for: nothing goes below, and a bias where p and q are apart.
@@ -208,11 +209,12 @@ class Recurrent(Stateful):
         d, cell = self._device, self._noise.around(self.cell, pass_.training)
         T, B, _ = x.shape
         p, mask = self.inputs(x, steps, pass_)
-        p = self.in_turn(p)
-        s = d.empty((cell.states, T + 1, B, self.hidden_size), self.dtype)
-        (s[cell.output :, 0],) = s0
+        p, own = self.in_turn(p), steps.turned(d) if self.reverse else steps
+        given = pass_.given.get(self)
+        s = self._first_states(*s0, given, T, cell, own)
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
+            s[0, T + 1 :] = mask * s[1, T + 1 :]
         # kept shares p's memory where the cell keeps as many numbers as it gets: p of a step is
         # read before it is overwritten
         kept = (
@@ -220,11 +222,22 @@ class Recurrent(Stateful):
             if cell.kept == cell.gates + cell.drawn
             else d.empty((T, B, cell.kept, self.hidden_size), self.dtype)
         )
-        own = steps.turned(d) if self.reverse else steps
         W, c = self.parameters["W"], self.recurrent_bias
         d.forward(cell, Forward(p, W, c, s, kept, own.flags, own.masked), self.precision)
-        tape = Tape(x, s, kept, own.flags, own.starts, own.masked, cell, self.cell, mask, report)
-        return steps.only_live(self.in_turn(s[cell.output, 1:])), [s[cell.output :, T]], tape
+        flags, starts, masked = own.flags, own.starts, own.masked
+        tape = Tape(x, s, kept, flags, starts, masked, cell, self.cell, mask, report, given)
+        y = self.in_turn(s[cell.output, 1 : T + 1])
+        return steps.only_live(y), [s[cell.output :, T]], tape
+
+    def _first_states(self, s0, given, T, cell, own):
+        """s of `forward`, with the states that steps begin with which follow no other."""
+        goes_on = given is not None and own.starts is not None
+        shape = cell.states, (2 * T if goes_on else T) + 1, s0.shape[1], self.hidden_size
+        s = self._device.empty(shape, self.dtype)
+        s[cell.output :, 0] = given.initial(s0, self.reverse) if given else s0
+        if goes_on:
+            given.put_behind(s[cell.output :], self.reverse)
+        return s
 
     def inputs(self, x, steps: Steps, pass_):
         """(p (T, B, G + D, n), the mask of recurrent dropout (B, n), or None) of x (T, B, m), in
@@ -250,16 +263,26 @@ class Recurrent(Stateful):
         ds = later.wide_ds if later else tape.widened(*ds)
         dp = d.empty((T, B, cell.gates, self.hidden_size), self.dtype)
         dq = d.empty(dp.shape, self.dtype) if cell.apart else dp
+        behind, whole = None, ds
+        if tape.goes_on:
+            whole = d.zeros((cell.states, 1 + T, B, self.hidden_size), self.dtype)
+            whole[:, 0], behind = ds, whole[:, 1:]
         if taped:
-            seen, clipped = self._back_by_steps(tape, self.in_turn(dy), dp, dq, ds, clip)
+            seen, clipped = self._back_by_steps(tape, self.in_turn(dy), dp, dq, ds, behind, clip)
         else:
             dy, s, kept = self.in_turn(dy), tape.wide_s, tape.wide_kept
             flags, masked = tape.flags, tape.masked
-            call = Backward(dy, self.parameters["W"], s, kept, flags, dp, dq, ds, clip, masked)
+            call = Backward(dy, self.parameters["W"], s, kept, flags, dp, dq, whole, clip, masked)
             seen, clipped = None, d.backward(cell, call, self.precision)
+            if tape.goes_on:
+                ds[...] = whole[:, 0]
         δ = self.in_turn(dp)
         dx, grads = self.sums((δ, tape.x), (dq, tape.before()[0]), later)
         back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds, report=report)
+        if tape.given:
+            behind = behind if behind is None else tape.narrowed(behind)
+            first, dgiven = tape.given.arrived(d, *back.ds, behind, self.reverse)
+            back = back._replace(ds=[first], dgiven=(dgiven,))
         return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 
     def sums(self, inputs, recurrent, later):
@@ -283,14 +306,16 @@ class Recurrent(Stateful):
         """
         return self._device.array(a[::-1], a.dtype) if self.reverse else a
 
-    def _back_by_steps(self, tape, dy, dp, dq, ds, clip) -> tuple[DeltaTape, Any]:
+    def _back_by_steps(self, tape, dy, dp, dq, ds, behind, clip) -> tuple[DeltaTape, Any]:
         """device.backward, one call a step, to see what it carries: the same numbers.  Overwrites
-        dp, dq and ds.
+        dp, dq and ds, and behind (S, T, B, n), where there is one, with what arrives at given
+        states.
         """
         ds0, clipped = self._device.zeros(ds.shape, self.dtype), 0
         T, B, G, n = dp.shape
         live = (tape.flags & LIVE)[:, :, None] != 0
-        carried, norms = self._device.empty(tape.wide_s.shape, self.dtype), np.empty(T)
+        shape = ds.shape[0], T + 1, *ds.shape[1:]
+        carried, norms = self._device.empty(shape, self.dtype), np.empty(T)
         for t in reversed(range(T)):
             carried[:, t + 1] = ds
             carried[tape.cell.output, t + 1] += np.where(live[t], dy[t], dy.dtype.type(0))
@@ -298,7 +323,8 @@ class Recurrent(Stateful):
             clipped += self.one_step_back(tape, t, dy[one], dp[one], dq[one], ds, clip)
             norms[t] = outer_norm(dq[t].reshape(B, G * n), tape.before(t)[0])
             if tape.starts is not None:
-                ds0 += np.where(tape.starts[t], ds, ds.dtype.type(0))
+                arrives = ds0 if behind is None else behind[:, t]
+                arrives += np.where(tape.starts[t], ds, ds.dtype.type(0))
                 ds[...] = np.where(tape.starts[t], ds.dtype.type(0), ds)
         ds += ds0
         carried[:, 0] = ds
@@ -326,17 +352,35 @@ class Recurrent(Stateful):
         S, n = self.cell.states, self.hidden_size
         if state is None:
             return self._device.zeros((S, B, n), self.dtype)
-        parts = (state,) if S == 1 else state
-        if not isinstance(parts, (tuple, list)) or len(parts) != S:
-            came = arguments.came_in_parts(parts)
-            raise ShapeError(f"{name} is {came}, expected a tuple of {S} arrays (B, n)")
         s = self._device.empty((S, B, n), self.dtype)
-        for k, part in enumerate(parts):
-            label = name if S == 1 else f"{name}[{k}]"
-            a = arguments.floats(label, part, self.dtype, (B, n), "(B, n)", batch=0)
+        for k, (label, a) in enumerate(self._apart(name, state, (B, n), "(B, n)", batch=0)):
             arguments.finite(label, a)
             s[k] = arguments.take(self._device, label, a, self.dtype)
         return s
+
+    def _apart(self, name, state, shape, axes, batch):
+        """The arrays of a state at the door, of this shape, with their names."""
+        S = self.cell.states
+        parts = (state,) if S == 1 else state
+        if not isinstance(parts, (tuple, list)) or len(parts) != S:
+            came = arguments.came_in_parts(parts)
+            raise ShapeError(f"{name} is {came}, expected a tuple of {S} arrays {axes}")
+        names = [name] if S == 1 else [f"{name}[{k}]" for k in range(S)]
+        return [
+            (label, arguments.floats(label, part, self.dtype, shape, axes, batch))
+            for label, part in zip(names, parts, strict=True)
+        ]
+
+    def _check_given(self, name, state, begins, batch_first: bool) -> Given:
+        """What samples go on from at the door, one a state, where they begin anew: (T, B) booleans
+        of NumPy's.
+        """
+        shape, axes = (*begins.shape, self.hidden_size), "(T, B, n)"
+        if batch_first:
+            shape, axes = (shape[1], shape[0], shape[2]), "(B, T, n)"
+        parts = self._apart(name, state, shape, axes, batch=0 if batch_first else 1)
+        turn = swapped if batch_first else unchanged
+        return enter_given(self._device, parts, begins, self.dtype, turn)
 
     def _as_state(self, x, s):
         return (
@@ -350,6 +394,13 @@ class Recurrent(Stateful):
 
     def _as_states(self, like, states):
         return self._as_state(like, *states)
+
+    def _check_reset_state(self, state, begins):
+        return {self: self._check_given("reset_state", state, begins, self.batch_first)}
+
+    def _as_dreset_state(self, like, dgiven):
+        (d,) = dgiven
+        return self._as_state(like, d.swapaxes(1, 2) if self.batch_first else d)
 
     # Other libraries' parameters: see bridges/weights.py
 

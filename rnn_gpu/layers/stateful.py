@@ -7,12 +7,12 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from .. import arguments
-from ..errors import ShapeError
+from ..errors import ArgumentError, OrderError, ShapeError
 from ..kernels import UNCLIPPED, Clip
 from .base import Layer
 from .parallel import parallel_of
-from .passes import Last, next_pass
-from .steps import enter, entered
+from .passes import INFERENCE, Last, next_pass
+from .steps import enter, entered, pattern
 
 State = ArrayLike | Sequence[Any]  # of a cell of several states a tuple, of several layers a list
 
@@ -34,6 +34,7 @@ class Stateful(Layer):
         lengths: ArrayLike | None = None,
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
+        reset_state: State | None = None,
         training: bool = False,
         parallel: tuple[int, int] | bool = False,
         tolerance: float = 1e-6,
@@ -49,6 +50,10 @@ class Stateful(Layer):
                  that y is zero there
         resets   (T, B) booleans; True is a step before which the sample begins anew, with `state`:
                  as if two sequences stood one behind the other. A masked step resets too
+        reset_state  what a sample goes on from there, in place of `state`: (T, B, n), for a cell of
+                 several states a tuple, for a Bidirectional a list of two, of which one may be
+                 None. Looked at only where resets is True, the first step too. A layer in reverse
+                 comes from behind: it begins the steps before t with reset_state[t]
         training  True draws the masks of recurrent dropout and zoneout
         parallel  (chunks, steps of warm-up): chunks of the sequence go side by side, for layers
                   that forget: see docs/parallel.md. The result is that of False within `tolerance`,
@@ -65,7 +70,11 @@ class Stateful(Layer):
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
         s0, weights = self._check_states("state", state, a.shape[1]), self._fingerprint()
-        pass_ = next_pass((self,), training, parallel_of(parallel, tolerance))
+        given = INFERENCE.given
+        if reset_state is not None:
+            begins = begins_of(resets, steps, lengths, self.batch_first)
+            given = self._check_reset_state(reset_state, begins)
+        pass_ = next_pass((self,), training, parallel_of(parallel, tolerance), given)
         self.let_go()
         y, s, tape = self.forward(a, s0, steps, pass_)
         self.remember(Last(x, steps, tape, weights, thread=get_ident()))
@@ -116,12 +125,27 @@ class Stateful(Layer):
             last.like, back.ds
         )
 
+    @property
+    def dreset_state(self) -> Any:
+        """dE/d(`reset_state`) of the last call, from the last backward, as that came: zero where
+        the call did not look at it.
+        """
+        last, back = self._last, self._found("dreset_state")
+        return self._as_dreset_state(last and last.like, known_dgiven(back))
+
     def _turn(self, a):
         return a.swapaxes(0, 1) if self.batch_first else a
 
     def _check_states(self, name, states, B):
         """States at the door, of each layer of `recurrent`, as a list of arrays (S, B, n)."""
         return check_states(self.recurrent, name, states, B)
+
+    def _check_reset_state(self, states, begins) -> dict:
+        """What samples go on from at the door, where they begin anew: a Given by its layer."""
+        return check_reset_state(self.recurrent, states, begins, self.batch_first)
+
+    def _as_dreset_state(self, like, dgiven):
+        return as_dreset_state(self.recurrent, like, dgiven, self.batch_first)
 
     def _as_states(self, like, states):
         return as_states(self.recurrent, like, states)
@@ -145,6 +169,51 @@ def check_states(recurrent, name, states, B):
     return [
         layer._check_state(f"{name}[{i}]", s, B)
         for i, (layer, s) in enumerate(zip(recurrent, states, strict=True))
+    ]
+
+
+def begins_of(resets, steps, lengths, batch_first: bool):
+    """Where samples begin anew, the first step too: (T, B) booleans of NumPy's.  Raises
+    ArgumentError where `reset_state` came without resets.
+    """
+    if resets is None:
+        raise ArgumentError(
+            "reset_state is given, but resets is None, expected (T, B) booleans: the steps before "
+            "which a sample begins anew, with that state"
+        )
+    return pattern("resets", resets, *steps.flags.shape, lengths, batch_first, otherwise=False)
+
+
+def check_reset_state(recurrent, states, begins, batch_first: bool) -> dict:
+    """A list with what each recurrent layer goes on from, or None -> a Given by its layer."""
+    if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
+        raise ShapeError(
+            f"reset_state is {arguments.came_in_parts(states)}, expected a list of "
+            f"{len(recurrent)}: one a recurrent layer, or None"
+        )
+    return {
+        layer: layer._check_given(f"reset_state[{i}]", state, begins, batch_first)
+        for i, (layer, state) in enumerate(zip(recurrent, states, strict=True))
+        if state is not None
+    }
+
+
+def known_dgiven(back) -> tuple:
+    """Back.dgiven of the last way back.  Raises OrderError where there is none."""
+    if back is None or not back.dgiven:
+        raise OrderError(
+            "dreset_state is known after backward: call it after the layer went forward with "
+            "reset_state"
+        )
+    return back.dgiven
+
+
+def as_dreset_state(recurrent, like, dgiven, batch_first: bool) -> list:
+    """Back.dgiven as users have it: a list as `reset_state`."""
+    turned = [d if d is None or not batch_first else d.swapaxes(1, 2) for d in dgiven]
+    return [
+        None if d is None else layer._as_state(like, d)
+        for layer, d in zip(recurrent, turned, strict=True)
     ]
 
 

@@ -116,15 +116,24 @@ def enter(device, x, m: int, dtype: str, lengths, batch_first=False, mask=None, 
     if mask is None and resets is None and (lengths is None or (lengths == T).all()):
         a = entered(device, "x", a, dtype, None, turn)
         return a, all_live_of(device, a)
-    shape = (B, T) if batch_first else (T, B)
-    live = arguments.booleans("mask", mask, shape, order, otherwise=True)
-    starts = arguments.booleans("resets", resets, shape, order, otherwise=False)
-    live, starts = (live.T, starts.T) if batch_first else (live, starts)
-    within = np.arange(T)[:, None] < (T if lengths is None else lengths)
-    live = live & within
+    live, starts = (
+        pattern(name, given, T, B, lengths, batch_first, otherwise)
+        for name, given, otherwise in (("mask", mask, True), ("resets", resets, False))
+    )
     dead = None if live.all() else ~live[:, :, None]
     a = entered(device, "x", a, dtype, dead, turn)
-    return a, steps_of(device, live, starts & within)
+    return a, steps_of(device, live, starts)
+
+
+def pattern(name: str, given, T: int, B: int, lengths, batch_first: bool, otherwise: bool):
+    """Booleans at the door, (T, B) or (B, T), or None for `otherwise` -> NumPy's (T, B), False
+    where a sample has ended.
+    """
+    shape, order = ((B, T), "B, T") if batch_first else ((T, B), "T, B")
+    a = arguments.booleans(name, given, shape, order, otherwise)
+    lengths = arguments.check_lengths(lengths, T, B, batch_first)
+    within = np.arange(T)[:, None] < (T if lengths is None else lengths)
+    return (a.T if batch_first else a) & within
 
 
 def unchanged(a):

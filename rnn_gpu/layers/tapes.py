@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import outline
 from ..kernels import Cell
+from .given import Given
 
 
 class Tape(NamedTuple):
@@ -14,7 +15,7 @@ class Tape(NamedTuple):
     """
 
     x: np.ndarray  # (T, B, m)
-    wide_s: np.ndarray  # (S, T+1, B, n), of `cell`
+    wide_s: np.ndarray  # (S, T+1, B, n), of `cell`; (S, 2T+1, B, n) where it goes on: see Forward
     wide_kept: np.ndarray  # (T, B, K, n), of `cell`
     flags: np.ndarray  # (T, B)
     starts: np.ndarray | None  # see Steps
@@ -23,13 +24,19 @@ class Tape(NamedTuple):
     own: Cell  # of the layer
     mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
     report: Any = None  # why it did not go in chunks, where that was asked for
+    given: Given | None = None  # what samples go on from where they begin anew
 
     __repr__ = outline.fields
 
     @property
     def s(self):
-        """The states of the layer's own cell."""
-        return self.wide_s[self.cell.output :]
+        """The states of the layer's own cell, (S, T+1, B, n)."""
+        return self.wide_s[self.cell.output :, : len(self.flags) + 1]
+
+    @property
+    def goes_on(self) -> bool:
+        """Does a sample go on from a given state, behind the first step?"""
+        return self.wide_s.shape[1] > len(self.flags) + 1
 
     @property
     def kept(self):
@@ -38,9 +45,12 @@ class Tape(NamedTuple):
 
     def before(self, t=slice(None)):
         """The states that steps t begin with, (S, ·, B, n), of `cell`."""
-        s = self.wide_s[:, :-1][:, t]
+        T = len(self.flags)
+        s = self.wide_s[:, :T][:, t]
         if self.starts is None:
             return s
+        if self.goes_on:
+            return np.where(self.starts[t], self.wide_s[:, T + 1 :][:, t], s)
         first = self.wide_s[:, :1]
         return np.where(self.starts[t], first if s.ndim == 4 else first[:, 0], s)
 

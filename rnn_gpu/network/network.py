@@ -35,8 +35,24 @@ from ..layers import (
     Recurrent,
 )
 from ..layers.parallel import ParallelReport, parallel_of
-from ..layers.passes import INFERENCE, Back, Last, Remembering, clipped_in_all, next_pass
-from ..layers.stateful import as_states, check_states, clip_of
+from ..layers.passes import (
+    INFERENCE,
+    Back,
+    Last,
+    Remembering,
+    clipped_in_all,
+    given_in_all,
+    next_pass,
+)
+from ..layers.stateful import (
+    as_dreset_state,
+    as_states,
+    begins_of,
+    check_reset_state,
+    check_states,
+    clip_of,
+    known_dgiven,
+)
 from ..layers.steps import enter, entered, swapped
 from ..losses import Objective
 from . import evaluation, gradient_flow, gradients, memory, summary
@@ -178,6 +194,7 @@ class Network(Remembering, Weights):
         training: bool = False,
         mask: ArrayLike | None = None,
         resets: ArrayLike | None = None,
+        reset_state: Sequence[Any] | None = None,
         memory_budget: int | str | None = None,
         parallel: tuple[int, int] | bool = False,
         tolerance: float = 1e-6,
@@ -193,6 +210,8 @@ class Network(Remembering, Weights):
         training  True switches Dropout, recurrent dropout and zoneout on
         mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample
                       begins anew (True); see Recurrent
+        reset_state  a list with what each recurrent layer goes on from there, or None: see
+                     Recurrent; not with memory_budget
         memory_budget  bytes, or "512MB": where forward and backward need more, only x and the
                        states between segments are kept, and
                   `backward` computes each segment again: the same gradient (see `plan`), but no
@@ -209,7 +228,12 @@ class Network(Remembering, Weights):
             )
         elif given := [
             name
-            for name, a in (("lengths", lengths), ("mask", mask), ("resets", resets))
+            for name, a in (
+                ("lengths", lengths),
+                ("mask", mask),
+                ("resets", resets),
+                ("reset_state", reset_state),
+            )
             if a is not None
         ]:
             raise ArgumentError(
@@ -223,11 +247,19 @@ class Network(Remembering, Weights):
             )
             a, steps = enter(self._device, rows[None], self.input_size, self.dtype, None)
         T, B, _ = a.shape
+        given = INFERENCE.given
+        if reset_state is not None:
+            if memory_budget is not None:
+                raise ArgumentError(
+                    "reset_state is given, and memory_budget: a segment does not know it"
+                )
+            begins = begins_of(resets, steps, lengths, self.batch_first)
+            given = check_reset_state(self.recurrent, reset_state, begins, self.batch_first)
         way = memory.way(self, T, B, memory_budget, steps)
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
         s0, weights = check_states(self.recurrent, "state", state, B), self._fingerprint()
-        pass_ = next_pass(self.layers, training, parallel_of(parallel, tolerance))
+        pass_ = next_pass(self.layers, training, parallel_of(parallel, tolerance), given)
         self.let_go()
         y, s, tape = way.forward(a, s0, steps, pass_)
         self.remember(
@@ -273,6 +305,15 @@ class Network(Remembering, Weights):
         back = way.back(last.tape, a, check_states(self.recurrent, "dstate", dstate, B), tape, clip)
         self.remember(last.returned(back))
         return self._leave(last.like, back.dx), as_states(self.recurrent, last.like, back.ds)
+
+    @property
+    def dreset_state(self) -> list:
+        """dE/d(`reset_state`) of the last call, from the last backward, a list as that came: zero
+        where the call did not look at it.
+        """
+        last, back = self._last, self._found("dreset_state")
+        dgiven, like = known_dgiven(back), last and last.like
+        return as_dreset_state(self.recurrent, like, dgiven, self.batch_first)
 
     @property
     def tapes(self) -> list[DeltaTape]:
@@ -438,7 +479,8 @@ def joined(dx, backs) -> Back:
     """The Back of a network from those of its layers, in their order."""
     grads = {f"{i}.{name}": g for i, back in enumerate(backs) for name, g in back.grads.items()}
     ds, clipped = [d for back in backs for d in back.ds], clipped_in_all(backs)
-    return Back(dx, ds, grads, clipped_steps=clipped, parts=tuple(backs))
+    dgiven = given_in_all(backs)
+    return Back(dx, ds, grads, clipped_steps=clipped, parts=tuple(backs), dgiven=dgiven)
 
 
 def in_words(value):

@@ -83,9 +83,17 @@ def epilogues(make, ahead, cell, number, partial: bool) -> Epilogues:
 
 
 @within
-def entered(flags, t, b):
-    """Where in s the state stands that step t begins with."""
-    return 0 if load_scalar(flags, (t, b), 1) & RESET else t
+def entered(flags, given, t, b):
+    """Where in s the state stands that step t begins with; given: see `given_in`."""
+    if load_scalar(flags, (t, b), 1) & RESET:
+        return given + t if given > 0 else 0
+    return t
+
+
+@within
+def given_in(s, T):
+    """Where in s those states begin that are given; 0 where there are none."""
+    return T + 1 if s.shape[1] > T + 1 else 0
 
 
 def advance_of(cell, number, how, vectors):
@@ -101,8 +109,8 @@ def advance_of(cell, number, how, vectors):
     K = cell.kept
 
     @within
-    def advance(at, n, count, tile, call):
-        before = states(call.s, At(entered(call.flags, at.t, at.b), at.b, at.j), count)
+    def advance(at, n, count, tile, call, given):
+        before = states(call.s, At(entered(call.flags, given, at.t, at.b), at.b, at.j), count)
         after = At(at.t + 1, at.b, at.j)
         if load_scalar(call.flags, (at.t, at.b), 1) & LIVE:
             net = recurrent(tile)
@@ -136,7 +144,7 @@ def before_advance(cell):
     P, S, K = cell.gates + cell.drawn, cell.states, cell.kept
 
     @within
-    def prefetch_all(at, n, call):
+    def prefetch_all(at, n, call, given):
         prefetch_gates(call.p, at, P)
         prefetch_states(call.s, at, S)
         prefetch_states(call.s, At(at.t + 1, at.b, at.j), S)
@@ -150,7 +158,7 @@ def before_retreat(cell):
     G, S, K, APART = cell.gates, cell.states, cell.kept, cell.apart
 
     @within
-    def prefetch_all(at, n, call, last, ds0):
+    def prefetch_all(at, n, call, last, ds0, given):
         prefetch(call.dy, (at.t, at.b, at.j), 0)
         prefetch_gates(call.kept, at, K)
         prefetch_states(call.s, at, S)
@@ -179,7 +187,7 @@ def retreat_of(cell, number, how, vectors):
     G, S = cell.gates, cell.states
 
     @within
-    def retreat(at, n, count, tile, call, last, ds0):
+    def retreat(at, n, count, tile, call, last, ds0, given):
         t, b, j = at
         carried, flags = At(0, b, j), call.flags
         arrived = load_sum(tile.q, (tile.i, 0, tile.v), count)
@@ -187,13 +195,16 @@ def retreat_of(cell, number, how, vectors):
         if t < 0:
             through_W = both(states(ds0, carried, count), through_W)
         elif t < last and load_scalar(flags, (t + 1, b), 1) & RESET:
-            put_states(both(states(ds0, carried, count), through_W), ds0, carried, count)
+            if given > 0:
+                put_states(through_W, call.ds, At(t + 2, b, j), count)
+            else:
+                put_states(both(states(ds0, carried, count), through_W), ds0, carried, count)
             for k in range(S):
                 store(call.ds, (k, 0, b, j), count, 0.0)
             through_W = states(call.ds, carried, count)
         if t >= 0 and load_scalar(flags, (t, b), 1) & LIVE:
             total = add_output(through_W, load(call.dy, (t, b, j), count))
-            before = states(call.s, At(entered(flags, t, b), b, j), count)
+            before = states(call.s, At(entered(flags, given, t, b), b, j), count)
             after = states(call.s, At(t + 1, b, j), count)
             δp, δq, d = back(total, activations(call.kept, at, count), before, after)
             put_gates(δp, call.dp, at, count)
@@ -242,14 +253,14 @@ def forward_kernel(cell, number, V, H, partial):
         weights, flags = window(given.W), window(given.flags)
         s, kept = window(given.s), window(given.kept)
         call = Forward(window(given.p), weights, window(given.c), s, kept, flags)
-        own = slice_of(panels, part, parts)
+        own, later = slice_of(panels, part, parts), given_in(given.s, T)
         pack(weights, n, n, carve(W, 0, (panels * STRIPS, n, H, units)), *own)
         barrier(counter, parts)
         for t in range(T):
             for b in range(b0, b1):
-                at[b] = (entered(flags, t, b) * B + b) * n
+                at[b] = (entered(flags, later, t, b) * B + b) * n
             operands = Operands(a, places, 1, W, n * H * units, n)
-            sweep(t, n, operands, Share(b0, b1, p0, p1), call)
+            sweep(t, n, operands, Share(b0, b1, p0, p1), call, later)
             if by_panels:
                 barrier(counter, (t + 2) * parts)
 
@@ -306,8 +317,8 @@ def backward_kernel(cell, number, V, partial, clips):
     def backward(arrays, ds0, scratch, by_panels, arrived, part, parts):
         """`Device.backward`, one of `parts` shares of it; arguments beside these see `forward`.
 
-        arrays  the fields of a Backward but for `masked`, with ds (S, 1, B, n), and as clip its
-                bounds and (parts,) counts of steps that were clipped
+        arrays  the fields of a Backward but for `masked`, with ds (S, 1, B, n) or (S, 1 + T, B, n),
+                and as clip its bounds and (parts,) counts of steps that were clipped
         ds0     (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
         """
         given = Backward(*arrays)
@@ -324,7 +335,7 @@ def backward_kernel(cell, number, V, partial, clips):
         dp, dq, ds = window(given.dp), window(given.dq), window(given.ds)
         # of windows alone: an array within it would be counted at every step of every unit
         call, initial = Backward(dy, weights, s, kept, flags, dp, dq, ds, ()), window(ds0)
-        own = slice_of(panels, part, parts)
+        own, later = slice_of(panels, part, parts), given_in(given.s, T)
         pack(weights, 0, G * n, 0, n, carve(W, 0, (panels, G * n, 1, units)), *own)
         barriers = 1
         barrier(counter, parts)
@@ -332,7 +343,7 @@ def backward_kernel(cell, number, V, partial, clips):
             for b in range(b0, b1):
                 at[b] = ((t + 1) * B + b) * G * n
             operands = Operands(a, places, 1, W, size, 0 if t == T - 1 else G * n)
-            sweep(t, n, operands, Share(b0, b1, p0, p1), call, T - 1, initial)
+            sweep(t, n, operands, Share(b0, b1, p0, p1), call, T - 1, initial, later)
             if by_panels:
                 barriers += 1
                 barrier(counter, barriers * parts)
@@ -420,10 +431,11 @@ def backward(cell, call: Backward, precision="fp32"):
     dtype, clip = call.dp.dtype, call.clip
     number, clips = dtype.type, clip != UNCLIPPED
     kernel, panels, numbers = plan(cell, n, dtype, clips)
-    way, ds = shares(cell, T, B, n, panels, dtype), call.ds.reshape(len(call.ds), 1, B, n)
+    way = shares(cell, T, B, n, panels, dtype)
+    ds = call.ds if call.ds.ndim == 4 else call.ds.reshape(len(call.ds), 1, B, n)
     bounds = bounds_of(clip, number, way.threads) if clips else unbounded(number)
     arrays = (np.ascontiguousarray(call.dy), *call[1:-3], ds, bounds)
-    ds0 = np.zeros(ds.shape, number)
+    ds0 = np.zeros((len(ds), 1, B, n), number)
     share(kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels)
     return sum(bounds[-1].tolist()) if clips else 0
 

@@ -176,7 +176,7 @@ def backward(cell, call: Backward, precision="fp32"):
         bounds = Bounds(number(clip.value), inverse(clip.norm, number), beyond)
     choice = choose(cell, "backward", n, B, call.dp.itemsize, clips, call.masked, precision)
     dy = call.dy if call.dy.flags.c_contiguous else call.dy.copy()
-    ds = call.ds.reshape(len(call.ds), 1, B, n)
+    ds = call.ds if call.ds.ndim == 4 else call.ds.reshape(len(call.ds), 1, B, n)
     call = for_kernels(call)._replace(dy=dy, ds=ds, clip=bounds)
     named(choice.schedule).backward(cell, call, choice, precision)
     return bounds.beyond.sum() if bounds else 0

@@ -49,7 +49,7 @@ def forward_kernel(cell, number, masked: bool):
             while j < n:
                 advance(At(t, b, j), recurrent(q, call.c, b, j, n), call)
                 if t + 1 < T:
-                    h[b, j] = call.s[0, entered(call.flags, t + 1, b), b, j]
+                    h[b, j] = call.s[0, entered(call.flags, call.s, t + 1, b), b, j]
                 j += cuda.blockDim.x
             b += cuda.gridDim.x
 
@@ -74,7 +74,7 @@ def backward_kernel(cell, number, clips: bool, masked: bool):
             while j < n:
                 carried[0, 0, b, j] += through_W[b, j]
                 if t + 1 < T and begins(call.flags, t + 1, b):
-                    cut(carried, call.ds, b, j)
+                    cut(carried, call.ds, t + 1, b, j)
                 retreat(At(t, b, j), call, carried)
                 j += cuda.blockDim.x
             clip_norm(call, t, b)
@@ -107,7 +107,7 @@ def forward(cell, call: Forward, choice: Choice, precision: str):
 
 
 def backward(cell, call: Backward, choice: Choice, precision: str):
-    (T, B, G, n), dtype, ds = call.dp.shape, call.dp.dtype, call.ds
+    (T, B, G, n), dtype, ds = call.dp.shape, call.dp.dtype, call.ds[:, :1]
     through_W, dq_of_step = arrays().zeros((B, n), dtype), call.dq.reshape(T, B, G * n)
     carried = ds.copy()
     ds[...] = 0

@@ -44,6 +44,14 @@ class Registers(NamedTuple):
     square: Any  # (held,) Σ (δ/bound)² of the unit
 
 
+class Step(NamedTuple):
+    """Of a step back."""
+
+    out: Any  # place of its message
+    mail: Any  # of that message
+    left: Any  # so many steps are left, with this one
+
+
 def backward_of(cell, number, plan: Plan, reach: Reach):
     """The kernel (call): `Device.backward`."""
     G, S, K, APART, OUTPUT = cell.gates, cell.states, cell.kept, cell.apart, cell.output
@@ -174,11 +182,11 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
             states.put(NO_STATES, place, states.track(call.ds, call.dp.shape[1]), h * SCATTERED)
 
     @device_function
-    def add_to_initial(h, call, thread, registers):
-        """dE/ds that arrives at an initial state to its gradient."""
+    def add_to_initial(h, call, thread, registers, at):
+        """dE/ds that arrives at an initial state, or a given one, to its gradient at `at` in ds."""
         if writes(thread):
             ds, track = states_in(registers.ds, h * S), states.track(call.ds, call.dp.shape[1])
-            place = states.start(call.ds, 0, thread.b, thread.j)
+            place = states.start(call.ds, at, thread.b, thread.j)
             if MASKED:
                 ds = both(states.numbers(place, track, h * SCATTERED), ds)
             states.put(ds, place, track, h * SCATTERED)
@@ -205,7 +213,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     )
 
     @device_function
-    def retreat(h, out, mail, call, at, tracks, thread, registers):
+    def retreat(h, step, call, at, tracks, thread, registers):
         """The cell's step back, of one unit and sample, but for what passes through W."""
         here, δq = within(h, call.dp.shape[1], thread), NOTHING
         if here:
@@ -217,10 +225,13 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
             put_states_in(before, registers.s_after, h * S)
             load_step(h, at, tracks, registers)
             if MASKED and now & RESET_AFTER:
-                add_to_initial(h, call, thread, registers)
+                arrives = step.left + 1 if call.ds.shape[1] > 1 else 0
+                add_to_initial(h, call, thread, registers, arrives)
                 put_states_in(NO_STATES, registers.ds, h * S)
             if MASKED and now & RESET:
-                place = states.start(call.s, 0, thread.b, thread.j)
+                T = call.dp.shape[0]
+                begins = T + step.left if call.s.shape[1] > T + 1 else 0
+                place = states.start(call.s, begins, thread.b, thread.j)
                 before = states.numbers(place, tracks.s, h * SCATTERED)
             if not MASKED or now & LIVE:
                 registers.ds[h * S + OUTPUT] += dy
@@ -229,7 +240,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
             δp, δq = within_bounds(h, δp, δq, call, registers)
             if not CLIPS and writes(thread):
                 put_δ(h, δp, δq, at, tracks)
-        publish_gates(δq, mail, thread, here, out, h)
+        publish_gates(δq, step.mail, thread, here, step.out, h)
 
     @device_function
     def add_through_W(h, thread, registers):
@@ -239,7 +250,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     def finish(h, call, thread, registers):
         """What is left after the first step arrives at the initial state."""
         if within(h, call.dp.shape[1], thread):
-            add_to_initial(h, call, thread, registers)
+            add_to_initial(h, call, thread, registers, 0)
 
     begin_all = each(HELD, begin, device_function)
     clear_ds_all = each(HELD, clear_ds, device_function) if MASKED else nothing
@@ -267,7 +278,9 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
 
     @cuda.jit(launch_bounds=plan.threads)
     def backward(call: Backward):
-        """call.ds is (S, 1, B, n). A block has plan.shared numbers of dynamic shared memory."""
+        """call.ds is (S, 1, B, n) or (S, 1 + T, B, n). A block has plan.shared numbers of dynamic
+        shared memory.
+        """
         enter()
         weights, total = cuda.local.array(WEIGHTS, number), cuda.local.array(SUMS, number)
         behind = cuda.local.array(SCATTERED, np.int32)
@@ -300,7 +313,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
         while left > 0:
             more = left > 1
             at = reads_onward(at, more, tracks)
-            retreat_all(out, mail, call, at, tracks, thread, registers)
+            retreat_all(Step(out, mail, left), call, at, tracks, thread, registers)
             clipping.put_squares(part, mail, thread, registers)
             if left > line.few:
                 prefetch(place)

@@ -110,9 +110,9 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
         return Arrays(at.p, at.flags, s, kept)
 
     @device_function
-    def initial(h, call, tracks, thread):
-        """The states before the first step."""
-        place = states.start(call.s, 0, thread.b, thread.j)
+    def initial(h, call, tracks, thread, at):
+        """The states that stand at `at` in s: a step begins with them, not with those before it."""
+        place = states.start(call.s, at, thread.b, thread.j)
         return states.numbers(place, tracks.s, h * SCATTERED)
 
     @device_function
@@ -131,7 +131,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     def begin(h, call, at, tracks, thread, registers):
         """The initial state, and the first step's inputs."""
         if within(h, call.p.shape[1], thread):
-            put_states_in(initial(h, call, tracks, thread), registers.s, h * S)
+            put_states_in(initial(h, call, tracks, thread, 0), registers.s, h * S)
             load_next(h, at, tracks, registers)
 
     @device_function
@@ -155,8 +155,8 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             load_next(h, at, tracks, registers)
 
     @device_function
-    def advance(h, call, at, tracks, thread, registers):
-        """The cell's step, of one unit and sample."""
+    def advance(h, call, at, tracks, thread, registers, left):
+        """The cell's step, of one unit and sample; `left` steps are, with this one."""
         if within(h, call.p.shape[1], thread):
             kept = NOTHING
             if not MASKED or registers.flags[h] & LIVE:
@@ -166,8 +166,10 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             if writes(thread):
                 activations.put(kept, at.kept, tracks.kept, h * SCATTERED)
                 states.put(states_in(registers.s, h * S), at.s, tracks.s, h * SCATTERED)
-            if MASKED and registers.next_flags[h] & RESET:
-                put_states_in(initial(h, call, tracks, thread), registers.s, h * S)
+            if MASKED and left > 1 and registers.next_flags[h] & RESET:
+                T = call.p.shape[0]
+                begins = 2 * T + 2 - left if call.s.shape[1] > T + 1 else 0
+                put_states_in(initial(h, call, tracks, thread, begins), registers.s, h * S)
 
     @device_function
     def hand_on(h, out, mail, B, thread, registers):
@@ -223,7 +225,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             mail = next_mail(mail)
             sums(thread, x)
             have_read()
-            advance_all(call, at, tracks, thread, registers)
+            advance_all(call, at, tracks, thread, registers, left)
             if more:
                 hand_on_all(out, mail, call.p.shape[1], thread, registers)
             at = writes_onward(at, tracks)

@@ -97,7 +97,7 @@ def forward_kernel(cell, number, masked: bool):
             while t < T:
                 j = first_unit()
                 while j < n:
-                    q = recurrent(call, W_T, entered(call.flags, t, b), b, j)
+                    q = recurrent(call, W_T, entered(call.flags, call.s, t, b), b, j)
                     advance(At(t, b, j), q, call)
                     j += cuda.blockDim.x
                 cuda.syncthreads()  # unit j of step t+1 reads every unit of step t
@@ -141,7 +141,7 @@ def backward_kernel(cell, number, clips: bool, masked: bool):
                 while j < n:
                     carried[0, 0, b, j] += column(call.W, j, dq_of_step, 0, t, b)
                     if t == 0 or begins(call.flags, t, b):
-                        cut(carried, call.ds, b, j)
+                        cut(carried, call.ds, t, b, j)
                     j += cuda.blockDim.x
                 t -= 1
             b += cuda.gridDim.x
@@ -177,7 +177,8 @@ def forward(cell, call: Forward, choice: Choice, precision: str):
 def backward(cell, call: Backward, choice: Choice, precision: str):
     (T, B, G, n), dtype = call.dp.shape, call.dp.dtype
     kernel = backward_kernel(cell, dtype.type, call.clip != (), len(call.flags) > 0)
-    dq_of_step, carried = call.dq.reshape(1, T, B, G * n), arrays().empty(call.ds.shape, dtype)
+    dq_of_step = call.dq.reshape(1, T, B, G * n)
+    carried = arrays().empty((cell.states, 1, B, n), dtype)
     launch(kernel, choice.blocks, choice.threads, call, dq_of_step, carried)
 
 

@@ -35,11 +35,13 @@ def first_unit():
 
 
 class Asked(NamedTuple):
-    """Device functions (flags, t, b) of what is known of step t and sample b."""
+    """Device functions of what is known of step t and sample b."""
 
-    entered: Callable  # where in s the state stands that it begins with
-    live: Callable  # does it happen?
-    begins: Callable  # does it begin anew?
+    # (flags, s, t, b) -> where in s (S, T + 1, B, n) or (S, 2T + 1, B, n) the state stands that it
+    # begins with
+    entered: Callable
+    live: Callable  # (flags, t, b) -> does it happen?
+    begins: Callable  # (flags, t, b) -> does it begin anew?
 
 
 @cache
@@ -47,12 +49,20 @@ def asked_of(masked: bool) -> Asked:
     """Where nothing is masked, flags is () and not looked at."""
     if not masked:
         return Asked(
-            device_function(lambda flags, t, b: t),
+            device_function(lambda flags, s, t, b: t),
             device_function(lambda flags, t, b: True),
             device_function(lambda flags, t, b: False),
         )
+
+    @device_function
+    def entered(flags, s, t, b):
+        if not flags[t, b] & RESET:
+            return t
+        T = flags.shape[0]
+        return T + 1 + t if s.shape[1] > T + 1 else 0
+
     return Asked(
-        device_function(lambda flags, t, b: 0 if flags[t, b] & RESET else t),
+        entered,
         device_function(lambda flags, t, b: (flags[t, b] & LIVE) != 0),
         device_function(lambda flags, t, b: (flags[t, b] & RESET) != 0),
     )
@@ -69,7 +79,7 @@ def advance_of(cell, number, masked: bool):
 
     @device_function
     def advance(at, q, call):
-        before = states(call.s, At(entered(call.flags, at.t, at.b), at.b, at.j))
+        before = states(call.s, At(entered(call.flags, call.s, at.t, at.b), at.b, at.j))
         after = At(at.t + 1, at.b, at.j)
         if live(call.flags, at.t, at.b):
             s_next, kept = step(inputs(call.p, at), q, before)
@@ -116,7 +126,7 @@ def retreat_of(cell, number, clips: bool, masked: bool):
         if live(call.flags, t, b):
             now = At(0, b, j)
             carried[OUTPUT, 0, b, j] += call.dy[t, b, j]
-            before = states(call.s, At(entered(call.flags, t, b), b, j))
+            before = states(call.s, At(entered(call.flags, call.s, t, b), b, j))
             after = states(call.s, At(t + 1, b, j))
             δp, δq, d = back(states(carried, now), activations(call.kept, at), before, after)
             put_within_bounds(δp, δq, call, at)
@@ -129,18 +139,19 @@ def retreat_of(cell, number, clips: bool, masked: bool):
 
 @once
 def cut_of(cell, number):
-    """The device function cut(carried, ds, b, j): dE/ds that arrives at an initial state is added
-    to its gradient, and nothing of it goes further back.
+    """The device function cut(carried, ds, t, b, j): dE/ds that arrives at the state with which
+    step t begins anew, or the first, is added to its gradient, and nothing of it goes further back.
     """
     _, _, _, states, _, _, put_states = access(cell, device_function)
     NOTHING = (number(0),) * cell.states
     sums = tuple_of(cell.states, device_function(lambda k, a, b: a[k] + b[k]), device_function)
 
     @device_function
-    def cut(carried, ds, b, j):
-        at = At(0, b, j)
-        put_states(sums(states(ds, at), states(carried, at)), ds, at)
-        put_states(NOTHING, carried, at)
+    def cut(carried, ds, t, b, j):
+        given = ds.shape[1] > 1 and t > 0
+        at, now = At(1 + t if given else 0, b, j), At(0, b, j)
+        put_states(sums(states(ds, at), states(carried, now)), ds, at)
+        put_states(NOTHING, carried, now)
 
     return cut
 
