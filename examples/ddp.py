@@ -1,7 +1,8 @@
 """Train on several processes, GPUs or machines: `torchrun --nproc-per-node 2 examples/ddp.py`.
 
-Each process has a share of every batch; DistributedDataParallel averages the gradients. With CUDA
-each process takes the GPU of its local rank, without it the processes meet over gloo on the CPU.
+Each process has a share of every batch; DistributedDataParallel averages the gradients: what is
+learned is what one process learns from whole batches. With CUDA each process takes the GPU of its
+local rank, without it the processes meet over gloo on the CPU.
 """
 
 import os
@@ -25,7 +26,8 @@ class Sum(torch.nn.Module):
         return self.readout(y[-1])
 
 
-def main(updates=91, B=32, T=6):
+def main(updates=91, B=32, T=6) -> list[float]:
+    """The loss of each batch of B."""
     cuda = torch.cuda.is_available()
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -35,20 +37,22 @@ def main(updates=91, B=32, T=6):
     torch.manual_seed(0)
     model = DistributedDataParallel(Sum().to(device))
     adam = torch.optim.Adam(model.parameters(), 0.02)
-    numbers = torch.Generator().manual_seed(1 + rank)  # each process has samples of its own
+    numbers, losses = torch.Generator().manual_seed(1), []  # each process draws the same batch
     for update in range(updates):
-        x = torch.randn(T, B // world, 1, generator=numbers).to(device)
+        x = torch.randn(T, B, 1, generator=numbers).chunk(world, 1)[rank].to(device)
         loss = (model(x) - x.sum(0)).square().mean()
         adam.zero_grad()
         loss.backward()
         adam.step()
         total = loss.detach().clone()
         torch.distributed.all_reduce(total)
+        losses.append(total.item() / world)
         if rank == 0 and update % 30 == 0:
-            print(f"update {update}: loss {total.item() / world:.4f}", flush=True)
+            print(f"update {update}: loss {losses[-1]:.4f}", flush=True)
     # a process that leaves while another still talks to it aborts that one
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    return losses
 
 
 if __name__ == "__main__":

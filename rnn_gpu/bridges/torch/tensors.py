@@ -67,9 +67,13 @@ def precision_of(x, asked: str | None) -> str:
 def array_of(device, tensor, dtype: str) -> Any:
     """A tensor as a contiguous array of our device, of the same memory where it can be."""
     tensor = tensor.detach()
-    return device.array(tensor if tensor.is_cuda else tensor.numpy(), dtype)
+    # not by tensor.numpy(), after which torch may not give the memory back, as FSDP does
+    return device.array(tensor if tensor.is_cuda else np.from_dlpack(tensor), dtype)
 
 
 def tensor_of(a) -> torch.Tensor:
     """An array of our device as a tensor of the same memory."""
-    return torch.from_numpy(a) if isinstance(a, np.ndarray) else torch.from_dlpack(a)
+    if not isinstance(a, np.ndarray):
+        return torch.from_dlpack(a)
+    # one without numbers may still go backwards, which torch refuses
+    return torch.from_numpy(a if a.size else np.empty(a.shape, a.dtype))
