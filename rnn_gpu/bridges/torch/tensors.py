@@ -2,6 +2,7 @@
 tensors, and tensors of arrays.
 """
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -64,11 +65,16 @@ def precision_of(x, asked: str | None) -> str:
     return "fp32" if kernels_of("cuda").missing(torchs) else torchs
 
 
+FSDP = "torch.distributed.fsdp"
+
+
 def array_of(device, tensor, dtype: str) -> Any:
     """A tensor as a contiguous array of our device, of the same memory where it can be."""
     tensor = tensor.detach()
-    # not by tensor.numpy(), after which torch may not give the memory back, as FSDP does
-    return device.array(tensor if tensor.is_cuda else np.from_dlpack(tensor), dtype)
+    if tensor.is_cuda:
+        return device.array(tensor, dtype)
+    # FSDP gives memory back, which torch forbids after tensor.numpy(); that is quicker
+    return device.array(np.from_dlpack(tensor) if FSDP in sys.modules else tensor.numpy(), dtype)
 
 
 def tensor_of(a) -> torch.Tensor:
