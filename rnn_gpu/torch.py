@@ -11,6 +11,7 @@ copied on its way in or out.
 """
 
 from .bridges.torch.cells import GRUCell, LSTMCell, RNNCell
+from .bridges.torch.convert import convert, revert
 from .bridges.torch.modules import GRU, LSTM, RNN, Recurrent
 from .bridges.torch.registry import register
 from .bridges.torch.stack import Stack
@@ -24,5 +25,7 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "Stack",
+    "convert",
     "register",
+    "revert",
 ]

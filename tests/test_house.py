@@ -102,6 +102,7 @@ bridges.torch.functions network.finite network.memory
 bridges.torch.operators
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation
+bridges.torch.convert
 network.compiling
 network.gradients network.summary
 network.gradient_flow network.training

@@ -51,7 +51,9 @@ PUBLIC = {
         "RNNCell",
         "Recurrent",
         "Stack",
+        "convert",
         "register",
+        "revert",
     ),
     "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
 }
