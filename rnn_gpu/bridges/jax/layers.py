@@ -1,0 +1,306 @@
+"""Recurrent layers as functions of JAX's arrays: see rnn_gpu.jax, where users find them."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ... import arguments, derivatives
+from ...derivatives import ActivationLike
+from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError
+from ...kernels import LIVE, RESET, Cell
+from ...kernels.cells import CELLS
+from ...kernels.cells.elman import elman
+from ...kernels.cells.gru import gru as gru_cell
+from ...kernels.cells.lstm import lstm as lstm_cell
+from ...layers.stateful import clip_of
+from ...parameters import recurrent_shapes
+from .calls import BACKWARD, FORWARD, How
+
+Params = Mapping[str, Any]
+
+
+class Way(NamedTuple):
+    """How a layer goes through its steps, beside what its kernels are told."""
+
+    how: How
+    reverse: bool
+    batch_first: bool
+
+
+# The recurrence, which has its own way back
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def recurrence(how: How, p, W, c, s0, flags):
+    """p (T, B, G, n), W (G·n, n), c (G·n,) or (0,), s0 (S, B, n), flags (T, B) -> y (T, B, n), the
+    last state (S, B, n).
+    """
+    return went(how, p, W, c, s0, flags)[0]
+
+
+def went(how: How, p, W, c, s0, flags):
+    """Also what the way back needs."""
+    s, kept = FORWARD.primitive.bind(p, W, c, s0, flags, how=how)
+    return (s[how.cell.output, 1:], s[:, -1]), (W, s, kept, flags)
+
+
+def came_back(how: How, tape, gradients):
+    """BPTT, then the gradients of the weights, which are products over all steps."""
+    (W, s, kept, flags), (dy, ds) = tape, gradients
+    dp, *dq, ds0 = BACKWARD.primitive.bind(dy, W, s, kept, flags, ds, how=how)
+    dq, before = dq[0] if dq else dp, s[0, :-1]
+    if how.masked:
+        before = jnp.where((flags & RESET != 0)[:, :, None], s[0, :1], before)
+    dW = jnp.einsum("tbgn,tbm->gnm", dq, before).reshape(W.shape)
+    dc = dq.sum((0, 1)).reshape(-1) if how.cell.apart else jnp.zeros(0, W.dtype)
+    return dp, dW, dc, ds0, None
+
+
+recurrence.defvjp(went, came_back)
+
+
+@partial(jax.jit, static_argnums=0)
+def carried(way: Way, θ, x, s0, live, starts):
+    """x (T, B, m), or (B, T, m) if batch_first; live and starts (T, B) booleans; s0 (S, B, n) ->
+    y, the last state.
+    """
+    how, reverse = way.how, way.reverse
+    x = x.swapaxes(0, 1) if way.batch_first else x
+    (T, B, _), n = x.shape, s0.shape[-1]
+    flags = jnp.full((T, B), LIVE, jnp.uint8)
+    if how.masked:
+        x = jnp.where(live[:, :, None], x, 0)  # what stands there may be NaN
+        flags = flags_of(live, starts, reverse)
+    x = x[::-1] if reverse else x
+    p = (x @ θ["U"].T + θ["b"]).reshape(T, B, how.cell.gates, n)
+    c = θ["c"] if how.cell.apart else θ["b"][:0]
+    y, s = recurrence(how, p, θ["W"], c, s0, flags)
+    y = y[::-1] if reverse else y
+    y = jnp.where(live[:, :, None], y, 0) if how.masked else y
+    return (y.swapaxes(0, 1) if way.batch_first else y), s
+
+
+def flags_of(live, starts, reverse: bool):
+    """What kernels are told of steps, in the order in which the layer takes them. What begins at t
+    ends there for a layer that goes from the last to the first: its step t−1 begins anew.
+    """
+    later = starts.at[0].set(False)  # every sample begins with its first step
+    if reverse:
+        live, later = live[::-1], jnp.roll(later[::-1], 1, 0).at[0].set(False)
+    return live * np.uint8(LIVE) + later * np.uint8(RESET)
+
+
+# The door
+
+
+def recurrent(
+    cell: Cell | str,
+    params: Params,
+    x,
+    state=None,
+    *,
+    lengths=None,
+    mask=None,
+    resets=None,
+    reverse: bool = False,
+    batch_first: bool = False,
+    clip_step_value: float | None = None,
+    clip_step_norm: float | None = None,
+):
+    """A recurrent layer of any cell over x.  Returns (y, state).
+
+    cell     a Cell (see `rnn_gpu.cell`), or the name of a built-in one: "lstm", "elman_relu", …
+    params   U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell has it: see `init`
+    x        (T, B, m), (B, T, m) if batch_first, or (T, m)
+    state    before the first step, (B, n), or (n,) for x (T, m); of several states a tuple, (h, c)
+             of an LSTM; None is zero
+    lengths  (B,) integers in 1..T: sample b ends after lengths[b] steps. y is zero beyond
+    mask     booleans shaped as the steps of x: where False the step does not happen, y is zero
+    resets   booleans likewise: before a step where True the sample begins anew, with `state`
+    reverse  the layer goes from the last step of each sample to its first
+    clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back: of each
+             number, then of the norm; None is none
+    y        shaped as x, n features; state as above, after the last step of each sample
+
+    Takes part in jit, grad, vjp and vmap, within scan and checkpoint. Lengths that jit traces are
+    not looked at: those beyond T are T, those below 1 leave no step. x and params are float32, or
+    float64 where jax_enable_x64 is set. Raises ShapeError, DtypeError, ArgumentError, DeviceError
+    for arrays that are not on the CPU, and UnsupportedError for second derivatives.
+    """
+    if isinstance(cell, str):
+        cell = CELLS[arguments.choice("cell", cell, CELLS)]
+    if not isinstance(cell, Cell):
+        raise ArgumentError(
+            f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}"
+        )
+    derivatives.check_cell(cell)
+    reverse = arguments.flag("reverse", reverse)
+    batch_first = arguments.flag("batch_first", batch_first)
+    clip = clip_of(clip_step_value, clip_step_norm)
+    x = on_the_cpu("x", x)
+    θ = checked_params(cell, params, x)
+    alone = x.ndim == 2
+    if alone and batch_first:
+        raise ShapeError(f"x has shape {x.shape}, expected (B, T, m): batch_first is True")
+    check_x(x, θ, batch_first)
+    T, B = (x.shape[0], 1) if alone else x.shape[1::-1] if batch_first else x.shape[:2]
+    axes = "T" if alone else "B, T" if batch_first else "T, B"
+    shape = {"T": (T,), "B, T": (B, T), "T, B": (T, B)}[axes]
+    patterns = [
+        booleans(name, given, shape, axes)
+        for name, given in {"mask": mask, "resets": resets}.items()
+    ]
+    masked = any(given is not None for given in (lengths, *patterns))
+    live, starts = [
+        None if a is None else a[:, None] if alone else a.T if batch_first else a for a in patterns
+    ]
+    if masked:
+        live = jnp.ones((T, B), bool) if live is None else live
+        starts = jnp.zeros((T, B), bool) if starts is None else starts
+        if lengths is not None:
+            within = jnp.arange(T)[:, None] < checked_lengths(lengths, T, B, alone)
+            live, starts = live & within, starts & within
+    s0 = states(cell, state, x, (B, θ["W"].shape[1]), alone)
+    way = Way(How(cell, masked, clip), reverse, batch_first)
+    y, s = carried(way, θ, x[:, None] if alone else x, s0, live, starts)
+    y, s = (y[:, 0], s[:, 0]) if alone else (y, s)
+    return y, (s[0] if cell.states == 1 else tuple(s))
+
+
+def gru(params: Params, x, state=None, **options):
+    """`recurrent` of GRU cells; gates r z n, reset after the product, as torch's and Flax's. The
+    state is h (B, n).
+    """
+    return recurrent(gru_cell, params, x, state, **options)
+
+
+def lstm(params: Params, x, state=None, **options):
+    """`recurrent` of LSTM cells; gates i f g o. The state is the pair (h, c), each (B, n): Flax's
+    carry is (c, h).
+    """
+    return recurrent(lstm_cell, params, x, state, **options)
+
+
+def rnn(params: Params, x, state=None, *, activation: ActivationLike = "tanh", **options):
+    """`recurrent` of Elman cells, of any activation: a name, an Activation, or a pair (f, df) with
+    df from the output y. The state is (B, n).
+    """
+    return recurrent(elman(derivatives.activation(activation)), params, x, state, **options)
+
+
+def init(cell: Cell | str, key, input_size: int, hidden_size: int, dtype="float32") -> dict:
+    """Parameters of a layer of this cell, by a key of jax.random's: U Glorot uniform, W orthogonal
+    or, of a ReLU, the identity, gate by gate; biases as the cell says, an LSTM's forget gate 1.
+
+    U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell takes the two sides apart.
+    """
+    if isinstance(cell, str):
+        cell = CELLS[arguments.choice("cell", cell, CELLS)]
+    m, n = arguments.size("input_size", input_size), arguments.size("hidden_size", hidden_size)
+    dtype, G = arguments.dtype_name(dtype), cell.gates
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise DtypeError(f"dtype is {dtype}: set jax_enable_x64 first, or say float32")
+    of_U, of_W = (jax.random.split(one, G) for one in jax.random.split(key))
+    glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
+    U = jnp.concatenate([glorot(one, (n, m), dtype) for one in of_U])
+    identity = cell.initial_recurrent == "identity"
+    W = jnp.concatenate(
+        [jnp.eye(n, dtype=dtype) if identity else orthogonal(one, (n, n), dtype) for one in of_W]
+    )
+    b = jnp.repeat(jnp.asarray(cell.initial_bias or (0.0,) * G, dtype), n)
+    return {"U": U, "W": W, "b": b} | ({"c": jnp.zeros_like(b)} if cell.apart else {})
+
+
+def on_the_cpu(name: str, a):
+    """a as an array of JAX's of real numbers that our kernels have."""
+    a = jnp.asarray(a)
+    if not isinstance(a, jax.core.Tracer):
+        elsewhere = sorted({d.platform for d in a.devices()} - {"cpu"})
+        if elsewhere:
+            raise DeviceError(
+                f"{name} is on {', '.join(elsewhere)}, but rnn_gpu.jax runs on JAX's CPU: "
+                "jax.device_put(x, jax.devices('cpu')[0])"
+            )
+    return a
+
+
+def checked_params(cell: Cell, params: Params, x) -> dict:
+    """The parameters of a cell, of the dtype of x."""
+    names = recurrent_shapes(cell, 1, 1)
+    if not isinstance(params, Mapping) or set(params) != set(names):
+        came = ", ".join(map(str, params)) if isinstance(params, Mapping) else repr(type(params))
+        raise ArgumentError(f"params has {came or 'nothing'}, expected {', '.join(names)}")
+    θ = {name: on_the_cpu(f"params[{name!r}]", params[name]) for name in names}
+    U, W = θ["U"], θ["W"]
+    if U.ndim != 2 or W.ndim != 2:
+        raise ShapeError(f"U {U.shape} and W {W.shape} of params, expected (G·n, m) and (G·n, n)")
+    for name, shape in recurrent_shapes(cell, U.shape[1], W.shape[1]).items():
+        if θ[name].shape != shape:
+            raise ShapeError(
+                f"params[{name!r}] has shape {θ[name].shape}, expected {shape}: {cell.gates} gates"
+                f" of {W.shape[1]} units"
+            )
+        if θ[name].dtype != x.dtype:
+            raise DtypeError(
+                f"params[{name!r}] is {θ[name].dtype}, but x is {x.dtype}: convert one"
+            )
+    return θ
+
+
+def check_x(x, θ, batch_first: bool):
+    axes = "(B, T, m)" if batch_first else "(T, B, m) or (T, m)"
+    if x.dtype not in (jnp.float32, jnp.float64):
+        raise DtypeError(f"x is {x.dtype}, expected float32, or float64 with jax_enable_x64")
+    if x.ndim not in (2, 3) or x.shape[1 if batch_first else 0] == 0:
+        raise ShapeError(f"x has shape {x.shape}, expected {axes}, of at least one step")
+    if x.shape[-1] != θ["U"].shape[1]:
+        raise ShapeError(
+            f"x has {x.shape[-1]} features, but params are of {θ['U'].shape[1]}: x is {axes}"
+        )
+
+
+def booleans(name: str, given, shape, axes: str):
+    """mask or resets, of the steps of x; None stays None."""
+    if given is None:
+        return None
+    a = on_the_cpu(name, given)
+    if a.shape != shape:
+        raise ShapeError(f"{name} has shape {a.shape}, expected {shape}, ({axes})")
+    if a.dtype != bool:
+        raise DtypeError(f"{name} is {a.dtype}, expected booleans")
+    return a
+
+
+def checked_lengths(lengths, T: int, B: int, alone: bool):
+    """lengths (B,), or () for x (T, m), as an array; looked at where they are numbers already."""
+    a = on_the_cpu("lengths", lengths)
+    if a.shape != (() if alone else (B,)):
+        expected = "one number" if alone else f"({B},): one for each sample"
+        raise ShapeError(f"lengths has shape {a.shape}, expected {expected}")
+    if not jnp.issubdtype(a.dtype, jnp.integer):
+        raise DtypeError(f"lengths is {a.dtype}, expected integers")
+    if not isinstance(a, jax.core.Tracer):
+        arguments.check_lengths(np.atleast_1d(np.asarray(a)), T, B)
+    return a
+
+
+def states(cell: Cell, state, x, shape, alone: bool):
+    """A state at the door as (S, B, n)."""
+    if state is None:
+        return jnp.zeros((cell.states, *shape), x.dtype)
+    parts = (state,) if cell.states == 1 else state
+    if not isinstance(parts, (tuple, list)) or len(parts) != cell.states:
+        came = arguments.came_in_parts(state)
+        raise ShapeError(f"state is {came}, expected a tuple of {cell.states} arrays (B, n)")
+    parts = [on_the_cpu("state", part) for part in parts]
+    expected = shape[1:] if alone else shape
+    for part in parts:
+        if part.shape != expected:
+            raise ShapeError(f"state has shape {part.shape}, expected {expected}")
+        if part.dtype != x.dtype:
+            raise DtypeError(f"state is {part.dtype}, but x is {x.dtype}: convert one")
+    return jnp.stack(parts)[:, None] if alone else jnp.stack(parts)

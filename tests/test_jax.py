@@ -1,0 +1,427 @@
+"""rnn_gpu.jax against the same cells by lax.scan and against our own layers, under what JAX
+makes of functions.  Skipped without jax.
+"""
+
+import re
+from functools import cache, partial
+from threading import Thread
+
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+
+import jax.numpy as jnp
+
+import rnn_gpu
+import rnn_gpu.jax as ours
+from conftest import close
+from door import refuses, table
+from own_cells import LEAKY, MINE
+from programs import words
+from rnn_gpu import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
+from rnn_gpu.bridges.jax import calls, xla
+from rnn_gpu.kernels.cells import CELLS
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_disable_most_optimizations", True)  # compiling them is what takes long here
+jax.config.update("jax_enable_x64", True)
+
+T, B, M, N = 5, 3, 4, 6  # all different
+KINDS = {"gru": ours.gru, "lstm": ours.lstm, "elman_tanh": ours.rnn}
+LENGTHS = np.array([3, 1, 5])
+MASK = np.random.default_rng(4).random((T, B)) < 0.7
+RESETS = np.random.default_rng(5).random((T, B)) < 0.4
+
+
+def draw(*shape, dtype="float64", seed=0):
+    return jax.random.normal(jax.random.key(seed + sum(shape)), shape, dtype)
+
+
+@cache
+def drawn(cell, dtype="float64", B=B):
+    """Parameters with no zero, x and a state of each kind that the cell has."""
+    cell = CELLS.get(cell, cell) if isinstance(cell, str) else cell
+    θ = ours.init(cell, jax.random.key(1), M, N, dtype)
+    θ = {name: a + 0.1 * draw(*a.shape, dtype=dtype) for name, a in θ.items()}
+    s = tuple(draw(B, N, dtype=dtype, seed=k) for k in range(cell.states))
+    return θ, draw(T, B, M, dtype=dtype), s if cell.states > 1 else s[0]
+
+
+def by_scan(cell, θ, x, state):
+    """The slow obvious twin: the cell's formula a step, differentiated by JAX."""
+    G = cell.gates
+
+    def step(s, x):
+        p = jnp.split(x @ θ["U"].T + θ["b"], G, -1)
+        q = jnp.split(s[0] @ θ["W"].T + θ.get("c", 0), G, -1)
+        if cell.name == "gru":
+            r, z = jax.nn.sigmoid(p[0] + q[0]), jax.nn.sigmoid(p[1] + q[1])
+            s = ((1 - z) * jnp.tanh(p[2] + r * q[2]) + z * s[0],)
+        elif cell.name == "lstm":
+            i, f, o = (jax.nn.sigmoid(p[k] + q[k]) for k in (0, 1, 3))
+            c = f * s[1] + i * jnp.tanh(p[2] + q[2])
+            s = (o * jnp.tanh(c), c)
+        else:
+            s = (jnp.tanh(p[0] + q[0]),)
+        return s, s[0]
+
+    s, y = jax.lax.scan(step, state if isinstance(state, tuple) else (state,), x)
+    return y, s if cell.states > 1 else s[0]
+
+
+def loss_of(f):
+    """A loss in which every number of the outputs and states has a weight of its own."""
+
+    def loss(*given):
+        leaves = jax.tree.leaves(f(*given))
+        return sum((a * jnp.cos(jnp.arange(a.size).reshape(a.shape))).sum() for a in leaves)
+
+    return loss
+
+
+def of_loss(f, *given):
+    """The loss and all gradients of it, compiled."""
+    return jax.jit(jax.value_and_grad(loss_of(f), argnums=tuple(range(len(given)))))(*given)
+
+
+def agree(one, other, dtype="float64"):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        close(np.asarray(a), np.asarray(b), dtype)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+def test_gradients_are_those_of_the_scan(kind, dtype):
+    given = drawn(kind, dtype)
+    expected = of_loss(partial(by_scan, CELLS[kind]), *given)
+    agree(expected, of_loss(KINDS[kind], *given), dtype)
+
+
+def test_it_need_not_be_compiled_by_the_caller():
+    given = drawn("lstm")
+    eager = jax.value_and_grad(loss_of(ours.lstm), argnums=(0, 1, 2))
+    agree(of_loss(ours.lstm, *given), eager(*given))
+
+
+def with_layer(cell, θ, x, state, reverse, options, clip):
+    """Loss and gradients as our own layer has them."""
+    layer = rnn_gpu.Recurrent(cell, M, N, device="reference", dtype="float64", reverse=reverse)
+    for name, a in θ.items():
+        layer.parameters[name] = np.asarray(a)
+    out = layer(np.asarray(x), jax.tree.map(np.asarray, state), **options)
+    out = jax.tree.map(jnp.asarray, out)
+    loss, (dy, ds) = jax.value_and_grad(loss_of(lambda out: out))(out)
+    dx, ds = layer.backward(np.asarray(dy), jax.tree.map(np.asarray, ds), **clip)
+    return loss, (dict(layer.grads), dx, ds)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("own", ["gru", "lstm", LEAKY, MINE], ids=["gru", "lstm", "leaky", "mine"])
+def test_options_are_those_of_our_own_layers(own, reverse):
+    given = drawn(own)
+    for options in (
+        {"lengths": LENGTHS},
+        {"mask": MASK, "resets": RESETS},
+        {"mask": MASK, "lengths": LENGTHS, "resets": RESETS},
+    ):
+        clip = {"clip_step_value": 0.2, "clip_step_norm": 0.4} if "mask" in options else {}
+        call = partial(ours.recurrent, own, reverse=reverse, **options, **clip)
+        expected = with_layer(own, *given, reverse, options, clip)
+        agree(expected, of_loss(call, *given))
+
+
+def test_what_a_masked_step_holds_is_not_looked_at():
+    θ, x, h = drawn("gru")
+    call = partial(of_loss, partial(ours.gru, mask=MASK))
+    expected = call(θ, x, h)
+    agree(expected, call(θ, jnp.where(MASK[:, :, None], x, jnp.nan), h))
+
+
+def test_lengths_and_patterns_may_be_traced():
+    θ, x, h = drawn("gru")
+
+    @jax.jit
+    def call(lengths, mask, resets):
+        return ours.gru(θ, x, h, lengths=lengths, mask=mask, resets=resets)
+
+    expected = ours.gru(θ, x, h, lengths=LENGTHS, mask=MASK, resets=RESETS)
+    agree(expected, call(LENGTHS, MASK, RESETS))
+    agree(ours.gru(θ, x, h), call(LENGTHS + T, MASK | True, RESETS & False))
+
+
+def test_rows_and_sequences_alone():
+    θ, x, s = drawn("lstm")
+    expected = ours.lstm(θ, x, s, mask=MASK)
+    y, last = ours.lstm(θ, x.swapaxes(0, 1), s, mask=MASK.T, batch_first=True)
+    agree(expected, (y.swapaxes(0, 1), last))
+    of = jax.tree.map(lambda a: a[1], s)
+    y, last = ours.lstm(θ, x[:, 1], of, mask=MASK[:, 1], lengths=T)
+    agree((expected[0][:, 1], jax.tree.map(lambda a: a[1], expected[1])), (y, last))
+
+
+def test_the_state_is_zero_where_none_is_given(kind):
+    θ, x, s = drawn(kind)
+    agree(KINDS[kind](θ, x, jax.tree.map(jnp.zeros_like, s)), KINDS[kind](θ, x))
+
+
+def test_a_batch_may_be_empty(kind):
+    given = drawn(kind, B=0)[0], jnp.zeros((T, 0, M)), drawn(kind, B=0)[2]
+    loss, (dθ, dx, _) = of_loss(KINDS[kind], *given)
+    assert loss == 0 and dx.shape == (T, 0, M)
+    assert not any(np.any(a) for a in dθ.values())
+
+
+# Transformations
+
+
+@pytest.mark.parametrize("axis", [0, 3])
+def test_vmap_over_samples_folds_them_into_the_batch(axis):
+    θ, _, h = drawn("gru")
+    x = draw(2, T, B, M)
+    rows = [of_loss(ours.gru, θ, each, h) for each in x]
+    expected = jax.tree.map(lambda *rows: jnp.stack(rows), *rows)
+    mapped = jax.vmap(partial(of_loss, ours.gru), (None, axis, None))
+    got = jax.jit(mapped)(θ, jnp.moveaxis(x, 0, axis), h)
+    agree(expected, got)
+    text = str(jax.make_jaxpr(mapped)(θ, jnp.moveaxis(x, 0, axis), h))
+    assert "scan" not in text and f"f64[1,{T + 1},{2 * B},{N}]" in text
+
+
+def test_vmap_over_weights_goes_one_by_one():
+    many = [drawn("lstm")[0], jax.tree.map(lambda a: 0.5 * a, drawn("lstm")[0])]
+    _, x, s = drawn("lstm")
+    rows = [of_loss(ours.lstm, θ, x, s) for θ in many]
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *many)
+    got = jax.vmap(partial(of_loss, ours.lstm), (0, None, None))(stacked, x, s)
+    agree(jax.tree.map(lambda *rows: jnp.stack(rows), *rows), got)
+
+
+def test_vmap_of_vmap_with_masks():
+    θ, _, h = drawn("gru")
+    x, mask = draw(2, 4, T, B, M), np.random.default_rng(6).random((4, T, B)) < 0.5
+
+    def slope(x, mask):
+        return jax.grad(loss_of(lambda x: ours.gru(θ, x, h, mask=mask)[0]))(x)
+
+    got = jax.jit(jax.vmap(jax.vmap(slope), (0, None)))(x, mask)
+    agree(slope(x[1, 3], mask[3]), got[1, 3])
+
+
+def test_within_scan_and_checkpoint():
+    θ, x, h = drawn("gru", "float64")
+
+    def chunked(θ, x, h):
+        def piece(h, x):
+            y, h = jax.checkpoint(ours.gru)(θ, x, h)
+            return h, y
+
+        h, y = jax.lax.scan(piece, h, jnp.stack([x, x]))
+        return y.reshape(-1, B, N), h
+
+    whole = of_loss(lambda θ, x, h: ours.gru(θ, jnp.concatenate([x, x]), h), θ, x, h)
+    agree(whole, of_loss(chunked, θ, x, h))
+
+
+def test_a_second_derivative_is_refused():
+    θ, x, h = drawn("gru")
+    loss = loss_of(ours.gru)
+
+    def squares(x):
+        return (jax.grad(loss, 1)(θ, x, h) ** 2).sum()
+
+    for call in (
+        lambda: jax.grad(squares)(x),
+        lambda: jax.hessian(lambda x: loss(θ, x, h))(x),
+        lambda: jax.jit(jax.grad(squares))(x),
+    ):
+        refuses(UnsupportedError, "first derivatives", call)
+    with pytest.raises(TypeError, match="forward-mode"):  # JAX's own word of a custom_vjp
+        jax.jvp(lambda x: loss(θ, x, h), (x,), (x,))
+
+
+def test_a_program_for_a_gpu_is_refused():
+    θ, x, h = drawn("gru")
+    for f in (ours.gru, jax.grad(loss_of(ours.gru))):
+        lower = partial(jax.jit(f).trace(θ, x, h).lower, lowering_platforms=("cuda",))
+        refuses(DeviceError, "this program is for cuda", lower)
+
+
+def test_a_program_for_any_number_of_samples():
+    from jax import export
+
+    θ, x, h = drawn("gru")
+    b = export.symbolic_shape("b")[0]
+    given = (θ, jax.ShapeDtypeStruct((T, b, M), x.dtype), jax.ShapeDtypeStruct((b, N), x.dtype))
+    checks = [
+        export.DisabledSafetyCheck.custom_call(f"rnn_gpu_{way}") for way in ("forward", "backward")
+    ]
+    loss = jax.jit(jax.value_and_grad(loss_of(ours.gru), argnums=(0, 1, 2)))
+    program = export.deserialize(export.export(loss, disabled_checks=checks)(*given).serialize())
+    agree(of_loss(ours.gru, θ, x, h), program.call(θ, x, h))
+    agree(of_loss(ours.gru, θ, x[:, 1:], h[1:]), program.call(θ, x[:, 1:], h[1:]))
+
+
+# Between XLA and our kernels
+
+
+def test_xla_calls_our_kernels_without_a_callback(kind):
+    θ, x, s = drawn(kind)
+    text = jax.jit(KINDS[kind]).lower(θ, x, s).as_text()
+    assert "rnn_gpu_forward" in text and "python" not in text
+
+
+@pytest.mark.parametrize("kind, masked", [("gru", True), ("lstm", False)])
+def test_the_callback_gives_the_same(kind, masked):
+    given = drawn(kind)
+    call = partial(KINDS[kind], mask=MASK if masked else None)
+    expected = of_loss(call, *given)
+    for one in (calls.FORWARD, calls.BACKWARD):
+        lower = partial(calls.lower_to_callback, one)
+        calls.mlir.register_lowering(one.primitive, lower, platform="cpu")
+    try:
+        jax.clear_caches()
+        assert "rnn_gpu_forward" not in jax.jit(call).lower(*given).as_text()
+        got = of_loss(call, *given)
+    finally:
+        for one in (calls.FORWARD, calls.BACKWARD):
+            lower = partial(calls.lower_to_ffi, one)
+            calls.mlir.register_lowering(one.primitive, lower, platform="cpu")
+        jax.clear_caches()
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (expected, got))))
+
+
+def test_an_interface_that_is_not_read_is_not_used(monkeypatch):
+    assert xla.register("rnn_gpu_test", lambda *_: None)
+    monkeypatch.setattr(xla, "MAJOR", 7)
+    assert not xla.register("rnn_gpu_test_other", lambda *_: None)
+
+
+def test_what_goes_wrong_in_a_call_is_said():
+    def work(text, given, results):
+        raise MemoryError(f"no room for {text} of {given[0].shape}")
+
+    assert xla.register("rnn_gpu_test_failing", work)
+    like = jax.ShapeDtypeStruct((2,), "float32")
+    call = jax.ffi.ffi_call("rnn_gpu_test_failing", like)
+    with pytest.raises(Exception, match=re.escape("MemoryError: no room for π of (3,)")):
+        jax.block_until_ready(call(jnp.zeros(3, "float32"), layer="π"))
+
+
+def test_a_cell_of_another_process_is_named():
+    text = calls.How(LEAKY, False, rnn_gpu.kernels.UNCLIPPED).text
+    assert calls.how_of(text).cell is LEAKY
+    refuses(
+        UnsupportedError,
+        "the cell leaky",
+        lambda: calls.how_of(text.replace("leaky ", "leaky x")),
+    )
+
+
+FRESH = """
+import jax, jax.numpy as jnp, rnn_gpu.jax as ours
+θ = ours.init("gru", jax.random.key(0), 3, 5)
+loss = jax.jit(jax.value_and_grad(lambda θ, x: ours.gru(θ, x)[0].sum()))
+value, grads = loss(θ, jnp.ones((7, 2, 3)))
+print(value, *(float(abs(a).sum()) > 0 for a in grads.values()))
+"""
+
+
+def test_the_first_call_of_a_process_may_be_compiled():
+    θ = ours.init("gru", jax.random.key(0), 3, 5)
+    value, *grads = words(FRESH)
+    assert float(value) == pytest.approx(
+        float(ours.gru(θ, jnp.ones((7, 2, 3), "float32"))[0].sum())
+    )
+    assert grads == ["True"] * 4
+
+
+def test_threads_may_call_at_once():
+    """Programs that share our threads, each with results of its own."""
+    θ = ours.init("lstm", jax.random.key(0), 64, 64, "float32")
+    step = jax.jit(jax.value_and_grad(lambda θ, x: (ours.lstm(θ, x)[0] ** 2).sum()))
+    inputs = [draw(40, 16, 64, dtype="float32", seed=k) for k in range(2)]
+    expected = [step(θ, x) for x in inputs]
+    got = [[], []]
+
+    def repeat(k):
+        got[k] += [step(θ, inputs[k]) for _ in range(20)]
+
+    threads = [Thread(target=repeat, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, many in zip(expected, got, strict=True):
+        assert len(many) == 20
+        for each in many:
+            agree(one, each, "float32")
+
+
+# The door
+
+
+def test_initial_parameters_are_as_our_layers_have_them(kind):
+    θ = ours.init(kind, jax.random.key(0), M, N)
+    layer = rnn_gpu.Recurrent(kind, M, N, device="reference")
+    assert {name: a.shape for name, a in θ.items()} == {
+        name: a.shape for name, a in layer.parameters.items()
+    }
+    for name in ("b", "c"):
+        if name in θ:
+            assert np.array_equal(θ[name], layer.parameters[name])
+    for W in np.split(np.asarray(θ["W"]), CELLS[kind].gates):
+        close(W @ W.T, np.eye(N, dtype=W.dtype), "float32")
+    assert 0.5 < abs(θ["U"]).max() / (6 / (M + N)) ** 0.5 <= 1
+    assert np.array_equal(ours.init("elman_relu", jax.random.key(0), M, N)["W"], np.eye(N))
+
+
+REFUSED = table(
+    ("x of one axis", {"x": jnp.zeros(M)}, ShapeError, r"x has shape \(4,\), expected \(T, B, m\)"),
+    ("no step", {"x": jnp.zeros((0, B, M))}, ShapeError, "at least one step"),
+    ("features", {"x": jnp.zeros((T, B, 9))}, ShapeError, "9 features, but params are of 4"),
+    ("x of integers", {"x": jnp.zeros((T, B, M), int)}, DtypeError, "x is int64"),
+    ("x of bfloat16", {"x": jnp.zeros((T, B, M), "bfloat16")}, DtypeError, "x is bfloat16"),
+    ("x of float32", {"x": jnp.zeros((T, B, M), "float32")}, DtypeError, "but x is float32"),
+    ("no params", {"params": None}, ArgumentError, "expected U, W, b, c"),
+    ("params of another", {"params": {"U": 1}}, ArgumentError, "params has U, expected U, W"),
+    (
+        "state",
+        {"state": jnp.zeros((B, 9))},
+        ShapeError,
+        r"state has shape \(3, 9\), expected \(3, 6",
+    ),
+    ("state of float32", {"state": jnp.zeros((B, N), "float32")}, DtypeError, "state is float32"),
+    ("lengths", {"lengths": np.ones(T, int)}, ShapeError, r"expected \(3,\): one for each sample"),
+    ("lengths of 0", {"lengths": np.array([1, 0, 2])}, ArgumentError, r"lengths\[1\] is 0"),
+    ("lengths of floats", {"lengths": np.ones(B)}, DtypeError, "expected integers"),
+    ("mask", {"mask": MASK.T}, ShapeError, r"mask has shape \(3, 5\), expected \(5, 3\)"),
+    ("resets of numbers", {"resets": 1 * RESETS}, DtypeError, "resets is int64, expected boolean"),
+    ("reverse", {"reverse": 1}, ArgumentError, "reverse is 1, expected True or False"),
+    ("clip", {"clip_step_norm": 0}, ArgumentError, "clip_step_norm is 0"),
+)
+
+
+@pytest.mark.parametrize("changed, error, message", REFUSED)
+def test_the_door_says_what_is_wrong(changed, error, message):
+    θ, x, h = drawn("gru")
+    given = {"params": θ, "x": x, "state": h} | changed
+    refuses(error, message, lambda: ours.gru(**given))
+
+
+def test_the_door_says_what_is_wrong_with_a_cell_or_its_parameters():
+    θ, x, s = drawn("lstm")
+    refuses(ArgumentError, "cell is 'lstn'", lambda: ours.recurrent("lstn", θ, x))
+    refuses(ArgumentError, "expected a Cell", lambda: ours.recurrent(3, θ, x))
+    refuses(ShapeError, "tuple of 2 arrays", lambda: ours.lstm(θ, x, s[0]))
+    refuses(ShapeError, "batch_first is True", lambda: ours.lstm(θ, x[0], batch_first=True))
+    refuses(ShapeError, "4 gates of 6 units", lambda: ours.lstm(θ | {"b": θ["b"][1:]}, x))
+    refuses(ShapeError, r"expected \(G·n, m\)", lambda: ours.lstm(θ | {"U": θ["b"]}, x))
+    half = θ | {"U": θ["U"].astype("float32")}
+    refuses(DtypeError, "'U'.* is float32, but x is float64", lambda: ours.lstm(half, x))
+    refuses(ArgumentError, "activation is 'tan'", lambda: ours.rnn(θ, x, activation="tan"))
+    refuses(ArgumentError, "hidden_size is 0", lambda: ours.init("gru", jax.random.key(0), 1, 0))
