@@ -16,6 +16,7 @@ PACKAGES = (
     "cupy-cuda13x",
     "cupy-cuda12x",
     "jax",
+    "flax",
     "cuda-core",
     "nvidia-cudnn-cu13",
     "triton",

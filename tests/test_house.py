@@ -84,9 +84,11 @@ kernels.emulator.strong
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
-bridges bridges.torch bridges.torch.private bridges.torch.projected errors outline
+bridges bridges.jax bridges.jax.xla bridges.torch bridges.torch.private
+bridges.torch.projected errors outline
 arguments bridges.io bridges.plots device
-bridges.torch.dtypes bridges.torch.tensors bridges.weights derivatives keeping parameters schedules
+bridges.jax.calls bridges.torch.dtypes bridges.torch.tensors bridges.weights derivatives
+keeping parameters schedules
 losses optimizers
 layers.overlap layers.passes layers.steps
 layers.given
@@ -96,6 +98,8 @@ layers.stateful layers.stateless
 layers.recurrent
 layers.directions
 layers
+bridges.jax.layers
+bridges.jax.flax
 bridges.torch.base bridges.torch.passes bridges.torch.registry network.bar network.checkpoint
 network.counting
 bridges.torch.functions network.finite network.memory
@@ -114,7 +118,7 @@ network.stream
 network
 bridges.onnx gradcheck
 bridges.sklearn verification
-callbacks gradient_flow onnx sklearn stream torch training
+callbacks flax gradient_flow jax onnx sklearn stream torch training
 data.calendar data.series data.vocabulary
 data.going_on data.scaling
 data
@@ -266,8 +270,8 @@ def public(module):
 
 @pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
 def test_everything_public_says_what_it_is_for(name):
-    for needed in ("onnx", "sklearn", "torch"):
-        if name.endswith(f".{needed}"):
+    for needed in ("flax", "jax", "onnx", "sklearn", "torch"):
+        if needed in name.split("."):
             pytest.importorskip(needed)
     module = import_module(name)
     assert module.__doc__

@@ -36,7 +36,9 @@ PUBLIC = {
     ),
     "data": ("Scaler", "Vocabulary", "forecast", "generate", "time_features", "windows"),
     "errors": ("RnnGpuError",),
+    "flax": ("RNN", "as_flax", "of_flax"),
     "gradient_flow": ("LayerFlow", "Report"),
+    "jax": ("gru", "init", "lstm", "recurrent", "rnn"),
     "network": ("Network", "load"),
     "onnx": ("export",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
@@ -61,7 +63,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize("module", PUBLIC)
 def test_public_modules_stay_where_they_are(module):
-    if module in ("onnx", "torch"):
+    if module in ("flax", "jax", "onnx", "torch"):
         pytest.importorskip(module)
     there = import_module(f"rnn_gpu.{module}")
     assert [name for name in PUBLIC[module] if not hasattr(there, name)] == []

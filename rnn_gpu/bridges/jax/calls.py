@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import jax
 import numpy as np
+from jax import core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
@@ -42,6 +43,7 @@ class How(NamedTuple):
 
 
 def name_of(cell: Cell) -> str:
+    """What programs call the cell."""
     if CELLS.get(cell.name) is cell:
         return cell.name
     name = NAMES.setdefault(cell, f"{cell.name} {uuid4().hex}")
@@ -51,6 +53,7 @@ def name_of(cell: Cell) -> str:
 
 @lru_cache(maxsize=1024)
 def how_of(text: str) -> How:
+    """The How of a text.  UnsupportedError where its cell is of another process."""
     name, masked, *clip = json.loads(text)
     if name not in CELLS and name not in OWN:
         raise UnsupportedError(f"a program of another process calls the cell {name}: only built-in")
@@ -77,16 +80,19 @@ def go_back(text: str, given, results) -> None:
     (dy, W, s, kept, flags, ds), (dp, *dq, ds0), how = given, results, how_of(text)
     ds0[...] = ds
     if ds.size:
-        call = Backward(dy, W, s, kept, flags, dp, *dq or (dp,), ds0, how.clip, how.masked)
+        δq = dq[0] if how.cell.apart else dp
+        call = Backward(dy, W, s, kept, flags, dp, δq, ds0, how.clip, how.masked)
         resolve("cpu").backward(how.cell, call)
 
 
 def forward_shapes(p, W, c, s0, flags, *, how):
+    """Of s and kept."""
     (T, B, _, n), S = p.shape, s0.shape[0]
     return (S, T + 1, B, n), (T, B, how.cell.kept, n)
 
 
 def backward_shapes(dy, W, s, kept, flags, ds, *, how):
+    """Of dp, dq of a cell that is apart, and ds0."""
     T, B, n = dy.shape
     return ((T, B, how.cell.gates, n),) * (2 if how.cell.apart else 1) + (ds.shape,)
 
@@ -126,10 +132,12 @@ BACKWARD = Call(
 
 
 def abstract(call, *avals, how):
-    return [jax.core.ShapedArray(shape, avals[0].dtype) for shape in call.shapes(*avals, how=how)]
+    """The results as JAX knows them before they are computed."""
+    return [core.ShapedArray(shape, avals[0].dtype) for shape in call.shapes(*avals, how=how)]
 
 
 def refuse_second(primals, tangents, *, how) -> NoReturn:
+    """Raise UnsupportedError: the two are not differentiated, but are a derivative."""
     raise UnsupportedError(
         "a derivative of a derivative, or one by forward mode: the kernels give first derivatives "
         "by reverse mode; for others write the layer with jax.lax.scan"
@@ -137,6 +145,7 @@ def refuse_second(primals, tangents, *, how) -> NoReturn:
 
 
 def refuse_device(context, *operands, how) -> NoReturn:
+    """Raise DeviceError: the program is for another platform than the CPU."""
     platforms = ", ".join(context.module_context.platforms)
     raise DeviceError(
         f"rnn_gpu.jax runs on JAX's CPU, but this program is for {platforms}: put its arrays there,"
@@ -174,6 +183,7 @@ def prepare(call, avals, how: How) -> None:
 
 @lru_cache(maxsize=256)
 def run(call, shapes, dtype: str, how: How) -> None:
+    """The call on zeros, of as few steps as need little memory and all of its kernels."""
     T, a_step = shapes[0][0], math.prod(shapes[0][1:])
     steps = min(T, 1 + PREPARED // max(1, a_step))
     arrays = []
@@ -224,6 +234,7 @@ def unfold(a, at: int, size: int):
 
 
 def known_to_jax(call: Call) -> None:
+    """Tell JAX what it is to make of the primitive."""
     p = call.primitive
     p.multiple_results = True
     p.def_impl(partial(xla.apply_primitive, p))

@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen
 import jax
 import jax.numpy as jnp
-from flax.linen import activation
 
 from ...errors import ArgumentError, ShapeError, UnsupportedError
 from ...kernels import Cell
@@ -28,15 +27,15 @@ FUNCTIONS = {
     flax.linen.tanh: "tanh",
     flax.linen.relu: "relu",
     flax.linen.sigmoid: "sigmoid",
-    activation.softplus: "softplus",
-    activation.soft_sign: "softsign",
+    flax.linen.softplus: "softplus",
+    flax.linen.soft_sign: "softsign",
 }
 
 
 def kind_of(params: Mapping[str, Any]) -> str:
     """Which of GATES these parameters of Flax's are of."""
-    for kind, (inputs, recurrent, *_) in GATES.items():
-        if set(params) == {*inputs, *recurrent}:
+    for kind, (inputs, through, *_) in GATES.items():
+        if set(params) == {*inputs, *through}:
             return kind
     raise ArgumentError(
         f"params has {', '.join(map(str, params)) or 'nothing'}, expected those of a GRUCell, "

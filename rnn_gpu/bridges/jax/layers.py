@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 from ... import arguments, derivatives
 from ...derivatives import ActivationLike
@@ -78,7 +79,8 @@ def carried(way: Way, θ, x, s0, live, starts):
     x = x[::-1] if reverse else x
     p = (x @ θ["U"].T + θ["b"]).reshape(T, B, how.cell.gates, n)
     c = θ["c"] if how.cell.apart else θ["b"][:0]
-    y, s = recurrence(how, p, θ["W"], c, s0, flags)
+    out: Any = recurrence(how, p, θ["W"], c, s0, flags)
+    y, s = out
     y = y[::-1] if reverse else y
     y = jnp.where(live[:, :, None], y, 0) if how.masked else y
     return (y.swapaxes(0, 1) if way.batch_first else y), s
@@ -131,13 +133,7 @@ def recurrent(
     float64 where jax_enable_x64 is set. Raises ShapeError, DtypeError, ArgumentError, DeviceError
     for arrays that are not on the CPU, and UnsupportedError for second derivatives.
     """
-    if isinstance(cell, str):
-        cell = CELLS[arguments.choice("cell", cell, CELLS)]
-    if not isinstance(cell, Cell):
-        raise ArgumentError(
-            f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}"
-        )
-    derivatives.check_cell(cell)
+    cell = cell_of(cell)
     reverse = arguments.flag("reverse", reverse)
     batch_first = arguments.flag("batch_first", batch_first)
     clip = clip_of(clip_step_value, clip_step_norm)
@@ -198,8 +194,7 @@ def init(cell: Cell | str, key, input_size: int, hidden_size: int, dtype="float3
 
     U (G·n, m), W (G·n, n), b (G·n,), and c (G·n,) where the cell takes the two sides apart.
     """
-    if isinstance(cell, str):
-        cell = CELLS[arguments.choice("cell", cell, CELLS)]
+    cell = cell_of(cell)
     m, n = arguments.size("input_size", input_size), arguments.size("hidden_size", hidden_size)
     dtype, G = arguments.dtype_name(dtype), cell.gates
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
@@ -215,10 +210,21 @@ def init(cell: Cell | str, key, input_size: int, hidden_size: int, dtype="float3
     return {"U": U, "W": W, "b": b} | ({"c": jnp.zeros_like(b)} if cell.apart else {})
 
 
+def cell_of(cell: Cell | str) -> Cell:
+    """A cell at the door, by its name or as it is."""
+    found = CELLS[arguments.choice("cell", cell, CELLS)] if isinstance(cell, str) else cell
+    if not isinstance(found, Cell):
+        raise ArgumentError(
+            f"cell is {cell!r}, expected a Cell (made by rnn_gpu.cell) or one of {', '.join(CELLS)}"
+        )
+    derivatives.check_cell(found)
+    return found
+
+
 def on_the_cpu(name: str, a):
     """a as an array of JAX's of real numbers that our kernels have."""
     a = jnp.asarray(a)
-    if not isinstance(a, jax.core.Tracer):
+    if not isinstance(a, core.Tracer):
         elsewhere = sorted({d.platform for d in a.devices()} - {"cpu"})
         if elsewhere:
             raise DeviceError(
@@ -252,6 +258,7 @@ def checked_params(cell: Cell, params: Params, x) -> dict:
 
 
 def check_x(x, θ, batch_first: bool):
+    """x is of a dtype that we have, of some steps, and of the features that params are for."""
     axes = "(B, T, m)" if batch_first else "(T, B, m) or (T, m)"
     if x.dtype not in (jnp.float32, jnp.float64):
         raise DtypeError(f"x is {x.dtype}, expected float32, or float64 with jax_enable_x64")
@@ -283,7 +290,7 @@ def checked_lengths(lengths, T: int, B: int, alone: bool):
         raise ShapeError(f"lengths has shape {a.shape}, expected {expected}")
     if not jnp.issubdtype(a.dtype, jnp.integer):
         raise DtypeError(f"lengths is {a.dtype}, expected integers")
-    if not isinstance(a, jax.core.Tracer):
+    if not isinstance(a, core.Tracer):
         arguments.check_lengths(np.atleast_1d(np.asarray(a)), T, B)
     return a
 

@@ -191,6 +191,7 @@ def text_of(attributes: Attributes) -> str:
 
 
 def arrays(several: Several) -> list[np.ndarray]:
+    """NumPy's arrays on all of the buffers."""
     return [array(several.at[i]) for i in range(several.count)]
 
 
