@@ -214,7 +214,12 @@ def persistent_jobs(schedule, cell, sizes, number, card: Card, most: bool) -> It
                 name = f"{title(factory, clips, masked)}[{cell.name} n={n} B={B}]"
                 made, plan = partial(factory, cell, number, choice.plan), choice.plan
                 model = MODELS[schedule](plan, problem)
-                yield Job(name, cell.name, True, made, given(clips, masked), plan.threads, model)
+                arguments = given(clips, masked)
+                yield Job(name, cell.name, True, made, arguments, plan.threads, model)
+                if masked and cell is lstm and (n, B) == sizes[0]:
+                    name = name.replace("masked", "masked.given")
+                    made = partial(factory, cell, number, plan._replace(given=True))
+                    yield Job(name, cell.name, True, made, arguments, plan.threads, model)
 
 
 def group_jobs(number, card: Card, most: bool) -> Iterator[Job]:

@@ -11,7 +11,7 @@ from ... import Backward, Forward
 from .compiled import factory
 from .contract import Choice, Problem
 from .launch import cuda, device_function, launch
-from .persistent import Reach
+from .persistent import Reach, plan_of
 from .persistent_back import backward_of
 from .persistent_forward import forward_of
 from .plans import Plan, cycles, fitting
@@ -78,12 +78,12 @@ def choice_of(plan: Plan, problem: Problem) -> Choice:
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):
-    kernel = forward_kernel(cell, call.p.dtype.type, choice.plan)
+    kernel = forward_kernel(cell, call.p.dtype.type, plan_of(choice.plan, call))
     launch(kernel, choice.blocks, choice.threads, call, shared=choice.shared)
 
 
 def backward(cell, call: Backward, choice: Choice, precision: str):
-    kernel = backward_kernel(cell, call.dp.dtype.type, choice.plan)
+    kernel = backward_kernel(cell, call.dp.dtype.type, plan_of(choice.plan, call))
     launch(kernel, choice.blocks, choice.threads, call, shared=choice.shared)
 
 

@@ -35,7 +35,7 @@ from .clusters import (
 from .compiled import factory
 from .contract import Choice, Problem
 from .launch import cuda, device_function, launch
-from .persistent import Reach
+from .persistent import Reach, plan_of
 from .persistent_back import backward_of
 from .persistent_forward import forward_of
 from .plans import Plan, cycles, instructions, spread
@@ -157,13 +157,13 @@ def choice_of(plan: Plan, problem: Problem) -> Choice:
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):
-    kernel = forward_kernel(cell, call.p.dtype.type, choice.plan)
+    kernel = forward_kernel(cell, call.p.dtype.type, plan_of(choice.plan, call))
     sizes = {"shared": choice.shared, "cluster": choice.cluster}
     launch(kernel, choice.blocks, choice.threads, call, **sizes)
 
 
 def backward(cell, call: Backward, choice: Choice, precision: str):
-    kernel = backward_kernel(cell, call.dp.dtype.type, choice.plan)
+    kernel = backward_kernel(cell, call.dp.dtype.type, plan_of(choice.plan, call))
     sizes = {"shared": choice.shared, "cluster": choice.cluster}
     launch(kernel, choice.blocks, choice.threads, call, **sizes)
 

@@ -24,7 +24,7 @@ from .compiled import factory
 from .contract import Choice, Problem
 from .launch import arrays, cuda, device_function, launch
 from .packets import packets_of
-from .persistent import Reach
+from .persistent import Reach, plan_of
 from .persistent_back import backward_of
 from .persistent_forward import forward_of
 from .plans import Plan, cycles, fitting, instructions, of_size, spread
@@ -225,12 +225,12 @@ def choice_of(plan: Plan, problem: Problem) -> Choice:
 
 
 def forward(cell, call: Forward, choice: Choice, precision: str):
-    kernel = forward_kernel(cell, call.p.dtype.type, choice.plan)
+    kernel = forward_kernel(cell, call.p.dtype.type, plan_of(choice.plan, call))
     run(kernel, choice, call.p, lambda *more: ForwardOfGroup(*call, *more))
 
 
 def backward(cell, call: Backward, choice: Choice, precision: str):
-    kernel = backward_kernel(cell, call.dp.dtype.type, choice.plan)
+    kernel = backward_kernel(cell, call.dp.dtype.type, plan_of(choice.plan, call))
     run(kernel, choice, call.dp, lambda *more: BackwardOfGroup(*call, *more))
 
 

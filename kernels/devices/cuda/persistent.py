@@ -68,6 +68,12 @@ class Line(NamedTuple):
     few: Any  # so few steps are left that there is none to fetch; all are few where it has no line
 
 
+def plan_of(plan: Plan, call) -> Plan:
+    """The plan of a Forward or Backward: whose s may have given states, which few have."""
+    goes_on = plan.masked and call.s.shape[1] > call.kept.shape[0] + 1
+    return plan._replace(given=True) if goes_on else plan
+
+
 @device_function
 def earlier_of(a, b):
     return a if a < b else b

@@ -14,7 +14,7 @@ from .pointwise import beyond_of, clamp_of, nothing, square_of
 from .ptx import prefetch
 from .sums import halves_of, loads_of, other, sums_of, thread_of
 from .tensor_sums import multiplied_of
-from .tracks import ABSENT, apart, beside, state_start
+from .tracks import ABSENT, apart, beside, moved_of, state_start
 
 RESET_AFTER = RESET << 1  # of a step's flags in registers: the step after it began anew
 
@@ -57,6 +57,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     G, S, K, APART, OUTPUT = cell.gates, cell.states, cell.kept, cell.apart, cell.output
     n, width, (_, STRIDE) = plan.n, plan.width, plan.strides
     MASKED, CLIPS, ITEMS = plan.masked, plan.clips, LINE // number().itemsize
+    GIVEN, moved = plan.given, moved_of(S)
     HELD, SCATTERED, BETWEEN = plan.held, plan.scattered, plan.between
     back, load_weights = formula(cell.back, number), loads_of(plan, number)
     sums, WEIGHTS, SUMS = sums_of(plan, number), plan.weights, plan.sums
@@ -187,7 +188,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
         if writes(thread):
             ds, track = states_in(registers.ds, h * S), states.track(call.ds, call.dp.shape[1])
             place = states.start(call.ds, at, thread.b, thread.j)
-            if MASKED:
+            if MASKED and not GIVEN:
                 ds = both(states.numbers(place, track, h * SCATTERED), ds)
             states.put(ds, place, track, h * SCATTERED)
 
@@ -213,6 +214,20 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
     )
 
     @device_function
+    def initial(call, at, tracks, thread):
+        """The place of the states before the first step."""
+        return states.start(call.s, 0, thread.b, thread.j)
+
+    @device_function
+    def given(call, at, tracks, thread):
+        """The place of those that the step has begun with: T + 2 behind those before the one
+        before, where `at` is; back in time a step is negative.
+        """
+        return moved(at.s, -(call.dp.shape[0] + 2) * tracks.s.step)
+
+    begins_at = given if GIVEN else initial
+
+    @device_function
     def retreat(h, step, call, at, tracks, thread, registers):
         """The cell's step back, of one unit and sample, but for what passes through W."""
         here, δq = within(h, call.dp.shape[1], thread), NOTHING
@@ -225,13 +240,10 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
             put_states_in(before, registers.s_after, h * S)
             load_step(h, at, tracks, registers)
             if MASKED and now & RESET_AFTER:
-                arrives = step.left + 1 if call.ds.shape[1] > 1 else 0
-                add_to_initial(h, call, thread, registers, arrives)
+                add_to_initial(h, call, thread, registers, step.left + 1 if GIVEN else 0)
                 put_states_in(NO_STATES, registers.ds, h * S)
             if MASKED and now & RESET:
-                T = call.dp.shape[0]
-                begins = T + step.left if call.s.shape[1] > T + 1 else 0
-                place = states.start(call.s, begins, thread.b, thread.j)
+                place = begins_at(call, at, tracks, thread)
                 before = states.numbers(place, tracks.s, h * SCATTERED)
             if not MASKED or now & LIVE:
                 registers.ds[h * S + OUTPUT] += dy
@@ -253,7 +265,7 @@ def backward_of(cell, number, plan: Plan, reach: Reach):
             add_to_initial(h, call, thread, registers, 0)
 
     begin_all = each(HELD, begin, device_function)
-    clear_ds_all = each(HELD, clear_ds, device_function) if MASKED else nothing
+    clear_ds_all = each(HELD, clear_ds, device_function) if MASKED and not GIVEN else nothing
     retreat_all = each(HELD, retreat, device_function)
     through_W_all = each(HELD, add_through_W, device_function)
     finish_all = each(HELD, finish, device_function)

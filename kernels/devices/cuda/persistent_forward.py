@@ -22,7 +22,7 @@ from .pointwise import nothing
 from .ptx import prefetch, put_shared, shared_place
 from .sums import halves_of, loads_of, other, sums_of, thread_of
 from .tensor_sums import multiplied_of
-from .tracks import ABSENT, apart, beside
+from .tracks import ABSENT, apart, beside, moved_of
 
 
 class Arrays(NamedTuple):
@@ -51,6 +51,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     n, samples, width, CHAINS = plan.n, plan.samples, plan.width, plan.chains
     HELD, SCATTERED, BETWEEN = plan.held, plan.scattered, plan.between
     APART, MASKED, ITEMS = cell.apart, plan.masked, LINE // number().itemsize
+    GIVEN, moved = plan.given, moved_of(S)
     step, load_weights, sums = (
         formula(cell.step, number),
         loads_of(plan, number),
@@ -110,10 +111,22 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
         return Arrays(at.p, at.flags, s, kept)
 
     @device_function
-    def initial(h, call, tracks, thread, at):
-        """The states that stand at `at` in s: a step begins with them, not with those before it."""
-        place = states.start(call.s, at, thread.b, thread.j)
+    def initial(h, call, tracks, thread):
+        """The states before the first step."""
+        place = states.start(call.s, 0, thread.b, thread.j)
         return states.numbers(place, tracks.s, h * SCATTERED)
+
+    @device_function
+    def given(h, call, at, tracks, thread):
+        """The states that the next step begins with: T + 1 behind those that this one leaves."""
+        place = moved(at.s, (call.p.shape[0] + 1) * tracks.s.step)
+        return states.numbers(place, tracks.s, h * SCATTERED)
+
+    begins_with = (
+        given
+        if GIVEN
+        else device_function(lambda h, call, at, tracks, thread: initial(h, call, tracks, thread))
+    )
 
     @device_function
     def load_flag(h, at, tracks, registers):
@@ -131,7 +144,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
     def begin(h, call, at, tracks, thread, registers):
         """The initial state, and the first step's inputs."""
         if within(h, call.p.shape[1], thread):
-            put_states_in(initial(h, call, tracks, thread, 0), registers.s, h * S)
+            put_states_in(initial(h, call, tracks, thread), registers.s, h * S)
             load_next(h, at, tracks, registers)
 
     @device_function
@@ -155,8 +168,8 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             load_next(h, at, tracks, registers)
 
     @device_function
-    def advance(h, call, at, tracks, thread, registers, left):
-        """The cell's step, of one unit and sample; `left` steps are, with this one."""
+    def advance(h, more, call, at, tracks, thread, registers):
+        """The cell's step, of one unit and sample; are there more steps?"""
         if within(h, call.p.shape[1], thread):
             kept = NOTHING
             if not MASKED or registers.flags[h] & LIVE:
@@ -166,10 +179,9 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             if writes(thread):
                 activations.put(kept, at.kept, tracks.kept, h * SCATTERED)
                 states.put(states_in(registers.s, h * S), at.s, tracks.s, h * SCATTERED)
-            if MASKED and left > 1 and registers.next_flags[h] & RESET:
-                T = call.p.shape[0]
-                begins = 2 * T + 2 - left if call.s.shape[1] > T + 1 else 0
-                put_states_in(initial(h, call, tracks, thread, begins), registers.s, h * S)
+            if MASKED and (more or not GIVEN) and registers.next_flags[h] & RESET:
+                before = begins_with(h, call, at, tracks, thread)
+                put_states_in(before, registers.s, h * S)
 
     @device_function
     def hand_on(h, out, mail, B, thread, registers):
@@ -225,7 +237,7 @@ def forward_of(cell, number, plan: Plan, reach: Reach):
             mail = next_mail(mail)
             sums(thread, x)
             have_read()
-            advance_all(call, at, tracks, thread, registers, left)
+            advance_all(more, call, at, tracks, thread, registers)
             if more:
                 hand_on_all(out, mail, call.p.shape[1], thread, registers)
             at = writes_onward(at, tracks)

@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     units: int = 1  # of a team: a power of 2, at most `lanes`
     blocks: int = 1  # that share the units
     product: str = "fp32"  # by what a thread sums; else by tensor cores, "tf32" or "bf16"
+    given: bool = False  # samples that begin anew go on from given states
 
     @property
     def units_each(self) -> int:

@@ -102,6 +102,12 @@ def apart(count: int, n: int) -> Along:
     )
 
 
+@cache
+def moved_of(count: int):
+    """The device function (places, by) -> the places that stand by a distance behind."""
+    return tuple_over(count, device_function(lambda k, place, by: place + by), device_function)
+
+
 @device_function
 def nowhere(*arguments):
     """The track, the places and the numbers of an array that a kernel has not got."""
