@@ -55,7 +55,7 @@ KINDS = {
     "bytes": Kind([0, -5, True], "an integer of at least 1"),
     "bytes in words": Kind(["", "much"], "bytes, or words as '512MB'"),
     "cut": Kind(["", 0, 3, (1,)], "a pair (k1, k2) of numbers of steps"),
-    "way": Kind(["", "yes", 0, 1, None, (2,), 2.5], "False, or a pair (chunks, steps of warm-up)"),
+    "way": Kind(["", "yes", 0, 1, None, (2,), 2.5], "True, False, 'auto', or a pair"),
     "precision": Kind(["tf16", 1, None], "one of 'fp32', 'tf32'"),
     "hook of epochs": Kind(["", 0, 3], "a function of (network, history)"),
     "callbacks": Kind(["", 0, 3], "a list of them"),

@@ -93,7 +93,8 @@ losses optimizers
 layers.overlap layers.passes layers.steps
 layers.given
 layers.tapes
-layers.base layers.noise layers.parallel
+layers.base layers.cutting layers.noise
+layers.parallel
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions

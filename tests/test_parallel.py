@@ -1,13 +1,17 @@
 """One long sequence as chunks side by side: against the same, step by step."""
 
+import re
+
 import numpy as np
 import pytest
 
 import rnn_gpu
 from conftest import DEVICES, REPRESENTATIVE, RTOL
 from rnn_gpu.kernels.devices import find
+from rnn_gpu.layers.cutting import PIECE, Parallel, forgetting
 from rnn_gpu.layers.overlap import chunks_of, gathered, growth, per_chunk, scatter
-from rnn_gpu.layers.parallel import PIECE
+from rnn_gpu.layers.passes import Pass
+from rnn_gpu.layers.steps import all_live_of
 
 T, B, M, N = 203, 2, 3, 5
 CUT = (4, 11)  # chunks, warm-up
@@ -264,6 +268,68 @@ def test_states_that_are_not_finite_go_step_by_step():
     with np.errstate(all="ignore"):
         layer(draw(T, B, M, dtype="float32"), parallel=CUT)
     assert "finite" in layer.parallel_report.sequential
+
+
+# How many chunks
+
+
+@pytest.mark.parametrize("device", ["reference", "cpu"])
+def test_a_layer_is_cut_as_it_forgets(device):
+    T = 512
+    layer = forgetful(rnn_gpu.GRU, device, "float32")
+    same_in_chunks(layer, draw(T, 1, M, dtype="float32"), cut=True)
+    report = layer.parallel_report
+    assert report.chunks > 1 and not report.sequential
+    assert 0 < report.warm_up <= 4 * PIECE and report.repaired == 0
+
+
+def test_the_look_says_when_two_trajectories_are_the_same():
+    """One unit that halves its state: they are 10⁻⁶ apart after log₂ 10⁶ steps, seen at the next
+    look.
+    """
+    layer = rnn_gpu.RNN(1, 1, "identity", device="reference", dtype="float64")
+    layer.parameters["W"][...] = 0.5
+    for halvings in (10, 30, 40, 80):
+        pass_ = Pass(parallel=Parallel(tolerance=2 * 0.5 ** (halvings + 1)))
+        x = draw(600, 1, 1)
+        steps = all_live_of(layer.backend, x)
+        found = forgetting(layer, x, steps, pass_, 100)
+        assert found == -(-halvings // PIECE) * PIECE if halvings <= 64 else 100
+
+
+@pytest.mark.parametrize("name", ["bistable", "chaotic", "relu", "8"])
+def test_the_look_finds_out_what_does_not_forget(name):
+    layer = remembering(name, device="cpu")
+    x = draw(1200, B, M, dtype="float32") / 10
+    wanted = layer(x)[0]
+    assert (layer(x, parallel=True)[0] == wanted).all()
+    assert "does not forget" in layer.parallel_report.sequential
+    assert layer.parallel_report.extra_steps == 0
+
+
+def test_auto_goes_step_by_step_where_it_would_not_pay():
+    x = draw(512, 8, M, dtype="float32")
+    layer = rnn_gpu.GRU(M, 128, device="cpu")
+    wanted = layer(x)[0]
+    assert (layer(x, parallel="auto")[0] == wanted).all()
+    assert "times as quick" in layer.parallel_report.sequential
+    layer(x[:300, :1], parallel="auto")
+    assert "few" in layer.parallel_report.sequential
+
+
+def test_devices_model_what_a_step_costs(device):
+    cell, model = rnn_gpu.GRU(1, 1, device=device).cell, find(device).cost
+    costs = [model(cell, 128, rows, "float32") for rows in (1, 2, 4, 8, 64)]
+    assert costs == sorted(costs) and costs[0] > 0
+    assert costs[0] > costs[2] / 4  # a sample of four is cheaper than one alone
+    assert model(cell, 256, 4, "float32") > costs[2]
+
+
+def test_a_layer_explains_what_chunks_should_gain():
+    layer = rnn_gpu.GRU(M, 128, device="cpu")
+    assert "in chunks" not in layer.explain(4096, 1)
+    assert re.search(r"in chunks: 4 of 1,024 steps, \d\.\d+ times", layer.explain(4096, 1, (4, 64)))
+    assert "in chunks: no, " in layer.explain(100, 1, "auto")
 
 
 # Networks

@@ -199,6 +199,14 @@ class Device(Protocol):
         """
         ...
 
+    def cost(
+        self, cell: Cell, n: int, B: int, dtype: str, precision: str = "fp32"
+    ) -> float:
+        """What one step of B samples takes, forward and back, of a long call: modelled, in a unit
+        of the device's own, and the same whenever it is asked.
+        """
+        ...
+
     def explain(self, cell: Cell, n: int, B: int, dtype: str, precision: str = "fp32") -> str:
         """Which kernels one layer of n units runs for B samples, with which grid, and why."""
         ...

@@ -168,6 +168,13 @@ def entered(s, flags, t):
     return np.where(has(flags[t], RESET), first, s[:, t])
 
 
+CALLS_OF_NUMPY = 200_000  # what those of a step are worth, in multiplications and additions
+
+
+def cost(cell, n, B, dtype, precision="fp32"):
+    return 2 * B * cell.gates * n * n + CALLS_OF_NUMPY
+
+
 def explain(cell, n, B, dtype, precision="fp32"):
     return "reference: NumPy, one step after another; slow, the definition"
 

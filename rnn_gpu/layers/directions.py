@@ -70,9 +70,9 @@ class Bidirectional(Stateful):
     def copy(self, device=None, dtype=None, precision=None):
         return Bidirectional(*(layer.copy(device, dtype, precision) for layer in self.recurrent))
 
-    def explain(self, T, B):
+    def explain(self, T, B, parallel=False):
         """What both layers say of themselves: see Recurrent.explain."""
-        return "\n".join(layer.explain(T, B) for layer in self.recurrent)
+        return "\n".join(layer.explain(T, B, parallel) for layer in self.recurrent)
 
     @property
     def tape(self):

@@ -9,16 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import arguments, outline
-from ..errors import ArgumentError
+from .. import outline
 from ..kernels import UNCLIPPED, Backward, Forward
+from .cutting import PIECE, ROUNDING, SAME, Cut, cut_of
 from .overlap import Chunks, apart, chunks_of, gathered, growth, per_chunk, scatter
 from .passes import Back
 from .tapes import Tape
 
-PIECE = 32  # steps that are run before it is looked whether more are needed
-SAME = 4  # ε: states that are nearer are the same
-ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
 MEASURED = 64  # ε: differences that are larger tell what becomes of them
 LOOKS = 64  # at how many steps of the warm-ups distances are measured
 
@@ -32,6 +29,7 @@ class ParallelReport(NamedTuple):
     growth: float = 1.0  # the largest factor by which a difference of states was seen to grow
     repaired: int = 0  # chunks that were run again from the true end before, or a part of them
     rounds: int = 0  # of such repairs
+    modelled_gain: float = 1.0  # how many times as quick the device's model expects it to be
     extra_steps: int = 0  # one step of one sample each, forward, beyond those of the sequence
     back_rounds: int = 0  # in which what came in at seams was carried on
     extra_steps_back: int = 0
@@ -187,43 +185,22 @@ class Again(NamedTuple):
     given_up: bool
 
 
-class Parallel(NamedTuple):
-    """How layers go over a long sequence side by side."""
-
-    chunks: int
-    warm_up: int  # steps that each chunk but the first starts early
-    tolerance: float = 1e-6
-
-
-def parallel_of(parallel, tolerance) -> Parallel | None:
-    """`parallel` and `tolerance` at the door; None goes step by step."""
-    tolerance = arguments.bound("tolerance", tolerance)
-    if parallel is False:
-        return None
-    if not isinstance(parallel, (tuple, list)) or len(parallel) != 2:
-        raise ArgumentError(
-            f"parallel is {parallel!r}, expected False, or a pair (chunks, steps of warm-up)"
-        )
-    chunks = arguments.size("parallel[0]", parallel[0])
-    return Parallel(chunks, arguments.seed("parallel[1]", parallel[1]), tolerance)
-
-
 def forward(layer, x, s0, steps, pass_) -> tuple[Any, ParallelReport]:
     """(what layer.forward returns, how it went) in chunks, as pass_.parallel says; (None, why not)
     where it has to go step by step.
     """
-    way, (T, B, _) = pass_.parallel, x.shape
-    if steps.starts is not None or layer in pass_.given:
-        return None, ParallelReport(sequential="samples begin anew: resets")
-    if min(way.chunks, T) < 2 or not B:
-        return None, ParallelReport(sequential="there is one chunk")
-    cut = chunks_of(T, B, way.chunks)
-    return in_chunks(layer, x, s0, steps, pass_, cut, min(way.warm_up, cut.length))
+    T, B, _ = x.shape
+    found = cut_of(layer, x, steps, pass_)
+    if found.why:
+        return None, ParallelReport(modelled_gain=found.gain, sequential=found.why)
+    return in_chunks(layer, x, s0, steps, pass_, found)
 
 
-def in_chunks(layer, x, s0, steps, pass_, cut: Chunks, warm_up: int):
-    """`forward`, with chunks that start so many steps early."""
-    d, θ, B = layer.backend, layer.parameters, cut.B
+def in_chunks(layer, x, s0, steps, pass_, found: Cut):
+    """`forward`, cut so."""
+    d, θ, (T, B, _) = layer.backend, layer.parameters, x.shape
+    cut = chunks_of(T, B, found.chunks)
+    warm_up = min(found.warm_up, cut.length)
     own = steps.turned(d) if layer.reverse else steps
     xs = cut.cut(d, layer.in_turn(x))
     cell, drawn, mask = layer.noise.around(layer.cell, pass_.training), None, None
@@ -242,7 +219,8 @@ def in_chunks(layer, x, s0, steps, pass_, cut: Chunks, warm_up: int):
     start[:, B:] = warm[:, -1]
     s, kept = run.over(p, start, run.flags)
     tolerance = pass_.parallel.tolerance
-    report = settled(run, s, kept, warm, tolerance)._replace(warm_up=warm_up)
+    report = settled(run, s, kept, warm, tolerance)
+    report = report._replace(warm_up=warm_up, modelled_gain=found.gain)
     if report.sequential:
         return None, report
     masks = None if mask is None else np.concatenate([mask] * cut.count)

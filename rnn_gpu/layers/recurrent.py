@@ -17,6 +17,7 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from . import parallel
+from .cutting import ParallelLike, expected, parallel_of
 from .given import Given, enter_given
 from .noise import PART, Noise, Source, key, noise
 from .parallel import ChunkedTape, ParallelReport
@@ -155,11 +156,12 @@ class Recurrent(Stateful):
         own = {"cell": self.cell} if type(self) is Recurrent else {}
         return own | {name: getattr(self, name) for name in names}
 
-    def explain(self, T: int, B: int) -> str:
-        """Which kernels a call on T steps of B samples runs, with which grid, and why; and what it
-        remembers for the way back.
+    def explain(self, T: int, B: int, parallel: ParallelLike = False) -> str:
+        """Which kernels a call on T steps of B samples runs, with which grid, and why; what it
+        remembers for the way back; and with `parallel` what chunks side by side should gain.
         """
         T, B = arguments.size("T", T), arguments.size("B", B)
+        way = parallel_of(parallel, 1)
         cell = self._noise.around(self.cell, training=True)
         states = (T + 1) * B * cell.states * self.hidden_size
         itemsize = np.dtype(self.dtype).itemsize
@@ -172,7 +174,8 @@ class Recurrent(Stateful):
             "of the kernel a step"
         )
         kernels = self._device.explain(cell, self.hidden_size, B, self.dtype, self.precision)
-        return f"{kernels}\n{remembered}\n{taped}"
+        lines = [kernels, remembered, taped]
+        return "\n".join(lines if way is None else [*lines, expected(self, T, B, way)])
 
     @property
     def delta(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from .. import arguments
 from ..errors import ArgumentError, OrderError, ShapeError
 from ..kernels import UNCLIPPED, Clip
 from .base import Layer
-from .parallel import parallel_of
+from .cutting import ParallelLike, parallel_of
 from .passes import INFERENCE, Last, next_pass
 from .steps import enter, entered, pattern
 
@@ -36,7 +36,7 @@ class Stateful(Layer):
         resets: ArrayLike | None = None,
         reset_state: State | None = None,
         training: bool = False,
-        parallel: tuple[int, int] | bool = False,
+        parallel: ParallelLike = False,
         tolerance: float = 1e-6,
     ) -> tuple[Any, Any]:
         """Carry the layer over x; remember what `backward` needs.  Returns (y, state).
@@ -55,9 +55,10 @@ class Stateful(Layer):
                  None. Looked at only where resets is True, the first step too. A layer in reverse
                  comes from behind: it begins the steps before t with reset_state[t]
         training  True draws the masks of recurrent dropout and zoneout
-        parallel  (chunks, steps of warm-up): chunks of the sequence go side by side, for layers
-                  that forget: see docs/parallel.md. The result is that of False within `tolerance`,
-                  not to the bit; `parallel_report` says how it went. With resets: step by step
+        parallel  True: chunks of the sequence go side by side, for layers that forget: see
+                  docs/parallel.md; "auto" does so where it should be quicker; (chunks, steps of
+                  warm-up) says how. The result is that of False within `tolerance`, not to the bit;
+                  `parallel_report` says how it went. With resets it goes step by step
         tolerance  how far the state that a chunk begins with may be from the end of the one before;
                    and the share of the largest dE/ds that may be dropped on the way back
         y        (T, B, n), the output of every step; state as above, after the last step of each

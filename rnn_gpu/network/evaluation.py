@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from .. import arguments
 from ..arguments import Listed
 from ..errors import ArgumentError
-from ..layers.parallel import Parallel, parallel_of
+from ..layers.cutting import Parallel, ParallelLike, parallel_of
 from ..layers.passes import next_pass
 from ..layers.stateful import zero_states
 from .batches import Batch, Samples
@@ -130,7 +130,7 @@ def evaluate(
     ignore_index: int | None = None,
     burn_in: int = 0,
     metrics: Metrics | None = None,
-    parallel: tuple[int, int] | bool = False,
+    parallel: ParallelLike = False,
     tolerance: float = 1e-6,
 ) -> dict[str, float]:
     """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples, and what
@@ -152,7 +152,7 @@ def predict(
     mask: Listed | None = None,
     resets: Listed | None = None,
     state: Sequence[Any] | None = None,
-    parallel: tuple[int, int] | bool = False,
+    parallel: ParallelLike = False,
     tolerance: float = 1e-6,
 ) -> Any:
     """The network's outputs for N samples: (N, k) with steps="last" or without recurrent layers,
@@ -179,7 +179,7 @@ def predict_proba(
     mask: Listed | None = None,
     resets: Listed | None = None,
     state: Sequence[Any] | None = None,
-    parallel: tuple[int, int] | bool = False,
+    parallel: ParallelLike = False,
     tolerance: float = 1e-6,
 ) -> Any:
     """Probabilities of N samples, shaped as `predict` gives outputs: of classes that exclude each

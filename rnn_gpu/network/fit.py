@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from .. import arguments, optimizers
 from ..arguments import Listed
 from ..errors import ArgumentError
+from ..layers.cutting import ParallelLike
 from ..schedules import Rate
 from .batches import Samples, held_out
 from .callbacks import Callback, Checkpoint, OnEpoch, Validation, Watch, run
@@ -55,7 +56,7 @@ def fit(
     resets: Listed | None = None,
     state: Sequence[Any] | None = None,
     stateful: bool = False,
-    parallel: tuple[int, int] | bool = False,
+    parallel: ParallelLike = False,
     tolerance: float = 1e-6,
 ) -> History:
     """Train the network on N samples (see Samples for what x and y may be).  Returns the history.

@@ -34,7 +34,8 @@ from ..layers import (
     Layer,
     Recurrent,
 )
-from ..layers.parallel import ParallelReport, parallel_of
+from ..layers.cutting import ParallelLike, parallel_of
+from ..layers.parallel import ParallelReport
 from ..layers.passes import (
     INFERENCE,
     Back,
@@ -196,7 +197,7 @@ class Network(Remembering, Weights):
         resets: ArrayLike | None = None,
         reset_state: Sequence[Any] | None = None,
         memory_budget: int | str | None = None,
-        parallel: tuple[int, int] | bool = False,
+        parallel: ParallelLike = False,
         tolerance: float = 1e-6,
     ) -> tuple[Any, list]:
         """Carry the network over x; remember what `backward` needs.  Returns (y, states).

@@ -12,7 +12,7 @@ from .. import arguments, outline
 from ..bridges import plots
 from ..errors import ArgumentError, NonFiniteError
 from ..kernels import UNCLIPPED, Change, Clip, Limits, Report
-from ..layers.parallel import Parallel, parallel_of
+from ..layers.cutting import Parallel, ParallelLike, parallel_of
 from ..layers.stateful import clip_of, zero_states
 from ..optimizers import Optimizer
 from . import checkpoint as checkpoints
@@ -66,7 +66,7 @@ class Settings:
     seed: int = 0
     memory_budget: int | str | None = None
     stateful: bool = False
-    parallel: tuple[int, int] | bool = False
+    parallel: ParallelLike = False
     tolerance: float = 1e-6
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ from .compilation import jit, within
 from .losses import loss  # noqa: F401  part of every device
 from .memory import copy, empty, release  # noqa: F401
 from .products import chunk, project, project_back  # noqa: F401  part of every device
-from .recurrence import backward, formula, forward, sharing, vectorized  # noqa: F401
+from .recurrence import backward, cost, formula, forward, sharing, vectorized  # noqa: F401
 from .simd import lanes
 from .stored import keep
 from .threads import post_of, shared

@@ -11,7 +11,7 @@ from ...binding.closures import each_over, tuple_over
 from ...products import by_chunks, products
 from . import plain
 from .compiled import factory
-from .contract import Bounds
+from .contract import Bounds, Problem
 from .driver import driver
 from .fingerprints import fingerprint  # noqa: F401  part of every device
 from .graphs import captured, capturing, wait  # noqa: F401  the first is part of every device
@@ -29,7 +29,7 @@ from .launch import (
     threads_for,
 )
 from .reductions import loss, norms, update  # noqa: F401  part of every device
-from .schedules import card, named
+from .schedules import card, named, ranked
 from .tuning import choose, wanted
 
 name, preference = "cuda", 0 if SIMULATED else 2
@@ -190,6 +190,13 @@ def for_kernels(call):
 def inverse(norm: float, number):
     """1/norm, finite: so zero times it is zero."""
     return number(min(1.0 / norm, float(np.finfo(number).max)))
+
+
+def cost(cell, n, B, dtype, precision="fp32"):
+    itemsize, own = np.dtype(dtype).itemsize, card()
+    ways = ("forward", "backward")
+    problems = [Problem(cell, way, n, B, itemsize, own, precision=precision) for way in ways]
+    return sum(ranked(problem)[0].cycles for problem in problems)
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

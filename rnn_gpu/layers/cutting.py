@@ -1,0 +1,194 @@
+"""How a long sequence is cut in chunks: what that would gain, and how soon a layer forgets."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import arguments
+from ..errors import ArgumentError
+from ..kernels import Forward
+from .overlap import apart
+from .passes import Pass
+from .steps import Steps
+
+PIECE = 32  # steps that are run before it is looked whether more are needed
+SAME = 4  # ε: states that are nearer are the same
+ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
+SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
+MOST = 256  # chunks, likewise
+WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in the model
+GUESS = 64  # steps of warm-up, before the layer was looked at
+SPARE = 1.25  # times the steps after which two trajectories were the same
+
+
+ParallelLike = tuple[int, int] | bool | str  # (chunks, steps of warm-up), "auto"
+
+
+class Parallel(NamedTuple):
+    """How layers go over a long sequence in chunks."""
+
+    chunks: int | None = None  # None: as many as the device's model likes best
+    warm_up: int | None = None  # steps that each chunk but the first starts early; None: measured
+    tolerance: float = 1e-6
+    auto: bool = False  # step by step where chunks are not modelled to be quicker
+
+
+def parallel_of(parallel, tolerance) -> Parallel | None:
+    """`parallel` and `tolerance` at the door; None goes step by step."""
+    tolerance = arguments.bound("tolerance", tolerance)
+    if isinstance(parallel, (bool, np.bool_)):
+        return Parallel(tolerance=tolerance) if parallel else None
+    if isinstance(parallel, str) and parallel == "auto":
+        return Parallel(tolerance=tolerance, auto=True)
+    if not isinstance(parallel, (tuple, list)) or len(parallel) != 2:
+        raise ArgumentError(
+            f"parallel is {parallel!r}, expected True, False, 'auto', or a pair (chunks, steps of "
+            "warm-up)"
+        )
+    chunks = arguments.size("parallel[0]", parallel[0])
+    return Parallel(chunks, arguments.seed("parallel[1]", parallel[1]), tolerance)
+
+
+class Cut(NamedTuple):
+    """How a sequence is cut."""
+
+    chunks: int = 1
+    warm_up: int = 0
+    gain: float = 1.0  # how many times as quick as step by step it should be: modelled
+    why: str = ""  # it is not cut
+
+
+def modelled(layer, T: int, B: int, count: int, warm_up: int) -> float:
+    """How many times as quick `count` chunks should be, forward and back, with warm-ups, what is
+    carried on at seams, and a look at how soon the layer forgets.
+    """
+
+    def cost(rows: int) -> float:
+        cell, n = layer.noise.around(layer.cell, training=True), layer.hidden_size
+        return layer.backend.cost(cell, n, rows, layer.dtype, layer.precision)
+
+    own = (-(-T // count) + warm_up) * cost(count * B)
+    return T * cost(B) / (own + warm_up * cost(4 * B) / 2)
+
+
+def best(layer, T: int, B: int, warm_up: int) -> Cut:
+    """The number of chunks, a power of two, whose modelled gain is the largest."""
+    counts = [2]
+    while 2 * counts[-1] <= min(MOST, T // SHORTEST):
+        counts.append(2 * counts[-1])
+    of_each = [Cut(count, warm_up, modelled(layer, T, B, count, warm_up)) for count in counts]
+    return max(of_each, key=lambda cut: cut.gain)
+
+
+def cut_of(layer, x, steps: Steps, pass_: Pass) -> Cut:
+    """How x (T, B, m) is cut: as pass_.parallel says, or as the device's model and this layer's
+    forgetting of this x let expect.
+    """
+    way, (T, B, _) = pass_.parallel, x.shape
+    if steps.starts is not None or layer in pass_.given:
+        return Cut(why="samples begin anew: resets")
+    cut = first_cut(layer, T, B, way)
+    if cut.why or way.chunks is not None:
+        return cut
+    most = T // cut.chunks // 2
+    needed = forgetting(layer, x, steps, pass_, most)
+    if needed is None:
+        return Cut(why=f"it does not forget within {most} steps: measured")
+    return if_worth(best(layer, T, B, -int(-SPARE * needed // 16) * 16), way)
+
+
+def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
+    """How T steps of B samples would be cut, before anybody has looked at how soon the layer
+    forgets.
+    """
+    if not B or T < 2 or way.chunks == 1:
+        return Cut(why="there is one chunk")
+    if way.chunks is not None and way.warm_up is not None:
+        gain = modelled(layer, T, B, way.chunks, way.warm_up)
+        return Cut(way.chunks, way.warm_up, gain)
+    if T < 4 * SHORTEST:
+        return Cut(why=f"{T} steps are few: from {4 * SHORTEST} on")
+    return if_worth(best(layer, T, B, GUESS), way)
+
+
+def if_worth(cut: Cut, way: Parallel) -> Cut:
+    """The cut, or none where it gains too little for "auto"."""
+    if not way.auto or cut.gain >= WORTH:
+        return cut
+    return Cut(gain=cut.gain, why=f"chunks would be {cut.gain:.2f} times as quick: modelled")
+
+
+def expected(layer, T: int, B: int, way: Parallel) -> str:
+    """What chunks of T steps of B samples should gain, for people."""
+    cut = first_cut(layer, T, B, way)
+    if cut.why:
+        return f"in chunks: no, {cut.why}"
+    measured = "" if way.chunks else "; how soon the layer forgets is measured in each call"
+    return (
+        f"in chunks: {cut.chunks} of {-(-T // cut.chunks):,} steps, {cut.gain:.2f} times as quick "
+        f"with a warm-up of {cut.warm_up} steps: modelled{measured}"
+    )
+
+
+def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
+    """The steps after which two trajectories that began apart are the same within the tolerance, at
+    two places of x (T, B, m); None where that takes more than `most`.
+
+    It looks at them every PIECE steps, and ends early where they do not approach.
+    """
+    d, B, number = layer.backend, x.shape[1], layer.backend.numpy
+    ε, n = float(np.finfo(layer.dtype).eps), layer.hidden_size
+    allowed = max(pass_.parallel.tolerance / 2, SAME * ε)
+    cell = layer.noise.around(layer.cell, pass_.training)
+    state = d.zeros((cell.states, 4 * B, n), layer.dtype)
+    # at both places one from zero, one from ½ and −½ in turn
+    state[:, 2 * B :] = d.array(np.where(np.arange(n) % 2, 0.5, -0.5), layer.dtype)
+    first = last = np.inf
+    for start in range(0, most, PIECE):
+        end = min(start + PIECE, most)
+        state = probed(layer, cell, pass_, looked_at(layer, x, steps, start, end), state)
+        distance = float(apart(number(state[:, : 2 * B]), number(state[:, 2 * B :])).max())
+        if distance <= allowed or (distance <= ROUNDING * ε and 2 * distance >= last):
+            return end
+        if not start:
+            first = distance
+        elif not distance < first:
+            if start >= 2 * PIECE:
+                return None
+        else:
+            fade = np.log(first / distance) / start  # a step
+            if PIECE + np.log(first / allowed) / fade > 2 * most:
+                return None
+        last = distance
+    return None
+
+
+def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]:
+    """(x, its Steps) of two places, from one and two thirds of it on, beside each other, twice; in
+    the order of the layer's own steps.
+    """
+    d, T = layer.backend, len(x)
+
+    def beside(a):
+        each = [(T // 3 + start, T // 3 + end), (2 * T // 3 + start, 2 * T // 3 + end)]
+        if layer.reverse:
+            each = [(T - last, T - first) for first, last in each]
+        return layer.in_turn(np.concatenate([a[first:last] for first, last in each * 2], 1))
+
+    dead = None if steps.dead is None else beside(steps.dead)
+    return beside(x), Steps(d.array(beside(steps.flags), np.uint8), dead, None, steps.first)
+
+
+def probed(layer, cell, pass_: Pass, given: tuple, state) -> Any:
+    """The states (S, columns, n) after some steps from `state`."""
+    d, (x, steps) = layer.backend, given
+    p, mask = layer.inputs(x, steps, pass_)
+    L, columns, _, n = p.shape
+    s = d.empty((cell.states, L + 1, columns, n), layer.dtype)
+    s[:, 0] = state
+    if mask is not None:
+        s[0, 0] = mask * s[1, 0]
+    kept = d.empty((L, columns, cell.kept, n), layer.dtype)
+    W, c = layer.parameters["W"], layer.recurrent_bias
+    d.forward(cell, Forward(p, W, c, s, kept, steps.flags, steps.masked), layer.precision)
+    return s[:, -1]
