@@ -288,7 +288,7 @@ class Recurrent(Stateful):
             back = back._replace(ds=[first], dgiven=(dgiven,))
         return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 
-    def sums(self, inputs, recurrent, later):
+    def sums(self, inputs: tuple[Any, Any], recurrent: tuple[Any, Any], later):
         """(dE/dx, gradients by name) from δ and what it was multiplied by: (δp, x), (δq, s), each
         pair in an order of its own; added to those of `later`.
         """
