@@ -496,12 +496,17 @@ def parsed(text: str, labels: dict[str, int]) -> Instruction:
     return Instruction(found[2], conditional, labels.get(found[3]))
 
 
-def loop_of(code: list[Instruction], header: int, last: int) -> set[int]:
-    """The places of the natural loop whose last instruction jumps back to its header."""
+def preceding(code: list[Instruction]) -> dict[int, list[int]]:
+    """place -> the places of the instructions that may come just before it."""
     before: dict[int, list[int]] = {}
     for place, (_, falls, target) in enumerate(code):
         for follower in ([place + 1] if falls else []) + ([target] if target is not None else []):
             before.setdefault(follower, []).append(place)
+    return before
+
+
+def loop_of(before: dict[int, list[int]], header: int, last: int) -> set[int]:
+    """The places of the natural loop whose last instruction jumps back to its header."""
     found, todo = {header}, [last]
     while todo:
         if (place := todo.pop()) not in found:
@@ -515,9 +520,10 @@ def time_loop(sass: str) -> Loop | None:
     such loop.
     """
     code, loops = listing(sass), {}
+    before = preceding(code)
     for place, (_, _, target) in enumerate(code):
         if target is not None and target < place:
-            loops.setdefault(target, set()).update(loop_of(code, target, place))
+            loops.setdefault(target, set()).update(loop_of(before, target, place))
     found = sorted(loops.values(), key=len)
     steps = next((one for one in found if {code[k].opcode for k in one} & {"BAR", "STAS"}), None)
     if steps is None:
