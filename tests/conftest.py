@@ -90,11 +90,14 @@ def door(request):
 
 
 def pytest_collection_finish(session):
-    """What takes longest begins first, where it is among the tests that run."""
+    """What takes longest begins first, where it is among the tests that run; of the processes of
+    `pytest -n`, which all collect, the one that comes to these tests begins it.
+    """
+    several = hasattr(session.config, "workerinput")
     needed = any(
         item.path.name == "test_ptx.py" and "run" in item.fixturenames for item in session.items
     )
-    if needed and not session.config.option.collectonly:
+    if needed and not several and not session.config.option.collectonly:
         compiling.begin()
 
 
