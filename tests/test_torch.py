@@ -145,6 +145,8 @@ def test_dropout_of_nothing_is_nothing_and_evaluation_drops_nothing(kind):
 def test_dropout_falls_on_what_torchs_does_after_the_same_seed(kind):
     theirs, mine = pair(kind, num_layers=3, dropout=0.4)
     agree(theirs, mine, draw(T, B, M), seed=5)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(draw(T, B, M), LENGTHS, enforce_sorted=False)
+    agree(theirs, mine, packed, seed=5)
 
 
 def test_dropout_of_everything_leaves_the_second_layer_its_biases():

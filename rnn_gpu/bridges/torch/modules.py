@@ -50,7 +50,7 @@ class RNN(Stack):
 
 
 class LSTM(Stack):
-    """torch.nn.LSTM, but for projections."""
+    """torch.nn.LSTM."""
 
     cell = lstm
 

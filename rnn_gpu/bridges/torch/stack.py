@@ -107,7 +107,7 @@ class Stack(Base):
                 last.append(s)
             x = torch.cat(outputs, 2) if self.bidirectional else y
             if k < self.num_layers - 1:
-                x = torch.nn.functional.dropout(x, self.dropout, self.training)
+                x = self._dropped(x, lengths)
         x, h = x.to(dtypes[0]), (torch.stack(parts) for parts in zip(*last, strict=True))
         states = tuple(s.to(dtype) for s, dtype in zip(h, dtypes, strict=True))
         if lengths is not None:
@@ -136,6 +136,16 @@ class Stack(Base):
         where = begins(flags, T, B, call.reverse, x.device) if given else None
         R = computed(getattr(self, f"weight_hr{suffix}"))
         return projected(carry, x, s0[0], s0[1], weights, R, where)
+
+    def _dropped(self, x, lengths):
+        """x (T, B, ·) after dropout, which falls on what torch's does after the same seed: on the
+        data of a PackedSequence where there are lengths.
+        """
+        if lengths is None or not (self.training and self.dropout):
+            return torch.nn.functional.dropout(x, self.dropout, self.training)
+        data, *sizes = pack_padded_sequence(x, lengths)
+        dropped = torch.nn.functional.dropout(data, self.dropout)
+        return pad_packed_sequence(PackedSequence(dropped, *sizes))[0]
 
     def _padded(self, input):
         """input as torch's checks take it, (T, B, m), or (steps, m) of a PackedSequence; as (T, B,
