@@ -61,6 +61,15 @@ def test_a_pole_whose_speeds_are_hidden_is_balanced(example):
     assert found["recurrent"] > 1.5 * found["random"]
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_pole_is_learned_by_torchrls_means(example):
+    """The weights change, and carts go on from where they were."""
+    pytest.importorskip("torchrl")
+    found = example("control_torchrl").main(rounds=2)
+    assert 5 < found["recurrent"] < 500
+
+
 def test_carts_move_as_gymnasiums(example):
     """Where it is installed: the same forces give the same states."""
     gymnasium = pytest.importorskip("gymnasium")

@@ -107,7 +107,7 @@ bridges.torch.functions network.finite network.memory
 bridges.torch.operators
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation
-bridges.torch.convert
+bridges.torch.convert bridges.torch.rl
 network.compiling
 network.gradients network.summary
 network.gradient_flow network.training
@@ -119,7 +119,7 @@ network.stream
 network
 bridges.onnx gradcheck
 bridges.sklearn verification
-callbacks flax gradient_flow jax onnx sklearn stream torch training
+callbacks flax gradient_flow jax onnx rl sklearn stream torch training
 data.calendar data.series data.vocabulary
 data.going_on data.scaling
 data
@@ -271,9 +271,9 @@ def public(module):
 
 @pytest.mark.parametrize("name", [one for one in MODULES if ".kernels" not in one])
 def test_everything_public_says_what_it_is_for(name):
-    for needed in ("flax", "jax", "onnx", "sklearn", "torch"):
+    for needed in ("flax", "jax", "onnx", "rl", "sklearn", "torch"):
         if needed in name.split("."):
-            pytest.importorskip(needed)
+            pytest.importorskip({"rl": "torchrl"}.get(needed, needed))
     module = import_module(name)
     assert module.__doc__
     # an override may leave it to what it overrides
