@@ -8,12 +8,15 @@ whose structs only ever grow at their ends.
 
 import ctypes
 import math
+import re
 from collections.abc import Callable
 from ctypes import c_char, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
+from pathlib import Path
 
 import jax
 import numpy as np
 
+HEADER = "xla/ffi/api/c_api.h"
 MAJOR = 0  # of XLA_FFI_Api_Version: another one may order its structs in another way
 METADATA = 1  # XLA_FFI_Extension_Metadata
 STRING = 4  # XLA_FFI_AttrType_STRING
@@ -134,6 +137,23 @@ class Failure(ctypes.Structure):
     )
 
 
+def version() -> tuple[int, int] | None:
+    """Major and minor number of this XLA's interface, as its header has them; None without one.
+
+    Only the header is asked: JAX may register handlers when it first looks for devices, and finds
+    none at all where XLA then refuses one.
+    """
+    try:
+        text = (Path(jax.ffi.include_dir()) / HEADER).read_text(encoding="utf-8")
+        major, minor = (
+            int(re.findall(rf"^#define XLA_FFI_API_{part} (\d+)", text, re.M)[0])
+            for part in ("MAJOR", "MINOR")
+        )
+    except (OSError, IndexError):
+        return None
+    return major, minor
+
+
 def register(name: str, work: Callable) -> bool:
     """Have XLA's programs on the CPU call `work` for custom calls of this name; False where this
     XLA's interface is another than the one above.
@@ -141,11 +161,14 @@ def register(name: str, work: Callable) -> bool:
     work    (text, arguments, results): the attribute of the call, and NumPy's arrays on XLA's
             memory, of which it writes the results. What it raises becomes an error of XLA's
     """
+    spoken = version()
+    if spoken is None or spoken[0] != MAJOR:
+        return False
 
     def handle(address: int):
         frame = Frame.from_address(address)
         if frame.extension:
-            return introduce(frame)
+            return introduce(frame, spoken)
         try:
             if frame.stage == EXECUTE:
                 work(text_of(frame.attributes), *map(arrays, (frame.arguments, frame.results)))
@@ -156,24 +179,16 @@ def register(name: str, work: Callable) -> bool:
     handler = HANDLER(handle)
     HANDLERS.append(handler)
     capsule = jax.ffi.pycapsule(ctypes.cast(handler, c_void_p).value)
-    try:
-        jax.ffi.register_ffi_target(name, capsule, platform="cpu")
-    except Exception:  # of jaxlib, which has no name for it that lasts
-        return False
+    jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     return True
 
 
-def introduce(frame: Frame) -> None:
-    """Answer what the handler is: of this XLA's version where we can read its structs, else of
-    none, which it then refuses.
-    """
-    asked, version = Asked.from_address(frame.extension), frame.api[0].version
-    metadata = asked.metadata[0]
-    readable = asked.kind == METADATA and version.major == MAJOR
-    readable &= frame.size >= Frame.attributes.offset + Frame.attributes.size
-    readable &= metadata.size >= Metadata.traits.offset + Metadata.traits.size
-    metadata.version.major = MAJOR if readable else -1
-    metadata.version.minor = version.minor
+def introduce(frame: Frame, spoken: tuple[int, int]) -> None:
+    """XLA asks of which version the handler is."""
+    asked = Asked.from_address(frame.extension)
+    if asked.kind == METADATA:
+        answer = asked.metadata[0].version
+        answer.major, answer.minor = spoken
 
 
 def failure(api: Api, message: str) -> int:
