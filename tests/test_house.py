@@ -101,10 +101,11 @@ layers.directions
 layers
 bridges.jax.layers
 bridges.jax.flax
-bridges.torch.base bridges.torch.passes bridges.torch.registry network.bar network.checkpoint
+bridges.torch.passes bridges.torch.registry network.bar network.checkpoint
 network.counting
-bridges.torch.functions network.finite network.memory
+bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators
+bridges.torch.calls
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation
 bridges.torch.convert bridges.torch.rl

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 import rnn_gpu
 import rnn_gpu.torch as ours
 from conftest import STRICT
-from rnn_gpu.bridges.torch import stack, tensors
+from rnn_gpu.bridges.torch import calls, tensors
 from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.emulator import arrays as played
 from rnn_gpu.kernels.emulator.arrays.counts import counted
@@ -81,7 +81,7 @@ def streams(monkeypatch):
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_a_module_works_where_its_tensors_are(kind, options, number, streams, monkeypatch):
     with monkeypatch.context() as simulator:
-        for home in (stack, tensors):
+        for home in (calls, tensors):
             simulator.setattr(home, "device_of", lambda tensor: "cuda")
         expected = passes(kind, *options)
     with strict(), _played.cuda_tensors(), ordered(), counted() as counts:

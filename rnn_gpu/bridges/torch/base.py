@@ -1,17 +1,18 @@
 """What our modules have of torch.nn.RNNBase: arguments, parameters, and its refusals."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from ... import arguments
 from ...device import PRECISIONS
-from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError
+from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
 from ...kernels import Cell
 from ...kernels.cells.lstm import lstm
 from ...layers.stateful import clip_of
 from .dtypes import autocast_to
+from .registry import register
 
 MODES = {1: "RNN_TANH", 3: "GRU", 4: "LSTM"}  # torch's, by the number of their gates
 OF_GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # whose rows are those of all gates
@@ -23,6 +24,19 @@ class SizeError(ShapeError, RuntimeError):
 
 class KindError(ArgumentError, TypeError):
     """A type that torch's own modules refuse with a TypeError."""
+
+
+class Told(NamedTuple):
+    """What a call needs to know of a cell, in plain things."""
+
+    name: str  # in the registry
+    states: int
+    apart: bool
+
+
+def told_of(cell: Cell) -> Told:
+    """A cell as graphs of torch's can hold it."""
+    return Told(register(cell), cell.states, cell.apart)
 
 
 class Base(torch.nn.RNNBase):
@@ -69,6 +83,17 @@ class Base(torch.nn.RNNBase):
             self._have_rows_of(gates)
         self.clip_step_value, self.clip_step_norm = clip_step_value, clip_step_norm
         self.precision = precision
+        self.told = told_of(self.cell)
+
+    def __setstate__(self, d):
+        super().__setstate__(d)
+        self.told = told_of(self.cell)
+
+    def __prepare_scriptable__(self):
+        raise UnsupportedError(
+            "torch.jit.script reads Python, and these modules are more than it knows: use "
+            "torch.export.export, or torch.jit.trace"
+        )
 
     @property
     def mode_of_cell(self) -> str:
@@ -132,7 +157,7 @@ class Base(torch.nn.RNNBase):
         """Raises what torch does where input and hidden, as it is passed to a call, do not fit."""
         self.check_input(input, batch_sizes)
         size = self.get_expected_hidden_size(input, batch_sizes)
-        if self.cell.states == 1:
+        if self.told.states == 1:
             return self.check_hidden_size(hidden, size)
         for k, part in enumerate(hidden):
             self.check_hidden_size(part, size, f"Expected hidden[{k}] size {{}}, got {{}}")

@@ -10,29 +10,28 @@ from ...kernels import UNCLIPPED, Activation, Cell
 from ...kernels.cells.elman import elman
 from ...kernels.cells.gru import gru
 from ...kernels.cells.lstm import lstm
-from .base import OF_GATES, SizeError
+from .base import OF_GATES, SizeError, Told, told_of
+from .calls import Axes, Direct, Recorded, is_plain, steps_of_call
 from .dtypes import computed, computed_like, returned
-from .functions import Recurrence
-from .passes import Call, Left, steps_in
-from .tensors import device_of, precision_of
 
 
 class Step(torch.nn.RNNCellBase):
     """One step of a `cell`, which a subclass has, called as torch's module of the same name."""
 
     cell: Cell
+    told: Told
     mode: str  # as torch calls the stack of such cells
 
     def forward(self, input, hx: Any = None) -> Any:
         """As torch's.  input (B, m) or (m,); hx, of several states a tuple, (B, n) or (n,), or
         None; returns what comes after the step, as hx.
         """
-        parts = None if hx is None else (hx,) if self.cell.states == 1 else tuple(hx)
+        parts = None if hx is None else (hx,) if self.told.states == 1 else tuple(hx)
         self._check_axes(input, parts or ())
         batched = input.dim() == 2
         x = input if batched else input.unsqueeze(0)
         if parts is None:
-            parts = tuple(x.new_zeros(len(x), self.hidden_size) for _ in range(self.cell.states))
+            parts = tuple(x.new_zeros(len(x), self.hidden_size) for _ in range(self.told.states))
         elif not batched:
             parts = tuple(part.unsqueeze(0) for part in parts)
         self._check_sizes(x, parts)
@@ -50,11 +49,14 @@ class Step(torch.nn.RNNCellBase):
             computed(getattr(self, name)) for name in (OF_GATES if self.bias else OF_GATES[:2])
         )
         b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
-        weights = (U, W, b, c) if self.cell.apart else (U, W, b + c, None)
-        x, device = x.unsqueeze(0), device_of(x)
-        steps = steps_in(device, x, None, dead=False, resets=False)
-        how = precision_of(x, None), steps, False, UNCLIPPED, Left(False)
-        return Recurrence.apply(Call(self.cell, device, *how), x, s0, *weights)[1]
+        weights = (U, W, b, c) if self.told.apart else (U, W, b + c, None)
+        x = x.unsqueeze(0)
+        if is_plain(x):
+            steps = steps_of_call(x, None, Axes(True, False))
+            way = Direct(self.cell, steps, UNCLIPPED, None, False, [])
+        else:
+            way = Recorded(self.told.name, None, False, False, (None, None), None)
+        return way.carry(False, x, s0, *weights)[1]
 
     def _check_axes(self, input, parts):
         """Raises what torch does where one has not one or two axes."""
@@ -68,8 +70,8 @@ class Step(torch.nn.RNNCellBase):
 
     def _check_sizes(self, x, parts):
         """Raises what torch does where x (B, m) or a part (B, n) has another shape."""
-        if len(parts) != self.cell.states:
-            raise SizeError(f"hx has {len(parts)} states, expected {self.cell.states}")
+        if len(parts) != self.told.states:
+            raise SizeError(f"hx has {len(parts)} states, expected {self.told.states}")
         if x.shape[1] != self.input_size:
             raise SizeError(
                 f"input has inconsistent input_size: got {x.shape[1]} expected {self.input_size}"
@@ -106,7 +108,11 @@ class RNNCell(Step, torch.nn.RNNCell):
     ):
         activation = derivatives.activation(nonlinearity)
         super().__init__(input_size, hidden_size, bias, activation.name, device, dtype)
-        self.activation = activation
+        self.activation, self.told = activation, told_of(elman(activation))
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.told = told_of(self.cell)
 
     @property
     def cell(self):
@@ -117,10 +123,10 @@ class RNNCell(Step, torch.nn.RNNCell):
 class LSTMCell(Step, torch.nn.LSTMCell):
     """torch.nn.LSTMCell."""
 
-    cell, mode = lstm, "LSTM"
+    cell, told, mode = lstm, told_of(lstm), "LSTM"
 
 
 class GRUCell(Step, torch.nn.GRUCell):
     """torch.nn.GRUCell."""
 
-    cell, mode = gru, "GRU"
+    cell, told, mode = gru, told_of(gru), "GRU"

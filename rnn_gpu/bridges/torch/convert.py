@@ -12,6 +12,7 @@ from ... import arguments, derivatives
 from ...device import resolve
 from ...errors import ArgumentError, DeviceError
 from . import cells, modules
+from .base import told_of
 
 THEIRS = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 OURS = {
@@ -20,7 +21,7 @@ OURS = {
 }
 BACK = {ours: theirs for theirs, ours in OURS.items()}
 OPTIONS = ("clip_step_value", "clip_step_norm", "precision")  # of ours, which torch's have not
-KEPT = (*OPTIONS, "activation", "_left")  # what ours keep beside what torch's do
+KEPT = (*OPTIONS, "activation", "told", "_left")  # what ours keep beside what torch's do
 
 
 class Report(NamedTuple):
@@ -144,6 +145,7 @@ def become_ours(module):
     module.__class__ = OURS[type(module)]
     if hasattr(module, "nonlinearity"):
         module.activation = derivatives.activation(module.nonlinearity)
+    module.told = told_of(module.cell)
 
 
 def become_theirs(module):

@@ -3,7 +3,7 @@
 import torch
 
 from ...errors import UnsupportedError
-from .passes import carry, retreat
+from .passes import Call, carry, retreat
 
 
 def refuse_second_derivatives(*_):
@@ -39,3 +39,11 @@ class Gradient(torch.autograd.Function):
         return gradients
 
     backward = staticmethod(refuse_second_derivatives)
+
+
+def recurrence(call: Call, *tensors):
+    """Recurrence.apply, but without what it costs where nobody asks for a gradient."""
+    if torch.is_grad_enabled():
+        return Recurrence.apply(call, *tensors)
+    y, last, _, _ = carry(call, *tensors)
+    return y, last

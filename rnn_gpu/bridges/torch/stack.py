@@ -2,21 +2,17 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ... import arguments, layers
-from ...device import resolve
-from ...errors import ArgumentError, OrderError, ShapeError
+from ...errors import OrderError, ShapeError, UnsupportedError
 from ...layers.stateful import clip_of
-from ...layers.steps import all_live, steps_of
 from .base import OF_GATES, Base
+from .calls import Axes, Direct, Recorded, flags_of_call, is_plain, leaves_a_program, steps_of_call
 from .dtypes import computed, computed_like, returned
-from .functions import Recurrence
-from .passes import Call, Left
+from .passes import Left
 from .projected import begins, projected
-from .tensors import device_of, on_the_stream_of, precision_of, tensor_of
 
 
 class Stack(Base):
@@ -33,7 +29,7 @@ class Stack(Base):
                (torch.backends.cudnn.rnn.fp32_precision)
     """
 
-    _left: Sequence[Left] = ()  # by the last call, of each layer and direction
+    _left: Sequence[Left] | None = ()  # by the last call, of each layer and direction
 
     @property
     def _directions(self):
@@ -51,7 +47,7 @@ class Stack(Base):
         backward of a call with tape=True. On a GPU they are written on torch's stream: wait for it
         before you read them elsewhere.
         """
-        taped = [left for left in self._left if left.taped]
+        taped = [left for left in self._of_the_last_call() if left.taped]
         tapes = [left.tape for left in taped if left.tape is not None]
         if len(tapes) < len(taped):
             raise OrderError(
@@ -64,7 +60,15 @@ class Stack(Base):
         """How often, in the backward of the last call, δ of a step and sample was beyond its
         bounds, over all layers and directions.
         """
-        return sum(int(left.clipped_steps) for left in self._left)
+        return sum(int(left.clipped_steps) for left in self._of_the_last_call())
+
+    def _of_the_last_call(self) -> Sequence[Left]:
+        if self._left is None:
+            raise OrderError(
+                "what the way back leaves is known of eager calls alone: the last one was "
+                "recorded, by torch.compile or torch.func"
+            )
+        return self._left
 
     def forward(self, input, hx=None, mask=None, resets=None, tape=False):
         """As torch.nn.LSTM; `mask`, `resets` and `tape` are ours.  Returns (output, h_n), or
@@ -81,59 +85,72 @@ class Stack(Base):
                anew
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
         """
-        tape = arguments.flag("tape", tape)
+        tape = tape is not False and arguments.flag("tape", tape)
         packed = isinstance(input, PackedSequence)
         hx = None if hx is None else self._parts(hx)
         self._check_axes(input, hx or ())
-        rows_first, batched = self.batch_first and not packed, packed or input.dim() == 3
+        axes = Axes(packed or input.dim() == 3, self.batch_first and not packed)
         given, x, lengths = self._padded(input)
-        s0 = self._states(hx, given, batched, input if packed else None)
+        s0 = self._states(hx, given, axes.batched, input if packed else None)
         came = tuple(s.dtype for s in s0)
         dtypes = returned(self.mode, x, came, not packed, self.proj_size > 0)
-        steps = self._steps(x, lengths, rows_first, batched, mask=mask, resets=resets)
+        way = self._way(x, lengths, axes, tape, mask=mask, resets=resets)
         θ = next(self.parameters())
         x, s0 = computed_like("input", x, θ), [computed_like("hx", s, θ) for s in s0]
-        clip, last = clip_of(self.clip_step_value, self.clip_step_norm), []
-        self._left = []
+        last: list[list] = []
         for k in range(self.num_layers):
             outputs = []
             for suffix in self._suffixes(k):
-                self._left.append(Left(tape))
-                reverse = suffix.endswith("reverse")
-                how = device_of(x), precision_of(x, self.precision)
-                call = Call(self.cell, *how, steps, reverse, clip, self._left[-1])
-                y, *s = self._carry(call, x, [s[len(last)] for s in s0], suffix, hx is not None)
+                y, *s = self._carry(way, x, [s[len(last)] for s in s0], suffix, hx is not None)
                 outputs.append(y)
                 last.append(s)
             x = torch.cat(outputs, 2) if self.bidirectional else y
             if k < self.num_layers - 1:
                 x = self._dropped(x, lengths)
+        if not leaves_a_program():
+            self._left = way.left
         x, h = x.to(dtypes[0]), (torch.stack(parts) for parts in zip(*last, strict=True))
         states = tuple(s.to(dtype) for s, dtype in zip(h, dtypes, strict=True))
         if lengths is not None:
             y = PackedSequence(pack_padded_sequence(x, lengths).data, *input[1:])
             states = self.permute_hidden(states, input.unsorted_indices)
         else:
-            y = (x.transpose(0, 1) if rows_first else x) if batched else x[:, 0]
-            states = states if batched else tuple(s[:, 0] for s in states)
+            y = (x.transpose(0, 1) if axes.rows_first else x) if axes.batched else x[:, 0]
+            states = states if axes.batched else tuple(s[:, 0] for s in states)
         return y, states[0] if len(states) == 1 else states
 
-    def _carry(self, call, x, s0, suffix, given):
+    def _way(self, x, lengths, axes, tape, **given):
+        """How a call on x (T, B, m) comes to the kernels: see calls.  given: mask and
+        resets as they came, by the axes of the input.
+        """
+        if is_plain(x):
+            steps = steps_of_call(x, lengths, axes, **given)
+            clip = clip_of(self.clip_step_value, self.clip_step_norm)
+            return Direct(self.cell, steps, clip, self.precision, tape, [])
+        if tape:
+            raise UnsupportedError(
+                "tape=True: a tape is kept in eager calls alone; here the call is recorded, by "
+                "torch.compile, torch.export or torch.func, or has tensors without numbers"
+            )
+        flags = flags_of_call(x, lengths, axes, **given)
+        clip = self.clip_step_value, self.clip_step_norm
+        return Recorded(self.told.name, *flags, clip, self.precision)
+
+    def _carry(self, way, x, s0, suffix, given):
         """x (T, B, m) through a layer and direction -> its output and each last state.
 
         s0 each state (B, ·) to begin with; given: may it be other than zero
         """
-        weights = self._weights(suffix)
+        weights, reverse = self._weights(suffix), suffix.endswith("reverse")
 
         def carry(*tensors):
-            return Recurrence.apply(call, *tensors)
+            return way.carry(reverse, *tensors)
 
         if not self.proj_size:
             y, s = carry(x, torch.stack(s0), *weights)
             return y, *s
         T, B, _ = x.shape
-        flags = tensor_of(call.steps.flags) if call.steps.masked else None
-        where = begins(flags, T, B, call.reverse, x.device) if given else None
+        where = begins(way.flags, T, B, reverse, x.device) if given else None
         R = computed(getattr(self, f"weight_hr{suffix}"))
         return projected(carry, x, s0[0], s0[1], weights, R, where)
 
@@ -165,39 +182,11 @@ class Stack(Base):
         names = OF_GATES if self.bias else OF_GATES[:2]
         U, W, *biases = (computed(getattr(self, name + suffix)) for name in names)
         b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
-        return (U, W, b, c) if self.cell.apart else (U, W, b + c, None)
-
-    def _steps(self, x, lengths, rows_first, batched, **given):
-        """The Steps of x (T, B, m).  given: mask and resets as they came, by the axes of the
-        input.
-        """
-        T, B, _ = x.shape
-        d = resolve(device_of(x))
-        if lengths is None and all(values is None for values in given.values()):
-            place = x.get_device() if x.device.type == "cuda" else "cpu"
-            with on_the_stream_of(x):  # nothing is copied to a card but once
-                return all_live(d, place, T, B)
-        shape, axes = (
-            ((T,), "T") if not batched else ((B, T), "B, T") if rows_first else ((T, B), "T, B")
-        )
-        live = np.ones((T, B), bool) if lengths is None else np.arange(T)[:, None] < lengths.numpy()
-        patterns = []
-        for name, values in given.items():
-            if lengths is not None and values is not None:
-                raise ArgumentError(
-                    f"{name} is given with a PackedSequence, which has lengths of its own: pad "
-                    f"it, or leave {name} out"
-                )
-            values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-            a = arguments.booleans(name, values, shape, axes, otherwise=name == "mask")
-            patterns.append(a.T.reshape(T, B) if rows_first else a.reshape(T, B))
-        mask, resets = patterns
-        with on_the_stream_of(x):
-            return steps_of(d, live & mask, resets)
+        return (U, W, b, c) if self.told.apart else (U, W, b + c, None)
 
     def _parts(self, hx):
         """hx as a tuple of tensors, one of each state."""
-        S, parts = self.cell.states, (hx,) if isinstance(hx, torch.Tensor) else hx
+        S, parts = self.told.states, (hx,) if isinstance(hx, torch.Tensor) else hx
         listed = isinstance(parts, (tuple, list)) and all(
             isinstance(part, torch.Tensor) for part in parts
         )
@@ -214,7 +203,7 @@ class Stack(Base):
         if parts is None:
             self.check_input(x, sizes)
             h, c = self.get_expected_hidden_size(x, sizes), self.get_expected_cell_size(x, sizes)
-            return tuple(x.new_zeros(c if k else h) for k in range(self.cell.states))
+            return tuple(x.new_zeros(c if k else h) for k in range(self.told.states))
         parts = parts if batched else tuple(part.unsqueeze(1) for part in parts)
         self.check_forward_args(x, parts[0] if len(parts) == 1 else parts, sizes)
         return self.permute_hidden(parts, packed.sorted_indices if packed else None)
