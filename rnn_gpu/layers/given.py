@@ -14,30 +14,42 @@ class Given(NamedTuple):
     comes to the steps before t from behind: there it goes on from states[:, t].
     """
 
-    states: Any  # (S, T, B, n): before step t, where a sample begins anew; zero elsewhere
-    first: Any  # (B, 1) bool: the samples that begin anew with the first step
+    states: Any  # (S, T, B, n): before step t, where a sample begins anew; elsewhere anything
+    # (B, 1) bool: the samples that begin anew with the first step; None for none
+    first: Any = None
 
-    def initial(self, s0, reverse: bool):
-        """The states that the first of a layer's own steps begins with, of s0 (S, B, n)."""
-        return s0 if reverse else np.where(self.first, self.states[:, 0], s0)
+    def initial(self, s0):
+        """The states that a layer not in reverse begins with, of s0 (S, B, n)."""
+        return s0 if self.first is None else np.where(self.first, self.states[:, 0], s0)
 
     def put_behind(self, s, reverse: bool):
-        """The other states into s (S, 2T + 1, B, n), behind those of the layer's own steps."""
-        s[:, len(self.states[0]) + 2 :] = self.states[:, :0:-1] if reverse else self.states[:, 1:]
-
-    def arrived(self, device, ds, behind, reverse: bool) -> tuple[Any, Any]:
-        """(dE/d(initial state) (S, B, n), dE/d(states)) of what arrives before the first of a
-        layer's own steps, ds (S, B, n), and at those where it begins anew, behind (S, T, B, n);
-        None where there are none.
+        """The others into s (S, 2T + 1, B, n), behind those of the layer's own steps; the first of
+        them, which nobody looks at, is the initial one.
         """
-        S, T, B, n = self.states.shape
-        dstates, zero = device.zeros((S, T, B, n), ds.dtype), ds.dtype.type(0)
-        if behind is not None:
-            dstates[:, 1:] = behind[:, :0:-1] if reverse else behind[:, 1:]
-        if reverse:
-            return ds, dstates
-        dstates[:, 0] = np.where(self.first, ds, zero)
-        return np.where(self.first, zero, ds), dstates
+        T = self.states.shape[1]
+        s[:, T + 1] = s[:, 0]
+        s[:, T + 2 :] = in_time(self.states[:, 1:], reverse)
+
+
+def in_time(a, reverse: bool):
+    """a (S, T − 1, B, n) of all steps but the first, from a layer's own order to time's, or back:
+    a view. What begins anew before step t of time's order does before step T − t of reverse.
+    """
+    return a[:, ::-1] if reverse else a
+
+
+def arrived(device, ds, behind, first, reverse: bool) -> tuple[Any, Any]:
+    """(dE/d(initial state) (S, B, n), dE/d(Given.states) (S, T, B, n)) of what arrives before the
+    first of a layer's own steps, ds (S, B, n), and where it begins anew, behind (S, T, B, n).
+
+    first  as Given's
+    """
+    dstates, zero = device.zeros(behind.shape, ds.dtype), ds.dtype.type(0)
+    dstates[:, 1:] = in_time(behind[:, 1:], reverse)
+    if first is None or reverse:
+        return ds, dstates
+    dstates[:, 0] = np.where(first, ds, zero)
+    return np.where(first, zero, ds), dstates
 
 
 def enter_given(device, parts, begins, dtype: str, turn) -> Given:
@@ -51,4 +63,4 @@ def enter_given(device, parts, begins, dtype: str, turn) -> Given:
         own = entered(device, name, turn(a), dtype, ~begins[:, :, None], turn)
         states = device.empty((len(parts), *own.shape), dtype) if states is None else states
         states[k] = own
-    return Given(states, device.array(begins[0][:, None], bool))
+    return Given(states, device.array(begins[0][:, None], bool) if begins[0].any() else None)

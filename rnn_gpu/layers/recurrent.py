@@ -17,6 +17,7 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from . import parallel
+from .given import Given, arrived, enter_given
 from .cutting import ParallelLike, expected, parallel_of
 from .given import Given, enter_given
 from .noise import PART, Noise, Source, key, noise
@@ -214,7 +215,7 @@ class Recurrent(Stateful):
         p, mask = self.inputs(x, steps, pass_)
         p, own = self.in_turn(p), steps.turned(d) if self.reverse else steps
         given = pass_.given.get(self)
-        s = self._first_states(*s0, given, T, cell, own)
+        s = self._first_states(*s0, given, T, cell)
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
             s[0, T + 1 :] = mask * s[1, T + 1 :]
@@ -227,18 +228,17 @@ class Recurrent(Stateful):
         )
         W, c = self.parameters["W"], self.recurrent_bias
         d.forward(cell, Forward(p, W, c, s, kept, own.flags, own.masked), self.precision)
-        flags, starts, masked = own.flags, own.starts, own.masked
-        tape = Tape(x, s, kept, flags, starts, masked, cell, self.cell, mask, report, given)
+        pattern, first = (own.flags, own.starts, own.masked), given and given.first
+        tape = Tape(x, s, kept, *pattern, cell, self.cell, mask, report, first)
         y = self.in_turn(s[cell.output, 1 : T + 1])
         return steps.only_live(y), [s[cell.output :, T]], tape
 
-    def _first_states(self, s0, given, T, cell, own):
+    def _first_states(self, s0, given: Given | None, T, cell):
         """s of `forward`, with the states that steps begin with which follow no other."""
-        goes_on = given is not None and own.starts is not None
-        shape = cell.states, (2 * T if goes_on else T) + 1, s0.shape[1], self.hidden_size
+        shape = cell.states, (2 * T if given else T) + 1, s0.shape[1], self.hidden_size
         s = self._device.empty(shape, self.dtype)
-        s[cell.output :, 0] = given.initial(s0, self.reverse) if given else s0
-        if goes_on:
+        s[cell.output :, 0] = given.initial(s0) if given and not self.reverse else s0
+        if given:
             given.put_behind(s[cell.output :], self.reverse)
         return s
 
@@ -282,9 +282,9 @@ class Recurrent(Stateful):
         δ = self.in_turn(dp)
         dx, grads = self.sums((δ, tape.x), (dq, tape.before()[0]), later)
         back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds, report=report)
-        if tape.given:
-            behind = behind if behind is None else tape.narrowed(behind)
-            first, dgiven = tape.given.arrived(d, *back.ds, behind, self.reverse)
+        if tape.goes_on:
+            behind = tape.narrowed(behind)
+            first, dgiven = arrived(d, *back.ds, behind, tape.first, self.reverse)
             back = back._replace(ds=[first], dgiven=(dgiven,))
         return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from .. import outline
 from ..kernels import Cell
-from .given import Given
 
 
 class Tape(NamedTuple):
@@ -24,7 +23,7 @@ class Tape(NamedTuple):
     own: Cell  # of the layer
     mask: np.ndarray | None  # (B, n), of recurrent dropout, where there is any
     report: Any = None  # why it did not go in chunks, where that was asked for
-    given: Given | None = None  # what samples go on from where they begin anew
+    first: np.ndarray | None = None  # (B, 1) bool, see Given
 
     __repr__ = outline.fields
 
@@ -35,7 +34,7 @@ class Tape(NamedTuple):
 
     @property
     def goes_on(self) -> bool:
-        """Does a sample go on from a given state, behind the first step?"""
+        """Are there given states, that samples go on from where they begin anew?"""
         return self.wide_s.shape[1] > len(self.flags) + 1
 
     @property

@@ -39,7 +39,7 @@ HOW = (
 )
 SCHEMAS = {
     # x (T, B, m), s0 (S, B, n), flags (T, B) uint8 -> y (T, B, n), last (S, B, n); s (S, T+1, B, n)
-    # and kept (T, B, K, n) for the way back: see carry
+    # and kept (T, B, K, n) for the way back: see carry, with states that are given in s0 too
     "forward": f"(Tensor x, Tensor s0, Tensor U, Tensor W, Tensor b, Tensor? c, Tensor? flags, "
     f"{HOW}) -> (Tensor y, Tensor last, Tensor s, Tensor kept)",
     # -> gradients; dc is (0,) of a cell without c; clipped () int64
@@ -76,13 +76,16 @@ def forward_shapes(x, s0, U, W, b, c, flags, *how):
     """rnn_gpu::forward on tensors without numbers."""
     (T, B, _), (_, n), cell = x.shape, W.shape, cell_named(How(*how).cell)
     y, last = x.new_empty((T, B, n)), x.new_empty((cell.states, B, n))
-    return y, last, x.new_empty((cell.states, T + 1, B, n)), x.new_empty((T, B, cell.kept, n))
+    steps = 2 * T + 1 if s0.dim() == 4 else T + 1
+    return y, last, x.new_empty((cell.states, steps, B, n)), x.new_empty((T, B, cell.kept, n))
 
 
 def backward_shapes(dy, dlast, x, U, W, s, kept, flags, *how):
     """rnn_gpu::backward on tensors without numbers."""
+    (S, steps, B, n), T = s.shape, x.shape[0]
     rows, cell = U.shape[0], cell_named(How(*how).cell)
-    shapes = x.shape, dlast.shape, U.shape, W.shape, (rows,), (rows if cell.apart else 0,)
+    ds0 = (S, B, n) if steps == T + 1 else (S, 1 + T, B, n)
+    shapes = x.shape, ds0, U.shape, W.shape, (rows,), (rows if cell.apart else 0,)
     return *map(x.new_empty, shapes), x.new_empty((), dtype=torch.int64)
 
 

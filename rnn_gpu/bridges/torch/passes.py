@@ -10,7 +10,8 @@ import torch
 from ... import layers
 from ...kernels import LIVE, RESET, Cell, Clip
 from ...kernels.once import once
-from ...layers.passes import Back
+from ...layers.given import Given
+from ...layers.passes import INFERENCE, Back, Pass
 from ...layers.recurrent import Tape
 from ...layers.steps import Steps, all_live
 from ...parameters import recurrent_shapes
@@ -67,12 +68,17 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     x (T, B, m), s0 (S, B, n), U (G·n, m), W (G·n, n), b (G·n,), c (G·n,) or None
     y (T, B, n) every output, last (S, B, n), s (S, T+1, B, n) and kept (T, B, K, n) in the order of
     the layer's own steps, which `reverse` turns around
+    s0 may be (S, 1+T, B, n), the initial states and those that are given: before step t, where a
+    sample begins anew, s0[:, 1 + t]. Then s is (S, 2T+1, B, n)
     """
     with on_the_stream_of(x):
         dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W, b=b, c=c)
         x, s0 = (array_of(layer.backend, a, dtype) for a in (x, s0))
-        y, (last,), tape = layer.forward(x, [s0], call.steps)
+        pass_ = INFERENCE
+        if s0.ndim == 4:
+            s0, pass_ = s0[:, 0], Pass(given={layer: Given(s0[:, 1:])})
+        y, (last,), tape = layer.forward(x, [s0], call.steps, pass_)
         # the caller may write into y and last, which may be parts of s
         y = y if y.base is None else y.copy()
         return tuple(tensor_of(a) for a in (y, last.copy(), tape.wide_s, tape.wide_kept))
@@ -94,7 +100,10 @@ def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
         tape = Tape(x, s, kept, *pattern, cell=cell, own=cell, mask=None)
         ds = array_of(d, dlast.detach().clone(), dtype)
         back = layer.back(tape, dy, [ds], call.left.taped, call.clip)
-        gradients = (back.dx, *back.ds, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
+        (ds0,) = back.ds
+        if back.dgiven:
+            ds0 = np.concatenate([ds0[:, None], *back.dgiven], 1)
+        gradients = (back.dx, ds0, *(back.grads.get(name) for name in ("U", "W", "b", "c")))
         return back, tuple(None if a is None else tensor_of(a) for a in gradients)
 
 
