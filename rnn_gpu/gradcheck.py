@@ -108,7 +108,8 @@ def gradcheck(
     }
 
     def value_and_slope() -> tuple[float, Any]:
-        called, options = [in_parts(s) for s in states], {"mask": mask, "resets": resets}
+        called = [in_parts(s) for s in states]
+        options: dict[str, Any] = {"mask": mask, "resets": resets}
         if reset_state is not None:
             all_given = [in_parts(given[i]) if i in given else None for i in range(len(states))]
             options["reset_state"] = all_given

@@ -17,9 +17,8 @@ from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from . import parallel
-from .given import Given, arrived, enter_given
 from .cutting import ParallelLike, expected, parallel_of
-from .given import Given, enter_given
+from .given import Given, arrived, enter_given
 from .noise import PART, Noise, Source, key, noise
 from .parallel import ChunkedTape, ParallelReport
 from .passes import INFERENCE, Back, clipped_in_all, delta_of
@@ -215,7 +214,7 @@ class Recurrent(Stateful):
         p, mask = self.inputs(x, steps, pass_)
         p, own = self.in_turn(p), steps.turned(d) if self.reverse else steps
         given = pass_.given.get(self)
-        s = self._first_states(*s0, given, T, cell)
+        s = self._first_states(s0[0], given, T, cell)
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
             s[0, T + 1 :] = mask * s[1, T + 1 :]
@@ -284,7 +283,7 @@ class Recurrent(Stateful):
         back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds, report=report)
         if tape.goes_on:
             behind = tape.narrowed(behind)
-            first, dgiven = arrived(d, *back.ds, behind, tape.first, self.reverse)
+            first, dgiven = arrived(d, back.ds[0], behind, tape.first, self.reverse)
             back = back._replace(ds=[first], dgiven=(dgiven,))
         return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 

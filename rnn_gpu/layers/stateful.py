@@ -182,7 +182,8 @@ def begins_of(resets, steps, lengths, batch_first: bool):
             "reset_state is given, but resets is None, expected (T, B) booleans: the steps before "
             "which a sample begins anew, with that state"
         )
-    return pattern("resets", resets, *steps.flags.shape, lengths, batch_first, otherwise=False)
+    T, B = steps.flags.shape
+    return pattern("resets", resets, T, B, lengths, batch_first, otherwise=False)
 
 
 def check_reset_state(recurrent, states, begins, batch_first: bool) -> dict:

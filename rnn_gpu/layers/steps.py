@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def steps_until(device, a, lengths) -> Steps:
     return steps_of(device, np.arange(T)[:, None] < lengths)
 
 
-def steps_of(device, live, starts=False) -> Steps:
+def steps_of(device, live, starts: Any = False) -> Steps:
     """From NumPy's (T, B) booleans. Every sample begins with its first step, so `starts` says
     nothing there.
     """
