@@ -57,78 +57,80 @@ def planned(monkeypatch, lanes, units, samples, shared_quads, cluster=1):
     monkeypatch.setattr("rnn_gpu.kernels.devices.cuda.choose", chosen)
 
 
-@pytest.mark.parametrize(
-    ("n", "lanes", "units", "samples", "shared_quads"),
-    [
-        (7, 2, 1, 2, 1),
-        (9, 4, 2, 2, 1),
-        (9, 1, 1, 1, 99),
-        *(
-            pytest.param(*shape, marks=slow)
-            for shape in (
-                (7, 4, 1, 1, 0),
-                (13, 4, 1, 3, 1),
-                (3, 8, 1, 2, 0),
-                (7, 2, 2, 1, 0),
-                (9, 4, 4, 2, 99),
-                (6, 4, 2, 4, 0),
-                (7, 8, 2, 8, 1),
-                (5, 8, 4, 1, 0),
-            )
-        ),
-    ],
+WAYS = tuple(itertools.product(CLIPS, (None, 6, "live")))  # (clip, pattern of flags)
+BLOCKS = (  # n, lanes, units, samples, quads in shared memory
+    (7, 2, 1, 2, 1),
+    (9, 4, 2, 2, 1),
+    (9, 1, 1, 1, 99),
+    (7, 4, 1, 1, 0),
+    (13, 4, 1, 3, 1),
+    (3, 8, 1, 2, 0),
+    (7, 2, 2, 1, 0),
+    (9, 4, 4, 2, 99),
+    (6, 4, 2, 4, 0),
+    (7, 8, 2, 8, 1),
+    (5, 8, 4, 1, 0),
 )
+CLUSTERS = (  # the same, and last how many blocks
+    (7, 2, 1, 2, 1, 2),
+    (8, 2, 2, 2, 0, 2),
+    (9, 4, 2, 2, 1, 2),
+    (9, 4, 4, 1, 0, 4),
+    (7, 1, 1, 1, 0, 2),
+    (6, 4, 1, 4, 0, 4),
+    (5, 1, 1, 5, 99, 8),
+)
+QUICK = {BLOCKS[0], BLOCKS[1], BLOCKS[2], CLUSTERS[0]}
+
+
+def ways(name: str, shapes: tuple, shape: tuple) -> tuple:
+    """All six for the quick shapes. Of another each cell has two, and other ones than the next
+    cell: so three cells together try all six on each shape, and each cell all six on three shapes.
+    """
+    if shape in QUICK:
+        return WAYS
+    k = (CHOSEN.index(name) + shapes.index(shape)) % 3
+    return WAYS[k], WAYS[3 + (k + 1) % 3]
+
+
+def each_shape(shapes: tuple):
+    return pytest.mark.parametrize(
+        "shape", [pytest.param(one, marks=() if one in QUICK else slow) for one in shapes], ids=str
+    )
+
+
+def equals_the_reference(name: str, n: int, clip, pattern):
+    expected, _, beyond = one_pass(
+        "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
+    )
+    got, _, clipped = one_pass("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+    assert clipped == beyond
+
+
+@each_shape(BLOCKS)
 @pytest.mark.parametrize("name", CHOSEN)
-def test_every_shape_of_block_plan_equals_the_reference(
-    name, n, lanes, units, samples, shared_quads, monkeypatch
-):
+def test_every_shape_of_block_plan_equals_the_reference(name, shape, monkeypatch):
     """Shares of a sum over lanes; several units of a team and samples of a block, the last not
     full, dealt out to lanes or held by all; weights in registers, in shared memory, in both.
     """
-    planned(monkeypatch, lanes, units, samples, shared_quads)
-    for clip, pattern in itertools.product(CLIPS, (None, 6, "live")):
-        expected, _, beyond = one_pass(
-            "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
-        )
-        got, _, clipped = one_pass("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
-        for a, b in zip(got, expected, strict=True):
-            close(a, b)
-        assert clipped == beyond
+    n, *plan = shape
+    planned(monkeypatch, *plan)
+    for way in ways(name, BLOCKS, shape):
+        equals_the_reference(name, n, *way)
 
 
-@pytest.mark.parametrize(
-    ("n", "cluster", "lanes", "units", "samples", "shared_quads"),
-    [
-        (7, 2, 2, 1, 2, 1),
-        *(
-            pytest.param(*shape, marks=slow)
-            for shape in (
-                (8, 2, 2, 2, 2, 0),
-                (9, 2, 4, 2, 2, 1),
-                (9, 4, 4, 4, 1, 0),
-                (7, 2, 1, 1, 1, 0),
-                (6, 4, 4, 1, 4, 0),
-                (5, 8, 1, 1, 5, 99),
-            )
-        ),
-    ],
-)
+@each_shape(CLUSTERS)
 @pytest.mark.parametrize("name", CHOSEN)
-def test_every_shape_of_cluster_plan_equals_the_reference(
-    name, n, cluster, lanes, units, samples, shared_quads, monkeypatch
-):
+def test_every_shape_of_cluster_plan_equals_the_reference(name, shape, monkeypatch):
     """Several clusters at once; blocks that are full, not full, and without any unit; fewer lanes
     that say the same than blocks, and more.
     """
-    planned(monkeypatch, lanes, units, samples, shared_quads, cluster)
-    for clip, pattern in itertools.product(CLIPS, (None, 6, "live")):
-        expected, _, beyond = one_pass(
-            "reference", CELLS[name], "float64", n=n, pattern=pattern, clip=clip
-        )
-        got, _, clipped = one_pass("cuda", CELLS[name], "float64", n=n, pattern=pattern, clip=clip)
-        for a, b in zip(got, expected, strict=True):
-            close(a, b)
-        assert clipped == beyond
+    n, *plan = shape
+    planned(monkeypatch, *plan)
+    for way in ways(name, CLUSTERS, shape):
+        equals_the_reference(name, n, *way)
 
 
 @pytest.mark.parametrize("other", [*CELLS.values(), NOISY], ids=[*CELLS, "noisy"])
@@ -142,9 +144,22 @@ def test_clusters_carry_every_cell(other, dtype):
         close(a, b, dtype)
 
 
+COUNTS = ("gates", "states", "kept", "apart", "drawn")  # all that a plan knows of a cell
+
+
+def test_cells_differ_in_their_activation_alone_or_are_planned():
+    def counts(cell):
+        return [getattr(cell, name) for name in COUNTS]
+
+    planned = [counts(CELLS[name]) for name in CHOSEN]
+    assert all(counts(cell) in planned for cell in CELLS.values())
+
+
 @pytest.mark.parametrize("itemsize", [4, 8])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_plans_keep_within_the_card(cell, direction, itemsize):
+@pytest.mark.parametrize("name", [*CHOSEN, "noisy"])
+def test_plans_keep_within_the_card(name, direction, itemsize):
+    cell = CELLS.get(name, NOISY)
     for n in (1, 7, 16, 33, 64, 100, 128, 160, 200, 256, 400, 1024):
         for B in (1, 16, 64, 256, 1000):
             it = decide(Problem(cell, direction, n, B, itemsize, H200))
