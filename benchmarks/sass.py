@@ -199,15 +199,16 @@ def streaming_jobs(number, most: bool) -> Iterator[Job]:
 
 
 def persistent_jobs(schedule, cell, sizes, number, card: Card, most: bool) -> Iterator[Job]:
-    """A schedule that keeps W on the chip, where it is asked for; of clips and masks the smallest
-    of the listed sizes.
+    """A schedule that keeps W on the chip, where it is asked for; of clips and masks the listed
+    sizes of a block, the smallest of a cluster.
     """
     chosen = most and cell.name in BLOCK_SIZES
     for direction, (clips, masked) in itertools.product(("forward", "backward"), VARIANTS):
         if ((clips or masked) and not chosen) or (clips and direction == "forward"):
             continue
         factory = getattr(schedule, f"{direction}_kernel")
-        for n, B in sizes if schedule is block or not (clips or masked) else sizes[:1]:
+        listed = BLOCK_SIZES.get(cell.name, ()) if schedule is block else sizes[:1]
+        for n, B in listed if clips or masked else sizes:
             problem = Problem(cell, direction, n, B, number().itemsize, card, clips, masked)
             choice = decide(problem, schedule.name)
             if choice.schedule == schedule.name:
@@ -216,7 +217,7 @@ def persistent_jobs(schedule, cell, sizes, number, card: Card, most: bool) -> It
                 model = MODELS[schedule](plan, problem)
                 arguments = given(clips, masked)
                 yield Job(name, cell.name, True, made, arguments, plan.threads, model)
-                if masked and cell is lstm and (n, B) == sizes[0]:
+                if masked and cell is lstm and (n, B) == listed[0]:
                     name = name.replace("masked", "masked.given")
                     made = partial(factory, cell, number, plan._replace(given=True))
                     yield Job(name, cell.name, True, made, arguments, plan.threads, model)
@@ -416,9 +417,8 @@ def chosen(cc: tuple[int, int], dtype: str, options) -> list[Job]:
     """The kernels of a compute capability and type that the options ask for."""
     number = NUMBERS[dtype]
     guilty = guilty_kernels(number) if options.guilty and dtype == "float32" else ()
-    few = options.quick and min(options.cc) < cc < max(options.cc)
     every = itertools.chain(jobs(number, CARDS.get(cc, H200)), guilty)
-    return [job for job in every if wanted(job, options) and (not few or matters(job, dtype))]
+    return [job for job in every if wanted(job, options) and matters(job, cc, dtype, options)]
 
 
 class Task(NamedTuple):
@@ -440,9 +440,17 @@ def report(task: Task, options) -> dict:
     return line(found[cc, dtype][place], cc, dtype, options)
 
 
-def matters(job: Job, dtype: str) -> bool:
-    """Where time is short: kernels of float32 and of the cells whose block sizes are listed."""
-    return dtype == "float32" and job.cell in BLOCK_SIZES
+def matters(job: Job, cc: tuple[int, int], dtype: str, options) -> bool:
+    """Where time is short: of the newest cc every kernel of float32. Else of all cells those whose
+    block sizes are listed; the others have their counts, and activations are compiled by
+    themselves. Between the oldest cc and the newest, nothing but these cells in float32.
+    """
+    oldest, newest = min(options.cc), max(options.cc)
+    if not options.quick or (cc == newest and dtype == "float32"):
+        return True
+    if oldest < cc < newest:
+        return dtype == "float32" and job.cell in BLOCK_SIZES
+    return job.cell in ("", *BLOCK_SIZES)
 
 
 def wanted(job: Job, options) -> bool:
@@ -578,25 +586,28 @@ def line(job: Job, cc: tuple[int, int], dtype: str, options) -> dict:
     }
 
 
+TOGETHER = 120  # kernels of the processes of one pool: each that was compiled keeps 33 MB
+
+
 def tasks(options) -> list[list[Task]]:
-    """A list of kernels for each compute capability."""
-    capabilities = sorted(options.cc, reverse=True)
-    return [
-        [
+    """Lists of kernels, each of one compute capability."""
+    found = []
+    for cc in sorted(options.cc, reverse=True):
+        every = [
             Task(cc, dtype, k)
             for dtype in options.dtype
             for k in range(len(chosen(cc, dtype, options)))
         ]
-        for cc in capabilities
-    ]
+        found += [every[k : k + TOGETHER] for k in range(0, len(every), TOGETHER)]
+    return found
 
 
 def measure(options) -> Iterator[dict]:
-    """The line of every kernel, as they come: all cores share the kernels of a compute capability,
-    then those of the next.
+    """The line of every kernel, as they come: all cores share the kernels of a list, then those of
+    the next.
     """
     context = multiprocessing.get_context("spawn")
-    for kernels in filter(None, tasks(options)):
+    for kernels in tasks(options):
         with ProcessPoolExecutor(
             min(len(kernels), os.cpu_count() or 1), mp_context=context
         ) as pool:
