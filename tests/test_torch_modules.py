@@ -10,6 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.nn.utils.rnn import pack_padded_sequence
+
 import rnn_gpu.torch as ours
 from conftest import close
 from door import refuses, table
@@ -39,7 +41,9 @@ def named(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["train", "eval"]
+)
 @pytest.mark.parametrize("dtype", FULL, ids=named)
 @pytest.mark.parametrize("name", NAMES)
 def test_torchs_own_samples_give_what_torch_gives(name, dtype, training):
@@ -205,7 +209,7 @@ def test_autocast_returns_the_dtypes_that_torch_returns(kind, form):
     compared = 0
     for low, of_x, of_hx in product(AUTOCAST, (torch.float32, *HALVES), OF_STATES):
         x = draw(*(() if form == "Cell" else (T,)), B, M, dtype=torch.float32).to(of_x)
-        x = torch.nn.utils.rnn.pack_padded_sequence(x, [5, 3, 1]) if form == "packed" else x
+        x = pack_padded_sequence(x, [5, 3, 1]) if form == "packed" else x
         hx = None if of_hx is None else states_of(mine, B, dtype=of_hx)
         with torch.autocast("cpu", dtype=low):
             try:
@@ -251,7 +255,7 @@ unsorted = {"enforce_sorted": False}
 def test_a_projected_lstm_is_torchs(form, started, bias):
     theirs, mine = pair("LSTM", bias=bias, **DEEP)
     x = draw(T, *(() if form == "sequence" else (B,)), M)
-    x = torch.nn.utils.rnn.pack_padded_sequence(x, LENGTHS, **unsorted) if form == "packed" else x
+    x = pack_padded_sequence(x, LENGTHS, **unsorted) if form == "packed" else x
     batch = () if form == "sequence" else (B,)
     state = (states_of(mine, *batch, dtype=torch.float64),) if started else ()
     agree(theirs, mine, x, *state)
@@ -355,7 +359,7 @@ def test_no_steps_are_refused_as_torch_does(kind):
 # Errors
 
 X = draw(T, B, M, dtype=torch.float32)
-PACKED = torch.nn.utils.rnn.pack_padded_sequence(X, [5, 3, 1])
+PACKED = pack_padded_sequence(X, [5, 3, 1])
 
 
 @pytest.mark.parametrize(
@@ -405,3 +409,162 @@ def test_a_state_of_too_many_parts_is_refused():
     cell = ours.LSTMCell(M, N)
     state = torch.zeros(B, N)
     refuses(SizeError, "^hx has 3 states, expected 2", lambda: cell(X[0], (state,) * 3))
+
+
+# Properties that torch's own tests of these modules hold to (test/test_nn.py); what they need a GPU
+# for is left out
+
+
+def apart(tensor):
+    """The same numbers, which do not lie next to each other."""
+    return torch.stack([torch.zeros_like(tensor), tensor], -1).select(-1, 1)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_that_lie_apart_go_in_and_come_back(kind, packed, rows_first, projected):
+    options = {"proj_size": 3} if projected and kind == "LSTM" else {}
+    theirs, mine = pair(kind, num_layers=2, bidirectional=True, batch_first=rows_first, **options)
+    theirs, mine = theirs.double(), mine.double()
+    x = apart(draw(*((B, T) if rows_first else (T, B)), M)).requires_grad_()
+    hx = states_of(mine, B, dtype=torch.float64)
+    hx = tuple(apart(part) for part in hx) if kind == "LSTM" else apart(hx)
+    results = []
+    for module in (theirs, mine):
+        given = pack_padded_sequence(x, [5, 3, 1], rows_first) if packed else x
+        out = leaves(module(given, hx))
+        slopes = [apart(draw(*leaf.shape)) for leaf in out]
+        results.append([*out, *torch.autograd.grad(out, [x, *module.parameters()], slopes)])
+    for a, b in zip(*results, strict=True):
+        close(a.detach().numpy(), b.detach().numpy())
+
+
+@pytest.mark.parametrize("proj_size", [0, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_state_of_zeros_is_no_state(kind, bidirectional, proj_size):
+    options = {"proj_size": proj_size} if kind == "LSTM" else {}
+    _, mine = pair(kind, num_layers=2, bidirectional=bidirectional, **options)
+    hx = states_of(mine, B)
+    zeros = tuple(part * 0 for part in hx) if kind == "LSTM" else hx * 0
+    for a, b in zip(leaves(mine(X, zeros)), leaves(mine(X)), strict=True):
+        close(a.detach().numpy(), b.detach().numpy(), "float32")
+
+
+@pytest.mark.parametrize("proj_size", [0, 3])
+def test_weights_may_be_tied_within_a_module(kind, proj_size):
+    options = {"proj_size": proj_size} if kind == "LSTM" else {}
+    theirs, mine = pair(kind, bidirectional=True, dtype=torch.float64, **options)
+    for module in (theirs, mine):
+        module.bias_ih_l0_reverse = module.bias_ih_l0
+        module.weight_hh_l0_reverse = module.weight_hh_l0
+    assert len(list(mine.parameters())) == len(list(theirs.parameters()))
+    agree(theirs, mine, draw(T, B, M), states_of(mine, B, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize(
+    ("options", "name"), [({}, "weight_hh_l0"), ({"proj_size": 3}, "weight_hr_l0")]
+)
+def test_weight_norm_comes_and_goes(options, name):
+    for norm, remove in (
+        (torch.nn.utils.weight_norm, torch.nn.utils.remove_weight_norm),
+        (
+            torch.nn.utils.parametrizations.weight_norm,
+            torch.nn.utils.parametrize.remove_parametrizations,
+        ),
+    ):
+        theirs, mine = pair("LSTM", num_layers=2, dtype=torch.float64, **options)
+        for module in (theirs, mine):
+            norm(module, name)
+        agree(theirs, mine, draw(T, B, M))
+        for module in (theirs, mine):
+            remove(module, name)
+        agree(theirs, mine, draw(T, B, M))
+
+
+def test_a_weight_may_be_missing_for_a_while(kind):
+    theirs, mine = pair(kind, num_layers=2)
+    for module in (theirs, mine):
+        weight = module.weight_hh_l0
+        del module.weight_hh_l0
+        module.double()
+        module.weight_hh_l0 = torch.nn.Parameter(weight.detach().double())
+    expected, got = theirs(draw(T, B, M)), mine(draw(T, B, M))
+    for a, b in zip(leaves(got), leaves(expected), strict=True):
+        close(a.detach().numpy(), b.detach().numpy())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("p", [0, 0.276, 0.731, 1])
+def test_dropout_lies_between_layers(p, training):
+    mine = ours.RNN(10, 1000, 2, "relu", bias=False, dropout=p).double().train(training)
+    for weight in mine.parameters():
+        torch.nn.init.ones_(weight)
+    y, h = mine(torch.ones(1, 1, 10).double(), torch.zeros(2, 1, 1000).double())
+    assert (h[0] == 10).all() and (h[1] == y[0]).all() and (y == y[0, 0, 0]).all()
+    value = y[0, 0, 0].item()
+    if p in (0, 1) or not training:
+        assert value == (0 if p == 1 and training else 10000)
+    else:  # a number of units of 10, each made larger by 1/(1 − p)
+        assert 8000 < value < 12000
+        assert value * (1 - p) / 10 == pytest.approx(round(value * (1 - p) / 10), abs=1e-3)
+
+
+def test_dropout_may_change_and_its_state_is_the_generators(tmp_path):
+    mine = ours.RNN(M, N, 2, "relu")
+    for p in (0, 0.5, 0, 1, 0.7):
+        mine.dropout = p
+        again = [mine(X)[0] for _ in range(2)]
+        assert torch.equal(*again) == (p in (0, 1))
+    torch.save(mine, tmp_path / "module.pt")
+    loaded = torch.load(tmp_path / "module.pt", weights_only=False)
+    loaded.flatten_parameters()
+    assert not torch.equal(loaded(X)[0], mine(X)[0])
+    assert torch.equal(loaded.eval()(X)[0], mine.eval()(X)[0])
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_a_cell_broadcasts_nothing(name):
+    cell, good = getattr(ours, name)(10, 20), torch.zeros(3, 20)
+    for x, bad in (
+        (torch.zeros(3, 10), torch.zeros(1, 20)),
+        (torch.zeros(3, 10), torch.zeros(3, 1)),
+        (torch.zeros(3, 1), good),
+    ):
+        for hx in ((bad, good), (good, bad)) if name == "LSTMCell" else (bad,):
+            with pytest.raises(RuntimeError):
+                cell(x, hx)
+
+
+@pytest.mark.parametrize(
+    ("x", "h", "c"),
+    table(
+        ("samples of the input", (6, 7, 3), (2, 4, 2), (2, 4, 5)),
+        ("samples of the states", (6, 4, 3), (2, 7, 2), (2, 7, 5)),
+        ("features", (6, 4, 7), (2, 4, 2), (2, 4, 5)),
+        ("sizes", (6, 4, 3), (2, 4, 7), (2, 4, 7)),
+        ("layers of h", (6, 4, 3), (7, 4, 2), (2, 4, 5)),
+        ("h of c's size", (6, 4, 3), (2, 4, 5), (2, 4, 5)),
+        ("c of h's size", (6, 4, 3), (2, 4, 2), (2, 4, 2)),
+        ("layers of c", (6, 4, 3), (2, 4, 2), (7, 4, 5)),
+    ),
+)
+def test_sizes_of_a_projected_lstm_are_checked(x, h, c):
+    x, h, c = torch.zeros(x), torch.zeros(h), torch.zeros(c)
+    messages = []
+    for module in pair("LSTM", 3, 5, num_layers=2, proj_size=2):
+        with pytest.raises(RuntimeError) as caught:
+            module(x, (h, c))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize("size", [2, 7, 8])
+def test_a_projection_is_smaller_than_what_it_projects(size):
+    for make in (torch.nn.LSTM, ours.LSTM):
+        if size < N:
+            assert make(M, N, proj_size=size).weight_hr_l0.shape == (size, N)
+        else:
+            with pytest.raises(ValueError, match="proj_size has to be smaller than hidden_size"):
+                make(M, N, proj_size=size)
