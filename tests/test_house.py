@@ -101,7 +101,7 @@ layers.directions
 layers
 bridges.jax.layers
 bridges.jax.flax
-bridges.torch.passes bridges.torch.registry network.bar network.checkpoint
+bridges.torch.passes bridges.torch.registry bridges.torch.twice network.bar network.checkpoint
 network.counting
 bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators

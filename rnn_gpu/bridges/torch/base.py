@@ -48,6 +48,7 @@ class Base(torch.nn.RNNBase):
     clip_step_value: float | None = None
     clip_step_norm: float | None = None
     precision: str | None = None
+    differentiable_twice: bool = False
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Base(torch.nn.RNNBase):
         clip_step_value: float | None = None,
         clip_step_norm: float | None = None,
         precision: str | None = None,
+        differentiable_twice: bool = False,
     ):
         if proj_size and self.cell is not lstm:
             raise ArgumentError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -74,6 +76,14 @@ class Base(torch.nn.RNNBase):
         clip_of(clip_step_value, clip_step_norm)
         if precision is not None:
             arguments.choice("precision", precision, PRECISIONS)
+        if arguments.flag("differentiable_twice", differentiable_twice):
+            given = {"clip_step_value": clip_step_value, "clip_step_norm": clip_step_norm}
+            for name, value in (given | {"precision": precision}).items():
+                if value is not None:
+                    raise ArgumentError(
+                        f"{name} is {value!r}, but with differentiable_twice=True torch computes "
+                        "the way back: leave one out"
+                    )
         gates, sizes = self.cell.gates, (input_size, hidden_size, num_layers)
         how = bias, batch_first, dropout, arguments.flag("bidirectional", bidirectional), proj_size
         mode = MODES.get(gates, "RNN_TANH")
@@ -82,7 +92,7 @@ class Base(torch.nn.RNNBase):
         if gates not in MODES:
             self._have_rows_of(gates)
         self.clip_step_value, self.clip_step_norm = clip_step_value, clip_step_norm
-        self.precision = precision
+        self.precision, self.differentiable_twice = precision, differentiable_twice
         self.told = told_of(self.cell)
 
     def __setstate__(self, d):
@@ -114,7 +124,7 @@ class Base(torch.nn.RNNBase):
         """Nothing: what cuDNN wants of torch's modules, our kernels do not."""
 
     def extra_repr(self):
-        ours = ("clip_step_value", "clip_step_norm", "precision")
+        ours = ("clip_step_value", "clip_step_norm", "precision", "differentiable_twice")
         given = [f"{name}={getattr(self, name)}" for name in ours if getattr(self, name)]
         return ", ".join([super().extra_repr(), *given])
 

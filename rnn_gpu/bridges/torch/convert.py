@@ -20,7 +20,8 @@ OURS = {
     for name in THEIRS
 }
 BACK = {ours: theirs for theirs, ours in OURS.items()}
-OPTIONS = ("clip_step_value", "clip_step_norm", "precision")  # of ours, which torch's have not
+# of ours, which torch's have not
+OPTIONS = ("clip_step_value", "clip_step_norm", "precision", "differentiable_twice")
 KEPT = (*OPTIONS, "activation", "told", "_left")  # what ours keep beside what torch's do
 
 
@@ -136,7 +137,7 @@ def why_not_theirs(module) -> str | None:
     activation = getattr(module, "activation", None)
     if activation not in (None, *(derivatives.activation(name) for name in ("tanh", "relu"))):
         return f"torch has no RNN of {module.nonlinearity}"
-    given = [name for name in OPTIONS if getattr(module, name, None) is not None]
+    given = [name for name in OPTIONS if getattr(module, name, None) not in (None, False)]
     return f"torch has no {given[0]}" if given else None
 
 

@@ -13,6 +13,7 @@ from .calls import Axes, Direct, Recorded, flags_of_call, is_plain, leaves_a_pro
 from .dtypes import computed, computed_like, returned
 from .passes import Left
 from .projected import begins, projected
+from .twice import Slow
 
 
 class Stack(Base):
@@ -27,6 +28,8 @@ class Stack(Base):
     precision  of products of float32 matrices on a GPU: "fp32" is strict, "tf32" and "bf16" are
                faster; None is what torch's own recurrent modules do there
                (torch.backends.cudnn.rnn.fp32_precision)
+    differentiable_twice  True has torch carry the cell step by step, so that gradients have
+                          gradients: far slower than kernels
     """
 
     _left: Sequence[Left] | None = ()  # by the last call, of each layer and direction
@@ -123,15 +126,19 @@ class Stack(Base):
         """How a call on x (T, B, m) comes to the kernels: see calls.  given: mask and
         resets as they came, by the axes of the input.
         """
-        if is_plain(x):
+        recorded = not is_plain(x)
+        if tape and (recorded or self.differentiable_twice):
+            raise UnsupportedError(
+                "tape=True: a tape is kept in eager calls of kernels alone; here the call is "
+                "recorded, by torch.compile, torch.export or torch.func, or has tensors without "
+                "numbers, or differentiable_twice=True"
+            )
+        if self.differentiable_twice:
+            return Slow(self.cell, flags_of_call(x, lengths, axes, **given)[0])
+        if not recorded:
             steps = steps_of_call(x, lengths, axes, **given)
             clip = clip_of(self.clip_step_value, self.clip_step_norm)
             return Direct(self.cell, steps, clip, self.precision, tape, [])
-        if tape:
-            raise UnsupportedError(
-                "tape=True: a tape is kept in eager calls alone; here the call is recorded, by "
-                "torch.compile, torch.export or torch.func, or has tensors without numbers"
-            )
         flags = flags_of_call(x, lengths, axes, **given)
         clip = self.clip_step_value, self.clip_step_norm
         return Recorded(self.told.name, *flags, clip, self.precision)
