@@ -18,7 +18,6 @@ SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
 WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in the model
 GUESS = 64  # steps of warm-up, before the layer was looked at
-SPARE = 1.25  # times the steps after which two trajectories were the same
 
 
 ParallelLike = tuple[int, int] | bool | str  # (chunks, steps of warm-up), "auto"
@@ -94,7 +93,7 @@ def cut_of(layer, x, steps: Steps, pass_: Pass) -> Cut:
     needed = forgetting(layer, x, steps, pass_, most)
     if needed is None:
         return Cut(why=f"it does not forget within {most} steps: measured")
-    return if_worth(best(layer, T, B, -int(-SPARE * needed // 16) * 16), way)
+    return if_worth(best(layer, T, B, needed), way)
 
 
 def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
@@ -143,13 +142,13 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
     state = d.zeros((cell.states, 4 * B, n), layer.dtype)
     # at both places one from zero, one from ½ and −½ in turn
     state[:, 2 * B :] = d.array(np.where(np.arange(n) % 2, 0.5, -0.5), layer.dtype)
-    first = last = np.inf
+    first = last = 0.5
     for start in range(0, most, PIECE):
         end = min(start + PIECE, most)
         state = probed(layer, cell, pass_, looked_at(layer, x, steps, start, end), state)
         distance = float(apart(number(state[:, : 2 * B]), number(state[:, 2 * B :])).max())
         if distance <= allowed or (distance <= ROUNDING * ε and 2 * distance >= last):
-            return end
+            return start + int(np.ceil((end - start) * share_of(last, distance, allowed)))
         if not start:
             first = distance
         elif not distance < first:
@@ -161,6 +160,13 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
                 return None
         last = distance
     return None
+
+
+def share_of(before: float, after: float, allowed: float) -> float:
+    """Which share of some steps, over which a distance has faded evenly, was enough."""
+    if not allowed < before < np.inf or not 0 < after < allowed:
+        return 1.0
+    return float(np.log(before / allowed) / np.log(before / after))
 
 
 def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]:
