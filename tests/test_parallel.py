@@ -389,8 +389,10 @@ def test_a_tolerance_is_above_zero():
 # Larger
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+SLOW = {"marks": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, **SLOW) for seed in range(1, 20))])
 @pytest.mark.parametrize("name", ["bistable", "chaotic", "relu", "4", "8"])
 def test_a_hundred_that_do_not_forget_are_found_out_and_end_right(name, seed):
     layer = remembering(name, device="cpu", seed=seed)
@@ -419,9 +421,11 @@ def trained(kind, n: int, task: str, dtype: str):
     return layer
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["none", "echo", "mean", "sign"])
-@pytest.mark.parametrize("n", [64, 128, 256])
+TASKS = ["none", *(pytest.param(task, **SLOW) for task in ("echo", "mean", "sign"))]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("n", [64, pytest.param(128, **SLOW), pytest.param(256, **SLOW)])
 @pytest.mark.parametrize("name", REPRESENTATIVE)
 def test_states_and_delta_of_larger_layers_are_those_of_steps(name, n, task, dtype):
     layer, T = trained(KINDS[name], n, task, dtype), 4096
