@@ -16,7 +16,8 @@ from tensordict import TensorDict
 
 import rnn_gpu.torch
 from conftest import RTOL
-from rnn_gpu import ArgumentError, UnsupportedError, rl
+from rnn_gpu import ArgumentError, DtypeError, ShapeError, UnsupportedError, rl
+from rnn_gpu.bridges.torch import rl as bridge
 
 B, T, M, N, L = 4, 9, 3, 7, 2
 STATES = {"LSTM": ["h", "c"], "GRU": ["h"]}
@@ -95,6 +96,48 @@ def test_a_batch_over_time_gives_what_torchrls_other_way_gives():
         theirs, mine = pair(kind, "scan")
         steps = drawn(kind, (B, T))
         same(passed(mine, steps, True), passed(theirs, steps, True))
+
+
+def test_a_loss_of_outputs_goes_through_time_once(kind, monkeypatch):
+    """The slope of the states that leave costs nothing where nobody asks for it."""
+    monkeypatch.setattr(bridge, "by_steps", None)
+    _, mine = pair(kind)
+    steps = drawn(kind, (B, T)).detach()
+    with torchrl.set_recurrent_mode(True):
+        out = mine(steps)
+    out["y"].sum().backward()
+    assert all(θ.grad.isfinite().all() for θ in mine.parameters())
+    assert out["next", "h"].requires_grad and out["next", "h"].any()
+
+
+def test_what_does_not_fit_is_refused(kind):
+    _, mine = pair(kind)
+    steps = drawn(kind, (B, T))
+    for name, values, message in (
+        ("x", torch.zeros(B, T, M + 1, dtype=torch.float64), "must be equal to input_size"),
+        ("x", torch.zeros(B, T, M), "dtype"),
+        ("h", torch.zeros(B, T, L + 1, N, dtype=torch.float64), "Expected hidden"),
+        ("h", torch.zeros(B, T, L, N), "a state is torch.float32, but"),
+    ):
+        with (
+            torchrl.set_recurrent_mode(True),
+            pytest.raises((ShapeError, DtypeError), match=message),
+        ):
+            mine(steps.copy().set(name, values))
+    with (
+        pytest.raises(ShapeError, match=r"batch size \(\), expected"),
+        torchrl.set_recurrent_mode(True),
+    ):
+        mine(steps[0, 0])
+
+
+def test_a_state_that_leaves_has_no_slope_under_dropout(kind):
+    _, mine = pair(kind, dropout=0.5)
+    with torchrl.set_recurrent_mode(True):
+        out = mine(drawn(kind, (B, T)))
+    out["y"].sum().backward(retain_graph=True)
+    with pytest.raises(UnsupportedError, match="under dropout"):
+        out["next", "h"].sum().backward()
 
 
 @pytest.mark.parametrize("shape", [(T,), (2, 2, T)], ids=str)

@@ -1,11 +1,23 @@
-"""torchrl's recurrent modules on our kernels: see rnn_gpu.rl, where users find them."""
+"""torchrl's recurrent modules on our kernels: see rnn_gpu.rl, where users find them.
+
+torchrl cuts a batch over time where episodes begin, pads the pieces, and computes them as samples.
+Here they stay where they are: flags say where a sample begins anew, and from which state.
+"""
 
 from typing import Any
 
+import torch
 import torchrl.modules
+from tensordict import TensorDictBase
+from tensordict.nn import dispatch
+from torch.autograd.function import once_differentiable
 
-from ...errors import ArgumentError, UnsupportedError
+from ...errors import ArgumentError, ShapeError, UnsupportedError
+from ...kernels import LIVE, RESET
+from .dtypes import computed, computed_like
 from .modules import GRU, LSTM
+from .operators import FORWARD
+from .registry import register
 from .stack import Stack
 
 
@@ -29,8 +41,162 @@ def checked(name: str, module: Any, states: int) -> Stack:
     return module
 
 
+def over_time(stack: Stack, x, given, begins) -> tuple:
+    """x (T, B, m) through all layers in one call -> y (T, B, n), the last states (S, L, B, n), and
+    those after every step (S, L, T, B, n), which have no slope.
+
+    given   (S, L, T, B, n): before the first step, and before those where a sample begins anew
+    begins  (T, B) booleans; None: nowhere but at the first step
+    Layers are operators here: they leave no tapes, and no counts of what was clipped.
+    """
+    T, B, _ = x.shape
+    if begins is None:
+        flags, s0 = None, given[:, :, 0]
+    else:
+        first = torch.zeros_like(begins[:1])  # its states are the initial ones
+        flags = LIVE + RESET * torch.cat([first, begins[1:]]).to(torch.uint8)
+        s0 = torch.cat([given[:, :, :1], given], 2)
+    clip = stack.clip_step_value, stack.clip_step_norm
+    how = register(stack.cell), stack.precision or "", False, False, flags is not None, *clip
+    last, every = [], []
+    for k, parameters in enumerate(stack.all_weights):
+        U, W, *biases = map(computed, parameters)
+        b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
+        sides = (b, c) if stack.cell.apart else (b + c, None)
+        x, after, s, _ = FORWARD(x, s0[:, k].contiguous(), U, W, *sides, flags, *how)
+        last.append(after)
+        every.append(s[:, 1 : T + 1])
+        if k < stack.num_layers - 1:
+            x = torch.nn.functional.dropout(x, stack.dropout, stack.training)
+    return x, torch.stack(last, 1), torch.stack(every, 1)
+
+
+def one_step(stack: Stack, θ: dict, x, s) -> tuple:
+    """x (B, m), s (S, L, B, n) -> y (B, n) and the states after, by the module's own call with
+    parameters θ.
+    """
+    hx = s[0] if len(s) == 1 else tuple(s)
+    y, after = torch.func.functional_call(stack, θ, (x[:, None], hx))
+    return y[:, 0], after[None] if len(s) == 1 else torch.stack(after)
+
+
+def by_steps(stack: Stack, θ: dict, x, given, begins):
+    """The states of `over_time` after every step, with their slope: a call for each."""
+    s, every = given[:, :, 0], []
+    for t in range(len(x)):
+        s = torch.where(begins[t, :, None], given[:, :, t], s) if t else s
+        _, s = one_step(stack, θ, x[t], s)
+        every.append(s)
+    return torch.stack(every, 2)
+
+
+class Later(torch.autograd.Function):
+    """States after every step, whose slope is computed where a loss looks at them: from the way
+    through time once more, step by step.
+    """
+
+    @staticmethod
+    def forward(ctx, stack, begins, every, x, given, *parameters):
+        ctx.stack = stack
+        ctx.save_for_backward(begins, x, given, *parameters)
+        return every.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d):
+        stack, (begins, *tensors) = ctx.stack, ctx.saved_tensors
+        if stack.training and stack.dropout and stack.num_layers > 1:
+            raise UnsupportedError(
+                "the states at the end of an episode have no slope under dropout: a second way "
+                "through time would drop others"
+            )
+        with torch.enable_grad():
+            x, given, *θ = leaves = [a.detach().requires_grad_() for a in tensors]
+            names = [name for name, _ in stack.named_parameters()]
+            every = by_steps(stack, dict(zip(names, θ, strict=True)), x, given, begins)
+            return None, None, None, *torch.autograd.grad(every, leaves, d, allow_unused=True)
+
+
 class Ours:
-    """What both modules do otherwise than torchrl's."""
+    """What both modules do otherwise than torchrl's: their way through a tensordict."""
+
+    in_keys: list
+    out_keys: list
+    recurrent_mode: bool
+    ours: Stack
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Read in_keys, set out_keys; returns the tensordict.
+
+        One step: all of its batch (…) are samples, whose states are zero where "is_init" is set.
+        recurrent_mode: a batch (…, T), which goes on from the states at its first step, and where
+        "is_init" is set at a later one from the states there. The states that leave stand at the
+        last step of each episode; at the others zero. Without states all begin with zero.
+        """
+        shape = tensordict.shape
+        if self.recurrent_mode and not shape:
+            raise ShapeError("the tensordict has batch size (), expected (…, T) in recurrent_mode")
+        T = shape[-1] if self.recurrent_mode else 1
+        B = shape.numel() // T
+
+        def rows(a):
+            return a.reshape(B, T, *a.shape[len(shape) :])
+
+        begins = rows(tensordict.get("is_init")).reshape(B, T)
+        x = rows(tensordict.get(self.in_keys[0]))
+        states = [rows(s) for s in self._given(tensordict, x)]
+        self._check(x, states)
+        given = torch.stack(states)
+        way = self._over_time if self.recurrent_mode else self._one_step
+        y, states = way(x, begins, given)
+        for key, a in zip(self.out_keys, (y, *states), strict=True):
+            tensordict.set(key, a.reshape(*shape, *a.shape[2:]))
+        return tensordict
+
+    def _given(self, tensordict, x):
+        """States (…, L, n) of the tensordict, or zeros."""
+        keys = self.in_keys[1:-1]
+        states = [tensordict.get(key, None) for key in keys]
+        missing = [key for key, s in zip(keys, states, strict=True) if s is None]
+        if missing and len(missing) < len(keys):
+            raise ArgumentError(f"the tensordict has no {missing}, expected all of {keys}, or none")
+        shape = *tensordict.shape, self.ours.num_layers, self.ours.hidden_size
+        return [x.new_zeros(shape) for _ in keys] if missing else states
+
+    def _check(self, x, states):
+        """Raises what a call of our module does where x (B, T, m) or a state (B, T, L, n) does not
+        fit.
+        """
+        hx = [s[:, 0].transpose(0, 1) for s in states]
+        self.ours.check_forward_args(x, hx[0] if len(hx) == 1 else hx, None)
+        for s in hx:
+            computed_like("a state", s, next(self.ours.parameters()))
+
+    def _one_step(self, x, begins, given):
+        """x (B, 1, m), begins (B, 1), given (S, B, 1, L, n) -> y (B, 1, n) and the states after."""
+        s = torch.where(begins[..., None, None], 0.0, given)[:, :, 0].transpose(1, 2)
+        y, after = one_step(self.ours, {}, x[:, 0], s)
+        return y[:, None], after.transpose(1, 2)[:, :, None]
+
+    def _over_time(self, x, begins, given):
+        """x (B, T, m), begins (B, T), given (S, B, T, L, n) -> y (B, T, n), and the states at the
+        end of each episode, zero elsewhere, (S, B, T, L, n).
+        """
+        came, x, given = (
+            x.dtype,
+            computed(x.transpose(0, 1)),
+            computed(given.permute(0, 3, 2, 1, 4)),
+        )
+        begins = begins.T
+        anew = torch.compiler.is_compiling() or bool(begins[1:].any())
+        y, last, every = over_time(self.ours, x, given, begins if anew else None)
+        before = torch.zeros_like(every[:, :, 1:])
+        if anew:
+            every = Later.apply(self.ours, begins, every, x, given, *self.ours.parameters())
+            before = torch.where(begins[1:, :, None], every[:, :, :-1], before)
+        states = torch.cat([before, last[:, :, None]], 2)
+        return y.transpose(0, 1).to(came), states.permute(0, 3, 2, 1, 4).to(came)
 
     def make_python_based(self):
         """Refused: UnsupportedError."""
@@ -66,6 +232,11 @@ class LSTMModule(Ours, torchrl.modules.LSTMModule):
             input_size = hidden_size = None
         super().__init__(input_size, hidden_size, lstm=checked("lstm", lstm, 2), **keys)
 
+    @property
+    def ours(self):
+        """The module of rnn_gpu.torch."""
+        return self.lstm
+
 
 class GRUModule(Ours, torchrl.modules.GRUModule):
     """torchrl.modules.GRUModule on rnn_gpu.torch.GRU: see there for keys, modes and the primer.
@@ -93,3 +264,8 @@ class GRUModule(Ours, torchrl.modules.GRUModule):
             gru = make(input_size, hidden_size, *how, device=device)
             input_size = hidden_size = None
         super().__init__(input_size, hidden_size, gru=checked("gru", gru, 1), **keys)
+
+    @property
+    def ours(self):
+        """The module of rnn_gpu.torch."""
+        return self.gru
