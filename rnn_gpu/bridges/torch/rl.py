@@ -125,7 +125,7 @@ class Ours:
     recurrent_mode: bool
     ours: Stack
 
-    @dispatch
+    @dispatch()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Read in_keys, set out_keys; returns the tensordict.
 
