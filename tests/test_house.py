@@ -106,6 +106,7 @@ network.counting
 bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators
 bridges.torch.calls
+bridges.torch.given
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation
 bridges.torch.convert bridges.torch.rl

@@ -39,6 +39,7 @@ OPTIONS = {
     "rows": ({"batch_first": True}, {}),
     "bare": ({"bias": False}, {}),
     "masked": ({}, {"mask": MASK, "resets": RESETS, "tape": True}),
+    "given": ({}, {"resets": RESETS, "reset_state": torch.rand(1, T, B, N)}),
     "clipped": ({"clip_step_norm": 0.1}, {}),
     "double": ({"dtype": torch.float64}, {}),
     "tf32": ({"precision": "tf32"}, {}),
@@ -51,7 +52,10 @@ def passes(kind, options, call, on=lambda a: a):
     module = on(getattr(ours, kind)(M, N, **options))
     x = on(torch.randn(T, B, M, dtype=options.get("dtype"))).requires_grad_()
     torch.manual_seed(1)
-    y, s = module(x, **{name: on(a) if name != "tape" else a for name, a in call.items()})
+    call = {name: on(a) if name != "tape" else a for name, a in call.items()}
+    if kind == "LSTM" and "reset_state" in call:
+        call["reset_state"] = (call["reset_state"],) * 2
+    y, s = module(x, **call)
     states = s if isinstance(s, tuple) else (s,)
     (y.square().sum() + sum(a.sum() for a in states)).backward()
     found = [y, *states, x.grad, *(θ.grad for θ in module.parameters())]

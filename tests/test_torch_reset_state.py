@@ -2,12 +2,16 @@
 modules, whose gradients autograd takes.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import rnn_gpu.torch as ours
 from conftest import close
+from rnn_gpu import LSTM, ArgumentError, Bidirectional, DtypeError, ShapeError, UnsupportedError
 from rnn_gpu.bridges.torch.operators import BACKWARD, FORWARD
 from rnn_gpu.kernels import LIVE
 from rnn_gpu.kernels.cells import CELLS
@@ -92,3 +96,123 @@ def test_operators_give_what_layers_do(name, reverse):
     )
     close(ds0.numpy(), whole)
     assert ds0[:, 1:].any()
+
+
+RESETS = torch.from_numpy(np.random.default_rng(4).random((T, B)) < 0.4)
+RESETS[0] = torch.tensor([True, False, False])
+
+
+def module(kind, **options):
+    return kind(M, N, dtype=torch.float64, **options)
+
+
+def states(layers, *axes):
+    return tuple(drawn(layers, *axes, N) for _ in range(2))
+
+
+def by_hand(lstm, x, hx, given):
+    """Step after step, by torch's choice of the state that each begins with."""
+    outputs, s = [], hx
+    for t in range(T):
+        s = tuple(
+            torch.where(RESETS[t, :, None], g[:, t], a) for g, a in zip(given, s, strict=True)
+        )
+        y, s = lstm(x[t : t + 1], s)
+        outputs.append(y)
+    return torch.cat(outputs), s
+
+
+def test_a_module_goes_on_from_given_states():
+    """In two layers, with all gradients."""
+    lstm, x = module(ours.LSTM, num_layers=2), drawn(T, B, M)
+    hx, given = states(2, B), states(2, T, B)
+    inputs = [x, *hx, *given, *lstm.parameters()]
+    found = []
+    for y, s in (lstm(x, hx, resets=RESETS, reset_state=given), by_hand(lstm, x, hx, given)):
+        loss = (
+            (y * torch.linspace(-1, 1, N, dtype=y.dtype)).sum() + s[0].sum() - s[1].square().sum()
+        )
+        found.append([y, *s, *torch.autograd.grad(loss, inputs)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    dh = found[0][6]
+    assert not dh[:, ~RESETS].any() and dh[:, RESETS].all()
+
+
+def test_both_directions_are_those_of_our_own_layer():
+    lstm = module(ours.LSTM, bidirectional=True, batch_first=True)
+    x, given = drawn(B, T, M), states(2, B, T)
+    y, _ = lstm(x, resets=RESETS.T, reset_state=given)
+    y.sum().backward()
+    options = {"dtype": "float64", "device": "reference", "batch_first": True}
+    layer = Bidirectional(LSTM(M, N, **options))
+    layer.load_torch(lstm.state_dict())
+    own = [tuple(a[k].detach().numpy() for a in given) for k in range(2)]
+    expected, _ = layer(x.detach().numpy(), resets=RESETS.T.numpy(), reset_state=own)
+    close(y.detach().numpy(), expected)
+    layer.backward(np.ones_like(expected))
+    for k, parts in enumerate(layer.dreset_state):
+        for a, expected in zip(given, parts, strict=True):
+            close(a.grad[k].numpy(), expected)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_it_is_the_same(backend):
+    gru, x, given = module(ours.GRU), drawn(T, B, M), drawn(1, T, B, N)
+    torch._dynamo.reset()
+    found = []
+    for f in (gru, torch.compile(gru, backend=backend, fullgraph=True)):
+        y, h = f(x, resets=RESETS, reset_state=given)
+        found.append([y, h, *torch.autograd.grad(y.sum() + h.sum(), (x, given))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_carried_by_torch_it_is_the_same():
+    found = []
+    for twice in (False, True):
+        torch.manual_seed(0)
+        gru = module(ours.GRU, bidirectional=True, differentiable_twice=twice)
+        x, given = drawn(T, B, M), drawn(2, T, B, N)
+        y, h = gru(x, resets=RESETS, reset_state=given)
+        found.append([y, h, *torch.autograd.grad(y.square().sum() + h.sum(), (x, given))])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
+def test_any_cell_clips_counts_and_keeps_a_tape():
+    leaky = module(partial(ours.Recurrent, CELLS["elman_softsign"]), clip_step_norm=1e-3)
+    given = drawn(1, T, B, N)
+    y, _ = leaky(drawn(T, B, M), resets=RESETS, reset_state=given, tape=True)
+    y.sum().backward()
+    assert leaky.clipped_steps == T * B
+    (tape,) = leaky.tapes
+    assert tape.s.shape == tape.ds.shape == (1, T + 1, B, N)
+    # dE/ds before step t is what arrives at its given state
+    for t, b in RESETS.nonzero().tolist()[1:]:
+        assert given.grad[0, t, b].abs().sum() > 0
+
+
+def test_few_bits_and_no_batch():
+    gru = ours.GRU(M, N, dtype=torch.bfloat16)
+    given = torch.full((1, T, N), torch.nan, dtype=torch.bfloat16)
+    given[:, RESETS[:, 0]] = 0.5
+    given.requires_grad_()
+    y, _ = gru(torch.randn(T, M).bfloat16(), resets=RESETS[:, 0], reset_state=given)
+    y.sum().backward()
+    assert y.dtype == given.grad.dtype == torch.bfloat16 and y.isfinite().all()
+    assert given.grad.isfinite().all() and not given.grad[:, ~RESETS[:, 0]].any()
+
+
+def test_what_is_wrong_is_said():
+    lstm, x, (h, c) = module(ours.LSTM), drawn(T, B, M), states(1, T, B)
+    for error, message, options in (
+        (ArgumentError, "reset_state is given, but resets is None", {"reset_state": (h, c)}),
+        (ShapeError, "reset_state is .*, expected a tuple of 2", {"reset_state": h}),
+        (ShapeError, r"reset_state\[1\] has shape \(5, 3, 6\)", {"reset_state": (h, c[0])}),
+        (DtypeError, r"reset_state\[0\] is torch.float32", {"reset_state": (h.float(), c)}),
+    ):
+        with pytest.raises(error, match=message):
+            lstm(x, resets=None if "None" in message else RESETS, **options)
+    with pytest.raises(UnsupportedError, match="proj_size"):
+        module(ours.LSTM, proj_size=2)(x, resets=RESETS, reset_state=(h, c))

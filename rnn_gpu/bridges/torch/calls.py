@@ -141,7 +141,7 @@ def pattern(name: str, values, x, axes):
         raise DtypeError(f"{name} is {values.dtype}, expected torch.bool")
     if values.shape != shape:
         raise ShapeError(f"{name} has shape {tuple(values.shape)}, expected {shape}: ({said})")
-    values = values.to(x.device)
+    values = values if values.device == x.device else values.to(x.device)
     return (values.T if axes.rows_first else values).reshape(T, B)
 
 

@@ -11,6 +11,7 @@ from ...layers.stateful import clip_of
 from .base import OF_GATES, Base
 from .calls import Axes, Direct, Recorded, flags_of_call, is_plain, leaves_a_program, steps_of_call
 from .dtypes import computed, computed_like, returned
+from .given import GivenStates, given_states
 from .passes import Left
 from .projected import begins, projected
 from .twice import Slow
@@ -73,8 +74,8 @@ class Stack(Base):
             )
         return self._left
 
-    def forward(self, input, hx=None, mask=None, resets=None, tape=False):
-        """As torch.nn.LSTM; `mask`, `resets` and `tape` are ours.  Returns (output, h_n), or
+    def forward(self, input, hx=None, mask=None, resets=None, tape=False, reset_state=None):
+        """As torch.nn.LSTM; what comes behind hx is ours.  Returns (output, h_n), or
         (output, (h_n, c_n)).
 
         input  (T, B, m), (B, T, m) if batch_first, (T, m), or a PackedSequence
@@ -87,6 +88,10 @@ class Stack(Base):
                masked step resets too. For the reverse direction it is the step before that begins
                anew
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
+        reset_state  what a sample goes on from where it begins anew, in place of its hx:
+                     (layers·directions, T, B, n), the axes of steps and samples as those of input;
+                     of several states a tuple. Looked at only where resets is True, the first step
+                     too; the reverse direction begins the steps before t with that of t
         """
         tape = tape is not False and arguments.flag("tape", tape)
         packed = isinstance(input, PackedSequence)
@@ -100,11 +105,18 @@ class Stack(Base):
         way = self._way(x, lengths, axes, tape, mask=mask, resets=resets)
         θ = next(self.parameters())
         x, s0 = computed_like("input", x, θ), [computed_like("hx", s, θ) for s in s0]
+        behind = None if reset_state is None else self._given(reset_state, resets, x, axes)
         last: list[list] = []
         for k in range(self.num_layers):
             outputs = []
             for suffix in self._suffixes(k):
-                y, *s = self._carry(way, x, [s[len(last)] for s in s0], suffix, hx is not None)
+                begin = [s[len(last)] for s in s0]
+                if behind is None:
+                    y, *s = self._carry(way, x, begin, suffix, hx is not None)
+                else:
+                    reverse = suffix.endswith("reverse")
+                    begin = behind.behind(len(last), torch.stack(begin), reverse)
+                    y, s = way.carry(reverse, x, begin, *self._weights(suffix))
                 outputs.append(y)
                 last.append(s)
             x = torch.cat(outputs, 2) if self.bidirectional else y
@@ -161,6 +173,17 @@ class Stack(Base):
         R = computed(getattr(self, f"weight_hr{suffix}"))
         return projected(carry, x, s0[0], s0[1], weights, R, where)
 
+    def _given(self, reset_state, resets, x, axes) -> GivenStates:
+        """What samples go on from, of x (T, B, m)."""
+        if self.proj_size:
+            raise UnsupportedError(
+                "reset_state is given, but proj_size is, too: a projected state has another size; "
+                "leave one out"
+            )
+        sizes = self.num_layers * self._directions, self.hidden_size
+        parts = self._parts(reset_state, "reset_state")
+        return given_states(parts, resets, x, axes, sizes, next(self.parameters()))
+
     def _dropped(self, x, lengths):
         """x (T, B, ·) after dropout, which falls on what torch's does after the same seed: on the
         data of a PackedSequence where there are lengths.
@@ -191,7 +214,7 @@ class Stack(Base):
         b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
         return (U, W, b, c) if self.told.apart else (U, W, b + c, None)
 
-    def _parts(self, hx):
+    def _parts(self, hx, name="hx"):
         """hx as a tuple of tensors, one of each state."""
         S, parts = self.told.states, (hx,) if isinstance(hx, torch.Tensor) else hx
         listed = isinstance(parts, (tuple, list)) and all(
@@ -199,7 +222,7 @@ class Stack(Base):
         )
         if not listed or len(parts) != S:
             expected = "a tensor" if S == 1 else f"a tuple of {S} tensors"
-            raise ShapeError(f"hx is {arguments.came_in_parts(hx)}, expected {expected}")
+            raise ShapeError(f"{name} is {arguments.came_in_parts(hx)}, expected {expected}")
         return tuple(parts)
 
     def _states(self, parts, x, batched, packed):

@@ -55,8 +55,14 @@ class Slow(NamedTuple):
     left = ()  # the way back is autograd's
 
     def carry(self, reverse: bool, x, s0, U, W, b, c):
-        """x (T, B, m) through one layer and direction: (y (T, B, n), last state (S, B, n))."""
-        flags = self.flags
+        """x (T, B, m) through one layer and direction: (y (T, B, n), last state (S, B, n)); s0 as
+        `passes.carry` takes it.
+        """
+        flags, given = self.flags, None
+        if s0.dim() == 4:
+            s0, given = s0[:, 0], s0[:, 1:]
+            if reverse:
+                given = torch.cat([given[:, :1], given[:, 1:].flip(1)], 1)
         if flags is not None and reverse:  # what begins at t then ends there: see Steps.turned
             starts = torch.cat([torch.zeros_like(flags[:1]), flags[1:].flip(0) & RESET])
             flags = flags.flip(0) & LIVE | starts
@@ -64,7 +70,8 @@ class Slow(NamedTuple):
         p = torch.nn.functional.linear(x.flip(0) if reverse else x, U, b)
         for t in range(len(x)):
             if flags is not None:
-                states = chosen(flags[t] & RESET, tuple(s0), states)
+                begin = tuple(s0 if given is None else given[:, t])
+                states = chosen(flags[t] & RESET, begin, states)
             q = torch.nn.functional.linear(states[0], W, c)
             after = self.after(step, gates(p[t], self.cell), gates(q, self.cell), states)
             states = after if flags is None else chosen(flags[t] & LIVE, after, states)
