@@ -225,6 +225,25 @@ def test_autocast_returns_the_dtypes_that_torch_returns(kind, form):
     assert compared >= 12
 
 
+def test_autocast_is_seen_where_a_call_is_compiled():
+    _, mine = pair("LSTM", proj_size=3)
+    for module in (mine, ours.LSTM(M, N), ours.GRU(M, N)):
+        torch.compiler.reset()
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got, expected = leaves(compiled(X)), leaves(module(X))
+        for a, b in zip(got, expected, strict=True):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_a_program_may_turn_onednn_off():
+    theirs, mine = pair("LSTM")
+    with torch.backends.mkldnn.flags(enabled=False), torch.autocast("cpu", dtype=torch.bfloat16):
+        got, expected = leaves(mine(X)), leaves(theirs(X))
+    assert [a.dtype for a in got] == [a.dtype for a in expected] == [torch.float32] * 3
+
+
 def test_autocast_gives_float32_parameters_float32_gradients(kind):
     _, mine = pair(kind, num_layers=2)
     linear, x = torch.nn.Linear(M, M), draw(T, B, M, dtype=torch.float32)

@@ -1,5 +1,5 @@
-"""Whole training scripts with torch.nn's modules and with ours: the same losses. Skipped without
-torch.
+"""Whole training scripts with torch.nn's modules, with ours, and with ours compiled: the same
+losses. Skipped without torch.
 """
 
 import pytest
@@ -38,7 +38,7 @@ class Tagger(nn.Module):
         return self.scores(y)
 
 
-def tag(model):
+def tag(model, call):
     """Tags are sums of two neighbouring words, modulo 4; padding is not scored."""
     words, lengths = numbers(24, 9, high=20), numbers(24, high=7, seed=1) + 3
     lengths[0] = 9
@@ -46,7 +46,7 @@ def tag(model):
     tags[torch.arange(9) >= lengths[:, None]] = -100
     for batch in torch.arange(24).split(8):
         T = int(lengths[batch].max())
-        scores = model(words[batch, :T], lengths[batch])
+        scores = call(words[batch, :T], lengths[batch])
         yield nn.functional.cross_entropy(scores.flatten(0, 1), tags[batch, :T].flatten())
 
 
@@ -74,13 +74,13 @@ class Translator(nn.Module):
         return torch.stack(scores)
 
 
-def translate(model):
+def translate(model, call):
     """The same sequence, backwards; the decoder is told what should have come before."""
     source = numbers(6, 24, high=9) + 1
     wanted = source.flip(0)
     told = torch.cat([torch.zeros_like(wanted[:1]), wanted[:-1]])
     for batch in torch.arange(24).split(12):
-        scores = model(source[:, batch], told[:, batch])
+        scores = call(source[:, batch], told[:, batch])
         yield nn.functional.cross_entropy(scores.flatten(0, 1), wanted[:, batch].flatten())
 
 
@@ -98,7 +98,7 @@ class Forecaster(nn.Module):
         return mean, nn.functional.softplus(scale) + 1e-3, state
 
 
-def forecast(model):
+def forecast(model, call):
     """A sine with noise, in windows that go on from each other."""
     t = torch.arange(33.0, dtype=torch.float64)
     series = torch.sin(t[:, None] * torch.tensor([0.5, 0.7, 0.9])) + 0.1 * numbers(33, 3)
@@ -106,7 +106,7 @@ def forecast(model):
     state = (torch.zeros(2, 3, 10, dtype=series.dtype),) * 2
     x = torch.stack([series, series.square()], 2)
     for start in range(0, 32, 8):
-        mean, scale, state = model(x[start : start + 8], state)
+        mean, scale, state = call(x[start : start + 8], state)
         state = tuple(part.detach() for part in state)
         to_come = series[start + 1 : start + 9]
         yield nn.functional.gaussian_nll_loss(mean, to_come, scale.square())
@@ -119,16 +119,17 @@ SCRIPTS = {
 }
 
 
-def losses(name, kinds, dtype):
+def losses(name, kinds, dtype, compiled=None):
     """Of every update of a script."""
     make, batches, epochs = SCRIPTS[name]
     torch.manual_seed(0)
     model = make(kinds).to(dtype)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    call = model if compiled is None else compiled(model)
     found = []
     for epoch in range(epochs):
         torch.manual_seed(epoch)
-        for loss in batches(model):
+        for loss in batches(model, call):
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -143,3 +144,20 @@ def test_a_script_learns_what_it_learns_with_torch(name, dtype):
     expected = losses(name, nn, dtype)
     assert losses(name, ours, dtype) == pytest.approx(expected, rel=RTOL[dtype])
     assert expected[-1] < 0.98 * expected[0]
+
+
+# of tensors that dynamo looks at, not of the script
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "forecaster",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("tagger", "translator")),
+    ],
+)
+def test_a_compiled_script_learns_what_it_learns_with_torch(name):
+    def compiled(model):
+        return torch.compile(model, backend="aot_eager")
+
+    expected = losses(name, nn, torch.float64)
+    assert losses(name, ours, torch.float64, compiled) == pytest.approx(expected, rel=1e-9)

@@ -5,6 +5,7 @@ import torch
 from ...errors import DeviceError, DtypeError
 
 LOW = (torch.float16, torch.bfloat16)
+ONEDNN = torch.backends.mkldnn.is_available()
 
 
 def in_full(dtype: torch.dtype) -> torch.dtype:
@@ -67,5 +68,6 @@ def returned(mode: str, x, states, padded=False, projected=False) -> tuple[torch
 
 def by_onednn(x) -> bool:
     """Does torch hand an LSTM of x (T, B, m) to oneDNN under autocast?"""
-    usual = x.dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
-    return usual and torch.backends.mkldnn.enabled and x.numel() > 0
+    # torch.compile does not read the switch, which is on unless a program has turned it off
+    on = ONEDNN and (torch.compiler.is_compiling() or torch.backends.mkldnn.enabled)
+    return on and x.dtype in (torch.float32, torch.bfloat16) and x.numel() > 0
