@@ -2,9 +2,10 @@
 
 python -m benchmarks jax [--quick]
 
-A step is the loss of all outputs and its gradients, of x too. Contenders take turns, in rounds;
-medians. `lax.scan` is written by hand, the input side one product for all steps. The load is that
-of the machine, before and after.
+A step is the loss of all outputs and its gradients, of x too. Contenders take turns, in rounds.
+`lax.scan` is written by hand, the input side one product for all steps. Of each: the least and the
+median of the clock, and the median of processor time, of all threads, which other programs disturb
+least. The load is that of the machine, before and after.
 """
 
 import argparse
@@ -28,7 +29,7 @@ CELLS = {
     "elman": linen.SimpleCell,
 }
 SIZES = ((64, 1, 100), (64, 16, 100), (64, 16, 1000), (128, 16, 100), (256, 16, 100))  # n, B, T
-ROUNDS, REPEATS = 5, 5
+ROUNDS, REPEATS = 6, 3
 
 
 def losses(cell: str, n: int, key) -> dict:
@@ -46,10 +47,11 @@ def losses(cell: str, n: int, key) -> dict:
     }
 
 
-def seconds(step, *given) -> float:
-    start = time.perf_counter()
+def times(step, *given) -> tuple[float, float]:
+    """Milliseconds of a step, by the clock and of processors."""
+    clock, processors = time.perf_counter(), time.process_time()
     jax.block_until_ready(step(*given))
-    return time.perf_counter() - start
+    return 1e3 * (time.perf_counter() - clock), 1e3 * (time.process_time() - processors)
 
 
 def measured(cell: str, n: int, B: int, T: int) -> dict:
@@ -61,18 +63,31 @@ def measured(cell: str, n: int, B: int, T: int) -> dict:
         for name, (loss, θ) in losses(cell, n, key).items()
     }
     dx = {name: np.asarray(step(θ, x)[1][1]) for name, (step, θ) in steps.items()}
-    times = {name: [] for name in steps}
+    rows = {name: [] for name in steps}
     for _ in range(ROUNDS):
         for name, (step, θ) in steps.items():
-            seconds(step, θ, x)
-            times[name] += [seconds(step, θ, x) for _ in range(REPEATS)]
+            times(step, θ, x)
+            rows[name] += [times(step, θ, x) for _ in range(REPEATS)]
     error = max(float(np.abs(a - dx["ours"]).max() / np.abs(a).max()) for a in dx.values())
-    return {"error": error} | {name: 1e3 * float(np.median(row)) for name, row in times.items()}
+    return {"error": error} | {name: summary(np.array(row)) for name, row in rows.items()}
+
+
+def summary(rows) -> dict:
+    """Of times (·, 2), in milliseconds."""
+    (least, _), (median, processors) = rows.min(0), np.median(rows, 0)
+    return {"least_ms": least, "median_ms": median, "processors_ms": processors}
 
 
 def line(name: str, row: dict) -> str:
-    others = [f"{other} {row[other] / row['ours']:.2f}" for other in ("lax.scan", "flax")]
-    return f"{name:24} {row['ours']:8.2f} ms; times ours: {', '.join(others)}"
+    """Ours, and the others' over it: the least by the clock, and of processors."""
+    ours, said = row["ours"], []
+    for other in ("lax.scan", "flax"):
+        clock, processors = (row[other][of] / ours[of] for of in ("least_ms", "processors_ms"))
+        said.append(f"{other} {clock:.2f} ({processors:.2f})")
+    return (
+        f"{name:24} {ours['least_ms']:8.2f} ms ({ours['processors_ms']:.2f} of processors); times"
+        f" ours: {', '.join(said)}"
+    )
 
 
 def main():

@@ -6,6 +6,7 @@ import re
 from functools import cache, partial
 from threading import Thread
 
+import numba
 import numpy as np
 import pytest
 
@@ -314,7 +315,7 @@ def test_what_goes_wrong_in_a_call_is_said():
 
 
 def test_a_cell_of_another_process_is_named():
-    text = calls.How(LEAKY, False, rnn_gpu.kernels.UNCLIPPED).text
+    text = calls.How(LEAKY, False, rnn_gpu.kernels.UNCLIPPED, 1).text
     assert calls.how_of(text).cell is LEAKY
     refuses(
         UnsupportedError,
@@ -339,6 +340,26 @@ def test_the_first_call_of_a_process_may_be_compiled():
         float(ours.gru(θ, jnp.ones((7, 2, 3), "float32"))[0].sum())
     )
     assert grads == ["True"] * 4
+
+
+def test_as_many_threads_share_a_call_as_the_caller_says(monkeypatch):
+    seen, cpu = [], rnn_gpu.device("cpu")
+
+    class Seeing:
+        def forward(self, *call):
+            seen.append(numba.get_num_threads())
+            cpu.forward(*call)
+
+    monkeypatch.setattr(calls, "resolve", lambda name: Seeing())
+    before = numba.get_num_threads()
+    try:
+        for count in (1, before):
+            numba.set_num_threads(count)
+            jax.block_until_ready(ours.rnn(*drawn("elman_tanh", B=2)[:2]))
+            assert set(seen) == {count}
+            seen.clear()
+    finally:
+        numba.set_num_threads(before)
 
 
 def test_threads_may_call_at_once():

@@ -7,12 +7,14 @@ hidden belongs to a program: built-in cells by name, others by one of their own.
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import NamedTuple, NoReturn
 from uuid import uuid4
 
 import jax
+import numba
 import numpy as np
 from jax import core
 from jax.extend.core import Primitive
@@ -35,11 +37,12 @@ class How(NamedTuple):
     cell: Cell
     masked: bool  # see Forward
     clip: Clip
+    threads: int  # that share a call, at most
 
     @property
     def text(self) -> str:
         """The same in words, for `how_of` of this process; of any where the cell is built in."""
-        return json.dumps([name_of(self.cell), self.masked, *self.clip])
+        return json.dumps([name_of(self.cell), self.masked, self.clip, self.threads])
 
 
 def name_of(cell: Cell) -> str:
@@ -54,13 +57,26 @@ def name_of(cell: Cell) -> str:
 @lru_cache(maxsize=1024)
 def how_of(text: str) -> How:
     """The How of a text.  UnsupportedError where its cell is of another process."""
-    name, masked, *clip = json.loads(text)
+    name, masked, clip, threads = json.loads(text)
     if name not in CELLS and name not in OWN:
         raise UnsupportedError(f"a program of another process calls the cell {name}: only built-in")
-    return How(CELLS.get(name) or OWN[name], masked, Clip(*clip))
+    return How(CELLS.get(name) or OWN[name], masked, Clip(*clip), threads)
 
 
 # The work
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """As many threads as the caller has said: Numba's number is each thread's own, and this may be
+    one of XLA's.
+    """
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def go_forward(text: str, given, results) -> None:
@@ -70,7 +86,8 @@ def go_forward(text: str, given, results) -> None:
     (p, W, c, s0, flags), (s, kept), how = given, results, how_of(text)
     s[:, 0] = s0
     if s0.size:
-        resolve("cpu").forward(how.cell, Forward(p, W, c, s, kept, flags, how.masked))
+        with threads(how.threads):
+            resolve("cpu").forward(how.cell, Forward(p, W, c, s, kept, flags, how.masked))
 
 
 def go_back(text: str, given, results) -> None:
@@ -82,7 +99,8 @@ def go_back(text: str, given, results) -> None:
     if ds.size:
         δq = dq[0] if how.cell.apart else dp
         call = Backward(dy, W, s, kept, flags, dp, δq, ds0, how.clip, how.masked)
-        resolve("cpu").backward(how.cell, call)
+        with threads(how.threads):
+            resolve("cpu").backward(how.cell, call)
 
 
 def forward_shapes(p, W, c, s0, flags, *, how):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numba
 import numpy as np
 from jax import core
 
@@ -161,7 +162,7 @@ def recurrent(
             within = jnp.arange(T)[:, None] < checked_lengths(lengths, T, B, alone)
             live, starts = live & within, starts & within
     s0 = states(cell, state, x, (B, θ["W"].shape[1]), alone)
-    way = Way(How(cell, masked, clip), reverse, batch_first)
+    way = Way(How(cell, masked, clip, numba.get_num_threads()), reverse, batch_first)
     y, s = carried(way, θ, x[:, None] if alone else x, s0, live, starts)
     y, s = (y[:, 0], s[:, 0]) if alone else (y, s)
     return y, (s[0] if cell.states == 1 else tuple(s))
