@@ -220,7 +220,7 @@ def persistent_jobs(schedule, cell, sizes, number, card: Card, most: bool) -> It
                 if masked and cell is lstm and (n, B) == listed[0]:
                     name = name.replace("masked", "masked.given")
                     made = partial(factory, cell, number, plan._replace(given=True))
-                    yield Job(name, cell.name, True, made, arguments, plan.threads, model)
+                    yield Job(name, cell.name, True, made, arguments, plan.threads)
 
 
 def group_jobs(number, card: Card, most: bool) -> Iterator[Job]:

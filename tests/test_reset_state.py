@@ -56,7 +56,8 @@ def test_twins_agree_on_given_states(cell, other, dtype):
 @pytest.mark.parametrize("name", ["lstm", "gru", "noisy"])
 def test_schedules_agree_on_given_states(name, schedule):
     cell = (CELLS | NOISY)[name]
-    for clip, n in itertools.product(CLIPS, (7, 9)):
+    sizes = (7,) if schedule == "group" else (7, 9)  # which takes longest in the simulator
+    for clip, n in itertools.product(CLIPS, sizes):
         with only(schedule):
             assert choose(cell, "forward", n, 5, 8, masked=True).schedule == schedule
             agree("cuda", cell, "float64", pattern=4, clip=clip, n=n)
