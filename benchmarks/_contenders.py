@@ -31,6 +31,7 @@ from benchmarks._timing import (
 from benchmarks.report import said
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, gate, softsign
+from rnn_gpu.layers.cutting import ParallelLike
 from rnn_gpu.layers.steps import Steps
 
 PASSES = ("forward", "backward", "step")
@@ -182,11 +183,11 @@ class Contender:
 
 class Ours(Contender):
     """Our layers by their inner path, the device's arrays in and out; `public` by the calls that a
-    user makes, with the same arrays.
+    user makes, with the same arrays; `parallel` of those calls.
     """
 
-    def __init__(self, problem: Problem, public: bool = CPU):
-        self.problem, self.public = problem, public
+    def __init__(self, problem: Problem, public: bool = CPU, parallel: ParallelLike = False):
+        self.problem, self.public, self.parallel = problem, public, parallel
         B, n = problem.case.B, problem.case.n
         self.zero = [
             layer.backend.zeros((layer.cell.states, B, n), layer.dtype) for layer in problem.layers
@@ -197,7 +198,7 @@ class Ours(Contender):
         self.tapes = []
         for layer, zero in zip(self.problem.layers, self.zero, strict=True):
             if self.public:
-                a, _ = layer(a)
+                a, _ = layer(a, parallel=self.parallel)
             else:
                 a, _, tape = layer.forward(a, [zero], self.problem.steps)
                 self.tapes.append(tape)
@@ -507,6 +508,7 @@ ENTRIES = {
     "ours": Entry(Ours),
     "ours, CUDA graph": Entry(OursReplayed),
     "ours, public call": Entry(partial(Ours, public=True), passes=("step",)),
+    "ours, parallel": Entry(partial(Ours, public=True, parallel="auto")),
     "torch": Entry(TorchCalled if CPU else Torch),
     "torch, CUDA graph": Entry(partial(Torch, graph=True)),
     "torch, TF32": Entry(partial(Torch, precision="tf32"), "tf32"),

@@ -264,10 +264,10 @@ def details(rows: list[dict], unit: str = "us_per_step") -> str:
 
 
 def by_length(rows: list[dict]):
-    """((cell, n, B, ours or torch), rows by T) of every network."""
+    """((cell, n, B, who), rows by T) of every network: ours, in chunks side by side, torch."""
     networks = {}
     for row in rows:
-        for who in ("ours", "torch"):
+        for who in ("ours", "ours, parallel", "torch"):
             if who in row.get("passes", {}).get("step", {}):
                 case = row["case"]
                 networks.setdefault((case["cell"], case["n"], case["B"], who), {})[case["T"]] = row
@@ -323,7 +323,8 @@ def plot(rows: list[dict], path: Path) -> bool:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    styles = {"ours": "o-", "torch": "s--", "torch, CUDA graph": "^:", "torch, in pieces": "v-."}
+    styles = {"ours": "o-", "ours, parallel": "D-.", "torch": "s--"}
+    styles |= {"torch, CUDA graph": "^:", "torch, in pieces": "v-."}
     curves = {}
     for row in rows:
         case = row["case"]

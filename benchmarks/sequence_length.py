@@ -1,5 +1,5 @@
 """Time and memory a step against the length of the sequence: ours should be flat, cuDNN stops at
-65,535 steps.
+65,535 steps; and ours with chunks of the sequence side by side, where that should pay.
 
 python -m benchmarks sequence_length [--cpu] [--quick] [--seconds 120] [--resume] [--rehearse]
 """
@@ -18,10 +18,10 @@ from benchmarks._machine import CPU, REHEARSAL
 from benchmarks._timing import options, run_table
 from benchmarks.report import said
 
-NAMES = ("ours", "torch")
+NAMES = ("ours", "ours, parallel", "torch")
 # cell, n, B
 NETWORKS = (("elman", 20, 16), ("lstm", 32, 1), ("elman", 20, 1), ("gru", 32, 1), ("lstm", 256, 8))
-LENGTHS = (1024, 131_072, 128, 16_384, 65_536, 4096, 512)
+LENGTHS = (1024, 1_048_576, 131_072, 128, 16_384, 65_536, 4096, 512)
 # steps: beyond, a graph of cuDNN's kernels takes longer to build than it saves
 CUDNN_STOPS, GRAPHS_STOP = 65_535, 4096
 QUICK = 1, (128, 4096)  # networks and lengths on the CPU, where each takes two processes
