@@ -261,6 +261,16 @@ def test_a_unit_that_flips_in_one_chunk_is_right_in_the_next():
     assert found[0][70] > 0.9 > -0.9 > found[0][200]
 
 
+def test_a_loss_of_the_last_step_alone_is_not_carried_on_for_nothing():
+    """What arrives at seams is far below dE/dy, which it adds to: it is left."""
+    layer = forgetful(rnn_gpu.LSTM)
+    x, dy = draw(T, B, M), np.zeros((T, B, N))
+    dy[-1] = 1
+    wanted = both_ways(layer, x, dy, parallel=False)
+    close(both_ways(layer, x, dy, parallel=CUT), wanted, 1e-9)
+    assert layer.parallel_report.extra_steps_back == 0
+
+
 def test_states_that_are_not_finite_go_step_by_step():
     layer = rnn_gpu.RNN(M, N, "relu", device="reference")
     layer.parameters["W"][...] = 9 * np.eye(N)

@@ -294,7 +294,8 @@ def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
     W, s, kept, flags = layer.parameters["W"], inner.wide_s, inner.wide_kept, inner.flags
     call = Backward(dy, W, s, kept, flags, dp, dq, arriving, UNCLIPPED, inner.masked)
     d.backward(cell, call, layer.precision)
-    report = way.seams(arriving, tape.tolerance, tape.report)
+    largest = float(max(dy.max(), -dy.min()))
+    report = way.seams(arriving, tape.tolerance, largest, tape.report)
     if report.sequential_back:
         return None, report
     dx, grads = layer.sums((dp, inner.x), (dq, inner.before()[0]), later)
@@ -314,13 +315,16 @@ class BackRun:
         self.steps = 0  # of one sample each, that were run
         self.allowed = 0.0
 
-    def seams(self, arriving, tolerance: float, report: ParallelReport) -> ParallelReport:
+    def seams(
+        self, arriving, tolerance: float, largest: float, report: ParallelReport
+    ) -> ParallelReport:
         """Carry on what arrives at the start of every chunk, until it is below tolerance · the
-        largest of it.  arriving (S, C·B, n), dE/ds; that of the first chunk is added to.
+        largest of it and of dE/dy.  arriving (S, C·B, n), dE/ds; that of the first chunk is added
+        to.
         """
         d, cut, rounds, spent = self.device, self.chunks, 0, 0
         B, sizes = cut.B, np.abs(d.numpy(arriving))
-        self.allowed = tolerance * float(sizes.max(initial=0.0))
+        self.allowed = tolerance * max(largest, float(sizes.max(initial=0.0)))
         if not np.isfinite(self.allowed):
             return report._replace(sequential_back="dE/ds is not finite")
         chunks, state = self.left(list(range(cut.count - 1)), d.copy(arriving[:, B:]))
