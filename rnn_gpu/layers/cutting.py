@@ -17,6 +17,7 @@ ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
 SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
 WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in the model
+STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
 
 
@@ -133,7 +134,8 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
     """The steps after which two trajectories that began apart are the same within the tolerance, at
     two places of x (T, B, m); None where that takes more than `most`.
 
-    It looks at them every PIECE steps, and ends early where they do not approach.
+    It looks at them every PIECE steps, and ends early where they do not approach, or do so
+    steadily.
     """
     d, B, number = layer.backend, x.shape[1], layer.backend.numpy
     ε, n = float(np.finfo(layer.dtype).eps), layer.hidden_size
@@ -156,8 +158,11 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
                 return None
         else:
             fade = np.log(first / distance) / start  # a step
-            if PIECE + np.log(first / allowed) / fade > 2 * most:
+            left = np.log(distance / allowed) / fade
+            if end + left > 2 * most:
                 return None
+            if start >= 2 * PIECE and np.log(last / distance) > STEADY * fade * (end - start):
+                return end + int(np.ceil(left)) if end + left <= most else None
         last = distance
     return None
 
