@@ -2,7 +2,8 @@
 
 CartPole (Barto, Sutton and Anderson 1983) as in gymnasium, but that the policy sees the two
 positions alone: it must remember them to know how fast they change. Episodes end within the
-stretches that are learned from: `resets` begin the state anew there, in one call for all steps.
+stretches that are learned from: `resets` and `reset_state` begin the state anew there, in one call
+for all steps.
 Beside it the same with a policy that remembers nothing, and one that acts at random.
 """
 
@@ -62,7 +63,9 @@ class Policy(torch.nn.Module):
         """x (T, B, 2), resets (T, B) -> logits (T, B, 2), values (T, B), the state after."""
         y = self.into(x)
         if self.memory is not None:
-            y, state = self.memory(y, state, resets=resets)
+            # an episode begins with nothing, not with what was before these steps
+            nothing = None if resets is None else torch.zeros_like(y)[None]
+            y, state = self.memory(y, state, resets=resets, reset_state=nothing)
         y = self.out(y)
         return y[..., :2], y[..., 2], state
 

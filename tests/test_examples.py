@@ -61,6 +61,21 @@ def test_a_pole_whose_speeds_are_hidden_is_balanced(example):
     assert found["recurrent"] > 1.5 * found["random"]
 
 
+def test_what_is_learned_from_is_what_was_done(example):
+    """One call for all steps gives the probabilities that steps one by one had, across episodes."""
+    torch = pytest.importorskip("torch")
+    control = example("control")
+    policy, carts = control.Policy(True), control.CartPoles(4, 0)
+    state, resets = None, torch.ones(4, dtype=torch.bool)
+    for _ in range(2):
+        steps, first, state, resets, _ = control.stretch(policy, carts, state, resets)
+        x, action, begun, told, *_ = steps
+        logits, *_ = policy(x, first, begun)
+        now = torch.distributions.Categorical(logits=logits).log_prob(action)
+        torch.testing.assert_close(now, told, rtol=0, atol=1e-5)
+    assert begun[1:].any()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_pole_is_learned_by_torchrls_means(example):
