@@ -13,6 +13,7 @@ copied on its way in or out.
 from .bridges.torch.cells import GRUCell, LSTMCell, RNNCell
 from .bridges.torch.convert import convert, revert
 from .bridges.torch.modules import GRU, LSTM, RNN, Recurrent
+from .bridges.torch.onnx import onnx_translations
 from .bridges.torch.registry import register
 from .bridges.torch.stack import Stack
 
@@ -26,6 +27,7 @@ __all__ = [
     "Recurrent",
     "Stack",
     "convert",
+    "onnx_translations",
     "register",
     "revert",
 ]

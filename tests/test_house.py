@@ -105,7 +105,7 @@ bridges.torch.passes bridges.torch.registry bridges.torch.twice network.bar netw
 network.counting
 bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators
-bridges.torch.calls
+bridges.torch.calls bridges.torch.onnx
 bridges.torch.given
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation

@@ -54,6 +54,7 @@ PUBLIC = {
         "Recurrent",
         "Stack",
         "convert",
+        "onnx_translations",
         "register",
         "revert",
     ),
