@@ -2,7 +2,7 @@
 else than autograd looks on: torch.compile, torch.export, torch.func, tensors without numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +14,19 @@ from ...layers.steps import Steps, all_live, steps_of
 from .functions import recurrence
 from .operators import FORWARD
 from .passes import Call, Left
-from .private import watched
+from .private import is_tracing, watched
 from .tensors import device_of, kernels_of, on_the_stream_of, precision_of, tensor_of
 
 
 def is_plain(x) -> bool:
     """Does x have numbers, which are there to be read now, with none but autograd looking on?"""
-    return not (
-        torch.compiler.is_compiling()
-        or x.device.type == "meta"
-        or type(x).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
-        or watched()
-    )
+    return not (torch.compiler.is_compiling() or x.device.type == "meta" or watched(x))
 
 
 def leaves_a_program() -> bool:
     """Is this a call that only shows torch.export or torch.jit.trace what a call does?"""
     exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return torch.jit.is_tracing() or (exporting is not None and exporting())
+    return is_tracing() or (exporting is not None and exporting())
 
 
 class Axes(NamedTuple):
@@ -105,7 +100,7 @@ def steps_of_call(x, lengths, axes, mask=None, resets=None) -> Steps:
         return steps_of(d, live & patterns[0], patterns[1])
 
 
-def flags_of_call(x, lengths, axes, mask=None, resets=None) -> tuple:
+def flags_of_call(x, lengths, axes, mask=None, resets=None) -> tuple[Any, bool, bool]:
     """(flags of x (T, B, m) as a tensor (T, B) or None for all live, may they say that a step does
     not happen, that a sample begins anew), by operators of torch's.  See steps_of_call.
     """

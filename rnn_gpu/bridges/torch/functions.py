@@ -6,7 +6,7 @@ from ...errors import UnsupportedError
 from .passes import Call, carry, retreat
 
 
-def refuse_second_derivatives(*_):
+def refuse_second_derivatives(ctx, *gradients):
     """The slope of a way back, which the kernels do not have."""
     raise UnsupportedError(
         "double backward: the kernels give first derivatives alone; build the module with "

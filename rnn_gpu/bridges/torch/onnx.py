@@ -3,7 +3,6 @@ name them (see rnn_gpu.bridges.onnx).
 """
 
 from importlib import import_module
-from typing import Any
 
 from ...errors import UnsupportedError
 from ...kernels import Cell
@@ -37,7 +36,8 @@ def as_onnx(op, given, weights, flags, how: How) -> tuple:
     if flags is not None:
         raise UnsupportedError("mask, resets and lengths of samples: ONNX's operators have no such")
     first = op.Constant(value_ints=[0])
-    rows = order(cell, U.shape[0], op)
+    n = W.shape[1]
+    rows = op.Constant(value_ints=[k * n + j for k in cell.onnx.gates for j in range(n)])
     weights = [op.Unsqueeze(op.Gather(a, rows, axis=0), first) for a in (U, W)]
     zero = op.CastLike(op.Constant(value_float=0.0), b)
     recurrent = op.Mul(b, zero) if c is None else c
@@ -52,18 +52,12 @@ def as_onnx(op, given, weights, flags, how: How) -> tuple:
         op.Unsqueeze(biases, first),
         None,
         *states,
-        hidden_size=W.shape[1],
+        hidden_size=n,
         direction="reverse" if how.reverse else "forward",
         **dict(cell.onnx.attributes),
     )
     last = op.Concat(*last, axis=0) if len(last) > 1 else last[0]
     return op.Squeeze(y, op.Constant(value_ints=[1])), last, *unread(op, x, W, cell)
-
-
-def order(cell: Cell, count: int, op) -> Any:
-    """The rows of U in ONNX's order of the gates, as a constant."""
-    n = count // cell.gates
-    return op.Constant(value_ints=[k * n + j for k in cell.onnx.gates for j in range(n)])
 
 
 def unread(op, x, W, cell: Cell) -> tuple:

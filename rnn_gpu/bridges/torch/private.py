@@ -3,22 +3,34 @@
 Present since torch 2.4, and in every version up to 2.13.
 """
 
+from typing import Any
+
 import torch
-from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.autograd.function import _SingleLevelFunction as SingleLevelFunction
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import function
 
-__all__ = ["SingleLevelFunction", "below_autograd", "one_level", "watched"]
-
+TENSOR: Any = torch.Tensor
+JIT: Any = torch.jit
+# an autograd.Function for one level of torch.func's transforms
+SingleLevelFunction: Any = function._SingleLevelFunction
 # within it a SingleLevelFunction may be applied under torch.func's transforms
 one_level = enable_single_level_autograd_function
 # within it operators are called where autograd looks no more
 below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
-def watched() -> bool:
-    """Does anything but autograd look at what is computed: torch.func, a tracer, a mode?"""
+def is_tracing() -> bool:
+    """Is this a call of torch.jit.trace's."""
+    return JIT.is_tracing()
+
+
+def watched(x: Any) -> bool:
+    """Does anything but autograd look at what is computed of x: x itself, torch.func, a tracer, a
+    mode?
+    """
     return (
-        torch._C._are_functorch_transforms_active()
+        type(x).__torch_dispatch__ is not TENSOR.__torch_dispatch__
+        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
