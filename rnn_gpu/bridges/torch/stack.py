@@ -116,7 +116,8 @@ class Stack(Base):
                 else:
                     reverse = suffix.endswith("reverse")
                     begin = behind.behind(len(last), torch.stack(begin), reverse)
-                    y, s = way.carry(reverse, x, begin, *self._weights(suffix))
+                    y, after = way.carry(reverse, x, begin, *self._weights(suffix))
+                    s = [*after]
                 outputs.append(y)
                 last.append(s)
             x = torch.cat(outputs, 2) if self.bidirectional else y
