@@ -106,7 +106,7 @@ def test_every_kernel_is_there_for_every_type_and_capability(every_kernel):
     kinds = ("forward.masked", *(f"backward{kind}" for kind in VARIANTS))
     variants = {f"{one}.{kind}[{cell}]" for one in STREAMING for kind in kinds for cell in CHOSEN}
     variants |= {f"block.{kind}[{cell} n=64 B=64]" for kind in kinds for cell in CHOSEN}
-    variants |= {f"block.{kind}.given[lstm n=33 B=64]" for kind in kinds if "masked" in kind}
+    variants |= {f"block.{kind}.given[lstm n=64 B=64]" for kind in kinds if "masked" in kind}
     noisy = {f"block.{way}[dropped_zoned_lstm n=33 B=64]" for way in ways}
     reaching = {
         f"cluster.{kind}[{cell} n={n} B={B}]" for kind in (*ways, *kinds) for cell, n, B in LARGE
