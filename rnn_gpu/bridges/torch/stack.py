@@ -1,6 +1,7 @@
 """Layers of one cell with the arguments, parameters and call of torch.nn.LSTM."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -106,7 +107,7 @@ class Stack(Base):
         θ = next(self.parameters())
         x, s0 = computed_like("input", x, θ), [computed_like("hx", s, θ) for s in s0]
         behind = None if reset_state is None else self._given(reset_state, resets, x, axes)
-        last: list[list] = []
+        last: list[Any] = []  # the states after each layer and direction
         for k in range(self.num_layers):
             outputs = []
             for suffix in self._suffixes(k):
