@@ -15,7 +15,7 @@ def in_full(dtype: torch.dtype) -> torch.dtype:
 
 def computed(tensor):
     """The tensor in the dtype that kernels compute in."""
-    return tensor.to(in_full(tensor.dtype))
+    return tensor.float() if tensor.dtype in LOW else tensor
 
 
 def autocast_to(kind: str) -> torch.dtype | None:

@@ -104,7 +104,7 @@ class Stack(Base):
         came = tuple(s.dtype for s in s0)
         dtypes = returned(self.mode, x, came, not packed, self.proj_size > 0)
         way = self._way(x, lengths, axes, tape, mask=mask, resets=resets)
-        θ = next(self.parameters())
+        θ = self.weight_ih_l0
         x, s0 = computed_like("input", x, θ), [computed_like("hx", s, θ) for s in s0]
         behind = None if reset_state is None else self._given(reset_state, resets, x, axes)
         last: list[Any] = []  # the states after each layer and direction
@@ -124,7 +124,9 @@ class Stack(Base):
             x = torch.cat(outputs, 2) if self.bidirectional else y
             if k < self.num_layers - 1:
                 x = self._dropped(x, lengths)
-        if not leaves_a_program():
+        if isinstance(way, Direct):
+            vars(self)["_left"] = way.left  # torch's own assignment takes longer than a step
+        elif not leaves_a_program():
             self._left = way.left
         x, h = x.to(dtypes[0]), (torch.stack(parts) for parts in zip(*last, strict=True))
         states = tuple(s.to(dtype) for s, dtype in zip(h, dtypes, strict=True))
@@ -184,7 +186,7 @@ class Stack(Base):
             )
         sizes = self.num_layers * self._directions, self.hidden_size
         parts = self._parts(reset_state, "reset_state")
-        return given_states(parts, resets, x, axes, sizes, next(self.parameters()))
+        return given_states(parts, resets, x, axes, sizes, self.weight_ih_l0)
 
     def _dropped(self, x, lengths):
         """x (T, B, ·) after dropout, which falls on what torch's does after the same seed: on the
