@@ -24,6 +24,7 @@ from ...device import resolve
 from ...errors import DeviceError, UnsupportedError
 from ...kernels import Backward, Cell, Clip, Forward
 from ...kernels.cells import CELLS
+from ...kernels.private import config
 from .xla import register
 
 PREPARED = 1 << 22  # numbers of the largest array of the call that compiles a program's kernels
@@ -59,7 +60,10 @@ def how_of(text: str) -> How:
     """The How of a text.  UnsupportedError where its cell is of another process."""
     name, masked, clip, threads = json.loads(text)
     if name not in CELLS and name not in OWN:
-        raise UnsupportedError(f"a program of another process calls the cell {name}: only built-in")
+        raise UnsupportedError(
+            f"a program calls the cell {name}, which is of another process: only built-in cells "
+            "are known to all"
+        )
     return How(CELLS.get(name) or OWN[name], masked, Clip(*clip), threads)
 
 
@@ -72,7 +76,7 @@ def threads(count: int) -> Iterator[None]:
     one of XLA's.
     """
     before = numba.get_num_threads()
-    numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(count, config.NUMBA_NUM_THREADS))
     try:
         yield
     finally:
