@@ -342,6 +342,21 @@ def test_the_first_call_of_a_process_may_be_compiled():
     assert grads == ["True"] * 4
 
 
+LEAVING = """
+import jax, jax.numpy as jnp, rnn_gpu.jax as ours
+θ = ours.init("elman_tanh", jax.random.key(0), 64, 64)
+f = jax.jit(lambda θ, x: ours.rnn(θ, x)[0])
+x = jnp.ones((1000, 16, 64))
+for _ in range(20):
+    y = f(θ, x)
+print("leaving")
+"""
+
+
+def test_python_ends_while_calls_are_under_way():
+    assert words(LEAVING) == ["leaving"]
+
+
 def test_as_many_threads_share_a_call_as_the_caller_says(monkeypatch):
     seen, cpu = [], rnn_gpu.device("cpu")
 

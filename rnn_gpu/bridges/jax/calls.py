@@ -25,7 +25,7 @@ from ...errors import DeviceError, UnsupportedError
 from ...kernels import Backward, Cell, Clip, Forward
 from ...kernels.cells import CELLS
 from ...kernels.private import config
-from .xla import register
+from .xla import register, wait_at_the_end
 
 PREPARED = 1 << 22  # numbers of the largest array of the call that compiles a program's kernels
 OWN: dict[str, Cell] = {}  # by the names that they have in programs: cells that are not built in
@@ -198,6 +198,7 @@ def lower_to_callback(call, context, *operands, how):
 
 def prepare(call, avals, how: How) -> None:
     """Compile the kernels now, not in a thread of XLA's: by a call of these sizes, short."""
+    wait_at_the_end()
     shapes = [aval.shape for aval in avals]
     if all(isinstance(size, int) for shape in shapes for size in shape):
         run(call, tuple(shapes), avals[0].dtype.name, how)

@@ -6,11 +6,15 @@ of xla/ffi/api/c_api.h, which jaxlib has in `jax.ffi.include_dir()`: version 0 o
 whose structs only ever grow at their ends.
 """
 
+import atexit
 import ctypes
 import math
 import re
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes import c_char, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -24,6 +28,8 @@ EXECUTE = 3  # XLA_FFI_ExecutionStage_EXECUTE
 INTERNAL = 13  # XLA_FFI_Error_Code_INTERNAL
 DTYPES = {6: np.dtype("uint8"), 11: np.dtype("float32"), 12: np.dtype("float64")}
 HANDLER = ctypes.CFUNCTYPE(c_void_p, c_void_p)  # XLA_FFI_Handler
+UNDER_WAY: list[int] = []  # calls, by the addresses of their frames
+QUIET = 0.1  # seconds without a call, after which none is expected
 HANDLERS = []  # that XLA has the addresses of: they are called as long as the process lives
 
 
@@ -169,11 +175,14 @@ def register(name: str, work: Callable) -> bool:
         frame = Frame.from_address(address)
         if frame.extension:
             return introduce(frame, spoken)
+        UNDER_WAY.append(address)
         try:
             if frame.stage == EXECUTE:
                 work(text_of(frame.attributes), *map(arrays, (frame.arguments, frame.results)))
         except BaseException as error:  # nothing can be raised through XLA
             return failure(frame.api[0], f"rnn_gpu: {type(error).__name__}: {error}")
+        finally:
+            UNDER_WAY.remove(address)
         return None
 
     handler = HANDLER(handle)
@@ -181,6 +190,26 @@ def register(name: str, work: Callable) -> bool:
     capsule = jax.ffi.pycapsule(ctypes.cast(handler, c_void_p).value)
     jax.ffi.register_ffi_target(name, capsule, platform="cpu")
     return True
+
+
+@cache
+def wait_at_the_end() -> None:
+    """Have Python end only when XLA has done what it was asked for: a thread of XLA's that calls a
+    Python that is no more waits for ever, and Python for it.
+    """
+    atexit.register(finish)
+
+
+def finish() -> None:
+    """Wait for all arrays, then for calls whose results nobody has kept."""
+    for a in jax.live_arrays():
+        with suppress(RuntimeError):  # deleted, or not computed for an error
+            a.block_until_ready()
+    quiet_since = time.monotonic()
+    while time.monotonic() - quiet_since < QUIET:
+        if UNDER_WAY:
+            quiet_since = time.monotonic()
+        time.sleep(QUIET / 20)
 
 
 def introduce(frame: Frame, spoken: tuple[int, int]) -> None:
