@@ -317,7 +317,7 @@ def test_the_look_finds_out_what_does_not_forget(name):
 
 
 def test_auto_goes_step_by_step_where_it_would_not_pay():
-    x = draw(512, 8, M, dtype="float32")
+    x = draw(2048, 8, M, dtype="float32")
     layer = rnn_gpu.GRU(M, 128, device="cpu")
     wanted = layer(x)[0]
     assert (layer(x, parallel="auto")[0] == wanted).all()

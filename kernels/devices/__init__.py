@@ -200,8 +200,8 @@ class Device(Protocol):
         ...
 
     def cost(self, cell: Cell, n: int, B: int, dtype: str, precision: str = "fp32") -> float:
-        """What one step of B samples takes, forward and back, of a long call: modelled, in a unit
-        of the device's own, and the same whenever it is asked.
+        """What one step of B samples takes, forward and back, of a long call: nanoseconds,
+        modelled, and the same whenever it is asked.
         """
         ...
 

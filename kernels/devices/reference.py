@@ -168,11 +168,11 @@ def entered(s, flags, t):
     return np.where(has(flags[t], RESET), first, s[:, t])
 
 
-CALLS_OF_NUMPY = 200_000  # what those of a step are worth, in multiplications and additions
+CALLS_OF_NUMPY = 200_000  # nanoseconds of those of a step
 
 
 def cost(cell, n, B, dtype, precision="fp32"):
-    return 2 * B * cell.gates * n * n + CALLS_OF_NUMPY
+    return B * cell.gates * n * n + CALLS_OF_NUMPY
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

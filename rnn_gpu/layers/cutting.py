@@ -16,6 +16,7 @@ SAME = 4  # ε: states that are nearer are the same
 ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
 SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
+CALLS = 1e6  # nanoseconds of what chunks ask of Python, forward and back
 WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in the model
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
@@ -63,12 +64,14 @@ def modelled(layer, T: int, B: int, count: int, warm_up: int) -> float:
     carried on at seams, and a look at how soon the layer forgets.
     """
 
-    def cost(rows: int) -> float:
-        cell, n = layer.noise.around(layer.cell, training=True), layer.hidden_size
-        return layer.backend.cost(cell, n, rows, layer.dtype, layer.precision)
+    own = (-(-T // count) + warm_up) * cost(layer, count * B)
+    return T * cost(layer, B) / (own + warm_up * cost(layer, 4 * B) / 2 + CALLS)
 
-    own = (-(-T // count) + warm_up) * cost(count * B)
-    return T * cost(B) / (own + warm_up * cost(4 * B) / 2)
+
+def cost(layer, rows: int) -> float:
+    """Nanoseconds of a step of so many samples, forward and back: modelled."""
+    cell = layer.noise.around(layer.cell, training=True)
+    return layer.backend.cost(cell, layer.hidden_size, rows, layer.dtype, layer.precision)
 
 
 def best(layer, T: int, B: int, warm_up: int) -> Cut:
@@ -106,8 +109,11 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     if way.chunks is not None and way.warm_up is not None:
         gain = modelled(layer, T, B, way.chunks, way.warm_up)
         return Cut(way.chunks, way.warm_up, gain)
-    if T < 4 * SHORTEST:
-        return Cut(why=f"{T} steps are few: from {4 * SHORTEST} on")
+    few = (16 if way.auto else 4) * SHORTEST
+    if few > T:
+        return Cut(why=f"{T} steps are few: from {few} on")
+    if way.auto and T * cost(layer, B) < 2 * WORTH * CALLS:  # the rest of the model would cost more
+        return Cut(why="a pass is too short to gain by it: modelled")
     return if_worth(best(layer, T, B, GUESS), way)
 
 

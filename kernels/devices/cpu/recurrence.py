@@ -406,7 +406,8 @@ def sharing(cell, B: int, n: int, panels: int, dtype) -> str:
 # samples costs than their share of one of 4 or more, by the operations of a sample. A tile of few
 # rows loads W for each; a small W is at hand.
 FULLER = ((1 << 14, (1.15, 1.05, 1.05)), (1 << 16, (1.5, 1.1, 1.05)), (None, (1.9, 1.15, 1.05)))
-MEETING = 1e5  # operations that a thread could do while all meet
+MEETING = 1000  # nanoseconds until all have met
+OPERATIONS = 100  # of a thread in a nanosecond
 
 
 def cost(cell, n, B, dtype, precision="fp32"):
@@ -416,8 +417,8 @@ def cost(cell, n, B, dtype, precision="fp32"):
     rows = B if way.by_panels else -(-B // way.threads)
     one = operations(cell, 1, n)
     more = next(more for most, more in FULLER if most is None or one < most)
-    whole = rows * one * (more[rows - 1] if 0 < rows <= len(more) else 1.0)
-    return whole / way.threads + MEETING if way.by_panels else whole
+    share = rows * one * (more[rows - 1] if 0 < rows <= len(more) else 1.0) / OPERATIONS
+    return 2 * (share / way.threads + MEETING if way.by_panels else share)
 
 
 @once
