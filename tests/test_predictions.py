@@ -51,9 +51,32 @@ def test_no_step_spills_or_is_slower_than_what_is_published_at_its_worst():
         assert row["stack"] == 0 and row["us"] < row["cudnn_us"][1], row
 
 
-@pytest.mark.slow
-def test_no_step_issues_more_than_it_did():
+def test_stored_steps_are_of_the_plans_of_today():
+    """Of others only the time is compared, not what they issue."""
+    stored = [(row, _predictions.modelled(*key(row))) for row in _predictions.stored()]
+    assert all(_predictions.fields(a["plan"]) == _predictions.fields(b["plan"]) for a, b in stored)
+
+
+def test_half_of_the_steps_are_of_every_cell_size_and_direction():
+    rows, every = _predictions.half(), _predictions.stored()
+    assert 2 * len(rows) == len(every)
+    for what in (("cell", "n", "direction"), ("cell", "n", "B")):
+        kinds, there = ({tuple(row[one] for one in what) for row in of} for of in (rows, every))
+        assert kinds == there
+
+
+def grown(rows: str) -> str:
     need_compiler()
-    check = "from benchmarks import _predictions; print(*_predictions.grown())"
+    check = f"from benchmarks import _predictions as p; print(*p.grown(p.{rows}()))"
     done = python(check, options=(), cwd=CHECKOUT, patience=900, NUMBA_ENABLE_CUDASIM=None)
-    assert done.stdout.strip() == ""
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_no_step_of_half_of_them_issues_more_than_it_did():
+    assert grown("half") == ""
+
+
+@pytest.mark.stress
+def test_no_step_issues_more_than_it_did():
+    assert grown("stored") == ""
