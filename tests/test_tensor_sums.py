@@ -77,11 +77,14 @@ def test_tensor_cores_are_near_float64(name, schedule, product, planned):
 
 @PRODUCTS
 @pytest.mark.parametrize(
-    "name", [CHOSEN[0], *(pytest.param(one, marks=slow) for one in CHOSEN[1:])]
+    "name, n", [("elman_tanh", 33), *(pytest.param(one, 17, marks=slow) for one in ("lstm", "gru"))]
 )
-def test_longer_vectors_are_near_float64_too(name, product, planned):
+def test_longer_vectors_are_near_float64_too(name, n, product, planned):
+    """Two quads of a lane in registers and one in shared memory: on the way back gates make a
+    vector that is longer than n.
+    """
     planned(product, "block", 1, 8, 1)
-    assert max(errors(CELLS[name], CLIP, "live", n=33)) <= MOST[product]
+    assert max(errors(CELLS[name], CLIP, "live", n)) <= MOST[product]
 
 
 def test_columns_are_the_samples_that_a_thread_holds():
