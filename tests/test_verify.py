@@ -146,17 +146,22 @@ def test_cells_of_the_command_are_built_in():
 LOOK = """
 import json, sys
 from rnn_gpu import verification
+from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.emulator.card import Card
 
-load, change = Card.load, {change}
+schedules.NAMES, load, change = {names}, Card.load, {change}
 Card.load = lambda self, code, entry, shared: load(self, change(code), entry, shared)
 verification.main("executed code", *sys.argv[1:])
 """
 
 
-def executed(cell, change="bytes", **environment) -> list[Line]:
-    """The lines of compiled code, its text changed before it is executed."""
-    done = python(LOOK.format(change=change), cell, "float32", "7", **NO_GPU | environment)
+PATIENCE = 600  # seconds; it takes 25 where nothing else runs
+
+
+def executed(cell, change="bytes", names=schedules.NAMES, **environment) -> list[Line]:
+    """The lines of compiled code of these schedules, its text changed before it is executed."""
+    text, options = LOOK.format(change=change, names=names), NO_GPU | environment
+    done = python(text, cell, "float32", "7", patience=PATIENCE, **options)
     lines = [Line(*line) for line in json.loads(done.stdout.splitlines()[-1])]
     if lines[0].state == "not here":
         assert "pip install 'numba-cuda[cu13]'" in lines[0].said
@@ -182,7 +187,9 @@ def test_executed_code_is_proven_and_a_barrier_that_is_missing_found():
 @pytest.mark.slow
 def test_float64_in_a_float32_kernel_is_told(written, tmp_path):
     cell = written("wide", net="len(s) * (p[0] + q[0])")  # a whole number that is no literal
-    for line in executed(cell, PYTHONPATH=str(tmp_path)):
+    lines = executed(cell, names=("block", "plain"), PYTHONPATH=str(tmp_path))
+    assert len(lines) == 2
+    for line in lines:
         assert line.state == "failed"
         assert re.match(r"\d+ instructions compute in float64, the first `\w+", line.said)
 
