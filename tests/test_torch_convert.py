@@ -88,6 +88,13 @@ def test_the_model_itself_may_be_a_recurrent_module():
     assert ours.revert(model).model is model and type(model) is nn.GRU
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_built_as_ours_leaves_nothing_behind_in_torchs(name):
+    mine, theirs = getattr(ours, name)(M, N), getattr(nn, name)(M, N)
+    assert ours.revert(mine).report.replaced == ("",)
+    assert vars(mine).keys() == vars(theirs).keys()
+
+
 def test_only_what_is_named_is_replaced():
     model = built()
     assert ours.convert(model, only="stacks.gru").report.replaced == ("stacks.gru",)
