@@ -86,7 +86,7 @@ def learn(rounds: int, seed: int = 0) -> float:
     return float(np.mean(carts.lengths[-50:]))
 
 
-def main(rounds: int = 120) -> dict[str, float]:
+def main(rounds: int = 40) -> dict[str, float]:
     """Mean lengths of episodes, at most 500."""
     torch.set_num_threads(1)  # more wait for each other, where a machine has other work
     start = time.perf_counter()
