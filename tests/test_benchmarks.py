@@ -602,6 +602,7 @@ def test_after_it(): pass
 
 def test_outcomes_are_there_when_the_process_is_not(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(CHECKOUT))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # its pytest is nobody's worker
     from benchmarks import _outcomes
 
     (tmp_path / "test_some.py").write_text(TESTED)

@@ -46,7 +46,7 @@ def test_numpys_booleans_are_flags(option, doors):
 # what is no option: data, layers and models, files, and what is left to tests of its own
 ELSEWHERE = {"self", "x", "y", "state", "lengths", "mask", "resets", "validation"}
 ELSEWHERE |= {"kind", "layers", "model", "network", "options", "checkpoint", "resume", "tolerance"}
-ELSEWHERE |= {"sample_weight", "class_weight", "ignore_index", "metrics"}
+ELSEWHERE |= {"reset_state", "sample_weight", "class_weight", "ignore_index", "metrics"}
 
 
 def test_every_option_of_the_door_is_in_the_table():

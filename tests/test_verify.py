@@ -149,7 +149,9 @@ from rnn_gpu import verification
 from rnn_gpu.kernels.devices.cuda import schedules
 from rnn_gpu.kernels.emulator.card import Card
 
-schedules.NAMES, load, change = {names}, Card.load, {change}
+row = zip(schedules.NAMES, schedules.SCHEDULES, strict=True)
+schedules.NAMES, schedules.SCHEDULES = zip(*(one for one in row if one[0] in {names}), strict=True)
+load, change = Card.load, {change}
 Card.load = lambda self, code, entry, shared: load(self, change(code), entry, shared)
 verification.main("executed code", *sys.argv[1:])
 """

@@ -217,7 +217,8 @@ class Recurrent(Stateful):
         s = self._first_states(s0[0], given, T, cell)
         if mask is not None:
             s[0, 0] = mask * s[1, 0]
-            s[0, T + 1 :] = mask * s[1, T + 1 :]
+            if given:
+                s[0, T + 1 :] = mask * s[1, T + 1 :]
         # kept shares p's memory where the cell keeps as many numbers as it gets: p of a step is
         # read before it is overwritten
         kept = (
