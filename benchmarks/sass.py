@@ -10,6 +10,7 @@ result.
 """
 
 import argparse
+import gc
 import inspect
 import itertools
 import json
@@ -121,6 +122,8 @@ COUNTED = (
     "SHFL",
     "CALL",
 )
+# objects, as gc counts them: most of Numba's stay as long as a process
+RARELY = (100_000, 50, 1000)
 MISSING = 3  # exit status: not compiled, because a part of the toolkit is not installed
 
 OPCODE = re.compile(
@@ -155,6 +158,8 @@ class Job(NamedTuple):
     given: dict = {}  # noqa: RUF012  what this kernel takes otherwise than ARRAYS has it
     threads: int = 256  # of a block
     model: float = 0.0  # instructions of a step as the choice of a plan has them; 0: has not
+    varied: bool = False  # clips, or looks at flags
+    further: bool = False  # of a size that is not the first of those that are listed
 
 
 def jobs(number, card: Card) -> Iterator[Job]:
@@ -216,7 +221,8 @@ def persistent_jobs(schedule, cell, sizes, number, card: Card, most: bool) -> It
                 made, plan = partial(factory, cell, number, choice.plan), choice.plan
                 model = MODELS[schedule](plan, problem)
                 arguments = given(clips, masked)
-                yield Job(name, cell.name, True, made, arguments, plan.threads, model)
+                kind = clips or masked, (n, B) not in sizes[:1] + listed[:1]
+                yield Job(name, cell.name, True, made, arguments, plan.threads, model, *kind)
                 if masked and cell is lstm and (n, B) == listed[0]:
                     name = name.replace("masked", "masked.given")
                     made = partial(factory, cell, number, plan._replace(given=True))
@@ -441,15 +447,18 @@ def report(task: Task, options) -> dict:
 
 
 def matters(job: Job, cc: tuple[int, int], dtype: str, options) -> bool:
-    """Where time is short: of the newest cc every kernel of float32. Else of all cells those whose
-    block sizes are listed; the others have their counts, and activations are compiled by
-    themselves. Between the oldest cc and the newest, nothing but these cells in float32.
+    """Where time is short: of the newest cc every kernel of float32, but of those that clip or look
+    at flags one size, of the LSTM all. Else of all cells those whose block sizes are listed; the
+    others have their counts, and activations are compiled by themselves. Between the oldest cc and
+    the newest, nothing but these cells in float32, in one size.
     """
     oldest, newest = min(options.cc), max(options.cc)
-    if not options.quick or (cc == newest and dtype == "float32"):
+    if not options.quick:
         return True
+    if cc == newest and dtype == "float32":
+        return not (job.varied and job.further and job.cell != "lstm")
     if oldest < cc < newest:
-        return dtype == "float32" and job.cell in BLOCK_SIZES
+        return dtype == "float32" and job.cell in BLOCK_SIZES and not job.further
     return job.cell in ("", *BLOCK_SIZES)
 
 
@@ -607,10 +616,9 @@ def measure(options) -> Iterator[dict]:
     the next.
     """
     context = multiprocessing.get_context("spawn")
+    rarely = {"initializer": gc.set_threshold, "initargs": RARELY, "mp_context": context}
     for kernels in tasks(options):
-        with ProcessPoolExecutor(
-            min(len(kernels), os.cpu_count() or 1), mp_context=context
-        ) as pool:
+        with ProcessPoolExecutor(min(len(kernels), os.cpu_count() or 1), **rarely) as pool:
             yield from pool.map(report, kernels, itertools.repeat(options))
 
 

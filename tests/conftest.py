@@ -4,6 +4,7 @@ else in the simulator.
 
 import ctypes
 import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def strict_arrays():
 
     with strict(), ordered():
         yield
+
+
+@pytest.fixture(autouse=True)
+def flags_of_torch():
+    """torch's tools for tests, where one has imported them, forbid to set its flags: they did not
+    to this test.
+    """
+    if torch := sys.modules.get("torch"):
+        frozen = torch.backends.flags_frozen.__globals__  # the module itself hides them
+        frozen["__allow_nonbracketed_mutation_flag"] = True
 
 
 @pytest.fixture(params=DEVICES)

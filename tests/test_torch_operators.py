@@ -51,6 +51,7 @@ def how(name, reverse=False, masked=False, clip=None):
 EVERY = list(itertools.product(KINDS, (False, True), (False, True)))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch itself looks at it
 @pytest.mark.parametrize(("name", "reverse", "masked"), EVERY[::3])
 def test_torch_finds_nothing_wrong(name, reverse, masked):
     """Schemas, shapes of fake tensors, the slope, and what AOTAutograd makes of all that, where T

@@ -53,6 +53,7 @@ def how(name, reverse):
     return name, "", reverse, True, True, None, None
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch itself looks at it
 @pytest.mark.parametrize(("name", "reverse"), [("lstm", False), ("gru", True)])
 def test_operators_take_given_states(name, reverse):
     """Schemas, fake shapes, what AOTAutograd makes of them; and the slope."""

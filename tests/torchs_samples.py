@@ -6,7 +6,6 @@ import warnings
 from importlib import import_module
 
 import pytest
-import torch
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 
@@ -17,8 +16,6 @@ def database():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         modules = import_module("torch.testing._internal.common_modules")
-    # that import forbids to set torch.backends' flags, which other tests do
-    vars(torch.backends)["__allow_nonbracketed_mutation_flag"] = True
     named = {info.name.removeprefix("nn."): info for info in modules.module_db}
     return {name: named[name] for name in NAMES}
 
