@@ -21,7 +21,6 @@ WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in 
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
 
-
 ParallelLike = tuple[int, int] | bool | str  # (chunks, steps of warm-up), "auto"
 
 
@@ -63,7 +62,6 @@ def modelled(layer, T: int, B: int, count: int, warm_up: int) -> float:
     """How many times as quick `count` chunks should be, forward and back, with warm-ups, what is
     carried on at seams, and a look at how soon the layer forgets.
     """
-
     own = (-(-T // count) + warm_up) * cost(layer, count * B)
     return T * cost(layer, B) / (own + warm_up * cost(layer, 4 * B) / 2 + CALLS)
 

@@ -41,6 +41,17 @@ def checked(name: str, module: Any, states: int) -> Stack:
     return module
 
 
+def carrier(name: str, module, states: int, make: Any, sizes: tuple, device) -> dict:
+    """What torchrl's constructor takes: a module made of these sizes; or the one that was given,
+    beside which torchrl refuses sizes.
+    """
+    if module is None:
+        return {name: checked(name, make(*sizes, device=device), states)}
+    input_size, hidden_size, *_ = sizes
+    beside = {"input_size": input_size, "hidden_size": hidden_size}
+    return beside | {name: checked(name, module, states)}
+
+
 def over_time(stack: Stack, x, given, begins) -> tuple:
     """x (T, B, m) through all layers in one call -> y (T, B, n), the last states (S, L, B, n), and
     those after every step (S, L, T, B, n), which have no slope.
@@ -225,12 +236,8 @@ class LSTMModule(Ours, torchrl.modules.LSTMModule):
         lstm: Stack | None = None,
         **keys,
     ):
-        if lstm is None:
-            make: Any = LSTM
-            how = num_layers, bias, batch_first, dropout
-            lstm = make(input_size, hidden_size, *how, device=device)
-            input_size = hidden_size = None
-        super().__init__(input_size, hidden_size, lstm=checked("lstm", lstm, 2), **keys)
+        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout
+        super().__init__(**carrier("lstm", lstm, 2, LSTM, sizes, device), **keys)
 
     @property
     def ours(self):
@@ -258,12 +265,8 @@ class GRUModule(Ours, torchrl.modules.GRUModule):
         gru: Stack | None = None,
         **keys,
     ):
-        if gru is None:
-            make: Any = GRU
-            how = num_layers, bias, batch_first, dropout
-            gru = make(input_size, hidden_size, *how, device=device)
-            input_size = hidden_size = None
-        super().__init__(input_size, hidden_size, gru=checked("gru", gru, 1), **keys)
+        sizes = input_size, hidden_size, num_layers, bias, batch_first, dropout
+        super().__init__(**carrier("gru", gru, 1, GRU, sizes, device), **keys)
 
     @property
     def ours(self):
