@@ -29,7 +29,6 @@ def seconds(step, start) -> tuple[float, float]:
 
 def compared(n: int, times: int) -> dict[str, float]:
     """Milliseconds of two processes, how often longer one takes, and what is sent."""
-    import numba
     import numpy as np
     import torch
     import torch.distributed as dist
@@ -42,7 +41,7 @@ def compared(n: int, times: int) -> dict[str, float]:
     parallel, x = DistributedDataParallel(model), torch.randn(T, B, n)
 
     def step(module, x, threads=1):
-        numba.set_num_threads(threads)
+        torch.set_num_threads(threads)
         module(x)[0].square().mean().backward()
 
     def alone(threads):

@@ -62,11 +62,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="small, three times")
     quick = parser.parse_args().quick
-    import numba
     import torch
 
     torch.set_num_threads(1)
-    numba.set_num_threads(1)
     sizes = SIZES | ({"B": 4, "T": 16, "n": 16} if quick else {})
     for kind in KEYS:
         found = compared(kind, 3 if quick else 7, **sizes)

@@ -44,6 +44,7 @@ NAMES = {
     "AbstractTemplate": ("numba.core.typing.templates.AbstractTemplate", "operators of vectors"),
     "infer_global": ("numba.core.typing.templates.infer_global", "operators of vectors"),
     "cpu_target": ("numba.core.registry.cpu_target", "the width of vectors; keys of kept kernels"),
+    "parallel": ("numba.np.ufunc.parallel", "threads: how many, without starting Numba's own"),
     "from_dtype": ("numba.np.numpy_support.from_dtype", "arrays on the stack"),
     # kernels that are kept on disk
     "FunctionIdentity": (
@@ -118,6 +119,13 @@ def compile_for(kernel, arguments):
 def instead_of_compiling(kernel, f):
     """f(*arguments) is called where the function is called with types it is not compiled for."""
     kernel._compile_for_args = f
+
+
+def threads_of(parallel) -> int:
+    """numba.get_num_threads(), which starts Numba's own threads where there are none yet: these
+    change how many torch has.
+    """
+    return parallel.get_num_threads() if parallel._is_initialized else parallel.NUM_THREADS
 
 
 def compiled_cuda_kernel(kernel, signature: tuple, language: str) -> tuple[bytes, str]:

@@ -23,6 +23,7 @@ from programs import words
 from rnn_gpu import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
 from rnn_gpu.bridges.jax import calls, xla
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.kernels.devices.cpu import threads
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_disable_most_optimizations", True)  # compiling them is what takes long here
@@ -362,7 +363,7 @@ def test_as_many_threads_share_a_call_as_the_caller_says(monkeypatch):
 
     class Seeing:
         def forward(self, *call):
-            seen.append(numba.get_num_threads())
+            seen.append(threads.most())
             cpu.forward(*call)
 
     monkeypatch.setattr(calls, "resolve", lambda name: Seeing())

@@ -5,7 +5,6 @@ the states.
 import gc
 import tracemalloc
 
-import numba
 import numpy as np
 import pytest
 
@@ -63,7 +62,7 @@ def test_on_the_cpu_pieces_give_the_bits_of_the_whole(b, count, dtype, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(threads, "ENOUGH", 1)
         patch.setattr(recurrence, "WORTH_BARRIER", 1)
-        patch.setattr(numba, "get_num_threads", lambda: count)
+        patch.setattr(threads, "most", lambda: count)
         whole, _ = net(x)
     stream = Stream(net)
     same(np.stack([stream(step) for step in x]), whole)

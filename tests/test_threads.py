@@ -53,6 +53,26 @@ def test_what_cannot_be_compiled_leaves_threads_that_work():
     call()
 
 
+# How many
+
+ASKED = """
+from processes import *
+from threading import Thread
+from numba.np.ufunc import parallel
+
+all = numba.config.NUMBA_NUM_THREADS
+print(threads.most() == all, call(2), not parallel._is_initialized)
+numba.set_num_threads(1)
+others = []
+Thread(target=lambda: others.append(threads.most())).start()
+print(threads.most() == 1, others == [all])
+"""
+
+
+def test_to_ask_numba_how_many_threads_starts_none_of_its_own():
+    assert run("import numba" + ASKED).split() == ["True", "None", "True", "True", "True"]
+
+
 # At odd moments
 
 AT_THE_END = """

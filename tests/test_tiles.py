@@ -59,7 +59,7 @@ def test_the_way_back_does_not_depend_on_where_its_rows_lie_or_who_sums_them(rep
     monkeypatch.setattr(threads, "ENOUGH", 1)
     products.plan_back.cache_clear()
     for count in (1, 2, 3):
-        monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
+        monkeypatch.setattr(threads, "most", lambda count=count: count)
         for a, b in zip(cpu.project_back(δ, x, U), expected, strict=True):
             assert (a == b).all()
     products.plan_back.cache_clear()
@@ -102,14 +102,14 @@ def test_threads_give_the_same_bits(B, n, how, clips, monkeypatch):
     monkeypatch.setattr(threads, "ENOUGH", 1)
     monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     for count in {2, numba.config.NUMBA_NUM_THREADS}:
-        monkeypatch.setattr(numba, "get_num_threads", lambda count=count: count)
+        monkeypatch.setattr(threads, "most", lambda count=count: count)
         assert f"on {count}, which share {how}" in rnn_gpu.LSTM(n, n, device="cpu").explain(5, B)
         for a, b in zip(passes(B, n, resets=resets, **clips), alone, strict=True):
             assert (a == b).all()
 
 
 def test_threads_obey_numba_and_the_work(monkeypatch):
-    monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(threads, "most", lambda: 3)
     assert [threads.threads_for(work, 100) for work in (threads.ENOUGH / 2, threads.ENOUGH)] == [
         1,
         3,
@@ -117,7 +117,7 @@ def test_threads_obey_numba_and_the_work(monkeypatch):
     assert threads.threads_for(threads.ENOUGH, 2) == 2
     # nothing to share
     assert recurrence.shares(CELLS["lstm"], 1000, 1, 16, 1, np.dtype("f")) == (1, False)
-    monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(threads, "most", lambda: 2)
     for n, B, by_units in ((128, 16, False), (512, 16, True), (512, 32, False), (128, 2, True)):
         assert recurrence.shares(CELLS["lstm"], 64, B, n, n // 16, np.dtype("f")) == (2, by_units)
 
@@ -164,7 +164,7 @@ def test_calls_that_meet_take_turns(monkeypatch):
     monkeypatch.setattr(threads, "ENOUGH", 1)
     monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
     alone = passes(2, 70, T=3)
-    monkeypatch.setattr(numba, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(threads, "most", lambda: 3)
     with ThreadPoolExecutor(4) as callers:
         for got in [callers.submit(passes, 2, 70, T=3) for _ in range(12)]:
             for a, b in zip(got.result(timeout=60), alone, strict=True):
@@ -174,7 +174,7 @@ def test_calls_that_meet_take_turns(monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_threads_work_in_a_forked_process(monkeypatch):
     monkeypatch.setattr(threads, "ENOUGH", 1)
-    monkeypatch.setattr(numba, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(threads, "most", lambda: 2)
     passes(9, 5)
     read, write = os.pipe()
     with warnings.catch_warnings():

@@ -1,4 +1,5 @@
-"""Threads that share one call: as many as numba.set_num_threads says, where there is work for them.
+"""Threads that share one call: as many as numba.set_num_threads and whoever calls say, where there
+is work for them.
 
 A call of some hundred microseconds cannot wait for Python to hand its parts out. So the parts of a
 call are handed from compiled code to compiled code, by a board of numbers in memory: the other
@@ -18,7 +19,6 @@ from functools import cache
 from queue import SimpleQueue
 from threading import RLock, Thread, get_native_id
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -29,7 +29,10 @@ from ...private import (
     compile_for,
     global_compiler_lock,
     instead_of_compiling,
+    parallel,
+    threads_of,
 )
+from ...sharing import told
 from .compilation import intrinsic, jit, within
 from .simd import I32, I64, flat, place
 from .stored import Stored, keep
@@ -168,11 +171,16 @@ class Team:
 turns = Turns()
 
 
+def most() -> int:
+    """How many threads may share a call: as many as Numba has been told, and whoever calls."""
+    return min(threads_of(parallel), told.most)
+
+
 def threads_for(operations: float, parts: int) -> int:
     """How many threads share a call of so many multiplications and additions that can be cut in
     `parts`.
     """
-    return 1 if operations < ENOUGH else max(1, min(numba.get_num_threads(), parts))
+    return 1 if operations < ENOUGH else max(1, min(most(), parts))
 
 
 def share(kernel, count: int, *arguments):

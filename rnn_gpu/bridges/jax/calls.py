@@ -7,14 +7,12 @@ hidden belongs to a program: built-in cells by name, others by one of their own.
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import NamedTuple, NoReturn
 from uuid import uuid4
 
 import jax
-import numba
 import numpy as np
 from jax import core
 from jax.extend.core import Primitive
@@ -24,7 +22,7 @@ from ...device import resolve
 from ...errors import DeviceError, UnsupportedError
 from ...kernels import Backward, Cell, Clip, Forward
 from ...kernels.cells import CELLS
-from ...kernels.private import config
+from ...kernels.sharing import AtMost
 from .xla import register, wait_at_the_end
 
 PREPARED = 1 << 22  # numbers of the largest array of the call that compiles a program's kernels
@@ -38,7 +36,9 @@ class How(NamedTuple):
     cell: Cell
     masked: bool  # see Forward
     clip: Clip
-    threads: int  # that share a call, at most
+    # that share a call, at most: Numba's number is each thread's own, and a call may come in one of
+    # XLA's
+    threads: int
 
     @property
     def text(self) -> str:
@@ -70,19 +70,6 @@ def how_of(text: str) -> How:
 # The work
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """As many threads as the caller has said: Numba's number is each thread's own, and this may be
-    one of XLA's.
-    """
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(count, config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
-
-
 def go_forward(text: str, given, results) -> None:
     """p (T, B, G, n), W (G·n, n), c (G·n,) or (0,), s0 (S, B, n), flags (T, B) -> s (S, T+1, B, n),
     kept (T, B, K, n), which are overwritten.
@@ -90,7 +77,7 @@ def go_forward(text: str, given, results) -> None:
     (p, W, c, s0, flags), (s, kept), how = given, results, how_of(text)
     s[:, 0] = s0
     if s0.size:
-        with threads(how.threads):
+        with AtMost(how.threads):
             resolve("cpu").forward(how.cell, Forward(p, W, c, s, kept, flags, how.masked))
 
 
@@ -103,7 +90,7 @@ def go_back(text: str, given, results) -> None:
     if ds.size:
         δq = dq[0] if how.cell.apart else dp
         call = Backward(dy, W, s, kept, flags, dp, δq, ds0, how.clip, how.masked)
-        with threads(how.threads):
+        with AtMost(how.threads):
             resolve("cpu").backward(how.cell, call)
 
 

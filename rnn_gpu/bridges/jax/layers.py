@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numba
 import numpy as np
 from jax import core
 
@@ -18,6 +17,7 @@ from ...kernels.cells import CELLS
 from ...kernels.cells.elman import elman
 from ...kernels.cells.gru import gru as gru_cell
 from ...kernels.cells.lstm import lstm as lstm_cell
+from ...kernels.devices.cpu.threads import most
 from ...layers.stateful import clip_of
 from ...parameters import recurrent_shapes
 from .calls import BACKWARD, FORWARD, How
@@ -162,7 +162,7 @@ def recurrent(
             within = jnp.arange(T)[:, None] < checked_lengths(lengths, T, B, alone)
             live, starts = live & within, starts & within
     s0 = states(cell, state, x, (B, θ["W"].shape[1]), alone)
-    way = Way(How(cell, masked, clip, numba.get_num_threads()), reverse, batch_first)
+    way = Way(How(cell, masked, clip, most()), reverse, batch_first)
     y, s = carried(way, θ, x[:, None] if alone else x, s0, live, starts)
     y, s = (y[:, 0], s[:, 0]) if alone else (y, s)
     return y, (s[0] if cell.states == 1 else tuple(s))

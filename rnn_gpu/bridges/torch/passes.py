@@ -15,7 +15,7 @@ from ...layers.passes import INFERENCE, Back, Pass
 from ...layers.recurrent import Tape
 from ...layers.steps import Steps, all_live
 from ...parameters import recurrent_shapes
-from .tensors import array_of, kernels_of, on_the_stream_of, tensor_of
+from .tensors import array_of, as_torch_computes, kernels_of, on_the_stream_of, tensor_of
 
 
 class Left:
@@ -71,7 +71,7 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     s0 may be (S, 1+T, B, n), the initial states and those that are given: before step t, where a
     sample begins anew, s0[:, 1 + t]. Then s is (S, 2T+1, B, n)
     """
-    with on_the_stream_of(x):
+    with as_torch_computes(x):
         dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W, b=b, c=c)
         x, s0 = (array_of(layer.backend, a, dtype) for a in (x, s0))
@@ -90,7 +90,7 @@ def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
 
     x, U and W as they came to `carry`, s and kept as it gave them.
     """
-    with on_the_stream_of(dy):
+    with as_torch_computes(dy):
         dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W)
         d = layer.backend

@@ -13,6 +13,7 @@ import torch
 
 from ...device import resolve
 from ...errors import DeviceError
+from ...kernels.sharing import AtMost
 
 NOWHERE = nullcontext()
 kernels_of = cache(resolve)  # the device of a name: to look for it takes 10 µs
@@ -33,6 +34,13 @@ def on_the_stream_of(tensor):
         return NOWHERE
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     return kernels_of("cuda").on_stream(stream, tensor.get_device(), memory_on(tensor.device))
+
+
+def as_torch_computes(tensor):
+    """A context whose kernels run as torch's would: see `on_the_stream_of`; on the CPU with at most
+    torch.get_num_threads() threads.
+    """
+    return on_the_stream_of(tensor) if tensor.is_cuda else AtMost(torch.get_num_threads())
 
 
 def memory_on(device) -> Callable:
