@@ -33,10 +33,12 @@ from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, gate, softsign
 from rnn_gpu.layers.cutting import ParallelLike
 from rnn_gpu.layers.steps import Steps
+from rnn_gpu.network.memory import needed
 
 PASSES = ("forward", "backward", "step")
 ON_THE_CPU = ("inference", "step")
 TOLERANCE = {"ieee": 3e-4, "tf32": 3e-2}  # relative to the largest number of an array
+SHARE = 0.8  # of the memory that a pass forward and back takes; segments of an RNN need 0.74
 PIECE = 32_768  # steps: torch's layers take no more than 65,535
 NOISE = 1 << 22  # numbers drawn; longer arrays repeat them
 device = import_module(f"rnn_gpu.kernels.devices.{'cpu' if CPU else 'cuda'}")
@@ -220,6 +222,39 @@ class Ours(Contender):
         self.step()
         grads = {
             f"d{name}{k}": grad for k, own in enumerate(self.grads) for name, grad in own.items()
+        }
+        return {"y": self.y, "dx": self.dx} | grads
+
+
+class OursInSegments(Contender):
+    """Our layers as a network, within SHARE of the memory that it would take, where the sequence is
+    long enough: it is cut into segments, each of which is computed again on the way back.
+    """
+
+    def __init__(self, problem: Problem, parallel: ParallelLike = False):
+        self.problem, self.parallel = problem, parallel
+        self.network = rnn_gpu.Network(problem.layers)
+        T, B = problem.case.T, problem.case.B
+        least, most = (
+            needed(self.network, T, B, k, ragged=False, inputs=True)
+            for k in (min(T, self.network.backend.chunk(B)), T)
+        )
+        self.memory_budget = max(int(SHARE * most), least)
+
+    def forward(self):
+        self.y, _ = self.network(
+            self.problem.x, memory_budget=self.memory_budget, parallel=self.parallel
+        )
+
+    def backward(self):
+        self.dx, _ = self.network.backward(self.problem.dy)
+
+    def outcome(self):
+        self.step()
+        grads = {
+            f"d{name}{k}": grad
+            for k, layer in enumerate(self.problem.layers)
+            for name, grad in layer.grads.items()
         }
         return {"y": self.y, "dx": self.dx} | grads
 
@@ -509,6 +544,8 @@ ENTRIES = {
     "ours, CUDA graph": Entry(OursReplayed),
     "ours, public call": Entry(partial(Ours, public=True), passes=("step",)),
     "ours, parallel": Entry(partial(Ours, public=True, parallel="auto")),
+    "ours, in segments": Entry(OursInSegments),
+    "ours, parallel, in segments": Entry(partial(OursInSegments, parallel="auto")),
     "torch": Entry(TorchCalled if CPU else Torch),
     "torch, CUDA graph": Entry(partial(Torch, graph=True)),
     "torch, TF32": Entry(partial(Torch, precision="tf32"), "tf32"),

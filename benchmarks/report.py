@@ -316,47 +316,48 @@ def lengths(rows: list[dict]) -> str:
 
 
 def plot(rows: list[dict], path: Path) -> bool:
-    """Microseconds and bytes a step against T, all logarithmic; False where matplotlib is not
-    there, or nothing to draw.
+    """Microseconds and bytes a step against T, all logarithmic, a column of each network; False
+    where matplotlib is not there, or nothing to draw.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
-    styles = {"ours": "o-", "ours, parallel": "D-.", "torch": "s--"}
-    styles |= {"torch, CUDA graph": "^:", "torch, in pieces": "v-."}
-    curves = {}
+    styles = {"ours": "C0o-", "ours, parallel": "C1D-.", "torch": "C3s--"}
+    styles |= {"ours, in segments": "C0o:", "ours, parallel, in segments": "C1D:"}
+    styles |= {"torch, CUDA graph": "C4^:", "torch, in pieces": "C5v-."}
+    curves: dict[str, dict[str, list]] = {}
     for row in rows:
         case = row["case"]
+        network = f"{case['cell']} n={case['n']} B={case['B']}"
         for name, one in row.get("passes", {}).get("step", {}).items():
             if name in styles:
-                point = case["T"], one["us_per_step"], row.get("memory_per_step", {}).get(name)
-                curves.setdefault((f"{case['cell']} n={case['n']} B={case['B']}", name), []).append(
-                    point
-                )
+                held = row.get("memory_per_step", {}).get(name)
+                bytes = math.nan if isinstance(held, (str, type(None))) else held
+                point = case["T"], one["us_per_step"], bytes
+                curves.setdefault(network, {}).setdefault(name, []).append(point)
     if not curves:
         return False
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    time, memory = figure.subplots(1, 2)
-    colours = {
-        network: f"C{k}"
-        for k, network in enumerate(dict.fromkeys(network for network, _ in curves))
+    figure = Figure(figsize=(1 + 3 * len(curves), 6), layout="constrained")
+    panels = figure.subplots(2, len(curves), sharex=True, squeeze=False)
+    for (network, named), (time, memory) in zip(curves.items(), panels.T, strict=True):
+        for name, points in named.items():
+            T, us, bytes = zip(*sorted(points), strict=True)
+            time.loglog(T, us, styles[name], label=name, markersize=4)
+            memory.loglog(T, bytes, styles[name], markersize=4)
+        time.set_title(network, fontsize=10)
+        memory.set_xlabel("T, steps")
+        for axes in (time, memory):
+            axes.grid(alpha=0.3)
+    for axes, unit in zip(panels[:, 0], ("µs", "bytes"), strict=True):
+        axes.set_ylabel(f"{unit} a step, forward and backward")
+    handles = {
+        label: handle
+        for axes in panels[0]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    for (network, name), points in curves.items():
-        T, us, size = zip(*sorted(points), strict=True)
-        style = {"color": colours[network], "label": f"{network}, {name}", "markersize": 4}
-        time.loglog(T, us, styles[name], **style)
-        memory.loglog(
-            T,
-            [math.nan if isinstance(one, (str, type(None))) else one for one in size],
-            styles[name],
-            **style,
-        )
-    for axes, unit in ((time, "µs"), (memory, "bytes")):
-        axes.set(xlabel="T, steps", ylabel=f"{unit} a step, forward and backward")
-        axes.grid(which="both", alpha=0.3)
-    time.legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, fontsize=8)
+    figure.savefig(path, dpi=100)
     return True
 
 

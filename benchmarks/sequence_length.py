@@ -1,5 +1,6 @@
 """Time and memory a step against the length of the sequence: ours should be flat, cuDNN stops at
-65,535 steps; and ours with chunks of the sequence side by side, where that should pay.
+65,535 steps; and ours with chunks of the sequence side by side, where that should pay, and within
+less memory, in segments.
 
 python -m benchmarks sequence_length [--cpu] [--quick] [--seconds 120] [--resume] [--rehearse]
 """
@@ -19,9 +20,13 @@ from benchmarks._timing import options, run_table
 from benchmarks.report import said
 
 NAMES = ("ours", "ours, parallel", "torch")
+IN_SEGMENTS = ("ours, in segments", "ours, parallel, in segments")  # on the CPU, of the longest
 # cell, n, B
 NETWORKS = (("elman", 20, 16), ("lstm", 32, 1), ("elman", 20, 1), ("gru", 32, 1), ("lstm", 256, 8))
+LONE = (("lstm", 64, 1), ("lstm", 256, 1))  # on the CPU too: what goes there in parallel over time
 LENGTHS = (1024, 1_048_576, 131_072, 128, 16_384, 65_536, 4096, 512)
+# steps: beyond, a step of a loop of torch takes minutes on the CPU; its LSTM is no such loop
+SLOW_STOPS, LOOPING = 131_072, ("elman", "gru")
 # steps: beyond, a graph of cuDNN's kernels takes longer to build than it saves
 CUDNN_STOPS, GRAPHS_STOP = 65_535, 4096
 QUICK = 1, (128, 4096)  # networks and lengths on the CPU, where each takes two processes
@@ -29,16 +34,32 @@ TELLS = 1 << 20  # bytes: less is a matter of pages
 ARRAYS = 40  # of (T, B, n), what a training step of an LSTM has at most on the CPU
 if REHEARSAL:
     NETWORKS, LENGTHS, CUDNN_STOPS = (("elman", 5, 2), ("lstm", 4, 1)), (3, 6), 5
-    QUICK, TELLS = (1, (3, 3000)), 1 << 18
+    QUICK, TELLS, SLOW_STOPS = (1, (3, 3000)), 1 << 18, 3000
+    LONE = (("lstm", 6, 1),)
 
 
 def cases(quick: bool = False) -> list[Case]:
-    most, lengths = QUICK if CPU and quick else (len(NETWORKS), LENGTHS)
+    networks = NETWORKS + LONE * CPU
+    most, lengths = QUICK if CPU and quick else (len(networks), LENGTHS)
     return [
         Case(cell, n, B, T, m=n, threads=int(CPU))
         for T in lengths
-        for cell, n, B in NETWORKS[:most]
+        for cell, n, B in networks[:most]
     ]
+
+
+def names(case: Case) -> list[str]:
+    """Who is measured."""
+    found = [*NAMES]
+    if CPU:
+        found += IN_SEGMENTS * (case.T >= SLOW_STOPS)
+        return [name for name in found if name != "torch" or not too_slow(case)]
+    found += ["torch, CUDA graph"] * (case.T <= GRAPHS_STOP)
+    return found + ["torch, in pieces"] * (case.T > CUDNN_STOPS)
+
+
+def too_slow(case: Case) -> bool:
+    return CPU and case.cell in LOOPING and case.T > SLOW_STOPS
 
 
 def fits(case: Case) -> bool:
@@ -52,16 +73,12 @@ def measured(case: Case) -> dict:
     if CPU:
         return measure(
             Problem(case),
-            NAMES,
+            names(case),
             ("step",),
             also=lambda ready: memory_on_the_cpu(ready, case),
         )
-    names = [*NAMES]
-    names += ["torch, CUDA graph"] * (case.T <= GRAPHS_STOP) + ["torch, in pieces"] * (
-        case.T > CUDNN_STOPS
-    )
     return measure(
-        Problem(case), names, ("step", "forward"), also=lambda ready: memory(ready, case.T)
+        Problem(case), names(case), ("step", "forward"), also=lambda ready: memory(ready, case.T)
     )
 
 
@@ -97,7 +114,7 @@ def grown(name: str, network: Case) -> dict[int, int]:
     lengths = [
         case.T
         for case in cases("--quick" in sys.argv)
-        if case._replace(T=0) == network and fits(case)
+        if case._replace(T=0) == network and fits(case) and name in names(case)
     ]
     text = json.dumps([name, network, sorted(lengths)])
     command = [

@@ -455,7 +455,8 @@ def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     short, long = strict(tmp_path / "rehearsal" / "sequence_length.json")["results"]
     assert "too little to tell" in short["memory_per_step"].values()
-    ours = {"ours", "ours, parallel"}
+    ours = {"ours", "ours, parallel", "ours, in segments", "ours, parallel, in segments"}
+    assert long["memory_per_step"]["ours, in segments"] < long["memory_per_step"]["ours"]
     assert set(long["memory_per_step"]) == (ours | {"torch"} if TORCH else ours)
     array = 4 * 2 * 5  # bytes a step of (T, B, n)
     assert all(4 * array < size for size in long["memory_per_step"].values()), long[

@@ -140,7 +140,7 @@ def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
     )
     tapes = sum(part.kept for part in parts)
     forward = max(sum(p.kept for p in parts[: i + 1]) + parts[i].forward for i in range(len(parts)))
-    loss = out * (4 + 8 // size) + (tapes if k == T else 0)
+    loss = 0 if inputs else out * (4 + 8 // size) + (tapes if k == T else 0)
     after = max(sum(p.delta for p in parts[i:]) + parts[i].backward for i in range(len(parts)))
     backward = tapes + out + after
     return size * (always + between + max(forward + out, loss, backward))
