@@ -102,7 +102,7 @@ layers
 bridges.jax.layers
 bridges.jax.flax
 bridges.torch.passes bridges.torch.registry bridges.torch.twice network.bar network.checkpoint
-network.counting
+network.counting network.given
 bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators
 bridges.torch.calls bridges.torch.onnx

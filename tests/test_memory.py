@@ -31,10 +31,10 @@ from rnn_gpu.network import memory
 T, B = 13, 3
 
 
-def network(device="reference", dtype="float64", loss="squared_error", **options):
+def network(device="reference", dtype="float64", loss="squared_error", noise=(), **options):
     on = {"device": device, "dtype": dtype}
     layers = [
-        LSTM(4, 5, **on),
+        LSTM(4, 5, **on, **dict(noise)),
         Dropout(0.3, **on),
         GRU(5, 3, **on),
         Dropout(0.3, variational=True, **on),
@@ -98,6 +98,7 @@ def test_sums_over_time_go_on_where_later_steps_stopped(b, device, dtype):
 
 def call(net, x, dy, dstate=None, clip=None, **options):
     """All that a call and its way back give."""
+    taken = options.get("reset_state") is not None
     y, states = net(x, **options)
     dx, ds = net.backward(dy, dstate, clip_step_norm=clip)
     got = (
@@ -106,6 +107,7 @@ def call(net, x, dy, dstate=None, clip=None, **options):
         | {"dx": dx}
         | named("ds", ds)
         | {"clipped": np.array(net.clipped_steps)}
+        | (named("dgiven", net.dreset_state) if taken else {})
     )
     return got | {name: net.backend.numpy(g).copy() for name, g in net.grads.items()}
 
@@ -135,6 +137,30 @@ def test_backward_within_a_budget_gives_the_bits_of_the_whole(how, device, chunk
     again, _ = other.backward(dy, dstate, clip_step_norm=options["clip"])
     same(again, expected["dx"])  # the layers remember nothing of a segment
     assert all(layer._last.tape is None for layer in other.layers)
+
+
+NOISE = {"recurrent_dropout": 0.3, "zoneout": 0.2}
+
+
+@pytest.mark.parametrize("noise", [{}, NOISE], ids=["plain", "noisy"])
+def test_segments_go_on_from_given_states(noise, device, chunks_of_four):
+    """Within, and with the first step of some; what arrives there is of all steps."""
+    rng = np.random.default_rng(0)
+    x, dy, begins = rng.normal(size=(T, B, 4)), rng.normal(size=(T, B, 2)), rng.random((T, B)) < 0.3
+    begins[::3] = np.eye(-(-T // 3), B, dtype=bool)  # T is cut before step 5
+    begins[5] = [False, True, False]
+    h, c, g, dh, dc, dg = (rng.normal(size=(T, B, n)) for n in (5, 5, 3, 5, 5, 3))
+    options = {"resets": begins, "reset_state": [(h, c), g], "lengths": [13, 8, 9]}
+    options |= {"dstate": [(dh[0], dc[0]), dg[0]], "training": bool(noise)}
+    net, other = network(device, noise=noise), network(device, noise=noise)
+    least = net.plan(T, B, ragged=True, inputs=True, reset_state=True).bytes - 1
+    expected = call(net, x, dy, **options)
+    same(call(other, x, dy, **options, memory_budget=least), expected)
+    (dh, _), dg = other.dreset_state
+    assert dh[5, 1].any() and dg[5, 1].any() and not dh[~begins].any()
+    same(other.layers[0].dreset_state[0], dh)
+    bytes = net.plan(T, B, inputs=True, reset_state=True).bytes
+    assert bytes > net.plan(T, B, inputs=True).bytes
 
 
 NETWORKS = {
@@ -176,17 +202,21 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     assert planned.bytes == pytest.approx(measured, rel=0.1)
 
 
-def test_the_plan_of_a_call_is_right_to_ten_percent(monkeypatch):
+@pytest.mark.parametrize("given", [False, True], ids=["plain", "reset_state"])
+def test_the_plan_of_a_call_is_right_to_ten_percent(given, monkeypatch):
     monkeypatch.setattr(pool, "LASTING", sys.maxsize)
     T, B = 3000, 4
     net = Network([LSTM(8, 32, device="cpu"), Dense(32, 3, device="cpu")])
-    x, dy = np.ones((T, B, 8), "float32"), np.ones((T, B, 3), "float32")
-    for share in (1.0, 0.4):
-        planned = net.plan(T, B, int(share * net.plan(T, B, inputs=True).bytes), inputs=True)
+    x, dy, h = (np.ones((T, B, size), "float32") for size in (8, 3, 32))
+    options = {"resets": np.arange(T * B).reshape(T, B) % 50 == 7, "reset_state": [(h, h)]}
+    options, told = options if given else {}, {"inputs": True, "reset_state": given}
+    for share in (1.0, 0.6 if given else 0.4):
+        planned = net.plan(T, B, int(share * net.plan(T, B, **told).bytes), **told)
         assert (planned.extra == 0) == (share == 1)
-        call(net, x, dy, memory_budget=planned.bytes)
+        options["memory_budget"] = planned.bytes
+        call(net, x, dy, **options)
         net.remember(None)
-        measured = peak(lambda bytes=planned.bytes: (net(x, memory_budget=bytes), net.backward(dy)))
+        measured = peak(lambda options=options: (net(x, **options), net.backward(dy)))
         assert planned.bytes == pytest.approx(measured, rel=0.1)
 
 
@@ -286,6 +316,15 @@ BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
             "resets",
             lambda net: long(net, resets=np.ones((300, 1), bool)),
             "memory_budget needs segments, and resets is given",
+        ),
+        (
+            "resets of a layer",
+            lambda net: long(
+                net,
+                resets=np.ones((300, 1), bool),
+                reset_state=[None, np.ones((300, 1, 3))],
+            ),
+            "memory_budget needs segments, and resets is given: .* its reset_state",
         ),
         (
             "tape",

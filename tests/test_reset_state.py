@@ -251,11 +251,6 @@ def test_the_door_says_what_is_wrong():
     refuses(DtypeError, "reset_state is float32", lambda: gru(X, resets=RESETS, reset_state=bad))
     refuses(
         ArgumentError,
-        "reset_state is given, and memory_budget",
-        lambda: Network([gru])(X, resets=RESETS, reset_state=[h], memory_budget="1GB"),
-    )
-    refuses(
-        ArgumentError,
         "reset_state is given, but this network has no recurrent layer",
         lambda: Network([Dense(M, 2, **REFERENCE)])(X[0], reset_state=[]),
     )

@@ -2,11 +2,13 @@
 one.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .steps import entered
+from ..errors import ArgumentError
+from .steps import Steps, entered
 
 
 class Given(NamedTuple):
@@ -29,6 +31,27 @@ class Given(NamedTuple):
         T = self.states.shape[1]
         s[:, T + 1] = s[:, 0]
         s[:, T + 2 :] = in_time(self.states[:, 1:], reverse)
+
+    def part(self, steps: Steps, start: int, end: int) -> "Given":
+        """Of steps start … end−1, of the Steps of all; what begins anew with the first of them
+        begins with what is given, whatever went before.
+        """
+        starts = None if steps.starts is None else steps.starts[start]
+        return Given(self.states[:, start:end], starts if start else self.first)
+
+
+def parts_of(given: Mapping[Any, Given], steps: Steps, start: int, end: int) -> dict[Any, Given]:
+    """Of each layer that has some, Given.part."""
+    return {layer: own.part(steps, start, end) for layer, own in given.items()}
+
+
+def need_resets(resets, expected: str):
+    """Raise ArgumentError where `reset_state` came without resets."""
+    if resets is None:
+        raise ArgumentError(
+            f"reset_state is given, but resets is None, expected {expected}: the steps before "
+            "which a sample begins anew, with that state"
+        )
 
 
 def in_time(a, reverse: bool):

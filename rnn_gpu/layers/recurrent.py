@@ -285,7 +285,9 @@ class Recurrent(Stateful):
         if tape.goes_on:
             behind = tape.narrowed(behind)
             first, dgiven = arrived(d, back.ds[0], behind, tape.first, self.reverse)
-            back = back._replace(ds=[first], dgiven=(dgiven,))
+            if tape.first is not None and not self.reverse:  # for the steps before, as `first`
+                ds = np.where(tape.first, ds.dtype.type(0), ds)
+            back = back._replace(ds=[first], dgiven=(dgiven,), wide_ds=ds)
         return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 
     def sums(self, inputs: tuple[Any, Any], recurrent: tuple[Any, Any], later):
@@ -363,16 +365,20 @@ class Recurrent(Stateful):
 
     def _apart(self, name, state, shape, axes, batch):
         """The arrays of a state at the door, of this shape, with their names."""
+        return [
+            (label, arguments.floats(label, part, self.dtype, shape, axes, batch))
+            for label, part in self.parts_of_state(name, state, f"arrays {axes}")
+        ]
+
+    def parts_of_state(self, name: str, state, expected: str) -> list[tuple[str, Any]]:
+        """(name, what came) of each state of the cell: of several a tuple came."""
         S = self.cell.states
         parts = (state,) if S == 1 else state
         if not isinstance(parts, (tuple, list)) or len(parts) != S:
             came = arguments.came_in_parts(parts)
-            raise ShapeError(f"{name} is {came}, expected a tuple of {S} arrays {axes}")
+            raise ShapeError(f"{name} is {came}, expected a tuple of {S} {expected}")
         names = [name] if S == 1 else [f"{name}[{k}]" for k in range(S)]
-        return [
-            (label, arguments.floats(label, part, self.dtype, shape, axes, batch))
-            for label, part in zip(names, parts, strict=True)
-        ]
+        return list(zip(names, parts, strict=True))
 
     def _check_given(self, name, state, begins, batch_first: bool) -> Given:
         """What samples go on from at the door, one a state, where they begin anew: (T, B) booleans

@@ -7,10 +7,11 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from .. import arguments
-from ..errors import ArgumentError, OrderError, ShapeError
+from ..errors import OrderError, ShapeError
 from ..kernels import UNCLIPPED, Clip
 from .base import Layer
 from .cutting import ParallelLike, parallel_of
+from .given import need_resets
 from .passes import INFERENCE, Last, next_pass
 from .steps import enter, entered, pattern
 
@@ -177,27 +178,33 @@ def begins_of(resets, steps, lengths, batch_first: bool):
     """Where samples begin anew, the first step too: (T, B) booleans of NumPy's.  Raises
     ArgumentError where `reset_state` came without resets.
     """
-    if resets is None:
-        raise ArgumentError(
-            "reset_state is given, but resets is None, expected (T, B) booleans: the steps before "
-            "which a sample begins anew, with that state"
-        )
+    need_resets(resets, "(T, B) booleans")
     T, B = steps.flags.shape
     return pattern("resets", resets, T, B, lengths, batch_first, otherwise=False)
 
 
 def check_reset_state(recurrent, states, begins, batch_first: bool) -> dict:
     """A list with what each recurrent layer goes on from, or None -> a Given by its layer."""
+    return {
+        layer: layer._check_given(name, state, begins, batch_first)
+        for name, layer, state in each_that_has(recurrent, "reset_state", states)
+    }
+
+
+def each_that_has(recurrent, name: str, states) -> list[tuple[str, Any, Any]]:
+    """(name, layer, state) of a list with one of each recurrent layer, or None: of those that have
+    one.
+    """
     if not isinstance(states, (list, tuple)) or len(states) != len(recurrent):
         raise ShapeError(
-            f"reset_state is {arguments.came_in_parts(states)}, expected a list of "
+            f"{name} is {arguments.came_in_parts(states)}, expected a list of "
             f"{len(recurrent)}: one a recurrent layer, or None"
         )
-    return {
-        layer: layer._check_given(f"reset_state[{i}]", state, begins, batch_first)
+    return [
+        (f"{name}[{i}]", layer, state)
         for i, (layer, state) in enumerate(zip(recurrent, states, strict=True))
         if state is not None
-    }
+    ]
 
 
 def known_dgiven(back) -> tuple:

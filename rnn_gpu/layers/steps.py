@@ -31,13 +31,15 @@ class Steps(NamedTuple):
         return a if self.dead is None else np.where(self.dead, a.dtype.type(0), a)
 
     def part(self, start: int, end: int):
-        """Steps start … end−1, of samples that nowhere begin anew."""
-        return Steps(
-            self.flags[start:end],
-            None if self.dead is None else self.dead[start:end],
-            None,
-            self.first + start,
-        )
+        """Steps start … end−1. Where a sample begins anew with the first of them, as every sample
+        does, its state before is to say it: see Given.part.
+        """
+        flags, dead, starts = self.flags[start:end], self.dead, self.starts
+        if starts is not None:
+            flags, starts = flags.copy(), starts[start:end].copy()
+            flags[0], starts[0] = flags[0] & LIVE, False
+        dead = None if dead is None else dead[start:end]
+        return Steps(flags, dead, starts, self.first + start)
 
     def turned(self, device):
         """For a layer that goes from the last step to the first. What begins at t then ends there:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 from copy import copy
 from typing import Any, NamedTuple
 
@@ -10,10 +11,12 @@ import numpy as np
 from .. import arguments
 from ..errors import ArgumentError, DtypeError, ShapeError
 from ..layers.base import ALIGNED
+from ..layers.passes import INFERENCE
 from ..layers.stateful import check_states
 from ..layers.steps import Steps, steps_of, steps_until
 from ..losses import LABELS, alike
 from .counting import Counting, masks, weights_of
+from .given import beside, rows_of
 
 
 class Batch(NamedTuple):
@@ -31,6 +34,7 @@ class Batch(NamedTuple):
     whole: Any = None
     states: list | None = None  # to begin with; None is zero
     ends: np.ndarray | None = None  # (B,), NumPy's: the last step that happens; None: of its length
+    given: Mapping = INFERENCE.given  # of a pass: what samples go on from where they begin anew
 
     @property
     def counts(self) -> float:
@@ -56,6 +60,8 @@ class Samples:
     mask, resets  N times (T_i,) booleans: steps that do not happen (False), steps before which a
                   sample begins anew (True); see Recurrent. Without targets of their own: what y
                   holds where no step happens is ignored. "last" is the last step that happens
+    reset_state   what samples go on from there, the first step too: a list as a Network takes it,
+                  with samples first, N times (T_i, n) for each state
     state         before the first step, a list as a Network takes it, with N in place of B
     counting      what the loss counts, and how much: see Counting
     """
@@ -70,6 +76,7 @@ class Samples:
         name: str = "",
         mask=None,
         resets=None,
+        reset_state=None,
         state=None,
         counting: Counting | None = None,
     ):
@@ -87,6 +94,11 @@ class Samples:
         self.live = masks(network, f"{name}mask", mask, x)
         self.starts = masks(network, f"{name}resets", resets, x)
         self.x = self._inputs(f"{name}x", x)
+        # the recurrent layers, by number, with a reset_state, and that of each sample: see rows_of
+        self.given_layers: tuple[int, ...] = ()
+        self.given: list | None = None
+        if reset_state is not None:
+            self.given_layers, self.given = rows_of(self, f"{name}reset_state", reset_state)
         self.y: list = []
         self.ignored: list | None = None
         if y is not None:
@@ -170,7 +182,7 @@ class Samples:
         classes away, and leaves what is ignored.
         """
         part = copy(self)
-        for name in ("x", "y", "live", "starts", "ignored", "weights"):
+        for name in ("x", "y", "live", "starts", "given", "ignored", "weights"):
             if each := getattr(self, name):
                 setattr(part, name, [each[i] for i in chosen])
         if self.states is not None:
@@ -184,6 +196,7 @@ class Samples:
     def everything(self) -> list:
         """All arrays, for a digest of them."""
         more = [self.live, self.starts, self.ignored, self.weights, self.states]
+        more += [self.given, [np.array(self.given_layers)]] if self.given else []
         return [*self.x, *self.y, *itertools.chain(*(each for each in more if each))]
 
     def batch(self, chosen, goes_on: bool = False) -> Batch:
@@ -215,16 +228,19 @@ class Samples:
             weight[np.broadcast_to(happened <= burnt, weight.shape)] = 0
         counted = weight.sum(1, dtype=np.float64)
         total[0] = counted.sum()
-        given = d.array(whole, network.dtype)
-        if given is not whole:
-            x, target, weight, total = parts_of(given, shapes, kinds)
+        sent = d.array(whole, network.dtype)
+        if sent is not whole:
+            x, target, weight, total = parts_of(sent, shapes, kinds)
         steps = (
             steps_until(d, x, lengths)
             if live is None
             else steps_of(d, live, False if starts is None else starts)
         )
         states = self.states and [d.array(s[:, chosen], network.dtype) for s in self.states]
-        return Batch(x, steps, target, weight, total, counted, lengths, 0, given, states, ends)
+        given = {} if starts is None or not self.given else beside(self, chosen, starts)
+        return Batch(
+            x, steps, target, weight, total, counted, lengths, 0, sent, states, ends, given
+        )
 
     def _steps_of(self, chosen, lengths):
         """(live (T, B), starts (T, B) or None, the last step that happens of each (B,)), NumPy's;

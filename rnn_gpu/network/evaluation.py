@@ -112,7 +112,7 @@ def measure(
 def run(network, batch: Batch, parallel: Parallel | None = None):
     """Outputs (T, B, k) of one batch; what `backward` needs is left alone."""
     states = batch.states or zero_states(network.recurrent, batch.x.shape[1])
-    pass_ = next_pass(network.layers, False, parallel)
+    pass_ = next_pass(network.layers, False, parallel, batch.given)
     return network.forward(batch.x, states, batch.steps, pass_, keep=False)[0]
 
 
@@ -124,6 +124,7 @@ def evaluate(
     batch_size: int = 256,
     mask: Listed | None = None,
     resets: Listed | None = None,
+    reset_state: Sequence[Any] | None = None,
     state: Sequence[Any] | None = None,
     sample_weight: ArrayLike | None = None,
     class_weight: Mapping[int, float] | ArrayLike | None = None,
@@ -134,11 +135,12 @@ def evaluate(
     tolerance: float = 1e-6,
 ) -> dict[str, float]:
     """{"loss": …} and, where the loss knows classes, {"accuracy": …}, over all samples, and what
-    `metrics` say: see Samples for x, y, mask, resets and state, `fit` for what counts, and
-    Recurrent for parallel and tolerance.
+    `metrics` say: see Samples for x, y, mask, resets, reset_state and state, `fit` for what counts,
+    and Recurrent for parallel and tolerance.
     """
     counting = Counting(sample_weight, class_weight, ignore_index, burn_in).checked(network)
-    samples = Samples(network, x, y, mask=mask, resets=resets, state=state, counting=counting)
+    of_samples = {"mask": mask, "resets": resets, "reset_state": reset_state, "state": state}
+    samples = Samples(network, x, y, counting=counting, **of_samples)
     size = arguments.size("batch_size", batch_size)
     way = parallel_of(parallel, tolerance)
     return measure(network, samples, size, check_metrics(metrics), way)
@@ -151,6 +153,7 @@ def predict(
     batch_size: int = 256,
     mask: Listed | None = None,
     resets: Listed | None = None,
+    reset_state: Sequence[Any] | None = None,
     state: Sequence[Any] | None = None,
     parallel: ParallelLike = False,
     tolerance: float = 1e-6,
@@ -159,11 +162,12 @@ def predict(
     else a list of (T_i, k), zero where no step happens.
 
     For the cross-entropies these are logits: `.argmax(-1)` is the class. See Samples for x, mask,
-    resets and state, Recurrent for parallel and tolerance.
+    resets, reset_state and state, Recurrent for parallel and tolerance.
     """
     way = parallel_of(parallel, tolerance)
     outputs, last = [], network.steps == "last" or not network.recurrent
-    samples = Samples(network, x, targets=False, mask=mask, resets=resets, state=state)
+    of_samples = {"mask": mask, "resets": resets, "reset_state": reset_state, "state": state}
+    samples = Samples(network, x, targets=False, **of_samples)
     for batch in samples.batches(arguments.size("batch_size", batch_size)):
         o = network.backend.numpy(batch.steps.only_live(run(network, batch, way)))
         for b, length in enumerate(batch.lengths):
@@ -178,6 +182,7 @@ def predict_proba(
     batch_size: int = 256,
     mask: Listed | None = None,
     resets: Listed | None = None,
+    reset_state: Sequence[Any] | None = None,
     state: Sequence[Any] | None = None,
     parallel: ParallelLike = False,
     tolerance: float = 1e-6,
@@ -196,7 +201,7 @@ def predict_proba(
         )
     of_logits = softmax if classes == "exclusive" else sigmoid
     ways = {"parallel": parallel, "tolerance": tolerance}
-    samples = {"mask": mask, "resets": resets, "state": state}
+    samples = {"mask": mask, "resets": resets, "reset_state": reset_state, "state": state}
     outputs = predict(network, x, batch_size=batch_size, **samples, **ways)
     return list(map(of_logits, outputs)) if isinstance(outputs, list) else of_logits(outputs)
 

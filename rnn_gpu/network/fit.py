@@ -54,6 +54,7 @@ def fit(
     burn_in: int = 0,
     mask: Listed | None = None,
     resets: Listed | None = None,
+    reset_state: Sequence[Any] | None = None,
     state: Sequence[Any] | None = None,
     stateful: bool = False,
     parallel: ParallelLike = False,
@@ -66,7 +67,8 @@ def fit(
                    (x, y), each as above; or such an iterable, which is gone through once an epoch,
                    as a DataLoader of torch's; a generator is for one epoch. They come in the order
                    in which they are made, of the size that they have, and may be triples with a
-                   dict of mask, resets, state, sample_weight (see Source)
+                   dict of mask, resets, reset_state, state, sample_weight (see
+                   Source)
     batch_size     32, of samples
 
     epochs, updates  how often each sample is seen, or how many updates are made; one of them, 10
@@ -95,8 +97,9 @@ def fit(
     ignore_index   the class label of what the loss and metrics leave out
     burn_in        the first steps of every sample that happen, which shape the state and not the
                    loss; where `stateful`, of the first batch of an epoch alone
-    mask, resets, state  of the samples x: see Samples. A pair `validation` has none, a share its
-                   part
+    mask, resets, reset_state, state  of the samples x: see Samples. A pair `validation` has none, a
+                   share its part. `truncate`, `stateful` and memory_budget go with resets where
+                   every recurrent layer has a reset_state
     stateful       True: sample i of a batch goes on from the state that sample i of the one before
                    ended with, and each epoch begins anew. Needs shuffle=False, whole batches; no
                    gradient goes back into the batch before. Validation begins with zero
@@ -133,7 +136,7 @@ def fit(
     """
     with network.in_training():
         counting = Counting(sample_weight, class_weight, ignore_index, burn_in).checked(network)
-        of_samples = {"mask": mask, "resets": resets, "state": state}
+        of_samples = {"mask": mask, "resets": resets, "reset_state": reset_state, "state": state}
         samples: Samples | Source
         if is_source(x, y):
             refuse_beside(

@@ -71,7 +71,7 @@ def both_ways(
     way = memory.Segments(network, segment) if segment else network
     network.let_go()
     o, last, tape = way.forward(
-        batch.x, states, batch.steps, next_pass(network.layers, True, parallel)
+        batch.x, states, batch.steps, next_pass(network.layers, True, parallel, batch.given)
     )
     loss = network.objective.loss
     do, sums = network.backend.loss(loss, o, batch.target, batch.weight, batch.total)

@@ -12,6 +12,7 @@ from ..errors import ArgumentError
 from ..kernels import UNCLIPPED
 from ..kernels.products import chunks
 from ..layers import Dense, Dropout
+from ..layers.given import parts_of
 from ..layers.passes import INFERENCE, Back, Pass
 from ..layers.steps import Steps
 
@@ -46,20 +47,27 @@ def budget(memory_budget) -> int:
 
 
 def plan(
-    network, T: int, B: int, memory_budget=None, ragged: bool = False, inputs: bool = False
+    network,
+    T: int,
+    B: int,
+    memory_budget=None,
+    ragged: bool = False,
+    inputs: bool = False,
+    reset_state: bool = False,
 ) -> Plan:
     """How a pass forward and back on T steps of B samples is cut so that it stays within
     memory_budget; None cuts nothing.
 
     ragged says that samples have different lengths: outputs are then copied, to be zero beyond.
-    inputs says that dE/dx of all steps is wanted, as by `backward`, not by `fit`. Segments have
-    whole chunks of steps, with which the device's sums begin anew. Raises ArgumentError if even
-    segments of one chunk need more, or if the network cannot be cut: a layer goes in reverse, where
-    the first segment's result needs the last one.
+    inputs says that dE/dx of all steps is wanted, as by `backward`, not by `fit`. reset_state says
+    that every recurrent layer has one. Segments have whole chunks of steps, with which the device's
+    sums begin anew. Raises ArgumentError if even segments of one chunk need more, or if the network
+    cannot be cut: a layer goes in reverse, where the first segment's result needs the last one.
     """
     T, B = arguments.size("T", T), arguments.size("B", B)
     ragged, inputs = arguments.flag("ragged", ragged), arguments.flag("inputs", inputs)
-    whole = Plan(T, needed(network, T, B, T, ragged, inputs), 0.0)
+    told = ragged, inputs, arguments.flag("reset_state", reset_state)
+    whole = Plan(T, needed(network, T, B, T, *told), 0.0)
     if memory_budget is None or whole.bytes <= (allowed := budget(memory_budget)):
         return whole
     if any(layer.reverse for layer in network.recurrent) or not network.recurrent:
@@ -71,7 +79,7 @@ def plan(
     whole_chunks = -(-T // chunk)
     for count in range(2, whole_chunks + 1):  # of segments; few are rather large
         k = -(-whole_chunks // count) * chunk
-        bytes = needed(network, T, B, k, ragged, inputs)
+        bytes = needed(network, T, B, k, *told)
         if bytes <= allowed:
             return Plan(k, bytes, 1.0)
         least = min(least, bytes)
@@ -90,13 +98,17 @@ class Needs(NamedTuple):
     backward: int  # beside these, while it goes backward: dE/dy, dE/dx, and δ that is not kept
 
 
-def needs(layer, k: int, B: int, ragged: bool) -> Needs:
-    """What a layer without parts, but for Dropout, has alive for k steps of B samples."""
+def needs(layer, k: int, B: int, ragged: bool, given: bool) -> Needs:
+    """What a layer without parts, but for Dropout, has alive for k steps of B samples.
+
+    given  it goes on from given states, where samples begin anew
+    """
     n, rows = layer.output_size, k * B
     if layer.recurrent:
         cell = layer.noise.around(layer.cell, training=True)
         of_word = 8 // np.dtype(layer.dtype).itemsize
-        states, gates = cell.states * (rows + B) * n, cell.gates * rows * n
+        more = given * cell.states * rows * n
+        states, gates = cell.states * (rows + B) * n + more, cell.gates * rows * n
         inputs = (cell.gates + cell.drawn) * rows * n
         # none where kept shares p's memory: see Recurrent.forward
         beside = 0 if cell.kept == cell.gates + cell.drawn else inputs
@@ -106,17 +118,17 @@ def needs(layer, k: int, B: int, ragged: bool) -> Needs:
         return Needs(
             states + (cell.kept + ragged) * rows * n,
             beside,
-            gates,
-            rows * (n + layer.input_size) + cell.apart * gates,
+            gates + more,
+            rows * (n + layer.input_size) + cell.apart * gates + more,
         )
     if isinstance(layer, Dense):
         return Needs(rows * n, rows * n, 0, rows * (2 * n + layer.input_size))
     return Needs(0, 0, 0, 0)
 
 
-def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
+def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool, given: bool = False) -> int:
     """Bytes of the batch, of the states between segments of k steps, and of the worst moment of a
-    segment, at work or in the loss.
+    segment, at work or in the loss.  given: with a reset_state.
     """
     size, out = np.dtype(network.dtype).itemsize, T * B * network.output_size
     parts, width = [], network.input_size
@@ -127,10 +139,13 @@ def needed(network, T: int, B: int, k: int, ragged: bool, inputs: bool) -> int:
                 # two words of 64 bits
                 parts.append(Needs(2 * rows, 16 * rows // size, 0, 2 * rows))
             else:
-                parts.append(needs(part, k, B, ragged))
+                parts.append(needs(part, k, B, ragged, given))
         width = layer.output_size or width
     always = T * B * (network.input_size + network.output_size + 2) + (out if k < T else 0)
     always += T * B * network.input_size if inputs and k < T else 0
+    if given:  # a batch has them; so have segments of a call, and what arrives there
+        states = T * B * sum(layer.cell.states * layer.hidden_size for layer in network.recurrent)
+        always += states * (1 if not inputs else 2 if k < T else 0)
     # gradients: of before and of now
     always += sum(a.size for a in network.parameters.values()) * 2
     between = (
@@ -172,9 +187,8 @@ class Segments:
         starts, outputs, states = [], [], s0
         for part in reversed(chunks(len(x), self.k)):
             starts.append(states)
-            o, states, _ = self.network.forward(
-                x[part], states, steps.part(part.start, part.stop), pass_, keep=False
-            )
+            own = piece(x, steps, pass_, part)
+            o, states, _ = self.network.forward(own.x, states, *own[1:], keep=False)
             outputs.append(o)
             states = [s.copy() for s in states]  # not a view that keeps the segment alive
         return np.concatenate(outputs), states, SegmentsTape(x, steps, pass_, starts)
@@ -185,31 +199,70 @@ class Segments:
         """
         network, back = self.network, None
         dx = network.backend.empty(tape.x.shape, network.dtype) if self.inputs else None
+        dgiven = self._room_of_given(tape) if self.inputs else ()
         for part, s0 in zip(chunks(len(tape.x), self.k), reversed(tape.starts), strict=True):
-            *_, tapes = network.forward(
-                tape.x[part], s0, tape.steps.part(part.start, part.stop), tape.pass_
-            )
+            own = piece(tape.x, tape.steps, tape.pass_, part)
+            *_, tapes = network.forward(own.x, s0, *own[1:])
             back = network.back(tapes, dy[part], ds, taped, clip, back)
             del tapes  # before the next ones are made
             ds = back.ds
             if dx is not None:
                 dx[part] = back.dx
-            back = back._replace(dx=dx, parts=tuple(own._replace(delta=None) for own in back.parts))
+            for whole, arrived in zip(dgiven, back.dgiven, strict=False):
+                if whole is not None:
+                    whole[:, part] = arrived
+            back = back._replace(dx=dx, dgiven=dgiven, parts=forgetful(back.parts, dgiven))
         assert back is not None  # a sequence has a step
         return back
 
+    def _room_of_given(self, tape: SegmentsTape) -> tuple:
+        """Room for Back.dgiven of all steps."""
+        given, d, dtype = tape.pass_.given, self.network.backend, self.network.dtype
+        if not given:
+            return ()
+        return tuple(
+            d.empty(given[layer].states.shape, dtype) if layer in given else None
+            for layer in self.network.recurrent
+        )
 
-def way(network, T: int, B: int, memory_budget, steps):
-    """What goes forward and back within memory_budget: the network, or its Segments."""
-    cut = (
-        None
-        if memory_budget is None
-        else plan(network, T, B, memory_budget, steps.dead is not None, inputs=True).cut
+
+class Piece(NamedTuple):
+    """What goes forward of a segment."""
+
+    x: np.ndarray
+    steps: Steps
+    pass_: Pass
+
+
+def piece(x, steps: Steps, pass_: Pass, part: slice) -> Piece:
+    """Some steps of x (T, B, m), of its Steps and of a pass."""
+    given = parts_of(pass_.given, steps, part.start, part.stop)
+    own = steps.part(part.start, part.stop)
+    return Piece(x[part], own, pass_._replace(given=given))
+
+
+def forgetful(parts, dgiven: tuple) -> tuple:
+    """The Back of each layer, without δ, and with dgiven of all steps."""
+    left = iter(dgiven)
+    each = [tuple(next(left) for _ in own.ds) if dgiven else () for own in parts]
+    return tuple(
+        own._replace(delta=None, dgiven=mine) for own, mine in zip(parts, each, strict=True)
     )
-    if cut and steps.starts is not None:
+
+
+def way(network, T: int, B: int, memory_budget, steps: Steps, given):
+    """What goes forward and back within memory_budget: the network, or its Segments.
+
+    given  of the pass
+    """
+    if memory_budget is None:
+        return network
+    ragged = steps.dead is not None
+    cut = plan(network, T, B, memory_budget, ragged, inputs=True, reset_state=bool(given)).cut
+    if cut and steps.starts is not None and len(given) < len(network.recurrent):
         raise ArgumentError(
             "memory_budget needs segments, and resets is given: a segment knows the state before "
-            "it, not the initial one"
+            "it, not the initial one; give every recurrent layer its reset_state"
         )
     return Segments(network, cut, inputs=True) if cut else network
 

@@ -212,11 +212,11 @@ class Network(Remembering, Weights):
         mask, resets  (T, B) booleans: steps that do not happen (False), steps before which a sample
                       begins anew (True); see Recurrent
         reset_state  a list with what each recurrent layer goes on from there, or None: see
-                     Recurrent; not with memory_budget
+                     Recurrent
         memory_budget  bytes, or "512MB": where forward and backward need more, only x and the
                        states between segments are kept, and
                   `backward` computes each segment again: the same gradient (see `plan`), but no
-                  `tape`; and no resets
+                  `tape`; resets only where every recurrent layer has a reset_state
         parallel, tolerance  of every recurrent layer: chunks of the sequence go side by side; see
                              Recurrent
         y         (T, B, k), or (B, k); states: a list as `state`, after the last step
@@ -250,13 +250,9 @@ class Network(Remembering, Weights):
         T, B, _ = a.shape
         given = INFERENCE.given
         if reset_state is not None:
-            if memory_budget is not None:
-                raise ArgumentError(
-                    "reset_state is given, and memory_budget: a segment does not know it"
-                )
             begins = begins_of(resets, steps, lengths, self.batch_first)
             given = check_reset_state(self.recurrent, reset_state, begins, self.batch_first)
-        way = memory.way(self, T, B, memory_budget, steps)
+        way = memory.way(self, T, B, memory_budget, steps, given)
         # the caller may write into x before `backward`
         a = self._device.copy(a) if steps.dead is None else a
         s0, weights = check_states(self.recurrent, "state", state, B), self._fingerprint()

@@ -33,8 +33,9 @@ class Replays:
 
     The first of a kind goes call by call, which compiles what it needs; the second is captured, and
     done by its graph, as are all that follow. Whatever a graph cannot hold goes call by call: steps
-    that are masked, a state that is carried on, noise, which is drawn anew each time, tapes, chunks
-    side by side, whose ends are looked at, and devices without graphs. Bit for bit it is the same.
+    that are masked, a state that is carried on or given, noise, which is drawn anew each time,
+    tapes, chunks side by side, whose ends are looked at, and devices without graphs. Bit for bit it
+    is the same.
     """
 
     def __init__(self, network, enqueue: Callable):
@@ -98,6 +99,7 @@ class Replays:
 def may_be_kept(network, batch: Batch, ways: dict) -> bool:
     """Is an update the same work each time, but for numbers in arrays?"""
     begun = ways["states"] or batch.states
+    begun = begun or batch.given
     plain = not (begun or ways["taped"] or ways["segment"] or ways["parallel"]) and ways["changes"]
     all_live = batch.steps.dead is None and batch.steps.starts is None
     drawn = any(part.draws for layer in network.layers for part in layer.parts)

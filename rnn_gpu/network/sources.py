@@ -9,6 +9,8 @@ from ..errors import ArgumentError
 from .batches import Samples
 from .counting import Counting
 
+OPTIONS = {"mask", "resets", "reset_state", "state", "sample_weight"}
+
 
 class Source:
     """What makes the batches of each epoch: for Training in place of Samples.
@@ -16,7 +18,7 @@ class Source:
     x  a function of the epoch's number, counted from 0, that gives an iterable of batches; or an
        iterable itself, which is gone through once an epoch (a DataLoader of torch's, say), a
        generator for one epoch alone. A batch is a pair (x, y) as Samples takes them, or
-       (x, y, options) with a dict of what Samples takes by name: mask, resets, state
+       (x, y, options) with a dict of what Samples takes by name: mask, resets, reset_state, state
     """
 
     def __init__(self, network, x, counting: Counting | None = None):
@@ -72,7 +74,7 @@ class Source:
         options = {}
         if isinstance(batch, (tuple, list)) and len(batch) == 3 and isinstance(batch[2], dict):
             options = batch[2]
-            if unknown := set(options) - {"mask", "resets", "state", "sample_weight"}:
+            if unknown := set(options) - OPTIONS:
                 raise ArgumentError(f"{name}has the options {', '.join(sorted(unknown))}")
         elif not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ArgumentError(

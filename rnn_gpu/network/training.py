@@ -187,7 +187,8 @@ class Training:
             # raises before the work
             lengths = [len(x) for x in samples.x]
             size = min(settings.batch_size, len(samples))
-            self._segment(max(lengths), size, len(set(lengths)) > 1 or samples.masked)
+            ragged = len(set(lengths)) > 1 or samples.masked
+            self._segment(max(lengths), size, ragged, bool(samples.given_layers))
         self._rng = np.random.default_rng(settings.seed)
         self._begun = time.perf_counter()
         self.history = History(compile_seconds=[], step_loss=[], gradient_norm=[])
@@ -204,7 +205,7 @@ class Training:
         """Raise ArgumentError where samples do not suit the settings."""
         settings = self.settings
         check_resets(
-            samples.starts is not None,
+            samples,
             truncate=settings.truncate,
             memory_budget=settings.memory_budget,
             stateful=settings.stateful,
@@ -336,7 +337,7 @@ class Training:
                 scalars_of(network, optimizer, self.settings.clipping),
                 states=states,
                 taped=taped,
-                segment=self._segment(T, B, batch.steps.dead is not None),
+                segment=self._segment(T, B, batch.steps.dead is not None, bool(batch.given)),
                 clip=step,
                 parallel=self.settings.in_parallel,
             )
@@ -433,7 +434,7 @@ class Training:
             clipping,
             number=len(history["step_loss"]),
             states=states,
-            segment=self._segment(T, B, batch.steps.dead is not None),
+            segment=self._segment(T, B, batch.steps.dead is not None, bool(batch.given)),
             look=look,
             taped=taped,
             parallel=settings.in_parallel,
@@ -457,10 +458,11 @@ class Training:
             self.carried = [s.copy() for s in states]  # not a view that keeps all steps alive
         self.position.batch += 1
 
-    def _segment(self, T: int, B: int, ragged: bool) -> int | None:
+    def _segment(self, T: int, B: int, ragged: bool, given: bool) -> int | None:
         """The steps of a segment within the budget of memory; None cuts nothing."""
-        budget = self.settings.memory_budget
-        return None if budget is None else memory.plan(self.network, T, B, budget, ragged).cut
+        if (budget := self.settings.memory_budget) is None:
+            return None
+        return memory.plan(self.network, T, B, budget, ragged, reset_state=given).cut
 
     def end_epoch(self, measured: Mapping[str, float] | None = None):
         """Enter an epoch that is over into the history, and begin the next.

@@ -4,6 +4,7 @@ import itertools
 
 from .. import arguments
 from ..errors import ArgumentError
+from ..layers.given import parts_of
 from ..layers.passes import next_pass
 from ..layers.stateful import zero_states
 from .batches import Batch
@@ -67,13 +68,17 @@ def check_stateful(network, count: int | None, batch_size: int, shuffle: bool):
         )
 
 
-def check_resets(resets: bool, **cuts):
-    """Raise ArgumentError where samples begin anew, and sequences are cut by one of these."""
+def check_resets(samples, **cuts):
+    """Raise ArgumentError where samples begin anew with the state that they began with, and
+    sequences are cut by one of these.
+    """
+    known = samples.starts is None or len(samples.given_layers) == len(samples.network.recurrent)
     for name, value in cuts.items():
-        if resets and value:
+        if value and not known:
             raise ArgumentError(
                 f"resets is given, and {name}: what goes on where another ended does not know the "
-                "state that the sample began with; leave one out"
+                "state that the sample began with; leave one out, or give every recurrent layer "
+                "its reset_state"
             )
 
 
@@ -111,6 +116,7 @@ def windows(device, batch: Batch, segments):
             counted,
             batch.lengths,
             start,
+            given=parts_of(batch.given, batch.steps, start, end),
         )
         yield part, after and after[0] - start
 
@@ -121,7 +127,7 @@ def carried_on(network, window: Batch, states, on, parallel=None):
     """
     states = states or zero_states(network.recurrent, window.x.shape[1])
     _, last, tapes = network.forward(
-        window.x, states, window.steps, next_pass(network.layers, True, parallel)
+        window.x, states, window.steps, next_pass(network.layers, True, parallel, window.given)
     )
     return last if on is None else states_before(network, tapes, on)
 

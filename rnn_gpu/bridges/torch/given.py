@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ...errors import ArgumentError, ShapeError
+from ...errors import ShapeError
+from ...layers.given import need_resets
 from .calls import Axes, pattern, shape_of
 from .dtypes import computed_like
 
@@ -31,11 +32,7 @@ def given_states(parts, resets, x, axes: Axes, sizes: tuple[int, int], like) -> 
     sizes  how many layers and directions there are; units of each
     like   a parameter
     """
-    if resets is None:
-        raise ArgumentError(
-            "reset_state is given, but resets is None, expected booleans: the steps before which a "
-            "sample begins anew, with that state"
-        )
+    need_resets(resets, "booleans")
     begins, (count, n) = pattern("resets", resets, x, axes), sizes
     T, B, _ = x.shape
     steps, said = shape_of(T, B, axes)
