@@ -24,7 +24,7 @@ ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
 kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
-kernels.sharing kernels.store.files kernels.tally kernels.updates
+kernels.sharing kernels.store.files kernels.tally kernels.transfers kernels.updates
 kernels.store.marks
 kernels.binding.accessors kernels.binding.names kernels.once
 kernels.binding kernels.losses kernels.store kernels.undisturbed
@@ -95,6 +95,7 @@ layers.given
 layers.tapes
 layers.base layers.cutting layers.noise
 layers.parallel
+layers.scan
 layers.stateful layers.stateless
 layers.recurrent
 layers.directions

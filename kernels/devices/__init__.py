@@ -199,6 +199,31 @@ class Device(Protocol):
         """
         ...
 
+    def transfers(self, cell: Cell, call: Backward, precision: str = "fp32") -> Any:
+        """How dE/ds goes from behind the last step of every sample to before its first: (B, N + 1,
+        N), for the N = S·n numbers of its states.
+
+        Row i < N is what leaves where number i comes in, alone and as 1; row N what leaves where
+        none does, and dE/dy is the call's. Where RESET is set nothing goes further back, in the
+        first step too. Of the call dp, dq, ds and clip are not looked at, and nothing is
+        overwritten.
+        """
+        ...
+
+    def arriving(self, maps, ds) -> Any:
+        """dE/ds behind the last step of every chunk, (S, C·B, n): sample b of chunk c is column
+        c·B + b.  maps (C·B, N + 1, N) of `transfers`, ds (S, B, n) behind the last chunk.
+        """
+        ...
+
+    def scan_cost(
+        self, cell: Cell, n: int, B: int, T: int, chunks: int, dtype: str, precision: str = "fp32"
+    ) -> float:
+        """What a way back over T steps of B samples takes, in so many chunks with `transfers` and
+        `arriving`, or in one step by step: nanoseconds, modelled as `cost` is.
+        """
+        ...
+
     def cost(self, cell: Cell, n: int, B: int, dtype: str, precision: str = "fp32") -> float:
         """What one step of B samples takes, forward and back, of a long call: nanoseconds,
         modelled, and the same whenever it is asked.

@@ -9,6 +9,7 @@ from ..clipping import bounded, factor
 from ..fingerprint import mixed
 from ..host_updates import host_loss, host_update, norms  # noqa: F401  part of every device
 from ..products import by_chunks, products
+from ..transfers import transfers_of
 from ..whole_arrays import formula, unpack
 
 name, preference = "reference", 0
@@ -173,6 +174,9 @@ CALLS_OF_NUMPY = 200_000  # nanoseconds of those of a step
 
 def cost(cell, n, B, dtype, precision="fp32"):
     return B * cell.gates * n * n + CALLS_OF_NUMPY
+
+
+transfers, arriving, scan_cost = transfers_of(backward, cost, empty, array)
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

@@ -21,7 +21,8 @@ WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in 
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
 
-ParallelLike = tuple[int, int] | bool | str  # (chunks, steps of warm-up), "auto"
+# (chunks, steps of warm-up), ("scan", chunks), "auto"
+ParallelLike = tuple[int, int] | tuple[str, int] | bool | str
 
 
 class Parallel(NamedTuple):
@@ -31,6 +32,7 @@ class Parallel(NamedTuple):
     warm_up: int | None = None  # steps that each chunk but the first starts early; None: measured
     tolerance: float = 1e-6
     auto: bool = False  # step by step where chunks are not modelled to be quicker
+    scan: bool = False  # forward step by step, back by a scan over chunks
 
 
 def parallel_of(parallel, tolerance) -> Parallel | None:
@@ -43,8 +45,11 @@ def parallel_of(parallel, tolerance) -> Parallel | None:
     if not isinstance(parallel, (tuple, list)) or len(parallel) != 2:
         raise ArgumentError(
             f"parallel is {parallel!r}, expected True, False, 'auto', or a pair (chunks, steps of "
-            "warm-up)"
+            "warm-up) or ('scan', chunks)"
         )
+    if isinstance(parallel[0], str) and parallel[0] == "scan":
+        count = arguments.size("parallel[1]", parallel[1])
+        return Parallel(count, tolerance=tolerance, scan=True)
     chunks = arguments.size("parallel[0]", parallel[0])
     return Parallel(chunks, arguments.seed("parallel[1]", parallel[1]), tolerance)
 
@@ -102,6 +107,8 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     """How T steps of B samples would be cut, before anybody has looked at how soon the layer
     forgets.
     """
+    if way.scan:
+        return Cut(why="only the way back is asked for: a scan")
     if not B or T < 2 or way.chunks == 1:
         return Cut(why="there is one chunk")
     if way.chunks is not None and way.warm_up is not None:

@@ -35,6 +35,9 @@ class ParallelReport(NamedTuple):
     extra_steps_back: int = 0
     sequential: str = ""  # why it went forward step by step; "" if it did not
     sequential_back: str = ""  # why it went back step by step
+    scan: int = 0  # chunks of a way back by a scan over chunks, which is exact; 0: none
+    modelled_gain_back: float = 1.0  # of that, as modelled_gain
+    without_scan: str = ""  # why there is none, where it went forward step by step
 
     __repr__ = outline.fields
 

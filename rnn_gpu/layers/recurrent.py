@@ -16,8 +16,8 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
-from . import parallel
-from .cutting import ParallelLike, expected, parallel_of
+from . import parallel, scan
+from .cutting import Parallel, ParallelLike, expected, parallel_of
 from .given import Given, arrived, enter_given
 from .noise import PART, Noise, Source, key, noise
 from .parallel import ChunkedTape, ParallelReport
@@ -175,7 +175,9 @@ class Recurrent(Stateful):
         )
         kernels = self._device.explain(cell, self.hidden_size, B, self.dtype, self.precision)
         lines = [kernels, remembered, taped]
-        return "\n".join(lines if way is None else [*lines, expected(self, T, B, way)])
+        if way is not None:
+            lines += [expected(self, T, B, way), scan.expected(self, T, B, way)]
+        return "\n".join(lines)
 
     @property
     def delta(self) -> np.ndarray:
@@ -209,6 +211,7 @@ class Recurrent(Stateful):
             gone, report = parallel.forward(self, x, s0, steps, pass_)
             if gone is not None:
                 return gone
+            report = scan.foreseen(self, *x.shape[:2], pass_.parallel, report)
         d, cell = self._device, self._noise.around(self.cell, pass_.training)
         T, B, _ = x.shape
         p, mask = self.inputs(x, steps, pass_)
@@ -261,6 +264,7 @@ class Recurrent(Stateful):
             if gone is not None:
                 return gone
             tape = tape.whole()
+            report = scan.foreseen(self, *tape.x.shape[:2], Parallel(), report)
         d, (T, B, _), cell = self._device, tape.x.shape, tape.cell
         # dE/ds of the cell that ran: narrowed to that of its own cell it would be rounded
         ds = later.wide_ds if later else tape.widened(*ds)
@@ -271,12 +275,16 @@ class Recurrent(Stateful):
             whole = d.zeros((cell.states, 1 + T, B, self.hidden_size), self.dtype)
             whole[:, 0], behind = ds, whole[:, 1:]
         if taped:
+            report = scan.step_by_step(report, "tape=True")
             seen, clipped = self._back_by_steps(tape, self.in_turn(dy), dp, dq, ds, behind, clip)
         else:
             dy, s, kept = self.in_turn(dy), tape.wide_s, tape.wide_kept
             flags, masked = tape.flags, tape.masked
             call = Backward(dy, self.parameters["W"], s, kept, flags, dp, dq, whole, clip, masked)
-            seen, clipped = None, d.backward(cell, call, self.precision)
+            report = scan.back(self, cell, call, report)
+            seen, clipped = None, 0
+            if not (report and report.scan):
+                clipped = d.backward(cell, call, self.precision)
             if tape.goes_on:
                 ds[...] = whole[:, 0]
         δ = self.in_turn(dp)

@@ -9,6 +9,7 @@ import numpy as np
 from ...binding.closures import each_over, tuple_over
 from ...host_updates import host_update, norms  # noqa: F401  part of every device
 from ...once import caches, once
+from ...transfers import transfers_of
 from ..reference import array, missing, numpy, precisions  # noqa: F401  NumPy's arrays are the CPU's
 from .compilation import jit, within
 from .losses import loss  # noqa: F401  part of every device
@@ -92,6 +93,7 @@ def elementwise(f, outputs, inputs, scalars=()):
 
 
 update = host_update(elementwise)
+transfers, arriving, scan_cost = transfers_of(backward, cost, empty, array)
 
 
 def zeros(shape, dtype):

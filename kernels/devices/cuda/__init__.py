@@ -9,6 +9,7 @@ import numpy as np
 from ... import UNCLIPPED, Backward, Forward
 from ...binding.closures import each_over, tuple_over
 from ...products import by_chunks, products
+from ...transfers import transfers_of
 from . import plain
 from .compiled import factory
 from .contract import Bounds, Problem
@@ -200,6 +201,9 @@ def cost(cell, n, B, dtype, precision="fp32"):
     ways = ("forward", "backward")
     problems = [Problem(cell, way, n, B, itemsize, own, precision=precision) for way in ways]
     return sum(ranked(problem)[0].cycles for problem in problems) / CYCLES
+
+
+transfers, arriving, scan_cost = transfers_of(backward, cost, empty, array)
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

@@ -1,0 +1,169 @@
+"""The way back over one long sequence in chunks side by side, exactly, whether the layer forgets or
+not.
+
+δ's recurrence is linear: each chunk carries dE/ds by a matrix and adds what its own dE/dy give.
+These maps are made side by side, a short scan over chunks says what comes in behind each, and then
+all chunks go back side by side, from there. See docs/parallel.md.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..kernels import LIVE, RESET, UNCLIPPED, Backward
+from .cutting import MOST, WORTH, Cut, Parallel
+from .overlap import Chunks, chunks_of
+from .parallel import ParallelReport
+
+CALLS = 3e5  # nanoseconds of what chunks ask of Python
+FEWEST = 16  # steps of a chunk, where nobody says how many chunks there are
+
+
+def planned(layer, T: int, B: int, way: Parallel) -> Cut:
+    """In how many chunks the way back goes, or why in none, of a layer that has gone forward step
+    by step.
+    """
+    if way.scan:
+        count = chunks_of(T, B, way.chunks or 1).count if T and B else 1
+        return Cut(count, gain=modelled(layer, T, B, count)) if count > 1 else Cut(why="one chunk")
+    if not B or T < 2 * FEWEST:
+        return Cut(why="there are few steps")
+    counts = [2]
+    while 2 * counts[-1] <= min(MOST, T // FEWEST):
+        counts.append(2 * counts[-1])
+    of_each = [Cut(count, gain=modelled(layer, T, B, count)) for count in counts]
+    best = max(of_each, key=lambda cut: cut.gain)
+    if best.gain >= WORTH:
+        return best
+    return best._replace(
+        why=f"{best.chunks} chunks would be {best.gain:.2f} times as quick: modelled"
+    )
+
+
+def modelled(layer, T: int, B: int, count: int) -> float:
+    """How many times as quick as step by step the way back should be in so many chunks."""
+    cell, d = layer.noise.around(layer.cell, training=True), layer.backend
+    its = cell, layer.hidden_size, B, T
+    one, many = (d.scan_cost(*its, c, layer.dtype, layer.precision) for c in (1, count))
+    return one / (many + CALLS)
+
+
+def expected(layer, T: int, B: int, way: Parallel) -> str:
+    """What the scan should gain on the way back through T steps of B samples, for people."""
+    cut = planned(layer, T, B, way)
+    if cut.why:
+        return f"back by a scan over chunks: no, {cut.why}"
+    when = "" if way.scan else ", where it goes forward step by step"
+    return (
+        f"back by a scan over {cut.chunks} chunks of {-(-T // cut.chunks):,} steps{when}: "
+        f"{cut.gain:.2f} times as quick, modelled"
+    )
+
+
+def foreseen(layer, T: int, B: int, way: Parallel, report: ParallelReport) -> ParallelReport:
+    """The report of a layer that goes forward step by step, with how it will go back."""
+    cut = planned(layer, T, B, way)
+    scan = 0 if cut.why else cut.chunks
+    return report._replace(scan=scan, modelled_gain_back=cut.gain, without_scan=cut.why)
+
+
+def step_by_step(report: ParallelReport | None, why: str) -> ParallelReport | None:
+    """The report of a way back that goes step by step all the same."""
+    return report._replace(scan=0, sequential_back=why) if report and report.scan else report
+
+
+def back(layer, cell, call: Backward, report: ParallelReport | None) -> ParallelReport | None:
+    """The report of a way back, which has been gone where it says `scan`; else nothing is
+    overwritten.
+    """
+    if not (report and report.scan):
+        return report
+    if call.clip != UNCLIPPED:
+        return step_by_step(report, "δ is clipped, which is not linear")
+    why = backward(layer.backend, cell, call, report.scan, layer.precision)
+    return step_by_step(report, why) if why else report._replace(sequential_back="")
+
+
+def backward(device, cell, call: Backward, count: int, precision: str) -> str:
+    """`Device.backward` in `count` chunks, unclipped.  Returns why it has to go step by step, and
+    overwrites nothing then; else "".
+    """
+    T, B, _, n = call.dp.shape
+    cut = chunks_of(T, B, count)
+    given = call.s.shape[1] > T + 1
+    resets = bool(call.masked) and int((call.flags & np.uint8(RESET)).max()) > 0
+    inner = in_chunks(device, cell, call, cut, resets)
+    ds = call.ds[:, 0] if given else call.ds
+    maps = device.transfers(cell, inner, precision)
+    arriving = device.arriving(maps, device.copy(ds))
+    if not device.finite(arriving):
+        return "dE/ds of chunks is not finite"
+    if resets:
+        return with_resets(device, cell, call, inner._replace(ds=arriving), cut, precision)
+    device.backward(cell, inner._replace(ds=arriving), precision)
+    put_back(call, inner, cut)
+    ds[...] = arriving[:, :B]
+    return ""
+
+
+def in_chunks(device, cell, call: Backward, cut: Chunks, resets: bool) -> Backward:
+    """The Backward of all chunks, without its ds; with states that are given where samples begin
+    anew.
+    """
+    (T, B, G, n), S, L = call.dp.shape, cell.states, cut.length
+    rows, given = cut.count * B, call.s.shape[1] > T + 1
+    s = device.empty((S, 1 + L * (2 if resets else 1), rows, n), call.s.dtype)
+    for k in range(S):
+        s[k, 0] = call.s[k, 0:T:L].reshape((rows, n))
+        s[k, 1 : L + 1] = cut.cut(device, call.s[k, 1 : T + 1])
+        if resets and given:
+            s[k, L + 1 :] = cut.cut(device, call.s[k, T + 1 :])
+        elif resets:
+            s[k, L + 1 :].reshape((L, cut.count, B, n))[...] = call.s[k, 0]
+    dp = device.empty((L, rows, G, n), call.dp.dtype)
+    dq = device.empty(dp.shape, dp.dtype) if cell.apart else dp
+    kept, flags = cut.cut(device, call.kept), cut.cut(device, call.flags)
+    masked = call.masked or cut.padded
+    dy = cut.cut(device, call.dy)
+    return Backward(dy, call.W, s, kept, flags, dp, dq, None, UNCLIPPED, masked)
+
+
+def with_resets(device, cell, call: Backward, inner: Backward, cut: Chunks, precision) -> str:
+    """The rest of `backward` where samples begin anew: what arrives there is kept apart from what
+    goes on to the chunk before.
+    """
+    (_, B, _, n), S, L = call.dp.shape, cell.states, cut.length
+    flags, s, rows = device.copy(inner.flags), inner.s, cut.count * B
+    # a chunk begins with the states that its first step does: there is no RESET then
+    begins = ((flags[0] & np.uint8(RESET)) != 0)[:, None]
+    s[:, 0] = np.where(begins, s[:, L + 1], s[:, 0])
+    flags[0] &= np.uint8(LIVE)
+    ds = device.zeros((S, 1 + L, rows, n), s.dtype)
+    ds[:, 0] = inner.ds
+    device.backward(cell, inner._replace(flags=flags, s=s, ds=ds), precision)
+    ds[:, 1] += np.where(begins, ds[:, 0], s.dtype.type(0))
+    first = np.where(begins[:B], s.dtype.type(0), ds[:, 0, :B])
+    put_back(call, inner, cut)
+    if call.ds.ndim == 4:
+        call.ds[:, 0] = first
+        for k in range(S):
+            call.ds[k, 1:] += cut.joined(device, ds[k, 1:])
+    else:
+        beginning = ds[:, 1:].reshape((S, L * cut.count, B, n))
+        call.ds[...] = first + beginning.sum(1)
+    return ""
+
+
+def put_back(call: Backward, inner: Backward, cut: Chunks):
+    """δ of chunks where that of the whole sequence stands."""
+    join(cut, inner.dp, call.dp)
+    if inner.dq is not inner.dp:
+        join(cut, inner.dq, call.dq)
+
+
+def join(cut: Chunks, a: Any, out: Any):
+    """a (L, C·B, …) -> out (T, B, …), overwritten."""
+    C, L, B, tail = cut.count, cut.length, cut.B, a.shape[2:]
+    turned, whole = a.reshape((L, C, B, *tail)).swapaxes(0, 1), (C - 1) * L
+    out[:whole].reshape((C - 1, L, B, *tail))[...] = turned[:-1]
+    out[whole:] = turned[-1, : cut.T - whole]
