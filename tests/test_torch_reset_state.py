@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import rnn_gpu.torch as ours
 from conftest import close
-from rnn_gpu import LSTM, ArgumentError, Bidirectional, DtypeError, ShapeError, UnsupportedError
+from rnn_gpu import LSTM, ArgumentError, Bidirectional, DtypeError, ShapeError
 from rnn_gpu.bridges.torch.operators import BACKWARD, FORWARD
 from rnn_gpu.kernels import LIVE
 from rnn_gpu.kernels.cells import CELLS
@@ -181,6 +181,57 @@ def test_carried_by_torch_it_is_the_same():
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
+P, LIVE_STEPS = 2, torch.from_numpy(np.random.default_rng(7).random((T, B)) < 0.7)
+LIVE_STEPS[:, 2] = torch.tensor([False, True, True, False, False])  # ends with what it began with
+
+
+def projected_by_hand(lstm, x, hx, given, reverse):
+    """Of one direction, step after step, by torch's own LSTM."""
+    theirs = torch.nn.LSTM(M, N, proj_size=P, dtype=torch.float64)
+    suffix, outputs, s = "_reverse" * reverse, [x[0, :, :P]] * T, hx
+    own = dict(lstm.named_parameters())
+    θ = {name: own[name + suffix] for name, _ in theirs.named_parameters()}
+    for t in reversed(range(T)) if reverse else range(T):
+        at = t + 1 if reverse else t
+        if at < T:
+            again, live = RESETS[at, :, None], LIVE_STEPS[t, :, None]
+            s = [torch.where(again, g[at], a) for g, a in zip(given, s, strict=True)]
+        live = LIVE_STEPS[t, :, None]
+        hc = tuple(a[None] for a in s)
+        y, after = torch.func.functional_call(theirs, θ, (x[t : t + 1], hc))
+        outputs[t] = torch.where(live, y[0], 0.0)
+        s = [torch.where(live, b[0], a) for a, b in zip(s, after, strict=True)]
+    return torch.stack(outputs), s
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch itself looks at it
+@pytest.mark.parametrize("how", ["kernels", "compiled", "twice"])
+def test_projected_states_go_on_from_given_ones(how):
+    """Both ways, masked, with all gradients; what is not looked at may be anything."""
+    lstm = module(ours.LSTM, proj_size=P, bidirectional=True, differentiable_twice=how == "twice")
+    x, hx = drawn(T, B, M), (drawn(2, B, P), drawn(2, B, N))
+    given = drawn(2, T, B, P), drawn(2, T, B, N)
+    begins = RESETS[:, :, None].expand(2, T, B, 1)
+    called = [torch.where(begins, g, torch.nan) for g in given]
+    torch._dynamo.reset()
+    f = torch.compile(lstm, backend="aot_eager", fullgraph=True) if how == "compiled" else lstm
+    y, s = f(x, hx, mask=LIVE_STEPS, resets=RESETS, reset_state=called)
+    each = [
+        projected_by_hand(lstm, x, [a[k] for a in hx], [g[k] for g in given], bool(k))
+        for k in range(2)
+    ]
+    ends = [torch.stack(parts) for parts in zip(*(end for _, end in each), strict=True)]
+    expected = [torch.cat([outputs for outputs, _ in each], 2), *ends]
+    inputs, found = [x, *hx, *given, *lstm.parameters()], []
+    for out, h, c in ([y, *s], expected):
+        slope = torch.linspace(-1, 1, 2 * P, dtype=out.dtype)
+        loss = (out * slope).sum() + h.sin().sum() - c.square().sum()
+        found.append([out, h, c, *torch.autograd.grad(loss, inputs)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    assert all(d.any() for d in found[0][6:8])
+
+
 def test_any_cell_clips_counts_and_keeps_a_tape():
     leaky = module(partial(ours.Recurrent, CELLS["elman_softsign"]), clip_step_norm=1e-3)
     given = drawn(1, T, B, N)
@@ -215,5 +266,5 @@ def test_what_is_wrong_is_said():
     ):
         with pytest.raises(error, match=message):
             lstm(x, resets=None if "None" in message else RESETS, **options)
-    with pytest.raises(UnsupportedError, match="proj_size"):
+    with pytest.raises(ShapeError, match=r"reset_state\[0\] has shape .*, expected \(1, 5, 3, 2\)"):
         module(ours.LSTM, proj_size=2)(x, resets=RESETS, reset_state=(h, c))

@@ -13,32 +13,34 @@ from .dtypes import computed_like
 class GivenStates(NamedTuple):
     """Of all layers and directions."""
 
-    states: list[torch.Tensor]  # (layers·directions, T, B, n) each; read where a sample begins anew
+    states: list[torch.Tensor]  # (layers·directions, T, B, ·) each; read where a sample begins anew
     first: torch.Tensor  # (B, 1) bool: the samples that begin anew with the first step
 
-    def behind(self, i: int, s0, reverse: bool) -> torch.Tensor:
-        """The initial states s0 (S, B, n) of one layer and direction with those that are given
-        behind them, (S, 1 + T, B, n), as `carry` takes them.
+    def behind(self, i: int, s0: list[torch.Tensor], reverse: bool) -> list[torch.Tensor]:
+        """Each initial state, (B, ·), of one layer and direction with those that are given behind
+        it, (1 + T, B, ·), which `carry` takes side by side.
         """
-        states = torch.stack([s[i] for s in self.states])
-        begin = s0 if reverse else torch.where(self.first, states[:, 0], s0)
-        return torch.cat([begin[:, None], states], 1)
+        given = [s[i] for s in self.states]
+        if not reverse:
+            s0 = [torch.where(self.first, g[0], s) for g, s in zip(given, s0, strict=True)]
+        return [torch.cat([s[None], g]) for g, s in zip(given, s0, strict=True)]
 
 
-def given_states(parts, resets, x, axes: Axes, sizes: tuple[int, int], like) -> GivenStates:
+def given_states(parts, resets, x, axes: Axes, count: int, sizes, like) -> GivenStates:
     """reset_state and resets as they came with x (T, B, m).
 
     parts  one tensor of each state
-    sizes  how many layers and directions there are; units of each
+    count  of layers and directions
+    sizes  of each state
     like   a parameter
     """
     need_resets(resets, "booleans")
-    begins, (count, n) = pattern("resets", resets, x, axes), sizes
+    begins = pattern("resets", resets, x, axes)
     T, B, _ = x.shape
-    steps, said = shape_of(T, B, axes)
-    shape, states = (count, *steps, n), []
-    for k, part in enumerate(parts):
+    (steps, said), states = shape_of(T, B, axes), []
+    for k, (part, n) in enumerate(zip(parts, sizes, strict=True)):
         name = "reset_state" if len(parts) == 1 else f"reset_state[{k}]"
+        shape = count, *steps, n
         if part.shape != shape:
             raise ShapeError(
                 f"{name} has shape {tuple(part.shape)}, expected {tuple(shape)}: "

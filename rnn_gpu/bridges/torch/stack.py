@@ -91,7 +91,8 @@ class Stack(Base):
         tape   True keeps δ, dE/ds and ‖∇W_t‖ of every step for `tapes`
         reset_state  what a sample goes on from where it begins anew, in place of its hx:
                      (layers·directions, T, B, n), the axes of steps and samples as those of input;
-                     of several states a tuple. Looked at only where resets is True, the first step
+                     of several states a tuple, of which h has proj_size units where there is
+                     one. Looked at only where resets is True, the first step
                      too; the reverse direction begins the steps before t with that of t
         """
         tape = tape is not False and arguments.flag("tape", tape)
@@ -111,14 +112,11 @@ class Stack(Base):
         for k in range(self.num_layers):
             outputs = []
             for suffix in self._suffixes(k):
-                begin = [s[len(last)] for s in s0]
-                if behind is None:
-                    y, *s = self._carry(way, x, begin, suffix, hx is not None)
-                else:
-                    reverse = suffix.endswith("reverse")
-                    begin = behind.behind(len(last), torch.stack(begin), reverse)
-                    y, after = way.carry(reverse, x, begin, *self._weights(suffix))
-                    s = [*after]
+                begin, may_begin = [s[len(last)] for s in s0], hx is not None
+                if behind is not None:
+                    begin = behind.behind(len(last), begin, suffix.endswith("reverse"))
+                    may_begin = True
+                y, *s = self._carry(way, x, begin, suffix, may_begin)
                 outputs.append(y)
                 last.append(s)
             x = torch.cat(outputs, 2) if self.bidirectional else y
@@ -162,7 +160,8 @@ class Stack(Base):
     def _carry(self, way, x, s0, suffix, given):
         """x (T, B, m) through a layer and direction -> its output and each last state.
 
-        s0 each state (B, ·) to begin with; given: may it be other than zero
+        s0 each state (B, ·) to begin with, or (1 + T, B, ·), as `carry` takes them; given: may they
+        be other than zero
         """
         weights, reverse = self._weights(suffix), suffix.endswith("reverse")
 
@@ -179,14 +178,10 @@ class Stack(Base):
 
     def _given(self, reset_state, resets, x, axes) -> GivenStates:
         """What samples go on from, of x (T, B, m)."""
-        if self.proj_size:
-            raise UnsupportedError(
-                "reset_state is given, but proj_size is, too: a projected state has another size; "
-                "leave one out"
-            )
-        sizes = self.num_layers * self._directions, self.hidden_size
-        parts = self._parts(reset_state, "reset_state")
-        return given_states(parts, resets, x, axes, sizes, self.weight_ih_l0)
+        parts, count = self._parts(reset_state, "reset_state"), self.num_layers * self._directions
+        sizes = [self.hidden_size] * len(parts)
+        sizes[0] = self.proj_size or sizes[0]
+        return given_states(parts, resets, x, axes, count, sizes, self.weight_ih_l0)
 
     def _dropped(self, x, lengths):
         """x (T, B, ·) after dropout, which falls on what torch's does after the same seed: on the
