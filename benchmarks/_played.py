@@ -117,6 +117,8 @@ def on_the_card(a, number: int = 0):
                 delattr(home, name)
                 home.register_parameter(name, torch.nn.Parameter(on_the_card(θ, number)))
         return a
+    if a.dtype == torch.bfloat16:  # which NumPy does not know
+        return on_the_card(a.float(), number).to(a.dtype)
     with arrays.cuda.Device(number), arrays.cuda.ExternalStream(STREAMS[number]):
         return from_dlpack(arrays.asarray(a.detach().numpy()))
 

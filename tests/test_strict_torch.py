@@ -43,7 +43,20 @@ OPTIONS = {
     "clipped": ({"clip_step_norm": 0.1}, {}),
     "double": ({"dtype": torch.float64}, {}),
     "tf32": ({"precision": "tf32"}, {}),
+    "half": ({"dtype": torch.float16}, {}),
+    "bfloat16": ({"dtype": torch.bfloat16, "num_layers": 2}, {"resets": RESETS}),
 }
+BEGINS = torch.rand(2, T, B, 3), torch.rand(2, T, B, N)
+PROJECTED = {
+    "projected": ({"proj_size": 3}, {"hx": (torch.rand(1, B, 3), torch.rand(1, B, N))}),
+    "projected, masked": ({"proj_size": 3, "num_layers": 2}, {"mask": MASK, "resets": RESETS}),
+    "projected, given": (
+        {"proj_size": 3, "bidirectional": True},
+        {"resets": RESETS, "reset_state": BEGINS},
+    ),
+}
+CASES = [(kind, options) for kind in ("RNN", "LSTM", "GRU") for options in OPTIONS]
+CASES += [("LSTM", options) for options in PROJECTED]
 
 
 def passes(kind, options, call, on=lambda a: a):
@@ -52,9 +65,12 @@ def passes(kind, options, call, on=lambda a: a):
     module = on(getattr(ours, kind)(M, N, **options))
     x = on(torch.randn(T, B, M, dtype=options.get("dtype"))).requires_grad_()
     torch.manual_seed(1)
-    call = {name: on(a) if name != "tape" else a for name, a in call.items()}
-    if kind == "LSTM" and "reset_state" in call:
-        call["reset_state"] = (call["reset_state"],) * 2
+    if kind == "LSTM" and isinstance(call.get("reset_state"), torch.Tensor):
+        call = call | {"reset_state": (call["reset_state"],) * 2}
+    call = {
+        name: a if name == "tape" else tuple(map(on, a)) if isinstance(a, tuple) else on(a)
+        for name, a in call.items()
+    }
     y, s = module(x, **call)
     states = s if isinstance(s, tuple) else (s,)
     (y.square().sum() + sum(a.sum() for a in states)).backward()
@@ -63,7 +79,13 @@ def passes(kind, options, call, on=lambda a: a):
     if tapes and isinstance(tapes[0], played.ndarray):
         tapes[0].device.synchronize()  # CuPy's stream is not torch's
         tapes = [a.get() for a in tapes]
-    return [a.detach().cpu().numpy() for a in found] + tapes
+    return [as_numpy(a) for a in found] + tapes
+
+
+def as_numpy(a):
+    """Of a type that NumPy knows, with the same numbers."""
+    a = a.detach().cpu()
+    return (a.float() if a.dtype == torch.bfloat16 else a).numpy()
 
 
 @pytest.fixture
@@ -81,9 +103,9 @@ def streams(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_a_module_works_where_its_tensors_are(kind, options, number, streams, monkeypatch):
+@pytest.mark.parametrize(("kind", "how"), CASES, ids=map("-".join, CASES))
+def test_a_module_works_where_its_tensors_are(kind, how, number, streams, monkeypatch):
+    options = (OPTIONS | PROJECTED)[how]
     with monkeypatch.context() as simulator:
         for home in (calls, tensors):
             simulator.setattr(home, "device_of", lambda tensor: "cuda")
@@ -96,6 +118,31 @@ def test_a_module_works_where_its_tensors_are(kind, options, number, streams, mo
     assert set(streams) == {(number, _played.STREAMS[number])}
     assert played.cuda.runtime.getDevice() == 0 and played.cuda.get_current_stream().ptr == 0
     assert counts.launches == len(streams)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_a_cell_steps_where_its_tensors_are(kind, dtype, streams, monkeypatch):
+    """Two steps, of which the first begins with zero, on the other card."""
+
+    def steps(on=lambda a: a):
+        torch.manual_seed(0)
+        cell = on(getattr(ours, kind)(M, N, dtype=dtype))
+        x = on(torch.randn(B, M, dtype=dtype)).requires_grad_()
+        states = cell(x, cell(x))
+        states = states if isinstance(states, tuple) else (states,)
+        sum(s.square().sum() for s in states).backward()
+        return [as_numpy(a) for a in (*states, x.grad, *(θ.grad for θ in cell.parameters()))]
+
+    with monkeypatch.context() as simulator:
+        for home in (calls, tensors):
+            simulator.setattr(home, "device_of", lambda tensor: "cuda")
+        expected = steps()
+    with strict(), _played.cuda_tensors(), ordered(), counted() as counts:
+        found = steps(lambda a: _played.on_the_card(a, 1))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype and np.array_equal(a, b)
+    assert set(streams) == {(1, _played.STREAMS[1])} and counts.launches == len(streams)
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])

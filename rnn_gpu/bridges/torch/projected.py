@@ -34,15 +34,16 @@ class Begins(NamedTuple):
         return began.flip(0) if self.reverse else began, began[-1]
 
 
-def begins(flags, T: int, B: int, reverse: bool, device) -> Begins:
-    """Of flags (T, B), None where all steps are live; the first step in the order of a direction,
-    and the first that happens after each reset.
+def begins(flags, x, reverse: bool) -> Begins:
+    """Of x (T, B, m) and its flags (T, B), None where all steps are live: the first step in the
+    order of a direction, and the first that happens after each reset.
     """
+    T, B, _ = x.shape
     if flags is None:
-        first = torch.zeros((T, B, 1), dtype=torch.bool, device=device)
+        first = x.new_zeros((T, B, 1), dtype=torch.bool)
         first[-1 if reverse else 0] = True
-        never = torch.zeros((B, 1), dtype=torch.bool, device=device)
-        return Begins(first, never, torch.zeros((T, B), dtype=torch.long, device=device), reverse)
+        never = x.new_zeros((B, 1), dtype=torch.bool)
+        return Begins(first, never, x.new_zeros((T, B), dtype=torch.long), reverse)
     live, starts = (flags & LIVE) != 0, (flags & RESET) != 0
     if reverse:  # what begins at t then ends there: the step t−1 begins anew
         live = live.flip(0)
@@ -51,7 +52,8 @@ def begins(flags, T: int, B: int, reverse: bool, device) -> Begins:
     before = torch.where(starts, done - live.long(), 0).cummax(0).values  # the last reset
     first = live & (done - before == 1)
     first = first.flip(0) if reverse else first
-    since = torch.where(starts, torch.arange(T, device=device)[:, None], 0).cummax(0).values
+    number = torch.ones_like(done).cumsum(0) - 1
+    since = torch.where(starts, number, 0).cummax(0).values
     return Begins(first[:, :, None], (done[-1] == before[-1])[:, None], since, reverse)
 
 

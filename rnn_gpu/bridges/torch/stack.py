@@ -171,8 +171,7 @@ class Stack(Base):
         if not self.proj_size:
             y, s = carry(x, torch.stack(s0), *weights)
             return y, *s
-        T, B, _ = x.shape
-        where = begins(way.flags, T, B, reverse, x.device) if given else None
+        where = begins(way.flags, x, reverse) if given else None
         R = computed(getattr(self, f"weight_hr{suffix}"))
         return projected(carry, x, s0[0], s0[1], weights, R, where)
 
