@@ -17,7 +17,7 @@ ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
 SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
 CALLS = 1e6  # nanoseconds of what chunks ask of Python, forward and back
-WORTH = 1.25  # a modelled gain below this is none: copies and looks are not in the model
+WORTH = 1.2  # a modelled gain below this is none: the products over all steps are not in the model
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
 
@@ -63,12 +63,17 @@ class Cut(NamedTuple):
     why: str = ""  # it is not cut
 
 
-def modelled(layer, T: int, B: int, count: int, warm_up: int) -> float:
-    """How many times as quick `count` chunks should be, forward and back, with warm-ups, what is
-    carried on at seams, and a look at how soon the layer forgets.
+def modelled(layer, T: int, B: int, counts: list[int], warm_up: int) -> list[float]:
+    """How many times as quick so many chunks should be, forward and back, with warm-ups, what is
+    carried on at seams, a look at how soon the layer forgets, and copies of x, y, dE/dx and dE/dy;
+    of each of counts.
     """
-    own = (-(-T // count) + warm_up) * cost(layer, count * B)
-    return T * cost(layer, B) / (own + warm_up * cost(layer, 4 * B) / 2 + CALLS)
+    alone, look = T * cost(layer, B), warm_up * cost(layer, 2 * B) / 2
+    copied = 2 * T * B * (layer.input_size + layer.hidden_size)
+    more = look + copied * layer.backend.copying + CALLS
+    steps = [-(-T // count) + warm_up for count in counts]
+    each = zip(steps, counts, strict=True)
+    return [alone / (own * cost(layer, count * B) + more) for own, count in each]
 
 
 def cost(layer, rows: int) -> float:
@@ -82,8 +87,9 @@ def best(layer, T: int, B: int, warm_up: int) -> Cut:
     counts = [2]
     while 2 * counts[-1] <= min(MOST, T // SHORTEST):
         counts.append(2 * counts[-1])
-    of_each = [Cut(count, warm_up, modelled(layer, T, B, count, warm_up)) for count in counts]
-    return max(of_each, key=lambda cut: cut.gain)
+    gains = modelled(layer, T, B, counts, warm_up)
+    gain = max(gains)
+    return Cut(counts[gains.index(gain)], warm_up, gain)
 
 
 def cut_of(layer, x, steps: Steps, pass_: Pass) -> Cut:
@@ -112,9 +118,9 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     if not B or T < 2 or way.chunks == 1:
         return Cut(why="there is one chunk")
     if way.chunks is not None and way.warm_up is not None:
-        gain = modelled(layer, T, B, way.chunks, way.warm_up)
+        (gain,) = modelled(layer, T, B, [way.chunks], way.warm_up)
         return Cut(way.chunks, way.warm_up, gain)
-    few = (16 if way.auto else 4) * SHORTEST
+    few = (32 if way.auto else 4) * SHORTEST  # fewer are not worth a look
     if few > T:
         return Cut(why=f"{T} steps are few: from {few} on")
     if way.auto and T * cost(layer, B) < 2 * WORTH * CALLS:  # the rest of the model would cost more
@@ -142,24 +148,24 @@ def expected(layer, T: int, B: int, way: Parallel) -> str:
 
 
 def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
-    """The steps after which two trajectories that began apart are the same within the tolerance, at
-    two places of x (T, B, m); None where that takes more than `most`.
+    """The steps after which two trajectories that began apart are the same within a quarter of the
+    tolerance, from a third of x (T, B, m) on; None where that takes more than `most`.
 
     It looks at them every PIECE steps, and ends early where they do not approach, or do so
     steadily.
     """
     d, B, number = layer.backend, x.shape[1], layer.backend.numpy
     ε, n = float(np.finfo(layer.dtype).eps), layer.hidden_size
-    allowed = max(pass_.parallel.tolerance / 2, SAME * ε)
+    allowed = max(pass_.parallel.tolerance / 4, SAME * ε)
     cell = layer.noise.around(layer.cell, pass_.training)
-    state = d.zeros((cell.states, 4 * B, n), layer.dtype)
-    # at both places one from zero, one from ½ and −½ in turn
-    state[:, 2 * B :] = d.array(np.where(np.arange(n) % 2, 0.5, -0.5), layer.dtype)
+    state = d.zeros((cell.states, 2 * B, n), layer.dtype)
+    # one from zero, one from ½ and −½ in turn
+    state[:, B:] = d.array(np.where(np.arange(n) % 2, 0.5, -0.5), layer.dtype)
     first = last = 0.5
     for start in range(0, most, PIECE):
         end = min(start + PIECE, most)
         state = probed(layer, cell, pass_, looked_at(layer, x, steps, start, end), state)
-        distance = float(apart(number(state[:, : 2 * B]), number(state[:, 2 * B :])).max())
+        distance = float(apart(number(state[:, :B]), number(state[:, B:])).max())
         if distance <= allowed or (distance <= ROUNDING * ε and 2 * distance >= last):
             return start + int(np.ceil((end - start) * share_of(last, distance, allowed)))
         if not start:
@@ -186,16 +192,15 @@ def share_of(before: float, after: float, allowed: float) -> float:
 
 
 def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]:
-    """(x, its Steps) of two places, from one and two thirds of it on, beside each other, twice; in
-    the order of the layer's own steps.
+    """(x, its Steps) of some steps from a third of it on, twice beside each other; in the order of
+    the layer's own steps.
     """
     d, T = layer.backend, len(x)
+    first, last = T // 3 + start, T // 3 + end
+    first, last = (T - last, T - first) if layer.reverse else (first, last)
 
     def beside(a):
-        each = [(T // 3 + start, T // 3 + end), (2 * T // 3 + start, 2 * T // 3 + end)]
-        if layer.reverse:
-            each = [(T - last, T - first) for first, last in each]
-        return layer.in_turn(np.concatenate([a[first:last] for first, last in each * 2], 1))
+        return layer.in_turn(np.concatenate([a[first:last]] * 2, 1))
 
     dead = None if steps.dead is None else beside(steps.dead)
     return beside(x), Steps(d.array(beside(steps.flags), np.uint8), dead, None, steps.first)

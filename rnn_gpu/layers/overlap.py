@@ -37,8 +37,9 @@ class Chunks(NamedTuple):
     def joined(self, device, a) -> Any:
         """a (L, C·B, …) -> a copy (T, B, …)."""
         C, L, B, tail = self.count, self.length, self.B, a.shape[2:]
-        turned = a.reshape((L, C, B, *tail)).swapaxes(0, 1)
-        return device.array(turned, a.dtype).reshape((C * L, B, *tail))[: self.T]
+        out = device.empty((C, L, B, *tail), a.dtype)
+        out[...] = a.reshape((L, C, B, *tail)).swapaxes(0, 1)
+        return out.reshape((C * L, B, *tail))[: self.T]
 
     def columns(self, chunks) -> list[slice]:
         """The columns of some chunks, rising: a slice for each run of neighbours."""

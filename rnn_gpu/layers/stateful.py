@@ -80,7 +80,8 @@ class Stateful(Layer):
         self.let_go()
         y, s, tape = self.forward(a, s0, steps, pass_)
         self.remember(Last(x, steps, tape, weights, thread=get_ident()))
-        return arguments.give(self._device, x, self._turn(y)), self._as_states(x, s)
+        ours = self.batch_first or getattr(tape, "keeps_y", True)
+        return arguments.give(self._device, x, self._turn(y), ours), self._as_states(x, s)
 
     def backward(
         self,

@@ -25,6 +25,7 @@ class Tape(NamedTuple):
     report: Any = None  # why it did not go in chunks, where that was asked for
     first: np.ndarray | None = None  # (B, 1) bool, see Given
 
+    keeps_y = True  # the output may be a part of it
     __repr__ = outline.fields
 
     @property

@@ -402,22 +402,33 @@ def sharing(cell, B: int, n: int, panels: int, dtype) -> str:
     return f"one thread; from T = {least} on {way.threads}, which share the {what}"
 
 
-# Measured, one thread, Elman, GRU and LSTM of 16 to 512 units: how much more a step of 1, 2 and 3
-# samples costs than their share of one of 4 or more, by the operations of a sample. A tile of few
+# Measured, one thread, Elman, GRU and LSTM of 32 to 256 units: how much more a step of 1, 2, …
+# samples costs than their share of one of 6 or more, by the operations of a sample. A tile of few
 # rows loads W for each; a small W is at hand.
-FULLER = ((1 << 14, (1.15, 1.05, 1.05)), (1 << 16, (1.5, 1.1, 1.05)), (None, (1.9, 1.15, 1.05)))
+FULLER = (
+    (1 << 14, (1.5, 1.2, 1.2, 1.05, 1.05)),
+    (1 << 16, (1.7, 1.15, 1.2, 1.05, 1.05)),
+    (None, (1.9, 1.15, 1.4, 1.03, 1.15)),
+)
+CELL = 0.7  # nanoseconds of what a gate of one unit asks beside the product
 MEETING = 1000  # nanoseconds until all have met
 OPERATIONS = 100  # of a thread in a nanosecond
 
 
 def cost(cell, n, B, dtype, precision="fp32"):
-    dtype = np.dtype(dtype)
+    return cost_on(threads_for(sys.maxsize, sys.maxsize), cell, n, B, np.dtype(dtype))
+
+
+@once
+def cost_on(threads: int, cell, n: int, B: int, dtype) -> float:
+    """`Device.cost`, where so many threads are at hand."""
     V, _ = layout(cell.gates, n, dtype.type)
     way = shares(cell, sys.maxsize, B, n, -(-n // (V * lanes(dtype.type))), dtype)
     rows = B if way.by_panels else -(-B // way.threads)
     one = operations(cell, 1, n)
     more = next(more for most, more in FULLER if most is None or one < most)
-    share = rows * one * (more[rows - 1] if 0 < rows <= len(more) else 1.0) / OPERATIONS
+    share = rows * (one / OPERATIONS + CELL * cell.gates * n)
+    share *= more[rows - 1] if 0 < rows <= len(more) else 1.0
     return 2 * (share / way.threads + MEETING if way.by_panels else share)
 
 
