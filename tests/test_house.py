@@ -85,7 +85,7 @@ kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
 bridges bridges.jax bridges.jax.xla bridges.torch bridges.torch.private
-bridges.torch.projected errors outline
+bridges.torch.projected bridges.torch.threads errors outline
 arguments bridges.io bridges.plots device
 bridges.jax.calls bridges.torch.dtypes bridges.torch.tensors bridges.weights derivatives
 keeping parameters schedules

@@ -64,7 +64,9 @@ all = numba.config.NUMBA_NUM_THREADS
 print(threads.most() == all, call(2), not parallel._is_initialized)
 numba.set_num_threads(1)
 others = []
-Thread(target=lambda: others.append(threads.most())).start()
+thread = Thread(target=lambda: others.append(threads.most()))
+thread.start()
+thread.join()
 print(threads.most() == 1, others == [all])
 """
 

@@ -10,6 +10,9 @@ Python may stop a call between any two of its steps, for a signal, a finalizer o
 is one step, where nobody sleeps: compiled code announces it, hands it out and waits for it. Where
 threads are to be woken first, it is two, and what was announced is taken back if the second does
 not come.
+
+Whoever calls may lend the threads of another library, which would else be in the way of ours: then
+a call is a region of its OpenMP, opened by compiled code, in one step, too.
 """
 
 import atexit
@@ -32,7 +35,7 @@ from ...private import (
     parallel,
     threads_of,
 )
-from ...sharing import told
+from ...sharing import lent, told
 from .compilation import intrinsic, jit, within
 from .simd import I32, I64, flat, place
 from .stored import Stored, keep
@@ -45,7 +48,10 @@ GRACE = 2.0  # seconds at the end of Python for the calls of others, and for thr
 NOBODY = np.zeros(1, np.int64)  # where a call meets itself: more have arrived than it waits for
 SPACING = 8  # numbers of 64 bits: each on the board has a cache line of its own
 # of the board
-COMING, TURN, DONE, FAILED, WORK, WITH, ENDED, THREADS = (SPACING * k for k in range(8))
+COMING, TURN, DONE, FAILED, WORK, WITH, ENDED = (SPACING * k for k in range(7))
+# of that of a region: addresses of the pool's functions, its threads, and parts of the call
+OPENS, NUMBER, SIZE, REGION, PARTS = (SPACING * k for k in range(7, 12))
+THREADS = 12 * SPACING
 ASLEEP, SERVED = 0, 1  # of each thread, whose lines stand one behind the other from THREADS on
 
 
@@ -80,7 +86,9 @@ class Turns:
         self.lock, self.taken, self.teams = RLock(), False, {}
 
     def give(self, call, count: int, arguments):
-        shared = not self.over and self.take(call, count, arguments)
+        shared = not self.over and (
+            lend(call, count, arguments) or self.take(call, count, arguments)
+        )
         if not shared:
             call(np.zeros(THREADS + SPACING, np.int64), 1, True, *arguments)
 
@@ -166,6 +174,25 @@ class Team:
             # taken back without a call: another Ctrl-C could come at the first line of one
             board[COMING] = board[TURN]
             raise
+
+
+@cache
+def board_of(pool, threads: int):
+    """The board of a region of so many threads of a pool."""
+    board = np.zeros(THREADS + SPACING, np.int64)
+    board[[OPENS, NUMBER, SIZE, REGION]] = *pool[:3], threads
+    return board
+
+
+def lend(call, count: int, arguments) -> bool:
+    """Have the call shared by the threads of a pool, if whoever calls lends one.  Each thread that
+    calls has a region of its own, so nobody waits for another.
+    """
+    lender = lent()
+    if lender is None:
+        return False
+    call(board_of(*lender).copy(), count, True, *arguments)
+    return True
 
 
 turns = Turns()
@@ -375,6 +402,64 @@ def serve(board, i, count):
 keep(serve)
 
 
+# A region: the parts of a call by the threads of a pool
+
+
+BYTES = ir.IntType(8).as_pointer()
+TAKE = ir.FunctionType(ir.VoidType(), [BYTES])  # what each thread of a region calls
+OPEN = ir.FunctionType(ir.VoidType(), [TAKE.as_pointer(), BYTES, I32, I32])
+TELL = ir.FunctionType(I32, [])
+
+
+@intrinsic
+def told_by(typing, board, at):
+    """What the function says whose address stands there on the board."""
+
+    def build(context, builder, sig, values):
+        numbers = place(context, builder, sig.args[0], values[0])
+        address = builder.load(builder.gep(numbers, [values[1]]))
+        return builder.sext(builder.call(builder.inttoptr(address, TELL.as_pointer()), []), I64)
+
+    return types.int64(board, types.intp), build
+
+
+@within
+def take_part(board):
+    """What each thread of a region does: its part, if there is one.  A region may have fewer
+    threads than it was to have, one within another: then the first does all, for parts that are
+    not there would be waited for.
+    """
+    part, parts = told_by(board, NUMBER), seen(board, PARTS)
+    if told_by(board, SIZE) < parts:
+        parts = 1
+    if part < parts:
+        add(board, FAILED, work(board, part, parts))
+
+
+@intrinsic
+def open_region(typing, board):
+    """`take_part` by all threads of a region; returns when they are done."""
+
+    def build(context, builder, sig, values):
+        taking = types.void(board)
+        compiled = context.compile_subroutine(builder, take_part.py_func, taking)
+        name = context.mangler("take", (), abi_tags=(compiled.fndesc.mangled_name,))
+        take = ir.Function(builder.module, TAKE, name)
+        take.linkage = "internal"
+        inside = ir.IRBuilder(take.append_basic_block())
+        given = inside.load(inside.bitcast(take.args[0], values[0].type.as_pointer()))
+        context.call_internal_no_propagate(inside, compiled.fndesc, taking, (given,))
+        inside.ret_void()
+        numbers = place(context, builder, board, values[0])
+        address, threads = (builder.load(builder.gep(numbers, [I64(at)])) for at in (OPENS, REGION))
+        shown = builder.bitcast(cgutils.alloca_once_value(builder, values[0]), BYTES)
+        call = builder.inttoptr(address, OPEN.as_pointer())
+        builder.call(call, [take, shown, builder.trunc(threads, I32), I32(0)])
+        return context.get_dummy_value()
+
+    return types.void(board), build
+
+
 @cache
 def shared(kernel):
     """The function (board, count, awake, *arguments): the kernel by `count` threads, this one the
@@ -394,10 +479,14 @@ def shared(kernel):
         if parts > 1 and not awake and announce(numbers, parts):
             return False
         post(numbers, arguments)
-        turn = add(numbers, TURN, 1) + 1 if parts > 1 else 0
-        failed = work(numbers, 0, parts)
-        wait_for(numbers, DONE, turn * (parts - 1))  # the others read from this stack
-        if failed + swap(numbers, FAILED, 0):
+        if seen(numbers, OPENS):
+            swap(numbers, PARTS, parts)
+            open_region(numbers)
+        else:
+            turn = add(numbers, TURN, 1) + 1 if parts > 1 else 0
+            add(numbers, FAILED, work(numbers, 0, parts))
+            wait_for(numbers, DONE, turn * (parts - 1))  # the others read from this stack
+        if swap(numbers, FAILED, 0):
             raise RuntimeError("a part of a call that threads share failed")
         return True
 

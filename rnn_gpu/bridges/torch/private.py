@@ -11,6 +11,7 @@ from torch.autograd import function
 
 TENSOR: Any = torch.Tensor
 JIT: Any = torch.jit
+EXTENSION: str = torch._C.__file__  # from which all that torch has loaded is found
 # an autograd.Function for one level of torch.func's transforms
 SingleLevelFunction: Any = function._SingleLevelFunction
 # within it a SingleLevelFunction may be applied under torch.func's transforms

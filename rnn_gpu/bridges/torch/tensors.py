@@ -13,7 +13,7 @@ import torch
 
 from ...device import resolve
 from ...errors import DeviceError
-from ...kernels.sharing import AtMost
+from .threads import as_torch_shares
 
 NOWHERE = nullcontext()
 kernels_of = cache(resolve)  # the device of a name: to look for it takes 10 µs
@@ -37,10 +37,10 @@ def on_the_stream_of(tensor):
 
 
 def as_torch_computes(tensor):
-    """A context whose kernels run as torch's would: see `on_the_stream_of`; on the CPU with at most
-    torch.get_num_threads() threads.
+    """A context whose kernels run as torch's would: see `on_the_stream_of`; on the CPU by torch's
+    threads.
     """
-    return on_the_stream_of(tensor) if tensor.is_cuda else AtMost(torch.get_num_threads())
+    return on_the_stream_of(tensor) if tensor.is_cuda else as_torch_shares()
 
 
 def memory_on(device) -> Callable:
