@@ -8,44 +8,24 @@ import numpy as np
 import pytest
 
 from conftest import close
-from door import parameters_of, refuses, same, table
+from door import refuses, same, table
+from fitting import (
+    CLASSES,
+    LABELS,
+    LENGTHS,
+    LIVE,
+    NUMBERS,
+    RNG,
+    SOFTMAX,
+    Kill,
+    X,
+    alike,
+    network,
+    trained,
+)
 from rnn_gpu import GRU, LSTM, ArgumentError, Dense, Dropout, DtypeError, Network, ShapeError
-from rnn_gpu.callbacks import Callback, Validation
-from rnn_gpu.training import Samples, Source
-
-RNG = np.random.default_rng(0)
-LENGTHS = (4, 7, 5, 6, 3, 7)
-X = [RNG.normal(size=(T, 3)) for T in LENGTHS]
-LABELS = [RNG.integers(0, 3, T) for T in LENGTHS]
-CLASSES = [0, 2, 1, 1, 2, 0]
-NUMBERS = [RNG.normal(size=(T, 3)) for T in LENGTHS]
-SOFTMAX = "softmax_cross_entropy"
-
-
-def network(steps="every", loss=SOFTMAX, device="reference", layers=(), k=3, kind=GRU):
-    on = {"device": device, "dtype": "float64"}
-    return Network([*layers, kind(3, 4, **on), Dense(4, k, **on)], loss=loss, steps=steps)
-
-
-def trained(net, x, y, **options):
-    """All that training leaves, by name, as arrays; by plain steps on all samples at once."""
-    given = {
-        "epochs": 3,
-        "batch_size": 99,
-        "shuffle": False,
-        "optimizer": "sgd",
-        "learning_rate": 0.3,
-        "progress": False,
-    }
-    history = net.fit(x, y, **given | options)
-    numbers = {name: np.array(a) for name, a in history.items() if "seconds" not in name}
-    return parameters_of(net) | numbers
-
-
-def alike(got, expected):
-    assert list(got) == list(expected)
-    for name, a in expected.items():
-        close(got[name], a, "float64")
+from rnn_gpu.callbacks import Validation
+from rnn_gpu.training import Samples
 
 
 def segments(monkeypatch, net, T, B):
@@ -162,11 +142,6 @@ def test_a_batch_that_counts_nothing_is_passed_over(tmp_path):
 
 
 # Steps that do not happen, beginnings, states
-
-
-LIVE = [RNG.random(T) < 0.7 for T in LENGTHS]
-for live in LIVE:
-    live[1] = True
 
 
 @pytest.mark.parametrize("steps", ["every", "last"])
@@ -309,17 +284,6 @@ def test_what_counts_nothing_still_carries_the_state_on():
     same(got, expected)
 
 
-class Kill(Callback):
-    """Ends training by an error at the gradients of an update."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def on_gradients(self, training, number):
-        if number == self.number:
-            raise KeyboardInterrupt
-
-
 def mean_error(outputs, targets):
     return abs(outputs.argmax(-1) - targets).mean()
 
@@ -411,117 +375,7 @@ def test_metrics_see_labels_of_what_counts():
     assert sorted(targets) == sorted(expected)
 
 
-# Data that come batch by batch
-
-
-def in_order(batch=2, times=1):
-    return [(X[i : i + batch], LABELS[i : i + batch]) for i in range(0, 6, batch)] * times
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: lambda epoch: in_order(),
-        lambda: lambda epoch: (batch for batch in in_order()),
-        lambda: dict.fromkeys(()) or Reiterable(),
-    ],
-    ids=["function", "function that makes generators", "iterable"],
-)
-def test_batches_that_are_made_are_samples_in_that_order(make):
-    pair = X[:1], LABELS[:1]
-    expected = trained(network(), X, LABELS, batch_size=2, validation=pair)
-    same(trained(network(), make(), None, batch_size=None, validation=pair), expected)
-
-
-class Reiterable:
-    """As a DataLoader: gone through anew each epoch."""
-
-    def __iter__(self):
-        return iter(in_order())
-
-
-def test_a_loader_of_torchs_is_taken():
-    torch = pytest.importorskip("torch")
-    x, y = np.stack([x[:3] for x in X]).astype("float32"), np.stack([a[:3] for a in LABELS])
-    data = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
-    loader = torch.utils.data.DataLoader(data, batch_size=4)
-    got = trained(network(), loader, None, batch_size=None)
-    same(got, trained(network(), x, y, batch_size=4))
-
-
-def test_a_function_knows_the_epoch_and_a_batch_its_options():
-    epochs = []
-
-    def make(epoch):
-        epochs.append(epoch)
-        for i in range(0, 6, 2):
-            part = slice(i, i + 2)
-            yield X[part], LABELS[part], {"mask": LIVE[part], "sample_weight": [1, 2]}
-
-    got = trained(network(), make, None, batch_size=None)
-    assert epochs == [0, 1, 2]
-    weight = [1, 2] * 3
-    same(got, trained(network(), X, LABELS, mask=LIVE, sample_weight=weight, batch_size=2))
-
-
-def test_a_generator_is_for_one_epoch():
-    options = {"batch_size": None, "epochs": 1}
-    expected = trained(network(), X, LABELS, batch_size=2, epochs=1)
-    same(trained(network(), iter(in_order()), None, **options), expected)
-    message = "^x is a generator that has ended, but epoch 1 is to come: give a function"
-    refuses(
-        ArgumentError,
-        message,
-        lambda: trained(network(), iter(in_order()), None, batch_size=None, epochs=2),
-    )
-    endless = iter(in_order(times=9))
-    history = network().fit(endless, updates=5, progress=False)
-    assert len(history["step_loss"]) == 5 and "loss" not in history
-
-
-def test_the_bar_says_how_many_batches_of_an_unknown_number_are_done(capsys):
-    network().fit(iter(in_order()), updates=2)
-    assert "2 batches" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [1, 3, 4])
-def test_made_batches_go_on_bit_for_bit_where_a_function_makes_them(number, tmp_path):
-    def make(epoch):
-        order = np.random.default_rng(epoch).permutation(6)
-        for i in range(0, 6, 2):
-            yield [X[j] for j in order[i : i + 2]], [LABELS[j] for j in order[i : i + 2]]
-
-    path, options = tmp_path / "checkpoint", {"batch_size": None, "stateful": True}
-    kept = {"checkpoint": path, "checkpoint_every": 1, "callbacks": [Kill(number)]}
-    with pytest.raises(KeyboardInterrupt):
-        trained(network(), make, None, **options | kept)
-    expected = trained(network(), make, None, **options)
-    same(trained(network(), make, None, **options, resume=path), expected)
-    if number % 3:
-        message = "^resume is .*, a checkpoint within an epoch, but x is a Reiterable, gone through"
-        refuses(
-            ArgumentError,
-            message,
-            lambda: trained(network(), Reiterable(), None, **options, resume=path),
-        )
-
-
-def test_what_is_made_is_checked_as_samples_are():
-    def wrong(epoch):
-        yield from in_order()[:1]
-        yield X[:2], [LABELS[0] + 1, LABELS[1] + 1]
-
-    message = r"^batch 1 of epoch 0: y\[.\] has the class 3, expected 0..2"
-    refuses(ArgumentError, message, lambda: trained(network(), wrong, None, batch_size=None))
-
-
 # What is refused
-
-
-def made(**options):
-    return lambda: trained(
-        network(), lambda epoch: in_order(), None, **{"batch_size": None} | options
-    )
 
 
 def of(steps="every", y=LABELS, loss=SOFTMAX, **options):
@@ -569,18 +423,6 @@ def of(steps="every", y=LABELS, loss=SOFTMAX, **options):
          "metrics has the name 'loss', expected one that is not there"),
         ("metric's number", of(metrics={"a": lambda o, t: "much"}), ArgumentError,
          r"metrics\['a'\] gives 'much', not a number"),
-        ("made, of a size", made(batch_size=2), ArgumentError,
-         "batch_size is 2, but x makes batches"),
-        ("made, weighted", made(sample_weight=[1]), ArgumentError,
-         "sample_weight is given, but x makes batches: give it with each batch"),
-        ("made, a share", made(validation=0.5), ArgumentError,
-         "validation is 0.5, a share of samples, but x makes batches"),
-        ("made of none", lambda: trained(network(), lambda epoch: [], None, batch_size=None),
-         ArgumentError, "epoch 0 has no batches"),
-        ("made of nothing", lambda: trained(network(), lambda epoch: 3, None, batch_size=None),
-         ArgumentError, r"x\(0\) is 3, expected batches"),
-        ("made of x", lambda: trained(network(), lambda epoch: [X], None, batch_size=None),
-         ArgumentError, "batch 0 of epoch 0: is a list of 6, expected a pair"),
     ),
 )  # fmt: skip
 def test_what_cannot_be_is_refused(call, error, message):
@@ -592,11 +434,6 @@ def test_layers_in_reverse_carry_no_state_on():
                    Dense(4, 3, device="reference", dtype="float64")], loss=SOFTMAX)  # fmt: skip
     message = "^stateful is True, but this network has no state to carry on: a layer goes from"
     refuses(ArgumentError, message, lambda: trained(net, X, LABELS, stateful=True))
-
-
-def test_a_source_is_made_by_hand_too():
-    source = Source(network(), lambda epoch: in_order())
-    assert [len(samples) for samples in source.epoch(0, 1)] == [2, 2]
 
 
 def test_floats_of_another_dtype_are_cast():

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import close
 from door import parameters_of, refuses, same, table
+from fitting import alike, trained
 from rnn_gpu import GRU, LSTM, ArgumentError, Bidirectional, Dense, DtypeError, Network, ShapeError
 from rnn_gpu.network import replay
 from rnn_gpu.training import Samples
@@ -51,20 +52,6 @@ def pieces():
             found.append((x[first:end], y[first:end], *own))
     x, y, h, c, g = zip(*found, strict=True)
     return list(x), list(y), [(np.stack(h), np.stack(c)), np.stack(g)]
-
-
-def trained(net, x, y, **options):
-    """All that training leaves, by name, as arrays; by plain steps on all samples at once."""
-    given = {"epochs": 3, "batch_size": 99, "shuffle": False, "optimizer": "sgd"}
-    history = net.fit(x, y, **given | {"learning_rate": 0.3, "progress": False} | options)
-    numbers = {name: np.array(a) for name, a in history.items() if "seconds" not in name}
-    return parameters_of(net) | numbers
-
-
-def alike(got, expected):
-    assert list(got) == list(expected)
-    for name, a in expected.items():
-        close(got[name], a, "float64")
 
 
 def test_samples_go_on_as_pieces_begin(device):
