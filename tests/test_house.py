@@ -112,7 +112,7 @@ bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.replay network.sources network.truncation
 bridges.torch.convert bridges.torch.rl
 network.compiling
-network.gradients network.summary
+network.gradients network.summary network.words
 network.gradient_flow network.training
 network.callbacks
 network.best network.logs network.progress
