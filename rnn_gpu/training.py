@@ -12,7 +12,8 @@ from .network.batches import Samples, held_out
 from .network.counting import Counting
 from .network.gradients import forward_backward
 from .network.sources import Source
-from .network.training import Clipping, History, Settings, Training, Update, train_step
+from .network.training import History, Settings, Training, Update
+from .network.update import Clipping, train_step
 
 __all__ = [
     "Clipping",

@@ -113,7 +113,8 @@ bridges.torch.modules network.evaluation network.replay network.sources network.
 bridges.torch.convert bridges.torch.rl
 network.compiling
 network.gradients network.summary network.words
-network.gradient_flow network.training
+network.gradient_flow network.update
+network.training
 network.callbacks
 network.best network.logs network.progress
 network.fit

@@ -16,7 +16,7 @@ from rnn_gpu.kernels.emulator.simulated import strict
 from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import steps
 from rnn_gpu.network.callbacks import run
-from rnn_gpu.network.training import Clipping, enqueued, scalars_of
+from rnn_gpu.network.update import Clipping, enqueued, scalars_of
 from rnn_gpu.training import Samples, Settings, Training, forward_backward, train_step
 
 M, N, K = 3, 4, 5
