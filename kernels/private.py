@@ -45,6 +45,7 @@ NAMES = {
     "infer_global": ("numba.core.typing.templates.infer_global", "operators of vectors"),
     "cpu_target": ("numba.core.registry.cpu_target", "the width of vectors; keys of kept kernels"),
     "parallel": ("numba.np.ufunc.parallel", "threads: how many, without starting Numba's own"),
+    "arrayobj": ("numba.np.arrayobj", "calls of kernels without Python: arrays on bare memory"),
     "from_dtype": ("numba.np.numpy_support.from_dtype", "arrays on the stack"),
     # kernels that are kept on disk
     "FunctionIdentity": (
@@ -126,6 +127,35 @@ def threads_of(parallel) -> int:
     change how many torch has.
     """
     return parallel.get_num_threads() if parallel._is_initialized else parallel.NUM_THREADS
+
+
+def address_of(compiled) -> int:
+    """Where a compiled function is, for code that calls as Numba does."""
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+
+
+def c_address_of(compiled) -> int:
+    """Where a compiled function of numbers is, for code that calls as C does."""
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
+def array_on(context, builder, kind, address, shape):
+    """LLVM's value of a C-contiguous array on memory that is not its own."""
+    made = context.make_array(kind)(context, builder)
+    item = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    number = address.type
+    strides = [number(item)]
+    for size in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], size))
+    __getattr__("arrayobj").populate_array(
+        made,
+        data=builder.inttoptr(address, made.data.type),
+        shape=shape,
+        strides=strides,
+        itemsize=number(item),
+        meminfo=None,
+    )
+    return value_of(made)
 
 
 def compiled_cuda_kernel(kernel, signature: tuple, language: str) -> tuple[bytes, str]:

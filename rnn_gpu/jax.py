@@ -9,5 +9,6 @@ They take part in jit, grad and vmap, within scan and checkpoint. Flax's modules
 """
 
 from .bridges.jax.layers import gru, init, lstm, recurrent, rnn
+from .bridges.registry import register
 
-__all__ = ["gru", "init", "lstm", "recurrent", "rnn"]
+__all__ = ["gru", "init", "lstm", "recurrent", "register", "rnn"]

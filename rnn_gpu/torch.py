@@ -10,11 +10,11 @@ CPU tensors go to the device "cpu", CUDA tensors to "cuda" on torch's current st
 copied on its way in or out.
 """
 
+from .bridges.registry import register
 from .bridges.torch.cells import GRUCell, LSTMCell, RNNCell
 from .bridges.torch.convert import convert, revert
 from .bridges.torch.modules import GRU, LSTM, RNN, Recurrent
 from .bridges.torch.onnx import onnx_translations
-from .bridges.torch.registry import register
 from .bridges.torch.stack import Stack
 
 __all__ = [

@@ -38,7 +38,7 @@ kernels.devices.cpu.compilation kernels.devices.cpu.memory
 kernels.devices.cpu.simd
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
-kernels.devices.cpu.products kernels.devices.cpu.recurrence
+kernels.devices.cpu.products kernels.devices.cpu.recorded kernels.devices.cpu.recurrence
 kernels.devices.cpu.losses
 kernels.devices.cpu
 kernels.devices.cuda.compiled kernels.devices.cuda.contract kernels.devices.cuda.cublas
@@ -84,12 +84,13 @@ kernels.emulator.strong
 kernels.emulator.machine
 kernels.emulator.card
 kernels.emulator
-bridges bridges.jax bridges.jax.xla bridges.torch bridges.torch.private
+bridges bridges.jax bridges.jax.frames bridges.torch bridges.torch.private
 bridges.torch.projected bridges.torch.threads errors outline
 arguments bridges.io bridges.plots device
-bridges.jax.calls bridges.torch.dtypes bridges.torch.tensors bridges.weights derivatives
-keeping parameters schedules
-losses optimizers
+bridges.jax.entrance bridges.registry bridges.torch.dtypes bridges.torch.tensors bridges.weights
+derivatives
+bridges.jax.jobs bridges.jax.xla keeping parameters schedules
+bridges.jax.calls losses optimizers
 layers.overlap layers.passes layers.steps
 layers.given
 layers.tapes
@@ -102,7 +103,7 @@ layers.directions
 layers
 bridges.jax.layers
 bridges.jax.flax
-bridges.torch.passes bridges.torch.registry bridges.torch.twice network.bar network.checkpoint
+bridges.torch.passes bridges.torch.twice network.bar network.checkpoint
 network.counting network.given
 bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators

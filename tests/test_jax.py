@@ -2,7 +2,8 @@
 makes of functions.  Skipped without jax.
 """
 
-import re
+import json
+import time
 from functools import cache, partial
 from threading import Thread
 
@@ -21,9 +22,9 @@ from door import refuses, table
 from own_cells import LEAKY, MINE
 from programs import words
 from rnn_gpu import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
-from rnn_gpu.bridges.jax import calls, xla
+from rnn_gpu.bridges.jax import calls, entrance, jobs, xla
 from rnn_gpu.kernels.cells import CELLS
-from rnn_gpu.kernels.devices.cpu import threads
+from rnn_gpu.kernels.devices.cpu import recorded, threads
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_disable_most_optimizations", True)  # compiling them is what takes long here
@@ -91,6 +92,10 @@ def agree(one, other, dtype="float64"):
     assert jax.tree.structure(one) == jax.tree.structure(other)
     for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
         close(np.asarray(a), np.asarray(b), dtype)
+
+
+def agree_in_bits(one, other):
+    assert all(map(np.array_equal, *map(jax.tree.leaves, (one, other))))
 
 
 @pytest.fixture(params=KINDS)
@@ -260,9 +265,7 @@ def test_a_program_for_any_number_of_samples():
     θ, x, h = drawn("gru")
     b = export.symbolic_shape("b")[0]
     given = (θ, jax.ShapeDtypeStruct((T, b, M), x.dtype), jax.ShapeDtypeStruct((b, N), x.dtype))
-    checks = [
-        export.DisabledSafetyCheck.custom_call(f"rnn_gpu_{way}") for way in ("forward", "backward")
-    ]
+    checks = [export.DisabledSafetyCheck.custom_call("rnn_gpu")]
     loss = jax.jit(jax.value_and_grad(loss_of(ours.gru), argnums=(0, 1, 2)))
     program = export.export(loss, disabled_checks=checks)(*given)
     agree(of_loss(ours.gru, θ, x, h), program.call(θ, x, h))
@@ -275,7 +278,13 @@ def test_a_program_for_any_number_of_samples():
 def test_xla_calls_our_kernels_without_a_callback(kind):
     θ, x, s = drawn(kind)
     text = jax.jit(KINDS[kind]).lower(θ, x, s).as_text()
-    assert "rnn_gpu_forward" in text and "python" not in text
+    assert text.count("@rnn_gpu(") == 2 and "python" not in text
+
+
+def lower_by(way):
+    for call in calls.CALLS:
+        primitive = calls.PRIMITIVES[call.name]
+        calls.mlir.register_lowering(primitive, partial(way, call), platform="cpu")
 
 
 @pytest.mark.parametrize("kind, masked", [("gru", True), ("lstm", False)])
@@ -283,46 +292,68 @@ def test_the_callback_gives_the_same(kind, masked):
     given = drawn(kind)
     call = partial(KINDS[kind], mask=MASK if masked else None)
     expected = of_loss(call, *given)
-    for one in (calls.FORWARD, calls.BACKWARD):
-        lower = partial(calls.lower_to_callback, one)
-        calls.mlir.register_lowering(one.primitive, lower, platform="cpu")
     try:
-        assert "rnn_gpu_forward" not in jax.jit(call).lower(*given).as_text()
+        lower_by(calls.lower_to_callback)
+        assert "@rnn_gpu" not in jax.jit(call).lower(*given).as_text()
         got = of_loss(call, *given)
     finally:
-        for one in (calls.FORWARD, calls.BACKWARD):
-            lower = partial(calls.lower_to_ffi, one)
-            calls.mlir.register_lowering(one.primitive, lower, platform="cpu")
-    assert all(map(np.array_equal, *map(jax.tree.leaves, (expected, got))))
+        lower_by(calls.lower_to_ffi)
+    agree_in_bits(expected, got)
 
 
 def test_an_interface_that_is_not_read_is_not_used(monkeypatch):
-    assert xla.register("rnn_gpu_test", lambda *_: None)
     monkeypatch.setattr(xla, "MAJOR", 7)
-    assert not xla.register("rnn_gpu_test_other", lambda *_: None)
+    assert not xla.register(jobs.do)
     monkeypatch.setattr(xla, "HEADER", "xla/none.h")
-    assert xla.version() is None and not xla.register("rnn_gpu_test_third", lambda *_: None)
+    assert xla.version() is None and not xla.register(jobs.do)
 
 
-def test_what_goes_wrong_in_a_call_is_said():
-    def work(text, given, results):
-        raise MemoryError(f"no room for {text} of {given[0].shape}")
-
-    assert xla.register("rnn_gpu_test_failing", work)
+def called(text, *given):
+    """XLA's call of this text."""
     like = jax.ShapeDtypeStruct((2,), "float32")
-    call = jax.ffi.ffi_call("rnn_gpu_test_failing", like)
-    with pytest.raises(Exception, match=re.escape("MemoryError: no room for π of (3,)")):
-        jax.block_until_ready(call(jnp.zeros(3, "float32"), layer="π"))
+    return jax.block_until_ready(jax.ffi.ffi_call("rnn_gpu", like)(*given, layer=text))
 
 
-def test_a_cell_of_another_process_is_named():
-    text = calls.How(LEAKY, False, rnn_gpu.kernels.UNCLIPPED, 1).text
-    assert calls.how_of(text).cell is LEAKY
-    refuses(
-        UnsupportedError,
-        "the cell leaky",
-        lambda: calls.how_of(text.replace("leaky ", "leaky x")),
-    )
+def test_what_goes_wrong_in_a_call_is_said(monkeypatch):
+    with pytest.raises(Exception, match="JSONDecodeError: Expecting value"):
+        called("π", jnp.zeros(3, "float32"))
+
+
+def product(text, x, U, b):
+    """x Uᵀ + b, (T, B, m) and (n, m), by XLA's call of this text."""
+    like = jax.ShapeDtypeStruct((*x.shape[:2], 1, len(U)), x.dtype)
+    return jax.ffi.ffi_call("rnn_gpu", like)(x, U, b, layer=text)[:, :, 0]
+
+
+def test_prepared_calls_need_no_python_and_others_have_the_same_bits(monkeypatch):
+    x, U, b = draw(T, B, M), draw(N, M), draw(N)
+    how = calls.How(CELLS["elman_tanh"], False, rnn_gpu.kernels.UNCLIPPED, 1)
+    text = jobs.text_of("project", how, ((x, U, b), (jnp.zeros((T, B, 1, N)),)))
+    by_python = []
+    monkeypatch.setitem(jobs.WORK, "project", partial(watching, by_python, jobs.project))
+    monkeypatch.setattr(jobs, "prepare", lambda text: None)
+    expected = product(text, x, U, b)
+    close(np.asarray(expected), np.asarray(x @ U.T + b), "float64")
+    assert len(by_python) == 1
+    monkeypatch.undo()
+    jobs.prepare(text)
+    assert entrance.is_prepared(text)
+    monkeypatch.setitem(jobs.WORK, "project", partial(watching, by_python, jobs.project))
+    assert np.array_equal(product(text, x, U, b), expected) and len(by_python) == 1
+    # on arrays that it does not say, by Python, as on memory that is in use
+    close(np.asarray(product(text, x[1:], U, b)), np.asarray(expected[1:]), "float64")
+    assert len(by_python) == 2
+    desks = [desk for some in recorded.desks.by_size.values() for desk in some]
+    for desk in desks:
+        desk.taken[0] = 1
+    assert np.array_equal(product(text, x, U, b), expected) and len(by_python) == 3
+    for desk in desks:
+        desk.taken[0] = 0
+
+
+def watching(seen, work, *call):
+    seen.append(call)
+    return work(*call)
 
 
 FRESH = """
@@ -359,23 +390,22 @@ def test_python_ends_while_calls_are_under_way():
 
 
 def test_as_many_threads_share_a_call_as_the_caller_says(monkeypatch):
-    seen, cpu = [], rnn_gpu.device("cpu")
-
-    class Seeing:
-        def forward(self, *call):
-            seen.append(threads.most())
-            cpu.forward(*call)
-
-    monkeypatch.setattr(calls, "resolve", lambda name: Seeing())
+    seen = []
+    monkeypatch.setattr(jobs, "prepare", lambda text: seen.append(json.loads(text)[4]))
     before = numba.get_num_threads()
     try:
         for count in (1, before):
             numba.set_num_threads(count)
-            jax.block_until_ready(ours.rnn(*drawn("elman_tanh", B=2)[:2]))
+            jax.jit(partial(ours.rnn)).lower(*drawn("elman_tanh", B=2)[:2])
             assert set(seen) == {count}
             seen.clear()
     finally:
         numba.set_num_threads(before)
+
+
+def all_sleep(team) -> bool:
+    at = threads.THREADS + threads.SPACING * np.arange(1, len(team.bells)) + threads.ASLEEP
+    return bool(team.board[at].all())
 
 
 def test_threads_may_call_at_once():
@@ -384,20 +414,30 @@ def test_threads_may_call_at_once():
     step = jax.jit(jax.value_and_grad(lambda θ, x: (ours.lstm(θ, x)[0] ** 2).sum()))
     inputs = [draw(40, 16, 64, dtype="float32", seed=k) for k in range(2)]
     expected = [step(θ, x) for x in inputs]
+    zeros = (jnp.zeros((16, 64), "float32"),) * 2
+    y, _ = by_scan(CELLS["lstm"], θ, inputs[0], zeros)
+    agree((y**2).sum(), expected[0][0], "float32")
+    recorded.TEAM[0] = 1  # somebody has the threads
+    agree_in_bits(expected[0], step(θ, inputs[0]))
+    recorded.TEAM[0] = 0
+    for team in recorded.turns.teams.values():
+        while not all_sleep(team):
+            time.sleep(0.01)
+        agree_in_bits(expected[1], step(θ, inputs[1]))  # which wakes them
     got = [[], []]
 
     def repeat(k):
         got[k] += [step(θ, inputs[k]) for _ in range(20)]
 
-    threads = [Thread(target=repeat, args=(k,)) for k in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    callers = [Thread(target=repeat, args=(k,)) for k in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
     for one, many in zip(expected, got, strict=True):
         assert len(many) == 20
         for each in many:
-            agree(one, each, "float32")
+            agree_in_bits(one, each)
 
 
 # The door

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import rnn_gpu.torch as ours
 from rnn_gpu import UnsupportedError
-from rnn_gpu.bridges.torch import registry
+from rnn_gpu.bridges import registry
 from rnn_gpu.bridges.torch.operators import BACKWARD, FORWARD
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.cells import CELLS

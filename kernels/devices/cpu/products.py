@@ -237,24 +237,41 @@ def plan_back(N: int, m: int, dtype, below: bool, parts: int):
 
 def multiply(a, M, more, rows: int, precision: str):
     """a Mᵀ + more, whatever `rows` is: the sum of a row does not depend on the rows beside it."""
+    out = empty((len(a), len(M)), a.dtype)
+    share(*multiply_call(a, M, more, out, scratch))
+    return out
+
+
+def multiply_call(a, M, more, out, scratch) -> tuple:
+    """What `share` is told, (kernel, how many threads, *arguments), that out (R, N) becomes a Mᵀ +
+    more.
+
+    scratch  see memory.scratch
+    """
     (R, K), N, dtype = a.shape, len(M), a.dtype
     kernel, numbers = plan(N, K, dtype)
-    out, more = empty((R, N), dtype), np.zeros(N, dtype) if more is None else more
-    arrays = np.ascontiguousarray(a), M, more, out, scratch(numbers, dtype)
-    share(kernel, threads_for(2 * R * K * N, R // 8), *arrays)
-    return out
+    more = np.zeros(N, dtype) if more is None else more
+    threads = threads_for(2 * R * K * N, R // 8)
+    return kernel, threads, np.ascontiguousarray(a), M, more, out, scratch(numbers, dtype)
 
 
 def multiply_back(δ, a, M, sums: Sums, rows: int, precision: str):
     (R, N), m, dtype, fresh = δ.shape, a.shape[1], δ.dtype, sums.U is None
-    parts = threads_for((2 + 2 * sums.below) * R * N * m, N // 8)
-    kernel, repacked, numbers = plan_back(N, m, dtype, sums.below, parts)
     dM = empty((N, m), dtype) if fresh else sums.U
     db = np.empty(N if sums.bias else 0, dtype) if fresh or not sums.bias else sums.b
     da = empty((R if sums.below else 0, m), dtype)
-    arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, dM, db, da
-    share(kernel, parts, arrays, fresh, rows, repacked, scratch(numbers, dtype))
+    share(*multiply_back_call((δ, a, M, dM, db, da), fresh, rows, scratch))
     return da if sums.below else None, dM, db if sums.bias else None
+
+
+def multiply_back_call(arrays, fresh: bool, rows: int, scratch) -> tuple:
+    """What `share` is told: see `multiply_call`, and `back_kernel` for arrays and fresh."""
+    δ, a, M, dM, db, da = arrays
+    (R, N), m, dtype, below = δ.shape, a.shape[1], δ.dtype, len(da) > 0
+    parts = threads_for((2 + 2 * below) * R * N * m, N // 8)
+    kernel, repacked, numbers = plan_back(N, m, dtype, below, parts)
+    arrays = np.ascontiguousarray(δ), np.ascontiguousarray(a), M, dM, db, da
+    return kernel, parts, arrays, fresh, rows, repacked, scratch(numbers, dtype)
 
 
 project, project_back = products(chunk, multiply, multiply_back)

@@ -449,33 +449,55 @@ def plan(cell, n: int, dtype, clips: bool | None):
 
 
 def forward(cell, call: Forward, precision="fp32"):
+    share(*forward_call(cell, call, scratch))
+
+
+def forward_call(cell, call: Forward, scratch) -> tuple:
+    """What `share` is told: (kernel, how many threads, *arguments).
+
+    scratch  see memory.scratch
+    """
     T, B, _, n = call.p.shape
     dtype = call.p.dtype
     kernel, panels, numbers = plan(cell, n, dtype, None)
     way = shares(cell, T, B, n, panels, dtype)
-    share(kernel, way.threads, call[:-1], scratch(numbers, dtype), way.by_panels)
+    return kernel, way.threads, call[:-1], scratch(numbers, dtype), way.by_panels
 
 
 def backward(cell, call: Backward, precision="fp32"):
+    shared = backward_call(cell, call, scratch)
+    share(*shared)
+    clipped = shared[2][-1][-1]
+    return 0 if call.clip == UNCLIPPED else sum(clipped.tolist())
+
+
+def backward_call(cell, call: Backward, scratch, clipped=None) -> tuple:
+    """What `share` is told: see `forward_call`.
+
+    clipped  (threads,) int64, at least as many as share the call: how many steps each has clipped
+             is added to it; None is an array of the call's own, the last number of its `arrays`
+    """
     T, B, _, n = call.dp.shape
     dtype, clip = call.dp.dtype, call.clip
     number, clips = dtype.type, clip != UNCLIPPED
     kernel, panels, numbers = plan(cell, n, dtype, clips)
     way = shares(cell, T, B, n, panels, dtype)
     ds = call.ds if call.ds.ndim == 4 else call.ds.reshape(len(call.ds), 1, B, n)
-    bounds = bounds_of(clip, number, way.threads) if clips else unbounded(number)
+    bounds = unbounded(number)
+    if clips:
+        clipped = np.zeros(way.threads, np.int64) if clipped is None else clipped
+        bounds = bounds_of(clip, number, clipped)
     arrays = (np.ascontiguousarray(call.dy), *call[1:-3], ds, bounds)
     ds0 = np.zeros((len(ds), 1, B, n), number)
-    share(kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels)
-    return sum(bounds[-1].tolist()) if clips else 0
+    return kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels
 
 
-def bounds_of(clip: Clip, number, threads: int):
+def bounds_of(clip: Clip, number, clipped):
     """(value, norm, how many steps each thread has clipped) as the kernel takes them."""
-    return number(clip.value), number(clip.norm), np.zeros(threads, np.int64)
+    return number(clip.value), number(clip.norm), clipped
 
 
 @cache
 def unbounded(number):
     """The same where nothing is clipped: made once, as no kernel writes it."""
-    return bounds_of(UNCLIPPED, number, 1)
+    return bounds_of(UNCLIPPED, number, np.zeros(1, np.int64))

@@ -1,97 +1,32 @@
-"""The recurrence as two of JAX's primitives, forward and back: what `jit`, `vmap` and `grad` make
-of them, and how XLA's programs on the CPU call our kernels.
+"""A layer's way forward and back as four of JAX's primitives: what `jit`, `vmap` and `grad` make of
+them, and how XLA's programs on the CPU call our kernels.
 
-A primitive's parameters are a `How`. A program that XLA compiled has it as a text, so that nothing
-hidden belongs to a program: built-in cells by name, others by one of their own.
+A primitive's parameters are a `How`.
 """
 
-import json
-import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple, NoReturn
-from uuid import uuid4
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
-from ...device import resolve
 from ...errors import DeviceError, UnsupportedError
-from ...kernels import Backward, Cell, Clip, Forward
-from ...kernels.cells import CELLS
-from ...kernels.sharing import AtMost
-from .xla import register, wait_at_the_end
+from . import jobs
+from .jobs import How
+from .xla import TARGET, register, wait_at_the_end
 
-PREPARED = 1 << 22  # numbers of the largest array of the call that compiles a program's kernels
-OWN: dict[str, Cell] = {}  # by the names that they have in programs: cells that are not built in
-NAMES: dict[Cell, str] = {}
+# Shapes of results
 
 
-class How(NamedTuple):
-    """What a call needs beside arrays."""
-
-    cell: Cell
-    masked: bool  # see Forward
-    clip: Clip
-    # that share a call, at most: Numba's number is each thread's own, and a call may come in one of
-    # XLA's
-    threads: int
-
-    @property
-    def text(self) -> str:
-        """The same in words, for `how_of` of this process; of any where the cell is built in."""
-        return json.dumps([name_of(self.cell), self.masked, self.clip, self.threads])
-
-
-def name_of(cell: Cell) -> str:
-    """What programs call the cell."""
-    if CELLS.get(cell.name) is cell:
-        return cell.name
-    name = NAMES.setdefault(cell, f"{cell.name} {uuid4().hex}")
-    OWN[name] = cell
-    return name
-
-
-@lru_cache(maxsize=1024)
-def how_of(text: str) -> How:
-    """The How of a text.  UnsupportedError where its cell is of another process."""
-    name, masked, clip, threads = json.loads(text)
-    if name not in CELLS and name not in OWN:
-        raise UnsupportedError(
-            f"a program calls the cell {name}, which is of another process: only built-in cells "
-            "are known to all"
-        )
-    return How(CELLS.get(name) or OWN[name], masked, Clip(*clip), threads)
-
-
-# The work
-
-
-def go_forward(text: str, given, results) -> None:
-    """p (T, B, G, n), W (G·n, n), c (G·n,) or (0,), s0 (S, B, n), flags (T, B) -> s (S, T+1, B, n),
-    kept (T, B, K, n), which are overwritten.
-    """
-    (p, W, c, s0, flags), (s, kept), how = given, results, how_of(text)
-    s[:, 0] = s0
-    if s0.size:
-        with AtMost(how.threads):
-            resolve("cpu").forward(how.cell, Forward(p, W, c, s, kept, flags, how.masked))
-
-
-def go_back(text: str, given, results) -> None:
-    """dy (T, B, n), W, s, kept, flags, ds (S, B, n) -> dp (T, B, G, n), of a cell that is apart dq
-    too, ds0 (S, B, n), which are overwritten.
-    """
-    (dy, W, s, kept, flags, ds), (dp, *dq, ds0), how = given, results, how_of(text)
-    ds0[...] = ds
-    if ds.size:
-        δq = dq[0] if how.cell.apart else dp
-        call = Backward(dy, W, s, kept, flags, dp, δq, ds0, how.clip, how.masked)
-        with AtMost(how.threads):
-            resolve("cpu").backward(how.cell, call)
+def project_shapes(x, U, b, *, how):
+    """Of p."""
+    (T, B, _), G = x.shape, how.cell.gates
+    return ((T, B, G, U.shape[0] // G),)
 
 
 def forward_shapes(p, W, c, s0, flags, *, how):
@@ -100,41 +35,48 @@ def forward_shapes(p, W, c, s0, flags, *, how):
     return (S, T + 1, B, n), (T, B, how.cell.kept, n)
 
 
-def backward_shapes(dy, W, s, kept, flags, ds, *, how):
+def back_shapes(dy, W, s, kept, flags, ds, *, how):
     """Of dp, dq of a cell that is apart, and ds0."""
     T, B, n = dy.shape
     return ((T, B, how.cell.gates, n),) * (2 if how.cell.apart else 1) + (ds.shape,)
 
 
+def sums_shapes(δ, a, M, *, how):
+    """Of δ M, dM and Σ δ."""
+    return a.shape if how.below else (0,), M.shape, (M.shape[0] if how.bias else 0,)
+
+
+def sums_by_jax(δ, a, M, *, how):
+    """`sums` as JAX maps it over samples, each with sums of its own."""
+    da = jnp.einsum("tbgn,gnm->tbm", δ, M.reshape(*δ.shape[2:], -1)) if how.below else M[:0, 0]
+    dM = jnp.einsum("tbgn,tbm->gnm", δ, a).reshape(M.shape)
+    return da, dM, δ.sum((0, 1)).reshape(-1) if how.bias else M[:0, 0]
+
+
 class Call(NamedTuple):
-    """One of the two, and the axes of its arguments and results by letters: T steps, U of them and
+    """One of the four, and the axes of its arguments and results by letters: T steps, U of them and
     the first state, B samples.
     """
 
-    primitive: Primitive
-    target: str  # its name in XLA's programs
-    work: Callable  # (text, arguments, results)
+    name: str  # of what is done, in jobs.WORK
     shapes: Callable  # of the results
     given: tuple[str, ...]
     results: tuple[str, ...]
+    by_jax: Callable | None = None  # the same, where results have no samples
+
+    def __call__(self, *given, how: How):
+        """Its results, a list."""
+        return PRIMITIVES[self.name].bind(*given, how=how)
 
 
-FORWARD = Call(
-    Primitive("rnn_gpu_forward"),
-    "rnn_gpu_forward",
-    go_forward,
-    forward_shapes,
-    ("TBGn", "Gn", "G", "SBn", "TB"),
-    ("SUBn", "TBKn"),
+PROJECT = Call("project", project_shapes, ("TBm", "Gm", "G"), ("TBGn",))
+FORWARD = Call("forward", forward_shapes, ("TBGn", "Gn", "G", "SBn", "TB"), ("SUBn", "TBKn"))
+BACK = Call(
+    "back", back_shapes, ("TBn", "Gn", "SUBn", "TBKn", "TB", "SBn"), ("TBGn", "TBGn", "SBn")
 )
-BACKWARD = Call(
-    Primitive("rnn_gpu_backward"),
-    "rnn_gpu_backward",
-    go_back,
-    backward_shapes,
-    ("TBn", "Gn", "SUBn", "TBKn", "TB", "SBn"),
-    ("TBGn", "TBGn", "SBn"),
-)
+SUMS = Call("sums", sums_shapes, ("TBGn", "TBm", "Gm"), ("TBm", "Gm", "G"), sums_by_jax)
+CALLS = PROJECT, FORWARD, BACK, SUMS
+PRIMITIVES = {call.name: Primitive(f"rnn_gpu_{call.name}") for call in CALLS}
 
 
 # What JAX asks of a primitive
@@ -165,48 +107,35 @@ def refuse_device(context, *operands, how) -> NoReturn:
 
 def lower_to_ffi(call, context, *operands, how):
     """XLA's own call of our kernels."""
-    prepare(call, context.avals_in, how)
-    return jax.ffi.ffi_lowering(call.target)(context, *operands, layer=how.text)
+    return jax.ffi.ffi_lowering(TARGET)(context, *operands, layer=prepared(call, context, how))
 
 
 def lower_to_callback(call, context, *operands, how):
     """JAX's call of Python, which copies what it hands over: slower, and right with any XLA."""
-    prepare(call, context.avals_in, how)
+    text = prepared(call, context, how)
     results = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in context.avals_out]
 
     def work(*given):
         made = [np.empty(result.shape, result.dtype) for result in results]
-        call.work(how.text, [np.array(a) for a in given], made)
+        jobs.do(text, [np.array(a) for a in given], made)
         return made
 
     back = partial(jax.pure_callback, work, results)
     return mlir.lower_fun(back, multiple_results=True)(context, *operands)
 
 
-def prepare(call, avals, how: How) -> None:
-    """Compile the kernels now, not in a thread of XLA's: by a call of these sizes, short."""
+def prepared(call, context, how: How) -> str:
+    """The text of the call; its kernels are compiled now, not in a thread of XLA's."""
     wait_at_the_end()
-    shapes = [aval.shape for aval in avals]
-    if all(isinstance(size, int) for shape in shapes for size in shape):
-        run(call, tuple(shapes), avals[0].dtype.name, how)
-
-
-@lru_cache(maxsize=256)
-def run(call, shapes, dtype: str, how: How) -> None:
-    """The call on zeros, of as few steps as need little memory and all of its kernels."""
-    T, a_step = shapes[0][0], math.prod(shapes[0][1:])
-    steps = min(T, 1 + PREPARED // max(1, a_step))
-    arrays = []
-    for axes, shape in zip(call.given, shapes, strict=True):
-        sizes = dict(zip(axes, shape, strict=False)) | {"T": steps, "U": steps + 1}
-        shape = [sizes[axis] for axis in axes[: len(shape)]]
-        arrays.append(np.zeros(shape, np.uint8 if axes == "TB" else dtype))
-    results = [np.empty(shape, dtype) for shape in call.shapes(*arrays, how=how)]
-    call.work(how.text, arrays, results)
+    text = jobs.text_of(call.name, how, (context.avals_in, context.avals_out))
+    jobs.prepare(text)
+    return text
 
 
 def batched(call, given, axes, *, how):
     """Samples of samples are samples, where all have the same weights; else one after the other."""
+    if call.by_jax:
+        return jax.vmap(partial(call.by_jax, how=how), axes)(*given), [0] * len(call.results)
     size = next(a.shape[axis] for a, axis in zip(given, axes, strict=True) if axis is not None)
     together = all(axis is None or "B" in its for axis, its in zip(axes, call.given, strict=True))
     given = [
@@ -214,13 +143,13 @@ def batched(call, given, axes, *, how):
         for a, axis, its in zip(given, axes, call.given, strict=True)
     ]
     if not together:
-        results = jax.lax.map(lambda row: call.primitive.bind(*row, how=how), given)
+        results = jax.lax.map(lambda row: call(*row, how=how), given)
         return results, [0] * len(results)
     folded = [
         fold(a, its.index("B")) if "B" in its else a
         for a, its in zip(given, call.given, strict=True)
     ]
-    results = call.primitive.bind(*folded, how=how)
+    results = call(*folded, how=how)
     places = [its.index("B") for its in call.results[: len(results) - 1] + call.results[-1:]]
     return [unfold(a, at, size) for a, at in zip(results, places, strict=True)], places
 
@@ -245,16 +174,17 @@ def unfold(a, at: int, size: int):
 
 def known_to_jax(call: Call) -> None:
     """Tell JAX what it is to make of the primitive."""
-    p = call.primitive
+    p = PRIMITIVES[call.name]
     p.multiple_results = True
     p.def_impl(partial(xla.apply_primitive, p))
     p.def_abstract_eval(partial(abstract, call))
     batching.primitive_batchers[p] = partial(batched, call)
     ad.primitive_jvps[p] = refuse_second
     mlir.register_lowering(p, refuse_device)
-    lower = lower_to_ffi if register(call.target, call.work) else lower_to_callback
+    lower = lower_to_ffi if CALLED else lower_to_callback
     mlir.register_lowering(p, partial(lower, call), platform="cpu")
 
 
-known_to_jax(FORWARD)
-known_to_jax(BACKWARD)
+CALLED = register(jobs.do)
+for one in CALLS:
+    known_to_jax(one)

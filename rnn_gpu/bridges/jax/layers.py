@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core
+from jax.custom_derivatives import SymbolicZero
 
 from ... import arguments, derivatives
 from ...derivatives import ActivationLike
@@ -20,7 +21,8 @@ from ...kernels.cells.lstm import lstm as lstm_cell
 from ...kernels.devices.cpu.threads import most
 from ...layers.stateful import clip_of
 from ...parameters import recurrent_shapes
-from .calls import BACKWARD, FORWARD, How
+from .calls import BACK, FORWARD, PROJECT, SUMS
+from .jobs import How
 
 Params = Mapping[str, Any]
 
@@ -37,32 +39,43 @@ class Way(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def recurrence(how: How, p, W, c, s0, flags):
-    """p (T, B, G, n), W (G·n, n), c (G·n,) or (0,), s0 (S, B, n), flags (T, B) -> y (T, B, n), the
+def recurrence(how: How, x, θ, s0, flags):
+    """x (T, B, m) in the order of the layer's steps, s0 (S, B, n), flags (T, B) -> y (T, B, n), the
     last state (S, B, n).
     """
-    return went(how, p, W, c, s0, flags)[0]
+    return gone(how, x, θ, s0, flags)[0]
 
 
-def went(how: How, p, W, c, s0, flags):
+def gone(how: How, x, θ, s0, flags, below: bool = True):
     """Also what the way back needs."""
-    s, kept = FORWARD.primitive.bind(p, W, c, s0, flags, how=how)
-    return (s[how.cell.output, 1:], s[:, -1]), (W, s, kept, flags)
+    (p,) = PROJECT(x, θ["U"], θ["b"], how=how)
+    c = θ["c"] if how.cell.apart else θ["b"][:0]
+    s, kept = FORWARD(p, θ["W"], c, s0, flags, how=how)
+    asked = () if below else None  # neither has a number: what a tape holds are arrays
+    return (s[how.cell.output, 1:], s[:, -1]), (asked, x, θ["U"], θ["W"], s, kept, flags)
+
+
+def went(how: How, *primals):
+    """The same, told by JAX which of its arguments have a gradient."""
+    return gone(how, *jax.tree.map(lambda a: a.value, primals), below=primals[0].perturbed)
 
 
 def came_back(how: How, tape, gradients):
-    """BPTT, then the gradients of the weights, which are products over all steps."""
-    (W, s, kept, flags), (dy, ds) = tape, gradients
-    dp, *dq, ds0 = BACKWARD.primitive.bind(dy, W, s, kept, flags, ds, how=how)
-    dq, before = dq[0] if dq else dp, s[0, :-1]
+    """BPTT, then the gradients of the weights, which are sums over all steps."""
+    asked, x, U, W, s, kept, flags = tape
+    dy, ds = (jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a for a in gradients)
+    below = asked is not None
+    dp, *dq, ds0 = BACK(dy, W, s, kept, flags, ds, how=how)
+    dq, before, apart = dq[0] if dq else dp, s[0, :-1], how.cell.apart
     if how.masked:
         before = jnp.where((flags & RESET != 0)[:, :, None], s[0, :1], before)
-    dW = jnp.einsum("tbgn,tbm->gnm", dq, before).reshape(W.shape)
-    dc = dq.sum((0, 1)).reshape(-1) if how.cell.apart else jnp.zeros(0, W.dtype)
-    return dp, dW, dc, ds0, None
+    dx, dU, db = SUMS(dp, x, U, how=how._replace(below=below))
+    _, dW, dc = SUMS(dq, before, W, how=how._replace(below=False, bias=apart))
+    dθ = {"U": dU, "W": dW, "b": db} | ({"c": dc} if apart else {})
+    return dx if below else None, dθ, ds0, None
 
 
-recurrence.defvjp(went, came_back)
+recurrence.defvjp(went, came_back, symbolic_zeros=True)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -72,15 +85,13 @@ def carried(way: Way, θ, x, s0, live, starts):
     """
     how, reverse = way.how, way.reverse
     x = x.swapaxes(0, 1) if way.batch_first else x
-    (T, B, _), n = x.shape, s0.shape[-1]
+    T, B, _ = x.shape
     flags = jnp.full((T, B), LIVE, jnp.uint8)
     if how.masked:
         x = jnp.where(live[:, :, None], x, 0)  # what stands there may be NaN
         flags = flags_of(live, starts, reverse)
     x = x[::-1] if reverse else x
-    p = (x @ θ["U"].T + θ["b"]).reshape(T, B, how.cell.gates, n)
-    c = θ["c"] if how.cell.apart else θ["b"][:0]
-    out: Any = recurrence(how, p, θ["W"], c, s0, flags)
+    out: Any = recurrence(how, x, θ, s0, flags)
     y, s = out
     y = y[::-1] if reverse else y
     y = jnp.where(live[:, :, None], y, 0) if how.masked else y

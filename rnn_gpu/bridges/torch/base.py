@@ -11,8 +11,8 @@ from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError, Unsupp
 from ...kernels import Cell
 from ...kernels.cells.lstm import lstm
 from ...layers.stateful import clip_of
+from ..registry import register
 from .dtypes import autocast_to
-from .registry import register
 
 MODES = {1: "RNN_TANH", 3: "GRU", 4: "LSTM"}  # torch's, by the number of their gates
 OF_GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # whose rows are those of all gates

@@ -6,8 +6,8 @@ from importlib import import_module
 
 from ...errors import UnsupportedError
 from ...kernels import Cell
+from ..registry import cell_named
 from .operators import FORWARD, How
-from .registry import cell_named
 
 
 def onnx_translations() -> dict:

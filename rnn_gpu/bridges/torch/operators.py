@@ -12,10 +12,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from ...kernels import Clip
+from ..registry import cell_named
 from .functions import refuse_second_derivatives
 from .passes import Call, Left, carry, retreat, steps_in
 from .private import SingleLevelFunction, below_autograd, one_level
-from .registry import cell_named
 from .tensors import device_of, precision_of
 
 NAMESPACE = "rnn_gpu"

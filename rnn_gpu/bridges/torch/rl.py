@@ -14,10 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from ...errors import ArgumentError, ShapeError, UnsupportedError
 from ...kernels import LIVE, RESET
+from ..registry import register
 from .dtypes import computed, computed_like
 from .modules import GRU, LSTM
 from .operators import FORWARD
-from .registry import register
 from .stack import Stack
 
 

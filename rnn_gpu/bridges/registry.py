@@ -1,12 +1,12 @@
-"""Cells by a name, which a graph of torch's can hold and another process can read."""
+"""Cells by a name, which a program of torch's or JAX's can hold and another process can read."""
 
 from hashlib import sha256
 
-from ...errors import UnsupportedError
-from ...kernels import Cell
-from ...kernels.cells import CELLS
-from ...kernels.description import description
-from ...kernels.once import once
+from ..errors import UnsupportedError
+from ..kernels import Cell
+from ..kernels.cells import CELLS
+from ..kernels.description import description
+from ..kernels.once import once
 
 KNOWN: dict[str, Cell] = dict(CELLS)
 UNTOLD: dict[Cell, str] = {}  # cells whose formulas read what cannot be told, an array say
@@ -14,7 +14,7 @@ UNTOLD: dict[Cell, str] = {}  # cells whose formulas read what cannot be told, a
 
 @once
 def register(cell: Cell) -> str:
-    """The name under which operators find a cell in this process, from now on.
+    """The name under which programs find a cell in this process, from now on.
 
     A built-in cell has its own. That of another ends in a digest of its formulas and of all they
     refer to (see kernels.description): the same source has the same name in every process of one
@@ -42,7 +42,8 @@ def cell_named(name: str) -> Cell:
     if cell is None:
         raise UnsupportedError(
             f"cell {name!r} is not known in this process: before a saved program runs, build the "
-            "cell from the source it was saved with and say rnn_gpu.torch.register(cell)"
+            "cell from the source it was saved with and say register(cell) of rnn_gpu.torch or "
+            "rnn_gpu.jax"
         )
     if register(cell) != name:
         raise UnsupportedError(
