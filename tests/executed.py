@@ -99,6 +99,36 @@ def planned(
     return Choice(schedule, plan, *sizes, "asked", 0.0, cluster, together)
 
 
+class Scan(NamedTuple):
+    """The way back of one layer by a scan over chunks."""
+
+    cell: str
+    dtype: str
+    n: int = N
+    pattern: bool = False  # steps that do not happen, and that begin anew
+    order: int | None = None
+
+    def run(self) -> dict:
+        found = [scanned(device, self) for device in ("cuda", "reference")]
+        return {"error": error(*found)}
+
+
+def scanned(device: str, case: Scan) -> list:
+    """δ and gradients of a layer that does not forget; on the reference step by step."""
+    rng, T, B = np.random.default_rng(5), 13, 2
+    layer = rnn_gpu.Recurrent(case.cell, 3, case.n, device=device, dtype=case.dtype, seed=1)
+    layer.parameters["W"][...] *= 2
+    x, dy = (rng.normal(size=(T, B, size)).astype(case.dtype) for size in (3, case.n))
+    call = {}
+    if case.pattern:
+        call = {"mask": rng.random((T, B)) < 0.7, "resets": rng.random((T, B)) < 0.15}
+    layer(x, parallel=False if device == "reference" else ("scan", 3), **call)
+    dx, ds = layer.backward(dy)
+    assert device == "reference" or layer.parallel_report.scan == 3
+    states = ds if isinstance(ds, tuple) else (ds,)
+    return list(map(layer.backend.numpy, (dx, *states, layer.delta, *layer.grads.values())))
+
+
 class Elementwise(NamedTuple):
     """A formula that layers, losses or optimizers give to `elementwise`."""
 
@@ -266,6 +296,7 @@ def quick() -> Iterator:
         yield Pass(cell, "float32", schedule, "unclipped", RANDOM, given=True)
     for schedule, ((n, shape), *_) in SHARED.items():
         yield Pass("elman_tanh", "float32", schedule, "both", RANDOM, n, shape, 1, given=True)
+    yield Scan("lstm", "float32", pattern=True, order=1)
     yield Elementwise("adam", "float32")
     yield Matvec("float32")
     for way, dtype in itertools.product(("packets", "cluster"), DTYPES):
@@ -328,6 +359,13 @@ def others() -> Iterator:
             yield Elementwise(formula, dtype)
         yield Matvec(dtype)
         yield Training(dtype)
+
+
+def scans() -> Iterator:
+    """The way back in chunks, of cells that stand for all."""
+    for cell, dtype, n in itertools.product(FEW, DTYPES, (4, 7, 32)):
+        yield Scan(cell, dtype, n)
+        yield Scan(cell, dtype, n, True, 2)
 
 
 def small() -> Iterator:
@@ -408,7 +446,7 @@ def planted_shared() -> Iterator:
     return with_faults(PLANTED_SHARED)
 
 
-MANY = (schedules, cells, plans, tensor_cores, reaches)
+MANY = (schedules, cells, plans, tensor_cores, reaches, scans)
 ALL = (quick, *MANY, others, small, planted, planted_shared)
 GROUPS = {one.__name__: one for one in ALL}
 GROUPS |= {f"small {schedule}": partial(small_shared, schedule) for schedule in SHARED}

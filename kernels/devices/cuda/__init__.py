@@ -10,7 +10,7 @@ from ... import UNCLIPPED, Backward, Forward
 from ...binding.closures import each_over, tuple_over
 from ...products import by_chunks, products
 from ...transfers import transfers_of
-from . import plain
+from . import plain, transfer
 from .compiled import factory
 from .contract import Bounds, Problem
 from .driver import driver
@@ -203,7 +203,22 @@ def cost(cell, n, B, dtype, precision="fp32"):
     return sum(ranked(problem)[0].cycles for problem in problems) / CYCLES
 
 
-transfers, arriving, scan_cost = transfers_of(backward, cost, empty, array)
+by_samples, by_products, cost_by_samples = transfers_of(backward, cost, empty, array)
+
+
+def transfers(cell, call: Backward, precision="fp32"):
+    sizes = transfer.sizes_of(cell, call.kept.shape[3])
+    if not transfer.fits(sizes, call.kept.itemsize, card()):
+        return by_samples(cell, call, precision)
+    return transfer.transfers(cell, for_kernels(call), sizes)
+
+
+def arriving(maps, ds):
+    few = maps.shape[2] <= transfer.NUMBERS
+    return transfer.arriving(maps, ds) if few else by_products(maps, ds)
+
+
+scan_cost = cost_by_samples
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

@@ -60,6 +60,13 @@ def put_shared_element(a, place, i, value):
     a[place + i] = value
 
 
+def put_four(a, place, i, values):
+    """`four`'s opposite."""
+    assert (place + i) % 4 == 0, "a quad begins at a multiple of 4"
+    for k in range(4):
+        a[place + i + k] = values[k]
+
+
 def one_over_root(x):
     """1/√x of a positive number, within two units in the last place."""
     return 1 / np.sqrt(x)
@@ -77,6 +84,7 @@ class Intrinsics(NamedTuple):
     shared_place: Any
     quad: Any
     put_shared: Any
+    put_quad: Any
     inverse_root: Any
 
 
@@ -91,6 +99,7 @@ def twins() -> Intrinsics:
         shared_index,
         four,
         put_shared_element,
+        put_four,
         one_over_root,
     )
 
@@ -193,6 +202,28 @@ def intrinsics() -> Intrinsics:
         return types.void(a, types.int32, types.int64, a.dtype), codegen
 
     @intrinsic
+    def put_quad(typingctx, a, place, i, values):
+        """One store of 16 bytes, two for float64."""
+        count = 128 // a.dtype.bitwidth
+
+        def codegen(context, builder, signature, arguments):
+            _, place, i, values = arguments
+            form = ir.VectorType(context.get_data_type(a.dtype), count)
+            for first in range(0, 4, count):
+                behind = builder.add(i, ir.Constant(i.type, first))
+                where = pointer(context, builder, a, SHARED, builder.zext(place, word), behind)
+                vector = ir.Constant(form, ir.Undefined)
+                for k in range(count):
+                    value = builder.extract_value(values, first + k)
+                    vector = builder.insert_element(vector, value, half(k))
+                where = builder.bitcast(where, ir.PointerType(form, SHARED))
+                builder.store(vector, where, align=16)
+            return context.get_dummy_value()
+
+        own = types.UniTuple(a.dtype, 4)
+        return types.void(a, types.int32, types.int64, own), codegen
+
+    @intrinsic
     def inverse_root(typingctx, x):
         if x == types.float32:
             text, constraints = "rsqrt.approx.ftz.f32 $0, $1;", "=f,f"
@@ -216,10 +247,11 @@ def intrinsics() -> Intrinsics:
         shared_place,
         quad,
         put_shared,
+        put_quad,
         inverse_root,
     )
 
 
 chosen = twins() if SIMULATED else intrinsics()
 flat, place, distance, load, store, prefetch = chosen[:6]
-shared_place, quad, put_shared, inverse_root = chosen[6:]
+shared_place, quad, put_shared, put_quad, inverse_root = chosen[6:]
