@@ -50,7 +50,15 @@ from rnn_gpu.kernels.activations import ACTIVATIONS
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
-from rnn_gpu.kernels.devices.cuda import block, cluster, elementwise_kernel, gemm, group, plain
+from rnn_gpu.kernels.devices.cuda import (
+    block,
+    cluster,
+    elementwise_kernel,
+    gemm,
+    group,
+    plain,
+    transfer,
+)
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions, tensor_plans
@@ -181,6 +189,7 @@ def jobs(number, card: Card) -> Iterator[Job]:
     for factory in OTHER_KERNELS:
         yield Job(title(factory), "", True, partial(factory, number))
     yield from group_jobs(number, card, most)
+    yield from transfer_jobs(number, most)
     yield from tensor_jobs(number, most)
     yield from probe_jobs(number, card)
     for name, f, *counts in formulas():
@@ -239,6 +248,21 @@ def group_jobs(number, card: Card, most: bool) -> Iterator[Job]:
             known = given(clips, masked) | {"call": call}
             label = f"{title(factory, clips, masked)}[{name} n={n} B={B}]"
             yield Job(label, name, True, made, known, plan.threads)
+
+
+def transfer_jobs(number, most: bool) -> Iterator[Job]:
+    """The maps of samples, and what carries dE/ds from map to map."""
+    none = dict.fromkeys(("dp", "dq", "ds", "clip", "masked"), ())
+    for name in BLOCK_SIZES:
+        for n, masked in ((32, False), (32, True), (8, False)) if most else ((32, False),):
+            factory, cell = transfer.transfers_kernel, CELLS[name]
+            known = none | {"out": 3} | ({"flags": FLAGS} if masked else {})
+            label = f"{title(factory, False, masked)}[{name} n={n}]"
+            made = partial(factory, cell, number, n, masked)
+            yield Job(label, name, True, made, known, transfer.sizes_of(cell, n).threads)
+    N = 64
+    made, threads = partial(transfer.arriving_kernel, number, N, 32, 16), 16 * N
+    yield Job(f"transfer.arriving[N={N}]", "", True, made, {"maps": 3, "ds": 3, "out": 3}, threads)
 
 
 def tensor_jobs(number, most: bool) -> Iterator[Job]:

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..kernels import LIVE, RESET, UNCLIPPED, Backward
-from .cutting import MOST, WORTH, Cut, Parallel
+from .cutting import WORTH, Cut, Parallel
 from .overlap import Chunks, chunks_of
 from .parallel import ParallelReport
 
 CALLS = 3e5  # nanoseconds of what chunks ask of Python
-FEWEST = 16  # steps of a chunk, where nobody says how many chunks there are
+MOST = 1024  # chunks, where nobody says how many
+FEWEST = 16  # steps of a chunk, likewise
 
 
 def planned(layer, T: int, B: int, way: Parallel) -> Cut:

@@ -194,6 +194,8 @@ def inverse(norm: float, number):
 
 
 CYCLES = 1.8  # of a card in a nanosecond, roughly
+BYTES = 2000  # likewise, that a card moves
+CALL = 20_000  # nanoseconds of a product of small matrices that is asked for alone
 
 
 def cost(cell, n, B, dtype, precision="fp32"):
@@ -203,7 +205,7 @@ def cost(cell, n, B, dtype, precision="fp32"):
     return sum(ranked(problem)[0].cycles for problem in problems) / CYCLES
 
 
-by_samples, by_products, cost_by_samples = transfers_of(backward, cost, empty, array)
+by_samples, by_products, _ = transfers_of(backward, cost, empty, array)
 
 
 def transfers(cell, call: Backward, precision="fp32"):
@@ -218,7 +220,24 @@ def arriving(maps, ds):
     return transfer.arriving(maps, ds) if few else by_products(maps, ds)
 
 
-scan_cost = cost_by_samples
+def scan_cost(cell, n, B, T, chunks, dtype, precision="fp32"):
+    itemsize, own, length = np.dtype(dtype).itemsize, card(), -(-T // chunks)
+    N, sizes = cell.states * n, transfer.sizes_of(cell, n)
+
+    def back(rows):
+        problem = Problem(cell, "backward", n, rows, itemsize, own, precision=precision)
+        return ranked(problem)[0].cycles
+
+    if chunks == 1:
+        return T * back(B) / CYCLES
+    moved = 3 * T * B * n * itemsize * (cell.kept + cell.states + cell.gates + 1)
+    if transfer.fits(sizes, itemsize, own):
+        maps = length * transfer.cycles(sizes, itemsize, chunks * B, own)
+        carried = chunks * transfer.cycles_of_arriving(N, itemsize)
+    else:
+        maps, carried = length * back(chunks * B * (N + 1)), chunks * CALL * CYCLES
+        moved *= N + 1
+    return (maps + carried + length * back(chunks * B)) / CYCLES + moved / BYTES
 
 
 def explain(cell, n, B, dtype, precision="fp32"):

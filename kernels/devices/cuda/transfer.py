@@ -23,9 +23,9 @@ from .compiled import factory
 from .contract import Card
 from .launch import ROUND_TO, THREADS, arrays, cuda, device_function, formula, launch
 from .persistent import AHEAD, numbers_in
-from .plans import QUAD
+from .plans import QUAD, RESIDENT_THREADS, SCHEDULERS, STALL, WARP, WEIGHTS_LOAD
 from .pointwise import sum_over
-from .ptx import distance, prefetch, put_quad, quad, shared_place
+from .ptx import distance, flat, load, place, prefetch, put_quad, quad, shared_place, store
 from .tracks import ABSENT, apart, beside
 
 UNITS = 32  # at most: those of one warp
@@ -169,7 +169,7 @@ def asked_of(cell, number, n: int, masked: bool):
         put_states_in(states.numbers(places, tracks.s, 0), registers, 1 + K + S)
 
     @device_function
-    def load(at, tracks, registers):
+    def load_step(at, tracks, registers):
         (registers[0],) = outputs.numbers(at.dy, tracks.dy, 0)
         put_kept_in(activations.numbers(at.kept, tracks.kept, 0), registers, 1)
         put_states_in(states.numbers(at.s, tracks.s, 0), registers, 1 + K)
@@ -238,7 +238,7 @@ def asked_of(cell, number, n: int, masked: bool):
         put_states_in(before, registers, 1 + K + S)
         shared[first + S * OF_S * PLACES + j] = registers[0] if flag & LIVE else ZERO
 
-    return tracks_of, load_after, load, fetch, onward, ask
+    return tracks_of, load_after, load_step, fetch, onward, ask
 
 
 @cache
@@ -274,12 +274,12 @@ def through_of(sizes: Sizes, number):
     def through(worker, shared, cell, out, sums):
         item = worker
         while item < ITEMS:
-            place, units = item // WIDE, item % WIDE * QUAD
-            state, unit = place // PLACES, place % PLACES
+            row, units = item // WIDE, item % WIDE * QUAD
+            state, unit = row // PLACES, row % PLACES
             clear_all(sums)
             w = shared_place(shared, WEIGHTS + unit * PLACES + units)
             add_gates(shared, cell + state * OF_S * PLACES + unit, w, sums)
-            put_quad(shared, shared_place(shared, out + place * PLACES + units), 0, four(sums, 0))
+            put_quad(shared, shared_place(shared, out + row * PLACES + units), 0, four(sums, 0))
             item += WORKERS
 
     return through
@@ -376,7 +376,7 @@ def transfers_kernel(cell, number, n: int, masked: bool):
     WEIGHTS, ALL = FIRST + 3 * CELL, sizes.shared
     ZERO, ONE, OF_DY = number(0), number(1), S * (G + S) * PLACES
     TILE, COLUMN, REGISTERS = QUAD * QUAD, QUAD * S, 1 + K + 2 * S
-    tracks_of, load_after, load, fetch, onward, ask = asked_of(cell, number, n, masked)
+    tracks_of, load_after, load_step, fetch, onward, ask = asked_of(cell, number, n, masked)
     through, product = through_of(sizes, number), product_of(sizes, number, OUTPUT)
 
     @device_function
@@ -424,19 +424,19 @@ def transfers_kernel(cell, number, n: int, masked: bool):
         cuda.syncthreads()
         if asks:
             load_after(call, at, tracks, j, registers)
-            flag = load(at, tracks, registers)
+            flag = load_step(at, tracks, registers)
             ask(shared, now, j, flag, registers)
             # dE/dy of the last step comes in before it
             shared[(OUTPUT * PLACES + j) * COLUMNS + N] = shared[now + OF_DY + j]
             at = onward(at, L > 1, tracks)
-            flag = load(at, tracks, registers)
+            flag = load_step(at, tracks, registers)
         cuda.syncthreads()
         if worker < WORKERS:
             through(worker, shared, now, step, sums)
         elif asks:
             ask(shared, next, j, flag, registers)
             at = onward(at, L > 2, tracks)
-            flag = load(at, tracks, registers)
+            flag = load_step(at, tracks, registers)
         cuda.syncthreads()
         left = L
         while left > 0:
@@ -451,7 +451,7 @@ def transfers_kernel(cell, number, n: int, masked: bool):
                 if left > 3 + AHEAD:
                     fetch(at, tracks)
                 at = onward(at, left > 3, tracks)
-                flag = load(at, tracks, registers)
+                flag = load_step(at, tracks, registers)
             cuda.syncthreads()
             matrix, step = np.int32(HALF - matrix), np.int32(BOTH_STEPS - step)
             now, next, behind = next, behind, now
@@ -472,13 +472,13 @@ def transfers(cell, call: Backward, sizes: Sizes):
 
 
 @factory
-def arriving_kernel(number, N: int, parts: int):
-    each_part, ZERO = -(-N // parts), number(0)
-    rows, products_in_all = parts * each_part, parts * N
+def arriving_kernel(number, N: int, n: int, parts: int):
+    each_part, ZERO, shares_of_all = N // parts, number(0), parts * N
+    MAP = (N + 1) * N
 
     @device_function
-    def load_row(k, maps, c, first, i, weights):
-        weights[k] = maps[c, first + k, i] if first + k < N else ZERO
+    def load_row(k, flat_maps, at, weights):
+        weights[k] = load(flat_maps, at, k * N)
 
     load_rows = each(each_part, load_row, device_function)
 
@@ -489,57 +489,98 @@ def arriving_kernel(number, N: int, parts: int):
     products = tuple_of(each_part, product, device_function)
     total = sum_over(each_part)
 
+    @device_function
+    def sum_shares(value, shares, i):
+        for k in range(parts):
+            value += shares[k * N + i]
+        return value
+
     @cuda.jit(launch_bounds=up(N * parts, ROUND_TO))
     def arriving(maps, ds, out):
         """`Device.arriving`, a sample a block.  out (S, C·B, n)."""
-        state, shares = cuda.shared.array(rows, number), cuda.shared.array(products_in_all, number)
+        state, shares = cuda.shared.array(N, number), cuda.shared.array(shares_of_all, number)
         weights = cuda.local.array(each_part, number)
-        _, B, n = ds.shape
-        b, i, part = cuda.blockIdx.x, cuda.threadIdx.x % N, cuda.threadIdx.x // N
-        c, here, first = maps.shape[0] - B + b, part < parts, part * each_part
+        B, b, all_maps, all_out = ds.shape[1], cuda.blockIdx.x, flat(maps), flat(out)
+        part = cuda.threadIdx.x // N
+        i, here, first = cuda.threadIdx.x - part * N, part < parts, part * each_part
+        chunks = np.int32(maps.shape[0] // B)
+        last = np.int64(maps.shape[0] - B + b)
+        at = place(maps, last * MAP + first * N + i)
+        direct_at = place(maps, last * MAP + N * N + i)
+        to = place(out, (i // n * np.int64(maps.shape[0]) + last) * n + i % n)
+        back, out_back = distance(all_maps, -B * MAP), distance(all_out, -B * n)
         own, direct = ZERO, ZERO
-        if cuda.threadIdx.x < rows:
-            state[cuda.threadIdx.x] = ZERO
-        cuda.syncthreads()
         if part == 0:
             own = ds[i // n, b, i % n]
             state[i] = own
         if here:
-            load_rows(maps, c, first, i, weights)
-            direct = maps[c, N, i]
+            load_rows(all_maps, at, weights)
+            direct = load(all_maps, direct_at, 0)
         cuda.syncthreads()
-        while c >= 0:
+        while chunks > 0:
             if part == 0:
-                out[i // n, c, i % n] = own
+                store(all_out, to, 0, own)
             if here:
                 shares[part * N + i] = total(products(weights, state, first))
             own = direct
-            if here and c >= B:  # while the others add up
-                load_rows(maps, c - B, first, i, weights)
-                direct = maps[c - B, N, i]
+            if here and chunks > 1:  # while the others add up
+                at, direct_at = at + back, direct_at + back
+                load_rows(all_maps, at, weights)
+                direct = load(all_maps, direct_at, 0)
             cuda.syncthreads()
             if part == 0:
-                k = 0
-                while k < parts:
-                    own += shares[k * N + i]
-                    k += 1
+                own = sum_shares(own, shares, i)
                 state[i] = own
             cuda.syncthreads()
-            c -= B
+            to += out_back
+            chunks = np.int32(chunks - 1)
 
     return arriving
 
 
 def parts_of(N: int) -> int:
-    """Threads that share each number of a state."""
-    return max(1, min(N, 4 * THREADS // N))
+    """Threads that share each number of a state: a divisor of N."""
+    most = max(1, 4 * THREADS // N)
+    return max(count for count in range(1, min(N, most) + 1) if N % count == 0)
 
 
 def arriving(maps, ds):
-    """`Device.arriving` of at most so many numbers of a state as a block has threads."""
+    """`Device.arriving` of at most so many numbers of a state as NUMBERS."""
     (rows, _, N), (S, B, n) = maps.shape, ds.shape
-    out = arrays().empty((S, rows, n), ds.dtype)
-    parts = parts_of(N)
-    kernel = arriving_kernel(ds.dtype.type, N, parts)
+    out, parts = arrays().empty((S, rows, n), ds.dtype), parts_of(N)
+    kernel = arriving_kernel(ds.dtype.type, N, n, parts)
     launch(kernel, B, up(N * parts, ROUND_TO), maps, ds, out)
     return out
+
+
+# An estimate of cycles, as that of plans.py; instructions are read off SASS of n = 32.
+
+AN_INPUT = 20  # instructions of a tile: 16 products, two quads, a share of the loop
+A_FACTOR = 19  # of four weights of one gate, scaled
+AN_ITEM = 20  # beside those
+BESIDE = 60  # of a step
+
+
+def cycles(sizes: Sizes, itemsize: int, B: int, card: Card) -> float:
+    """Of one step of B samples."""
+    S, quads = sizes.states, sizes.places // QUAD
+    items = -(-sizes.inputs * quads // sizes.workers)
+    finish = QUAD * S * (QUAD * S + 10)
+    issued = AN_INPUT * sizes.inputs + items * (AN_ITEM + A_FACTOR * sizes.gates) + finish + BESIDE
+    loads = 2 * sizes.inputs + items * (sizes.gates + 1) + QUAD * S * 2
+    each_number, warps = itemsize // 4, -(-sizes.threads // WARP)
+    of_block = each_number * max(issued * warps / SCHEDULERS, WEIGHTS_LOAD * loads * warps)
+    alone = STALL + each_number * max(
+        issued * -(-warps // SCHEDULERS), WEIGHTS_LOAD * loads * warps
+    )
+    resident = min(card.shared // (sizes.shared * itemsize), RESIDENT_THREADS // sizes.threads)
+    waves = -(-B // (card.multiprocessors * max(1, resident)))
+    on_one = min(max(1, resident), -(-B // card.multiprocessors))
+    return waves * max(alone, on_one * of_block)
+
+
+def cycles_of_arriving(N: int, itemsize: int) -> float:
+    """Of one chunk: products, the sum of parts, two barriers."""
+    parts = parts_of(N)
+    warps, issued = -(-N * parts // WARP), 30 + 8 * (N // parts)
+    return STALL + 10 * parts + itemsize // 4 * issued * warps / SCHEDULERS
