@@ -562,21 +562,22 @@ BESIDE = 60  # of a step
 
 
 def cycles(sizes: Sizes, itemsize: int, B: int, card: Card) -> float:
-    """Of one step of B samples."""
-    S, quads = sizes.states, sizes.places // QUAD
-    items = -(-sizes.inputs * quads // sizes.workers)
+    """Of one step of B samples: what a multiprocessor issues, or loads from shared memory, or one
+    block alone with its stalls, times the waves.
+    """
+    S, G, workers = sizes.states, sizes.gates, -(-sizes.workers // WARP)
+    items = -(-sizes.inputs * sizes.places // QUAD // sizes.workers)
     finish = QUAD * S * (QUAD * S + 10)
-    issued = AN_INPUT * sizes.inputs + items * (AN_ITEM + A_FACTOR * sizes.gates) + finish + BESIDE
-    loads = 2 * sizes.inputs + items * (sizes.gates + 1) + QUAD * S * 2
-    each_number, warps = itemsize // 4, -(-sizes.threads // WARP)
-    of_block = each_number * max(issued * warps / SCHEDULERS, WEIGHTS_LOAD * loads * warps)
-    alone = STALL + each_number * max(
-        issued * -(-warps // SCHEDULERS), WEIGHTS_LOAD * loads * warps
-    )
+    issued = AN_INPUT * sizes.inputs + items * (AN_ITEM + A_FACTOR * G) + finish + BESIDE
+    quads = 2 * sizes.inputs + items * (G + 1) + 2 * QUAD * S
+    loaded = workers * (WEIGHTS_LOAD * quads + items * G + QUAD * S * S)
+    warps, each_number = workers + 1, itemsize // 4
+    busy = each_number * max(issued * warps / SCHEDULERS, loaded)
+    alone = STALL + each_number * max(issued * -(-warps // SCHEDULERS), loaded)
     resident = min(card.shared // (sizes.shared * itemsize), RESIDENT_THREADS // sizes.threads)
     waves = -(-B // (card.multiprocessors * max(1, resident)))
     on_one = min(max(1, resident), -(-B // card.multiprocessors))
-    return waves * max(alone, on_one * of_block)
+    return waves * max(alone, on_one * busy)
 
 
 def cycles_of_arriving(N: int, itemsize: int) -> float:
