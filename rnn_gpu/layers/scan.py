@@ -24,29 +24,29 @@ def planned(layer, T: int, B: int, way: Parallel) -> Cut:
     """In how many chunks the way back goes, or why in none, of a layer that has gone forward step
     by step.
     """
-    if way.scan:
-        count = chunks_of(T, B, way.chunks or 1).count if T and B else 1
-        return Cut(count, gain=modelled(layer, T, B, count)) if count > 1 else Cut(why="one chunk")
-    if not B or T < 2 * FEWEST:
-        return Cut(why="there are few steps")
-    counts = [2]
+    if not B or T < 2 or way.chunks == 1:
+        return Cut(why="there is one chunk")
+    if way.scan and way.chunks:
+        count = chunks_of(T, B, way.chunks).count
+        return Cut(count, gain=cost(layer, T, B, 1) / (cost(layer, T, B, count) + CALLS))
+    alone, counts = cost(layer, T, B, 1), [2]
+    if alone < WORTH * CALLS:
+        return Cut(why="the way back is too short to gain by it: modelled")
     while 2 * counts[-1] <= min(MOST, T // FEWEST):
         counts.append(2 * counts[-1])
-    of_each = [Cut(count, gain=modelled(layer, T, B, count)) for count in counts]
-    best = max(of_each, key=lambda cut: cut.gain)
-    if best.gain >= WORTH:
-        return best
-    return best._replace(
-        why=f"{best.chunks} chunks would be {best.gain:.2f} times as quick: modelled"
-    )
+    gains = [alone / (cost(layer, T, B, count) + CALLS) for count in counts]
+    gain = max(gains)
+    count, why = counts[gains.index(gain)], ""
+    if gain < WORTH:
+        why = f"{count} chunks would be {gain:.2f} times as quick: modelled"
+    return Cut(count, gain=gain, why=why)
 
 
-def modelled(layer, T: int, B: int, count: int) -> float:
-    """How many times as quick as step by step the way back should be in so many chunks."""
-    cell, d = layer.noise.around(layer.cell, training=True), layer.backend
-    its = cell, layer.hidden_size, B, T
-    one, many = (d.scan_cost(*its, c, layer.dtype, layer.precision) for c in (1, count))
-    return one / (many + CALLS)
+def cost(layer, T: int, B: int, count: int) -> float:
+    """Nanoseconds of the way back in so many chunks, or step by step in one: modelled."""
+    cell = layer.noise.around(layer.cell, training=True)
+    its = cell, layer.hidden_size, B, T, count
+    return layer.backend.scan_cost(*its, layer.dtype, layer.precision)
 
 
 def expected(layer, T: int, B: int, way: Parallel) -> str:

@@ -340,7 +340,8 @@ def product_of(sizes: Sizes, number, output: int):
     put_all = each(S, put, device_function)
 
     @device_function
-    def finish(u, j, column, shared, where, ring, more, sums, after):
+    def finish(u, tile, shared, where, ring, more, sums, after):
+        column, j = tile
         here = (j + u) * COLUMNS + column
         clear_others(after)
         take_all(sums, u * QUAD, after)
@@ -360,7 +361,7 @@ def product_of(sizes: Sizes, number, output: int):
         while i < INPUTS:
             add_units(quad(shared, w, i * PLACES), quad(shared, d, i * COLUMNS), sums)
             i += 1
-        finish_all(j, column, shared, where, ring, more, sums, after)
+        finish_all((column, j), shared, where, ring, more, sums, after)
 
     return product
 
