@@ -18,6 +18,7 @@ import numpy as np
 import rnn_gpu
 from benchmarks import _timing
 from benchmarks._machine import CPU, HOST, NOT_HERE, REHEARSAL, first_line
+from benchmarks._tables import said
 from benchmarks._timing import (
     ROUNDS,
     by_events,
@@ -28,7 +29,6 @@ from benchmarks._timing import (
     summary,
     synchronise,
 )
-from benchmarks.report import said
 from rnn_gpu.kernels import Cell
 from rnn_gpu.kernels.activations import dsigmoid, dsoftsign, dtanh, gate, softsign
 from rnn_gpu.layers.cutting import ParallelLike

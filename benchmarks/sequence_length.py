@@ -16,8 +16,8 @@ from pathlib import Path
 from benchmarks import _machine
 from benchmarks._contenders import ENTRIES, Case, Problem, line, measure, memory_of
 from benchmarks._machine import CPU, REHEARSAL
+from benchmarks._tables import said
 from benchmarks._timing import options, run_table
-from benchmarks.report import said
 
 NAMES = ("ours", "ours, parallel", "torch")
 IN_SEGMENTS = ("ours, in segments", "ours, parallel, in segments")  # on the CPU, of the longest

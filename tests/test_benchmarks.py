@@ -631,11 +631,9 @@ def test_outcomes_are_there_when_the_process_is_not(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def report():
-    spec = importlib.util.spec_from_file_location("report_of_benchmarks", BENCHMARKS / "report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECKOUT))
+    return importlib.import_module("benchmarks.report")
 
 
 def row_of(ratio, cell="lstm", n=64, B=8, T=128, peer="torch"):
