@@ -17,17 +17,8 @@ import numba
 import numpy as np
 
 from benchmarks import _machine, report
-from benchmarks._contenders import (
-    ON_THE_CPU,
-    Case,
-    Problem,
-    hold,
-    line,
-    measure,
-    prepared,
-    times_of,
-    with_ratios,
-)
+from benchmarks._comparison import line, measure, prepared, times_of, with_ratios
+from benchmarks._contenders import ON_THE_CPU, Case, Problem, hold
 from benchmarks._machine import REHEARSAL
 from benchmarks._timing import ROUNDS, SETTLING, how_often, options, run_table
 

@@ -3,7 +3,8 @@
 python -m benchmarks launch [--quick] [--seconds 30] [--resume] [--rehearse]
 """
 
-from benchmarks._contenders import Case, Problem, line, prepared, with_ratios
+from benchmarks._comparison import line, prepared, with_ratios
+from benchmarks._contenders import Case, Problem
 from benchmarks._machine import REHEARSAL
 from benchmarks._timing import (
     WARM_UP,

@@ -3,7 +3,8 @@
 python -m benchmarks reference_points [--quick] [--seconds 120] [--resume] [--rehearse]
 """
 
-from benchmarks._contenders import Case, Problem, line, measure
+from benchmarks._comparison import line, measure
+from benchmarks._contenders import Case, Problem
 from benchmarks._machine import REHEARSAL
 from benchmarks._timing import options, run_table
 

@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks import _machine
-from benchmarks._contenders import ENTRIES, Case, Problem, line, measure, memory_of
+from benchmarks._comparison import line, measure, memory_of
+from benchmarks._contenders import ENTRIES, Case, Problem
 from benchmarks._machine import CPU, REHEARSAL
 from benchmarks._tables import said
 from benchmarks._timing import options, run_table

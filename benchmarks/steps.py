@@ -6,7 +6,8 @@ JAX's scan.
 The input has n features. Best regime first: sizes whose W fits one multiprocessor.
 """
 
-from benchmarks._contenders import Case, Problem, kernels_of, line, measure
+from benchmarks._comparison import kernels_of, line, measure
+from benchmarks._contenders import Case, Problem
 from benchmarks._machine import REHEARSAL
 from benchmarks._timing import options, run_table
 

@@ -266,6 +266,7 @@ WRONG = """
 import sys
 sys.argv.append("--rehearse")
 from benchmarks import _contenders as c
+from benchmarks._comparison import measure
 
 class Wrong(c.Ours):
     def outcome(self):
@@ -277,7 +278,7 @@ class Failing(c.Ours):
         raise RuntimeError("on purpose\\nsecond line")
 
 c.ENTRIES |= {"wrong": c.Entry(Wrong), "failing": c.Entry(Failing)}
-row = c.measure(c.Problem(c.Case("gru", 3, 2, 2, m=3)), ("ours", "wrong", "failing"), ("step",))
+row = measure(c.Problem(c.Case("gru", 3, 2, 2, m=3)), ("ours", "wrong", "failing"), ("step",))
 missing = row["not_measured"]
 steps, judge = sorted(row["passes"]["step"]), row["errors"]["judge"]
 print(steps, missing["wrong"], missing["failing"], judge, sep="|")
@@ -294,6 +295,7 @@ def test_what_is_wrong_or_fails_has_an_error_and_no_speed():
 
 REPLAYED = """
 from benchmarks import _contenders as c
+from benchmarks._comparison import compare
 from rnn_gpu.kernels.emulator.arrays.counts import counted
 from rnn_gpu.kernels.emulator.simulated import strict
 
@@ -305,7 +307,7 @@ with strict():
     with counted() as counts:
         found = replayed.outcome()
     right = c.Ours(problem).outcome()
-    same = all(error == 0 for error in c.compare(found, right).values())  # NaN is not
+    same = all(error == 0 for error in compare(found, right).values())  # NaN is not
     print(counts.graphs, counts.launches, same, set(found) == set(right))
 """
 
@@ -402,9 +404,10 @@ import sys
 sys.argv.append("--cpu")
 sys.modules["torch"] = None  # importing it fails
 from benchmarks import _contenders as c
+from benchmarks._comparison import measure
 
 case = c.Case("elman", 3, 2, 2, m=3, threads=1)
-row = c.measure(c.Problem(case), ("ours", "torch"), c.ON_THE_CPU)
+row = measure(c.Problem(case), ("ours", "torch"), c.ON_THE_CPU)
 found = [sorted(found) for found in row["passes"].values()]
 print(found, row["not_measured"], row["errors"]["judge"])
 assert max(row["errors"]["ours"].values()) < 1e-5
