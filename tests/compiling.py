@@ -1,17 +1,20 @@
 """The CUDA compiler in a process of its own, which begins when the tests begin: it takes minutes,
-and most of them leave a processor idle.
+and most of them leave a processor idle. Of `pytest -n` the process that hands tests out begins it,
+and leaves what came in a folder for the one that needs it.
 """
 
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import Future
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import NamedTuple
 
 SASS = Path(__file__).parents[1] / "benchmarks" / "sass.py"
@@ -22,6 +25,7 @@ LAST = ["nice", "-n", "10"] if os.name == "posix" else []  # other tests come fi
 
 running: list[subprocess.Popen] = []
 begun: list[Future] = []
+folders: list[Path] = []  # what others read
 
 
 class Run(NamedTuple):
@@ -30,12 +34,18 @@ class Run(NamedTuple):
     status: int | None  # with which the process ended by itself
 
 
-def begin():
-    """Compile every kernel, once; `begun` has the Run that is to come."""
+def begin(session: str = ""):
+    """Compile every kernel, once; `begun` has the Run that is to come. The processes of a session
+    of `pytest -n` find it too.
+    """
     if begun:
         return
     future = Future()
     begun.append(future)
+    if session:
+        folders.append(folder_of(session))
+        folders[0].mkdir()
+        future.add_done_callback(leave)
 
     def run():
         try:
@@ -45,6 +55,30 @@ def begin():
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+def folder_of(session: str) -> Path:
+    return Path(gettempdir(), f"rnn_gpu-{session}")
+
+
+def leave(future: Future):
+    """Write the Run down for the others: whole, or not at all."""
+    error = future.exception()
+    run = Run([], f"{type(error).__name__}: {error}", None) if error else future.result()
+    for folder in folders:
+        (folder / "coming").write_text(json.dumps(run), encoding="utf-8")
+        (folder / "coming").rename(folder / "run.json")
+
+
+def awaited(session: str = "") -> Run:
+    """The Run: of the process that hands tests out, where it has begun one."""
+    folder = folder_of(session)
+    if not session or not folder.exists():
+        begin()
+        return begun[0].result()
+    while not (folder / "run.json").exists():
+        time.sleep(0.2)
+    return Run(*json.loads((folder / "run.json").read_text(encoding="utf-8")))
 
 
 def end(process):
@@ -58,6 +92,8 @@ def end_all():
     """Leave nothing behind, when the tests end."""
     for process in running:
         end(process)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def compiled(command, patience: float, cwd: Path) -> Run:

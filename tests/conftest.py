@@ -101,15 +101,20 @@ def door(request):
 
 
 def pytest_collection_finish(session):
-    """What takes longest begins first, where it is among the tests that run; of the processes of
-    `pytest -n`, which all collect, the one that comes to these tests begins it.
-    """
-    several = hasattr(session.config, "workerinput")
-    needed = any(
+    """What takes longest begins first, where it is among the tests that run."""
+    if hasattr(session.config, "workerinput") or session.config.option.collectonly:
+        return
+    if any(
         item.path.name == "test_ptx.py" and "run" in item.fixturenames for item in session.items
-    )
-    if needed and not several and not session.config.option.collectonly:
+    ):
         compiling.begin()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node, ids):
+    """The same, where `pytest -n` hands tests out to processes."""
+    if any("test_ptx.py::" in one for one in ids):
+        compiling.begin(node.workerinput["testrunuid"])
 
 
 def pytest_sessionfinish(session):
