@@ -102,7 +102,7 @@ layers.recurrent
 layers.directions
 layers
 bridges.jax.layers
-bridges.jax.flax
+bridges.jax.flax bridges.torch.chunks
 bridges.torch.passes bridges.torch.twice network.bar network.checkpoint
 network.counting network.given
 bridges.torch.base bridges.torch.functions network.finite network.memory

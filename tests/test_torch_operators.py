@@ -60,9 +60,9 @@ def test_torch_finds_nothing_wrong(name, reverse, masked):
     given, flags = tensors(name), pattern(masked)
     options = how(name, reverse, masked, clip=0.5)
     torch.library.opcheck(FORWARD, (*given, flags, *options))
-    y, last, s, kept = (a.detach() for a in FORWARD(*given, flags, *options))
+    y, last, s, kept, _ = (a.detach() for a in FORWARD(*given, flags, *options))
     x, _, U, W, *_ = (a if a is None else a.detach() for a in given)
-    back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, flags
+    back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, flags, None
     torch.library.opcheck(BACKWARD, (*back, *options))
 
 
@@ -86,9 +86,9 @@ def test_results_share_no_memory(name):
 
 def test_a_way_back_counts_what_it_clips():
     given = tensors("gru")
-    y, last, s, kept = (a.detach() for a in FORWARD(*given, None, *how("gru")))
+    y, last, s, kept, _ = (a.detach() for a in FORWARD(*given, None, *how("gru")))
     x, _, U, W, *_ = given
-    back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, None
+    back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, None, None
     counts = [int(BACKWARD(*back, *how("gru", clip=clip))[-1]) for clip in (None, 1e-3)]
     assert counts == [0, T * B]
 

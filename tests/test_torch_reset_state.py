@@ -59,10 +59,10 @@ def test_operators_take_given_states(name, reverse):
     """Schemas, fake shapes, what AOTAutograd makes of them; and the slope."""
     given, flags, options = tensors(name), pattern(), how(name, reverse)
     torch.library.opcheck(FORWARD, (*given, flags, *options))
-    y, last, s, kept = (a.detach() for a in FORWARD(*given, flags, *options))
+    y, last, s, kept, _ = (a.detach() for a in FORWARD(*given, flags, *options))
     assert s.shape[1] == 2 * T + 1
     x, _, U, W, *_ = (a if a is None else a.detach() for a in given)
-    back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, flags
+    back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, flags, None
     torch.library.opcheck(BACKWARD, (*back, *options))
     some = [a for a in given if a is not None]
 

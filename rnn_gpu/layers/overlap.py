@@ -41,6 +41,16 @@ class Chunks(NamedTuple):
         out[...] = a.reshape((L, C, B, *tail)).swapaxes(0, 1)
         return out.reshape((C * L, B, *tail))[: self.T]
 
+    def cut_states(self, device, s) -> Any:
+        """s (S, T+1, B, n) -> a copy (S, L+1, C·B, n): each chunk with the state it begins with."""
+        S, _, B, n = s.shape
+        out = device.empty((S, self.length + 1, self.count * B, n), s.dtype)
+        for k in range(S):
+            out[k, 1:] = self.cut(device, s[k, 1:])
+        starts = s[:, : self.count * self.length : self.length]
+        out[:, 0] = starts.reshape((S, self.count * B, n))
+        return out
+
     def columns(self, chunks) -> list[slice]:
         """The columns of some chunks, rising: a slice for each run of neighbours."""
         B, runs = self.B, []

@@ -234,6 +234,20 @@ def in_chunks(layer, x, s0, steps, pass_, found: Cut):
     return (steps.only_live(y), [s[cell.output :, -1, -B:]], tape), report
 
 
+def taped_again(layer, cut: Chunks, tape: Tape, tolerance: float, joined: bool) -> ChunkedTape:
+    """The tape in chunks of one (T, B) of a layer without noise, and its report.
+
+    joined  are its states and kept numbers those of (T, B), too; else they are (L, C·B)
+    """
+    d, s, kept = layer.backend, tape.wide_s, tape.wide_kept
+    if joined:
+        s, kept = cut.cut_states(d, s), cut.cut(d, kept)
+    xs, flags = cut.cut(d, layer.in_turn(tape.x)), cut.cut(d, tape.flags)
+    masked = tape.masked or cut.padded
+    inner = Tape(xs, s, kept, flags, None, masked, tape.cell, tape.own, None)
+    return ChunkedTape(tape.x, cut, inner, tape.flags, tape.masked, None, tolerance, tape.report, d)
+
+
 def settled(run: Run, s, kept, warm, tolerance: float) -> ParallelReport:
     """Run chunks again until every one begins where the one before ends; overwrites s and kept.
 

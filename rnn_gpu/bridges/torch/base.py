@@ -10,6 +10,7 @@ from ...device import PRECISIONS
 from ...errors import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
 from ...kernels import Cell
 from ...kernels.cells.lstm import lstm
+from ...layers.cutting import ParallelLike, parallel_of
 from ...layers.stateful import clip_of
 from ..registry import register
 from .dtypes import autocast_to
@@ -49,6 +50,8 @@ class Base(torch.nn.RNNBase):
     clip_step_norm: float | None = None
     precision: str | None = None
     differentiable_twice: bool = False
+    parallel: ParallelLike = False
+    tolerance: float = 1e-6
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class Base(torch.nn.RNNBase):
         clip_step_norm: float | None = None,
         precision: str | None = None,
         differentiable_twice: bool = False,
+        parallel: ParallelLike = False,
+        tolerance: float = 1e-6,
     ):
         if proj_size and self.cell is not lstm:
             raise ArgumentError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -74,11 +79,13 @@ class Base(torch.nn.RNNBase):
             if not isinstance(value, bool):
                 raise KindError(f"{name} should be of type bool, got: {type(value).__name__}")
         clip_of(clip_step_value, clip_step_norm)
+        way = parallel_of(parallel, tolerance)
         if precision is not None:
             arguments.choice("precision", precision, PRECISIONS)
         if arguments.flag("differentiable_twice", differentiable_twice):
             given = {"clip_step_value": clip_step_value, "clip_step_norm": clip_step_norm}
-            for name, value in (given | {"precision": precision}).items():
+            given |= {"precision": precision, "parallel": parallel if way else None}
+            for name, value in given.items():
                 if value is not None:
                     raise ArgumentError(
                         f"{name} is {value!r}, but with differentiable_twice=True torch computes "
@@ -93,6 +100,7 @@ class Base(torch.nn.RNNBase):
             self._have_rows_of(gates)
         self.clip_step_value, self.clip_step_norm = clip_step_value, clip_step_norm
         self.precision, self.differentiable_twice = precision, differentiable_twice
+        self.parallel, self.tolerance = parallel, tolerance
         self.told = told_of(self.cell)
 
     def __setstate__(self, d):
@@ -125,6 +133,7 @@ class Base(torch.nn.RNNBase):
 
     def extra_repr(self):
         ours = ("clip_step_value", "clip_step_norm", "precision", "differentiable_twice")
+        ours += ("parallel", "tolerance") if self.parallel else ()
         given = [f"{name}={getattr(self, name)}" for name in ours if getattr(self, name)]
         return ", ".join([super().extra_repr(), *given])
 

@@ -10,6 +10,7 @@ import torch
 from ... import arguments
 from ...errors import ArgumentError, DtypeError, ShapeError
 from ...kernels import LIVE, RESET, Cell, Clip
+from ...layers.cutting import Parallel
 from ...layers.steps import Steps, all_live, steps_of
 from .functions import recurrence
 from .operators import FORWARD
@@ -45,12 +46,14 @@ class Direct(NamedTuple):
     precision: str | None
     tape: bool
     left: list[Left]  # of each layer and direction
+    parallel: Parallel | None = None
 
     def carry(self, reverse: bool, x, s0, *weights):
         """x through one layer and direction: (y, last state)."""
         self.left.append(Left(self.tape))
         how = device_of(x), precision_of(x, self.precision)
-        call = Call(self.cell, *how, self.steps, reverse, self.clip, self.left[-1])
+        others = self.steps, reverse, self.clip, self.left[-1], self.parallel
+        call = Call(self.cell, *how, *others)
         return recurrence(call, x, s0, *weights)
 
     @property
@@ -68,12 +71,15 @@ class Recorded(NamedTuple):
     resets: bool  # that a sample begins anew
     clip: tuple[float | None, float | None]
     precision: str | None
+    parallel: str = ""  # as `said` has it
+    tolerance: float = 1e-6
     left = None  # what the way back leaves beside gradients stays within the operators
 
     def carry(self, reverse: bool, x, s0, *weights):
         """x through one layer and direction: (y, last state)."""
         how = self.cell, self.precision or "", reverse, self.dead, self.resets, *self.clip
-        y, last, _, _ = FORWARD(x, s0, *weights, self.flags, *how)
+        way = self.parallel, self.tolerance
+        y, last, *_ = FORWARD(x, s0, *weights, self.flags, *how, *way)
         return y, last
 
 

@@ -21,8 +21,9 @@ OURS = {
 }
 BACK = {ours: theirs for theirs, ours in OURS.items()}
 # of ours, which torch's have not
-OPTIONS = ("clip_step_value", "clip_step_norm", "precision", "differentiable_twice")
-KEPT = (*OPTIONS, "activation", "told", "_left")  # what ours keep beside what torch's do
+OPTIONS = ("clip_step_value", "clip_step_norm", "precision", "differentiable_twice", "parallel")
+# what ours keep beside what torch's do
+KEPT = (*OPTIONS, "tolerance", "activation", "told", "_left")
 
 
 class Report(NamedTuple):

@@ -36,6 +36,7 @@ class Gradient(torch.autograd.Function):
     def forward(ctx, call, *tensors):
         back, gradients = retreat(call, *tensors)
         call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
+        call.left.report = back.report
         return gradients
 
     backward = staticmethod(refuse_second_derivatives)

@@ -28,7 +28,7 @@ def onnx_translations() -> dict:
 
 def as_onnx(op, given, weights, flags, how: How) -> tuple:
     """rnn_gpu::forward as nodes; op: onnxscript's operators.  Results as of the operator, but that
-    states and kept, which only the way back reads, are zero.
+    those which only the way back reads are zero.
     """
     cell, (x, s0), (U, W, b, c) = cell_named(how.cell), given, weights
     if cell.onnx is None:
@@ -61,7 +61,7 @@ def as_onnx(op, given, weights, flags, how: How) -> tuple:
 
 
 def unread(op, x, W, cell: Cell) -> tuple:
-    """Zeros in the place of s (S, T+1, B, n) and kept (T, B, K, n), which nobody reads."""
+    """Zeros in the place of s (S, T+1, B, n), kept (T, B, K, n) and cut, which nobody reads."""
     T, B = (
         op.Slice(op.Shape(x), *(op.Constant(value_ints=[k + i]) for i in (0, 1))) for k in (0, 1)
     )
@@ -69,4 +69,4 @@ def unread(op, x, W, cell: Cell) -> tuple:
     S, K = op.Constant(value_ints=[cell.states]), op.Constant(value_ints=[cell.kept])
     shapes = (S, op.Add(T, one), B, n), (T, B, K, n)
     zeros = (op.ConstantOfShape(op.Concat(*shape, axis=0)) for shape in shapes)
-    return tuple(op.CastLike(a, x) for a in zeros)
+    return *(op.CastLike(a, x) for a in zeros), op.Constant(value_int=0)

@@ -13,6 +13,7 @@ import torch
 
 from ...kernels import Clip
 from ..registry import cell_named
+from .chunks import gone_by, way_of
 from .functions import refuse_second_derivatives
 from .passes import Call, Left, carry, retreat, steps_in
 from .private import SingleLevelFunction, below_autograd, one_level
@@ -31,21 +32,24 @@ class How(NamedTuple):
     resets: bool  # flags may say that a sample begins anew
     clip_value: float | None  # see Clip; None is no bound
     clip_norm: float | None
+    parallel: str = ""  # how a long sequence is cut in chunks: see chunks.said
+    tolerance: float = 1e-6  # of chunks
 
 
 HOW = (
     "str cell, str precision, bool reverse, bool dead, bool resets, float? clip_value, "
-    "float? clip_norm"
+    "float? clip_norm, str parallel='', float tolerance=1e-6"
 )
 SCHEMAS = {
     # x (T, B, m), s0 (S, B, n), flags (T, B) uint8 -> y (T, B, n), last (S, B, n); s (S, T+1, B, n)
-    # and kept (T, B, K, n) for the way back: see carry, with states that are given in s0 too
+    # and kept (T, B, K, n) for the way back: see carry, with states that are given in s0 too; cut
+    # () int64 of the host, Gone.number
     "forward": f"(Tensor x, Tensor s0, Tensor U, Tensor W, Tensor b, Tensor? c, Tensor? flags, "
-    f"{HOW}) -> (Tensor y, Tensor last, Tensor s, Tensor kept)",
+    f"{HOW}) -> (Tensor y, Tensor last, Tensor s, Tensor kept, Tensor cut)",
     # -> gradients; dc is (0,) of a cell without c; clipped () int64
     "backward": f"(Tensor dy, Tensor dlast, Tensor x, Tensor U, Tensor W, Tensor s, Tensor kept, "
-    f"Tensor? flags, {HOW}) -> (Tensor dx, Tensor ds0, Tensor dU, Tensor dW, Tensor db, "
-    "Tensor dc, Tensor clipped)",
+    f"Tensor? flags, Tensor? cut, {HOW}) -> (Tensor dx, Tensor ds0, Tensor dU, Tensor dW, "
+    "Tensor db, Tensor dc, Tensor clipped)",
 }
 
 
@@ -56,17 +60,23 @@ def call_of(x, flags, how: How) -> Call:
     bounds = {"value": how.clip_value, "norm": how.clip_norm}
     clip = Clip(**{name: bound for name, bound in bounds.items() if bound is not None})
     precision = precision_of(x, how.precision or None)
-    return Call(cell_named(how.cell), device, precision, steps, how.reverse, clip, Left(False))
+    way = way_of(how.parallel, how.tolerance)
+    cell, left = cell_named(how.cell), Left(False)
+    return Call(cell, device, precision, steps, how.reverse, clip, left, way, joined=True)
 
 
 def forward(x, s0, U, W, b, c, flags, *how):
     """rnn_gpu::forward on tensors that have numbers."""
-    return carry(call_of(x, flags, How(*how)), x, s0, U, W, b, c)
-
-
-def backward(dy, dlast, x, U, W, s, kept, flags, *how):
-    """rnn_gpu::backward on tensors that have numbers."""
     call = call_of(x, flags, How(*how))
+    return *carry(call, x, s0, U, W, b, c), torch.tensor(call.left.gone.number)
+
+
+def backward(dy, dlast, x, U, W, s, kept, *others):
+    """rnn_gpu::backward on tensors that have numbers; others: flags, cut and a How's."""
+    flags, cut, *how = others
+    call = call_of(x, flags, How(*how))
+    if cut is not None:
+        call.left.gone = gone_by(int(cut), *x.shape[:2])
     back, (*gradients, dc) = retreat(call, dy, dlast, x, U, W, s, kept)
     clipped = torch.as_tensor(back.clipped_steps, dtype=torch.int64, device=x.device)
     return *gradients, U.new_empty(0) if dc is None else dc, clipped
@@ -77,11 +87,13 @@ def forward_shapes(x, s0, U, W, b, c, flags, *how):
     (T, B, _), (_, n), cell = x.shape, W.shape, cell_named(How(*how).cell)
     y, last = x.new_empty((T, B, n)), x.new_empty((cell.states, B, n))
     steps = 2 * T + 1 if s0.dim() == 4 else T + 1
-    return y, last, x.new_empty((cell.states, steps, B, n)), x.new_empty((T, B, cell.kept, n))
+    s, kept = x.new_empty((cell.states, steps, B, n)), x.new_empty((T, B, cell.kept, n))
+    return y, last, s, kept, torch.empty((), dtype=torch.int64)
 
 
-def backward_shapes(dy, dlast, x, U, W, s, kept, flags, *how):
-    """rnn_gpu::backward on tensors without numbers."""
+def backward_shapes(dy, dlast, x, U, W, s, kept, *others):
+    """rnn_gpu::backward on tensors without numbers; others: see backward."""
+    _, _, *how = others
     (S, steps, B, n), T = s.shape, x.shape[0]
     rows, cell = U.shape[0], cell_named(How(*how).cell)
     ds0 = (S, B, n) if steps == T + 1 else (S, 1 + T, B, n)
@@ -92,20 +104,20 @@ def backward_shapes(dy, dlast, x, U, W, s, kept, flags, *how):
 def setup_context(ctx, inputs, output):
     """Keep what rnn_gpu::backward takes of the arguments and results of rnn_gpu::forward."""
     x, _, U, W, _, c, flags, *how = inputs
-    _, _, s, kept = output
-    ctx.mark_non_differentiable(s, kept)
+    _, _, *left = output
+    ctx.mark_non_differentiable(*left)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, U, W, s, kept, flags)
+    ctx.save_for_backward(x, U, W, *left, flags)
     ctx.how, ctx.apart = how, c is not None
 
 
 def gradients(ctx, dy, dlast, *_):
     """The slope of rnn_gpu::forward, from dE/dy and dE/d(last); None is zero."""
-    x, U, W, s, kept, flags = ctx.saved_tensors
+    x, U, W, s, kept, cut, flags = ctx.saved_tensors
     (T, B, _), (_, n) = x.shape, W.shape
     dy = x.new_zeros((T, B, n)) if dy is None else dy
     dlast = x.new_zeros((s.shape[0], B, n)) if dlast is None else dlast
-    *found, dc, _ = BACKWARD(dy, dlast, x, U, W, s, kept, flags, *ctx.how)
+    *found, dc, _ = BACKWARD(dy, dlast, x, U, W, s, kept, flags, cut, *ctx.how)
     return *found, dc if ctx.apart else None, None, *(None for _ in ctx.how)
 
 
@@ -117,14 +129,15 @@ def forward_over_batch(info, in_dims, *given):
         return one_by_one(FORWARD, V, dims, tensors, how)
     x, s0 = (folded(a, dim, V) for a, dim in zip((x, s0), dims, strict=False))
     flags = None if flags is None else folded(flags[..., None], dims[6], V)[..., 0]
-    results = FORWARD(x, s0, *weights, flags, *how)
+    *results, cut = FORWARD(x, s0, *weights, flags, *how)
     axes = 1, 1, 2, 1  # of samples
-    return tuple(a.unflatten(axis, (V, -1)) for a, axis in zip(results, axes, strict=True)), axes
+    each = [a.unflatten(axis, (V, -1)) for a, axis in zip(results, axes, strict=True)]
+    return (*each, cut), (*axes, None)
 
 
 def backward_over_batch(info, in_dims, *given):
     """rnn_gpu::backward of V examples, each of which has gradients of the weights of its own."""
-    return one_by_one(BACKWARD, info.batch_size, in_dims[:8], given[:8], given[8:])
+    return one_by_one(BACKWARD, info.batch_size, in_dims[:9], given[:9], given[9:])
 
 
 def folded(a, dim, V):

@@ -10,11 +10,14 @@ import torch
 from ... import layers
 from ...kernels import LIVE, RESET, Cell, Clip
 from ...kernels.once import once
+from ...layers.cutting import Parallel
 from ...layers.given import Given
+from ...layers.parallel import ChunkedTape, ParallelReport
 from ...layers.passes import INFERENCE, Back, Pass
 from ...layers.recurrent import Tape
 from ...layers.steps import Steps, all_live
 from ...parameters import recurrent_shapes
+from .chunks import Gone
 from .tensors import array_of, as_torch_computes, kernels_of, on_the_stream_of, tensor_of
 
 
@@ -25,6 +28,8 @@ class Left:
         self.taped = taped
         self.tape: layers.DeltaTape | None = None
         self.clipped_steps: Any = 0  # unread, as a Back's
+        self.gone = Gone()  # forward
+        self.report: ParallelReport | None = None  # of both ways, where somebody asked for chunks
 
 
 class Call(NamedTuple):
@@ -37,6 +42,8 @@ class Call(NamedTuple):
     reverse: bool
     clip: Clip
     left: Left
+    parallel: Parallel | None = None  # how it goes over long sequences; None: step by step
+    joined: bool = False  # see Gone
 
 
 @once
@@ -67,7 +74,8 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
 
     x (T, B, m), s0 (S, B, n), U (G·n, m), W (G·n, n), b (G·n,), c (G·n,) or None
     y (T, B, n) every output, last (S, B, n), s (S, T+1, B, n) and kept (T, B, K, n) in the order of
-    the layer's own steps, which `reverse` turns around
+    the layer's own steps, which `reverse` turns around; those of chunks where it went in chunks and
+    they are not to be joined, which call.left.gone then says
     s0 may be (S, 1+T, B, n), the initial states and those that are given: before step t, where a
     sample begins anew, s0[:, 1 + t]. Then s is (S, 2T+1, B, n)
     """
@@ -75,12 +83,16 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
         dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W, b=b, c=c)
         x, s0 = (array_of(layer.backend, a, dtype) for a in (x, s0))
-        pass_ = INFERENCE
+        pass_ = INFERENCE if call.parallel is None else Pass(parallel=call.parallel)
         if s0.ndim == 4:
-            s0, pass_ = s0[:, 0], Pass(given={layer: Given(s0[:, 1:])})
+            s0, pass_ = s0[:, 0], pass_._replace(given={layer: Given(s0[:, 1:])})
         y, (last,), tape = layer.forward(x, [s0], call.steps, pass_)
+        call.left.report, chunks = tape.report, None
+        if isinstance(tape, ChunkedTape):
+            chunks, tape = tape.chunks, tape.whole() if call.joined else tape.inner
+        call.left.gone = Gone(call.left.report, chunks, call.joined)
         # the caller may write into y and last, which may be parts of s
-        y = y if y.base is None else y.copy()
+        y = y if chunks or y.base is None else y.copy()
         return tuple(tensor_of(a) for a in (y, last.copy(), tape.wide_s, tape.wide_kept))
 
 
@@ -98,6 +110,8 @@ def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
         own = call.steps.turned(d) if call.reverse else call.steps
         cell, pattern = call.cell, (own.flags, own.starts, own.masked)
         tape = Tape(x, s, kept, *pattern, cell=cell, own=cell, mask=None)
+        if call.parallel is not None:
+            tape = call.left.gone.taped(layer, tape, call.parallel.tolerance)
         ds = array_of(d, dlast.detach().clone(), dtype)
         back = layer.back(tape, dy, [ds], call.left.taped, call.clip)
         (ds0,) = back.ds

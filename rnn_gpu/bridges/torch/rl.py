@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from ...errors import ArgumentError, ShapeError, UnsupportedError
 from ...kernels import LIVE, RESET
 from ..registry import register
+from .chunks import said
 from .dtypes import computed, computed_like
 from .modules import GRU, LSTM
 from .operators import FORWARD
@@ -69,12 +70,13 @@ def over_time(stack: Stack, x, given, begins) -> tuple:
         s0 = torch.cat([given[:, :, :1], given], 2)
     clip = stack.clip_step_value, stack.clip_step_norm
     how = register(stack.cell), stack.precision or "", False, False, flags is not None, *clip
+    how += said(stack.parallel), stack.tolerance
     last, every = [], []
     for k, parameters in enumerate(stack.all_weights):
         U, W, *biases = map(computed, parameters)
         b, c = biases or (U.new_zeros(len(U)), U.new_zeros(len(U)))
         sides = (b, c) if stack.cell.apart else (b + c, None)
-        x, after, s, _ = FORWARD(x, s0[:, k].contiguous(), U, W, *sides, flags, *how)
+        x, after, s, *_ = FORWARD(x, s0[:, k].contiguous(), U, W, *sides, flags, *how)
         last.append(after)
         every.append(s[:, 1 : T + 1])
         if k < stack.num_layers - 1:

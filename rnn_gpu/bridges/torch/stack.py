@@ -8,13 +8,17 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ... import arguments, layers
 from ...errors import OrderError, ShapeError, UnsupportedError
+from ...layers.cutting import parallel_of
+from ...layers.parallel import ParallelReport
 from ...layers.stateful import clip_of
 from .base import OF_GATES, Base
 from .calls import Axes, Direct, Recorded, flags_of_call, is_plain, leaves_a_program, steps_of_call
+from .chunks import said
 from .dtypes import computed, computed_like, returned
 from .given import GivenStates, given_states
-from .passes import Left
+from .passes import Left, layer_like
 from .projected import begins, projected
+from .tensors import device_of, precision_of
 from .twice import Slow
 
 
@@ -32,6 +36,10 @@ class Stack(Base):
                (torch.backends.cudnn.rnn.fp32_precision)
     differentiable_twice  True has torch carry the cell step by step, so that gradients have
                           gradients: far slower than kernels
+    parallel, tolerance  how long sequences are cut in chunks that go side by side, as in a call of
+                         our own layers: "auto", True, (chunks, steps of warm-up); False is step by
+                         step, with the bits of every other call. `parallel_reports` says how the
+                         last eager call went
     """
 
     _left: Sequence[Left] | None = ()  # by the last call, of each layer and direction
@@ -66,6 +74,28 @@ class Stack(Base):
         bounds, over all layers and directions.
         """
         return sum(int(left.clipped_steps) for left in self._of_the_last_call())
+
+    @property
+    def parallel_reports(self) -> list[ParallelReport | None]:
+        """How each layer and direction has gone over its sequence in the last call, and its
+        backward: see `parallel_report` of our own layers; None where nobody asked for chunks.
+        """
+        return [left.report for left in self._of_the_last_call()]
+
+    def explain(self, T: int, B: int) -> str:
+        """Which kernels a call on T steps of B samples runs in each layer and direction, why, and
+        what chunks should gain where `parallel` asks for them: see `explain` of our own layers.
+        """
+        θ, lines = self.weight_ih_l0, []
+        dtype = "float64" if θ.dtype == torch.float64 else "float32"
+        how = dtype, device_of(θ), precision_of(θ, self.precision)
+        for k in range(self.num_layers):
+            for suffix in self._suffixes(k):
+                m = getattr(self, f"weight_ih{suffix}").shape[1]
+                reverse = suffix.endswith("reverse")
+                layer = layer_like(self.cell, m, self.hidden_size, *how, reverse)
+                lines.append(f"{suffix[1:]}: {layer.explain(T, B, self.parallel)}")
+        return "\n".join(lines)
 
     def _of_the_last_call(self) -> Sequence[Left]:
         if self._left is None:
@@ -152,10 +182,12 @@ class Stack(Base):
         if not recorded:
             steps = steps_of_call(x, lengths, axes, **given)
             clip = clip_of(self.clip_step_value, self.clip_step_norm)
-            return Direct(self.cell, steps, clip, self.precision, tape, [])
+            cut = parallel_of(self.parallel, self.tolerance)
+            return Direct(self.cell, steps, clip, self.precision, tape, [], cut)
         flags = flags_of_call(x, lengths, axes, **given)
         clip = self.clip_step_value, self.clip_step_norm
-        return Recorded(self.told.name, *flags, clip, self.precision)
+        cut = said(self.parallel), self.tolerance
+        return Recorded(self.told.name, *flags, clip, self.precision, *cut)
 
     def _carry(self, way, x, s0, suffix, given):
         """x (T, B, m) through a layer and direction -> its output and each last state.
