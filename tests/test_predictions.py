@@ -1,5 +1,6 @@
 """What a step is expected to take on an H200: stored, so that it cannot grow unseen."""
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ if not (CHECKOUT / "benchmarks").exists():
     pytest.skip("the benchmarks are no part of what is installed", allow_module_level=True)
 sys.path.append(str(CHECKOUT))
 
-from benchmarks import _predictions
+from benchmarks import _predictions, modelled
 
 # microseconds a step, modelled, with 400 cycles for an exchange; B is 1 or 16
 BOUNDS = {
@@ -63,6 +64,24 @@ def test_half_of_the_steps_are_of_every_cell_size_and_direction():
     for what in (("cell", "n", "direction"), ("cell", "n", "B")):
         kinds, there = ({tuple(row[one] for one in what) for row in of} for of in (rows, every))
         assert kinds == there
+
+
+def test_the_docs_say_what_is_modelled_of_long_sequences():
+    """`python -m benchmarks modelled` prints it."""
+    text = (CHECKOUT / "docs" / "parallel.md").read_text(encoding="utf-8")
+    with modelled.on_an_H200():
+        assert modelled.scans() in text and modelled.warm_ups() in text
+
+
+def test_a_scan_is_modelled_to_be_ten_times_as_quick_on_a_card():
+    """And chunks with warm-ups, the host's time among theirs, six times, of 256 units."""
+    with modelled.on_an_H200():
+        kinds, sizes = modelled.KINDS.values(), modelled.UNITS
+        for kind, n, T in itertools.product(kinds, sizes, modelled.LENGTHS):
+            chunks, alone, gain = modelled.of_a_scan(kind, n, T)
+            assert alone >= 10 and chunks >= 128 and gain >= 5
+        assert modelled.of_warm_ups(256, modelled.LENGTHS[0], 192)[2] >= 6
+        assert modelled.of_warm_ups(64, modelled.LENGTHS[0], 192)[1] >= 10
 
 
 def grown(rows: str) -> str:

@@ -15,7 +15,8 @@ from .cutting import WORTH, Cut, Parallel
 from .overlap import Chunks, chunks_of
 from .parallel import ParallelReport
 
-CALLS = 3e5  # nanoseconds of what chunks ask of Python
+# nanoseconds of what chunks ask of the host: on a GPU 20 operations of CuPy, two launches, a wait
+CALLS = 3e5
 MOST = 1024  # chunks, where nobody says how many
 FEWEST = 16  # steps of a chunk, likewise
 
