@@ -115,15 +115,16 @@ def carried(device, cell, call, ds):
     return first.swapaxes(0, 1).reshape(columns, S * n)
 
 
-def on_devices():
-    """Every device with every cell and type; on a CPU, which compiles each, one is quick."""
-    for device, name, dtype in itertools.product(DEVICES, REPRESENTATIVE, RTOL):
-        slow = device == "cpu" and (name, dtype) != ("gru", "float64")
-        yield pytest.param(device, name, dtype, marks=[pytest.mark.slow] if slow else [])
+QUICK = ("gru", "float64")
+# every device with every cell and type; on a CPU, which compiles each, one is quick
+ON_DEVICES = [
+    pytest.param(*case, marks=[pytest.mark.slow] * (case[0] == "cpu" and case[1:] != QUICK))
+    for case in itertools.product(DEVICES, REPRESENTATIVE, RTOL)
+]
 
 
 @pytest.mark.parametrize("pattern", [False, True])
-@pytest.mark.parametrize("device, name, dtype", on_devices())
+@pytest.mark.parametrize("device, name, dtype", ON_DEVICES)
 def test_maps_are_what_the_way_back_makes_of_each_number(device, name, dtype, pattern):
     cell = CELLS[name]
     wanted = call_of("reference", cell, "float64", pattern)
@@ -156,7 +157,7 @@ def test_what_arrives_is_carried_from_map_to_map(device, dtype):
 # The way back
 
 
-@pytest.mark.parametrize("device, name, dtype", on_devices())
+@pytest.mark.parametrize("device, name, dtype", ON_DEVICES)
 def test_a_scan_gives_what_steps_give(device, name, dtype):
     layer = same_by_scan(remembering(name, device, dtype))
     report = layer.parallel_report
