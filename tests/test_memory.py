@@ -321,8 +321,9 @@ BOTH = Network([Bidirectional(RNN(4, 5, device="reference"))])
             "resets of a layer",
             lambda net: long(
                 net,
-                resets=np.ones((300, 1), bool),
-                reset_state=[None, np.ones((300, 1, 3))],
+                T=3000,
+                resets=np.ones((3000, 1), bool),
+                reset_state=[None, np.ones((3000, 1, 3))],
             ),
             "memory_budget needs segments, and resets is given: .* its reset_state",
         ),
@@ -337,8 +338,9 @@ def test_a_budget_that_cannot_be_kept_is_refused(call, message):
     refuses(ArgumentError, f"^{message}", lambda: call(network()))
 
 
-def long(net, **options):
-    net(np.ones((300, 1, 4)), memory_budget=net.plan(300, 1, inputs=True).bytes - 1, **options)
+def long(net, T=300, **options):
+    planned = net.plan(T, 1, inputs=True, reset_state="reset_state" in options)
+    net(np.ones((T, 1, 4)), memory_budget=planned.bytes - 1, **options)
 
 
 def test_budgets_are_bytes_or_words():
