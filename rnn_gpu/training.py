@@ -10,7 +10,7 @@
 
 from .network.batches import Samples, held_out
 from .network.counting import Counting
-from .network.gradients import forward_backward
+from .network.gradients import Ways, forward_backward
 from .network.sources import Source
 from .network.training import History, Settings, Training, Update
 from .network.update import Clipping, train_step
@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "Training",
     "Update",
+    "Ways",
     "forward_backward",
     "held_out",
     "train_step",

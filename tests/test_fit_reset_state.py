@@ -12,7 +12,7 @@ from door import parameters_of, refuses, same, table
 from fitting import alike, trained
 from rnn_gpu import GRU, LSTM, ArgumentError, Bidirectional, Dense, DtypeError, Network, ShapeError
 from rnn_gpu.network import replay
-from rnn_gpu.training import Samples
+from rnn_gpu.training import Samples, Ways
 
 RNG = np.random.default_rng(0)
 LENGTHS = (4, 7, 5, 6, 3, 7)
@@ -164,9 +164,8 @@ def test_a_graph_knows_no_given_states():
     begins = np.arange(7) == np.zeros((2, 1))
     x, y = RNG.normal(size=(2, 7, 3)), RNG.integers(0, 3, (2, 7))
     given = [None, RNG.normal(size=(2, 7, 5))]
-    ways = {"states": None, "taped": False, "segment": None, "changes": True, "parallel": None}
     kept = [
-        replay.may_be_kept(net, Samples(net, x, y, **options).batch([0, 1]), ways)
+        replay.may_be_kept(net, Samples(net, x, y, **options).batch([0, 1]), Ways())
         for options in ({}, {"resets": begins}, {"resets": begins, "reset_state": given})
     ]
     assert kept == [True, True, False]

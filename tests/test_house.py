@@ -110,11 +110,11 @@ bridges.torch.operators
 bridges.torch.calls bridges.torch.onnx
 bridges.torch.given
 bridges.torch.cells bridges.torch.stack network.batches
-bridges.torch.modules network.evaluation network.replay network.sources network.truncation
+bridges.torch.modules network.evaluation network.sources network.truncation
 bridges.torch.convert bridges.torch.rl
 network.compiling
 network.gradients network.summary network.words
-network.gradient_flow network.update
+network.gradient_flow network.replay network.update
 network.training
 network.callbacks
 network.best network.logs network.progress

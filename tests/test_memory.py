@@ -52,7 +52,7 @@ def data(dtype="float64", lengths=(13, 5, 9), m=4, steps="every"):
 
 
 def outcome(net, batch, segment):
-    made = training.forward_backward(net, batch, segment=segment)
+    made = training.forward_backward(net, batch, training.Ways(segment=segment))
     number = net.backend.numpy
     return {"E": np.array(made.loss), "o": number(made.o)} | {
         name: number(g).copy() for name, g in net.grads.items()
@@ -194,11 +194,10 @@ def test_the_plan_is_right_to_ten_percent(kinds, sizes, share, monkeypatch):
     ]
     samples = training.Samples(net, x, [np.zeros(T, int)] * B)
     # compiles, and leaves gradients
-    training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
+    ways = training.Ways(segment=planned.cut)
+    training.forward_backward(net, samples.batch(range(B)), ways)
     net.remember(None)
-    measured = peak(
-        lambda: training.forward_backward(net, samples.batch(range(B)), segment=planned.cut)
-    )
+    measured = peak(lambda: training.forward_backward(net, samples.batch(range(B)), ways))
     assert planned.bytes == pytest.approx(measured, rel=0.1)
 
 

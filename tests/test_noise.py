@@ -324,9 +324,8 @@ def test_segments_have_the_masks_of_one_pass_and_its_bits(segment, device, monke
     expected, got = [], []
     for found, cut in ((expected, None), (got, segment)):
         net = network(device)
-        made = training.forward_backward(
-            net, training.Samples(net, *data()).batch(range(4)), segment=cut
-        )
+        batch = training.Samples(net, *data()).batch(range(4))
+        made = training.forward_backward(net, batch, training.Ways(segment=cut))
         assert [layer.passes for layer in net.recurrent] == [1, 1]
         found += [np.array(made.loss), *map(net.backend.numpy, (made.o, *net.grads.values()))]
     for a, b in zip(got, expected, strict=True):

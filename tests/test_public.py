@@ -58,7 +58,15 @@ PUBLIC = {
         "register",
         "revert",
     ),
-    "training": ("History", "Samples", "Settings", "Training", "forward_backward", "train_step"),
+    "training": (
+        "History",
+        "Samples",
+        "Settings",
+        "Training",
+        "Ways",
+        "forward_backward",
+        "train_step",
+    ),
 }
 
 

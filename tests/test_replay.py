@@ -15,7 +15,7 @@ from rnn_gpu.kernels.devices.cuda.launch import SIMULATED
 from rnn_gpu.kernels.devices.cuda.schedules import only
 from rnn_gpu.kernels.emulator.arrays.counts import counted
 from rnn_gpu.network import replay
-from rnn_gpu.training import Samples, Settings, Training
+from rnn_gpu.training import Samples, Settings, Training, Ways
 
 pytestmark = pytest.mark.skipif(not SIMULATED, reason="the stand-in has the simulator's kernels")
 if SIMULATED:
@@ -217,17 +217,16 @@ def test_what_is_not_finite_is_named_and_no_weight_has_changed():
 def test_segments_go_call_by_call():
     net = network()
     batch = Samples(net, list(X), list(Y)).batch(range(B))
-    ways = {"states": None, "taped": False, "segment": None, "changes": True}
-    ways["parallel"] = None
+    ways = Ways()
     assert replay.may_be_kept(net, batch, ways)
     for other in (
         {"segment": 2},
         {"states": [0]},
         {"taped": True},
-        {"changes": False},
         {"parallel": 1},
     ):
-        assert not replay.may_be_kept(net, batch, ways | other)
+        assert not replay.may_be_kept(net, batch, ways._replace(**other))
+    assert not replay.may_be_kept(net, batch, ways, changes=False)
     assert not replay.may_be_kept(net, batch._replace(whole=None), ways)
 
 

@@ -17,7 +17,7 @@ from rnn_gpu.kernels.losses import LOSSES
 from rnn_gpu.layers import steps
 from rnn_gpu.network.callbacks import run
 from rnn_gpu.network.update import Clipping, enqueued, scalars_of
-from rnn_gpu.training import Samples, Settings, Training, forward_backward, train_step
+from rnn_gpu.training import Samples, Settings, Training, Ways, forward_backward, train_step
 
 M, N, K = 3, 4, 5
 OPTIMIZERS = {
@@ -447,7 +447,7 @@ def test_between_a_batch_and_its_report_nobody_waits_and_nothing_is_copied(lengt
         train_step(net, batch, adam, STEPS)
         moments = adam.moments_of(net.backend, net.parameters)
         given = adam.formula, moments, scalars_of(net, adam, STEPS)
-        counts = asked(lambda: enqueued(net, batch, *given, clip=STEPS.step))
+        counts = asked(lambda: enqueued(net, batch, *given, Ways(clip=STEPS.step)))
         assert (counts.waits, counts.copies_from, counts.copies_to) == (0, 0, 0)
         assert counts.of["launches"]["update"] == 1
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..arguments import Listed
 from ..kernels import UNCLIPPED, Clip
+from ..layers.cutting import Parallel
 from ..layers.passes import Back, Last, next_pass
 from ..layers.stateful import zero_states
 from . import memory
@@ -35,47 +36,39 @@ class Made(NamedTuple):
     states: list  # after the last step
 
 
-def forward_backward(
-    network,
-    batch: Batch,
-    states=None,
-    taped=False,
-    segment=None,
-    clip: Clip = UNCLIPPED,
-    parallel=None,
-) -> Made:
-    """Loss and gradients of one batch, from these states or zero; the network remembers them as
-    those of its last pass.
+class Ways(NamedTuple):
+    """How a batch goes forward and back."""
 
-    segment   steps that are computed, and computed again, at a time (see Segments); None is all
-    parallel  how layers go over long sequences in chunks (see Pass)
-    """
-    unread = both_ways(network, batch, states, taped, segment, clip, parallel)
+    states: list | None = None  # to begin with; None is the batch's own, or zero
+    taped: bool = False  # True leaves what BPTT computed at every step: see Layer.back
+    # steps that are computed, and computed again, at a time: see Segments; None is all
+    segment: int | None = None
+    clip: Clip = UNCLIPPED  # bounds of δ of each step and sample
+    parallel: Parallel | None = None  # how layers go over long sequences in chunks
+
+
+PLAIN = Ways()
+
+
+def forward_backward(network, batch: Batch, ways: Ways = PLAIN) -> Made:
+    """Loss and gradients of one batch; the network remembers them as those of its last pass."""
+    unread = both_ways(network, batch, ways)
     summed, hits = network.backend.numpy(unread.sums).sum(0)
     E, correct = network.objective.means(summed, hits, batch.counts, network.dtype)
     return Made(E, correct, unread.o, unread.tape, unread.back, unread.states)
 
 
-def both_ways(
-    network,
-    batch: Batch,
-    states=None,
-    taped=False,
-    segment=None,
-    clip: Clip = UNCLIPPED,
-    parallel=None,
-) -> Unread:
+def both_ways(network, batch: Batch, ways: Ways) -> Unread:
     """As forward_backward, but that nobody waits for the device."""
     B = batch.x.shape[1]
-    states = states or batch.states or zero_states(network.recurrent, B)
-    way = memory.Segments(network, segment) if segment else network
+    states = ways.states or batch.states or zero_states(network.recurrent, B)
+    way = memory.Segments(network, ways.segment) if ways.segment else network
     network.let_go()
-    o, last, tape = way.forward(
-        batch.x, states, batch.steps, next_pass(network.layers, True, parallel, batch.given)
-    )
+    pass_ = next_pass(network.layers, True, ways.parallel, batch.given)
+    o, last, tape = way.forward(batch.x, states, batch.steps, pass_)
     loss = network.objective.loss
     do, sums = network.backend.loss(loss, o, batch.target, batch.weight, batch.total)
-    back = way.back(tape, do, zero_states(network.recurrent, B), taped, clip)
+    back = way.back(tape, do, zero_states(network.recurrent, B), ways.taped, ways.clip)
     # to look at, not to go back again
     network.remember(Last(batch.x, batch.steps, None, back=back, thread=get_ident()))
     return Unread(sums, o, tape, back, last)
@@ -107,7 +100,7 @@ def gradient(
         if not share:
             states = carried_on(network, window, states, on)
             continue
-        made = forward_backward(network, window, states)
+        made = forward_backward(network, window, Ways(states))
         states = states_before(network, made.tape, on)
         E += share * made.loss
         for name, g in made.back.grads.items():

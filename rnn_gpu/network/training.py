@@ -20,7 +20,7 @@ from . import memory
 from .batches import Batch, Samples
 from .compiling import Compiled, compiling, kinds, rehearse_evaluation
 from .evaluation import Metrics, Seen, average, check_metrics, metrics_of
-from .gradients import Made
+from .gradients import Made, Ways
 from .replay import Replays
 from .sources import Source
 from .truncation import (
@@ -319,18 +319,10 @@ class Training:
             if not window.counts:
                 states = carried_on(network, window, states, on, self.settings.in_parallel)
                 continue
-            going = enqueued(
-                network,
-                window,
-                optimizer.formula,
-                moments,
-                scalars_of(network, optimizer, self.settings.clipping),
-                states=states,
-                taped=taped,
-                segment=self._segment(T, B, batch.steps.dead is not None, bool(batch.given)),
-                clip=step,
-                parallel=self.settings.in_parallel,
-            )
+            segment = self._segment(T, B, batch.steps.dead is not None, bool(batch.given))
+            ways = Ways(states, taped, segment, step, self.settings.in_parallel)
+            scalars = scalars_of(network, optimizer, self.settings.clipping)
+            going = enqueued(network, window, optimizer.formula, moments, scalars, ways)
             network.backend.numpy(going.report)  # which waits
             states = states_before(network, going.unread.tape, on)
 

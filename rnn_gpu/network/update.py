@@ -11,7 +11,7 @@ from ..layers.cutting import Parallel
 from ..optimizers import Optimizer
 from . import finite, memory
 from .batches import Batch
-from .gradients import Made, Unread, both_ways
+from .gradients import PLAIN, Made, Unread, Ways, both_ways
 
 
 class Clipping(NamedTuple):
@@ -45,9 +45,8 @@ def train_step(
 
     number       of the update, for messages and for `look`
     states       to begin with; None is zero
-    segment      see forward_backward
+    segment, parallel  see Ways
     look, taped  see Training.epoch
-    parallel     how layers go over long sequences in chunks
     enqueue      does the work of `enqueue`: Replays, where several updates come
     Raises NonFiniteError, before a weight has changed. The device is waited for once; where
     somebody looks, twice.
@@ -55,10 +54,9 @@ def train_step(
     device = network.backend
     moments = optimizer.moments_of(device, network.parameters)
     scalars = scalars_of(network, optimizer, clipping)
-    formula, changes = (optimizer.formula, moments, scalars), look is None
-    ways = {"states": states, "taped": taped, "segment": segment, "clip": clipping.step}
-    ways["parallel"] = parallel
-    going = (enqueue or enqueued)(network, batch, *formula, changes=changes, **ways)
+    ways = Ways(states, taped, segment, clipping.step, parallel)
+    formula = optimizer.formula, moments, scalars
+    going = (enqueue or enqueued)(network, batch, *formula, ways, changes=look is None)
     made, norm = read(network, batch, optimizer, going, number, segment)
     if look:
         look(number)
@@ -93,18 +91,17 @@ def enqueued(
     formula: Callable,
     moments: Mapping[str, tuple],
     scalars,
+    ways: Ways = PLAIN,
     *,
     changes: bool = True,
-    **ways,
 ) -> Going:
     """All that the device does in one update, from a batch that is there to a report that nobody
     has read: in between nothing is copied to the device, and nobody waits for it.
 
     formula, moments, scalars  of the optimizer: see Change
     changes                    see Device.update
-    ways                       see forward_backward
     """
-    device, unread = network.backend, both_ways(network, batch, **ways)
+    device, unread = network.backend, both_ways(network, batch, ways)
     parameters, grads = network.parameters, unread.back.grads
     of_each = tuple(grads[name] for name in parameters)
     change = Change(formula, tuple(parameters.values()), tuple(moments.values()), of_each, scalars)
