@@ -115,16 +115,20 @@ def test_it_need_not_be_compiled_by_the_caller():
     agree(of_loss(ours.lstm, *given), eager(*given))
 
 
-def with_layer(cell, θ, x, state, reverse, options, clip):
-    """Loss and gradients as our own layer has them."""
+def with_layer(cell, θ, x, state, reset_state, reverse, options, clip):
+    """Loss and gradients as our own layer has them, the last of them how many steps were
+    clipped.
+    """
     layer = rnn_gpu.Recurrent(cell, M, N, device="reference", dtype="float64", reverse=reverse)
     for name, a in θ.items():
         layer.parameters[name] = np.asarray(a)
-    out = layer(np.asarray(x), jax.tree.map(np.asarray, state), **options)
+    x, state, reset_state = jax.tree.map(np.asarray, (x, state, reset_state))
+    out = layer(x, state, **options, reset_state=reset_state)
     out = jax.tree.map(jnp.asarray, out)
     loss, (dy, ds) = jax.value_and_grad(loss_of(lambda out: out))(out)
     dx, ds = layer.backward(np.asarray(dy), jax.tree.map(np.asarray, ds), **clip)
-    return loss, (dict(layer.grads), dx, ds)
+    dgiven = None if reset_state is None else layer.dreset_state
+    return loss, (dict(layer.grads), dx, ds, dgiven, float(layer.clipped_steps))
 
 
 OWN = {"gru": ("gru", False), "lstm, back": ("lstm", True)}
@@ -133,15 +137,49 @@ OWN |= {"leaky, back": (LEAKY, True), "mine": (MINE, False)}
 
 @pytest.mark.parametrize("own, reverse", OWN.values(), ids=OWN)
 def test_options_are_those_of_our_own_layers(own, reverse):
-    given = drawn(own)
-    for options in (
-        {"lengths": LENGTHS, "resets": RESETS},
-        {"mask": MASK, "lengths": LENGTHS, "resets": RESETS},
+    θ, x, s = drawn(own)
+    given = jax.tree.map(lambda a: draw(T, *a.shape) + a, s)
+    for options, reset_state, clip in (
+        ({"lengths": LENGTHS, "resets": RESETS}, given, {}),
+        ({"mask": MASK, "lengths": LENGTHS, "resets": RESETS}, None, CLIP),
     ):
-        clip = {"clip_step_value": 0.2, "clip_step_norm": 0.4} if "mask" in options else {}
-        call = partial(ours.recurrent, own, reverse=reverse, **options, **clip)
-        expected = with_layer(own, *given, reverse, options, clip)
-        agree(expected, of_loss(call, *given))
+        expected = with_layer(own, θ, x, s, reset_state, reverse, options, clip)
+
+        def call(θ, x, s, reset_state, counter, options=options, clip=clip):
+            how = {"reset_state": reset_state, "clip_counter": counter, "reverse": reverse}
+            return ours.recurrent(own, θ, x, s, **options, **clip, **how)
+
+        agree(expected, of_loss(call, θ, x, s, reset_state, jnp.zeros(())))
+        assert (expected[1][-1] > 0) == bool(clip)
+
+
+CLIP = {"clip_step_value": 0.2, "clip_step_norm": 0.4}
+
+
+def test_what_a_sample_does_not_go_on_from_is_not_looked_at():
+    θ, x, h = drawn("gru")
+    given = draw(T, B, N)
+    holes = jnp.where(RESETS[:, :, None], given, jnp.nan)
+    rows = partial(ours.gru, resets=RESETS.T, batch_first=True)
+    expected = of_loss(lambda g: ours.gru(θ, x, h, resets=RESETS, reset_state=g), given)
+    got = of_loss(lambda g: ours.gru(θ, x, h, resets=RESETS, reset_state=g), holes)
+    agree(expected, got)
+    y, last = rows(θ, x.swapaxes(0, 1), h, reset_state=holes.swapaxes(0, 1))
+    agree(ours.gru(θ, x, h, resets=RESETS, reset_state=given), (y.swapaxes(0, 1), last))
+    one = ours.gru(θ, x[:, 1], h[1], resets=RESETS[:, 1], reset_state=given[:, 1])
+    agree(one, (y[1], last[1]))
+
+
+def test_steps_clipped_are_counted_for_each_of_mapped_examples():
+    θ, _, h = drawn("gru")
+    x = draw(2, T, B, M) * jnp.array([1.0, 30.0])[:, None, None, None]
+
+    def count(x):
+        loss = loss_of(lambda counter: ours.gru(θ, x, h, **CLIP, clip_counter=counter))
+        return jax.grad(loss)(jnp.zeros(()))
+
+    got = jax.vmap(count)(x)
+    assert got.tolist() == [count(each) for each in x] and got[0] != got[1]
 
 
 def test_what_a_masked_step_holds_is_not_looked_at():
@@ -479,6 +517,15 @@ REFUSED = table(
     ("lengths of floats", {"lengths": np.ones(B)}, DtypeError, "expected integers"),
     ("mask", {"mask": MASK.T}, ShapeError, r"mask has shape \(3, 5\), expected \(5, 3\)"),
     ("resets of numbers", {"resets": 1 * RESETS}, DtypeError, "resets is int64, expected boolean"),
+    ("no resets", {"reset_state": jnp.zeros((T, B, N))}, ArgumentError, "but resets is None"),
+    (
+        "reset_state",
+        {"resets": RESETS, "reset_state": jnp.zeros((B, N))},
+        ShapeError,
+        r"reset_state has shape \(3, 6\), expected \(5, 3, 6\)",
+    ),
+    ("counter", {"clip_counter": jnp.zeros(3)}, ShapeError, "clip_counter has shape"),
+    ("counter of floats", {"clip_counter": 0}, DtypeError, "clip_counter is int64"),
     ("reverse", {"reverse": 1}, ArgumentError, "reverse is 1, expected True or False"),
     ("clip", {"clip_step_norm": 0}, ArgumentError, "clip_step_norm is 0"),
 )

@@ -20,6 +20,9 @@ from . import jobs
 from .jobs import How
 from .xla import TARGET, register, wait_at_the_end
 
+COUNTS = "a number of each thread, in bytes"  # in place of axes
+COUNT_BYTES = 8
+
 # Shapes of results
 
 
@@ -31,14 +34,16 @@ def project_shapes(x, U, b, *, how):
 
 def forward_shapes(p, W, c, s0, flags, *, how):
     """Of s and kept."""
-    (T, B, _, n), S = p.shape, s0.shape[0]
-    return (S, T + 1, B, n), (T, B, how.cell.kept, n)
+    (T, B, _, n), (S, U, _, _) = p.shape, s0.shape
+    return (S, T + U, B, n), (T, B, how.cell.kept, n)
 
 
 def back_shapes(dy, W, s, kept, flags, ds, *, how):
-    """Of dp, dq of a cell that is apart, and ds0."""
-    T, B, n = dy.shape
-    return ((T, B, how.cell.gates, n),) * (2 if how.cell.apart else 1) + (ds.shape,)
+    """Of dp, ds0, what was counted, and of a cell that is apart dq."""
+    (T, B, n), (S, U, _, _) = dy.shape, s.shape
+    dp = T, B, how.cell.gates, n
+    counts = how.threads if how.counted else 0, COUNT_BYTES
+    return (dp, (S, U - T, B, n), counts) + ((dp,) if how.cell.apart else ())
 
 
 def sums_shapes(δ, a, M, *, how):
@@ -54,8 +59,8 @@ def sums_by_jax(δ, a, M, *, how):
 
 
 class Call(NamedTuple):
-    """One of the four, and the axes of its arguments and results by letters: T steps, U of them and
-    the first state, B samples.
+    """One of the four, and the axes of its arguments and results by letters: T steps, U the first
+    state and maybe more, B samples.
     """
 
     name: str  # of what is done, in jobs.WORK
@@ -70,9 +75,12 @@ class Call(NamedTuple):
 
 
 PROJECT = Call("project", project_shapes, ("TBm", "Gm", "G"), ("TBGn",))
-FORWARD = Call("forward", forward_shapes, ("TBGn", "Gn", "G", "SBn", "TB"), ("SUBn", "TBKn"))
+FORWARD = Call("forward", forward_shapes, ("TBGn", "Gn", "G", "SUBn", "TB"), ("SUBn", "TBKn"))
 BACK = Call(
-    "back", back_shapes, ("TBn", "Gn", "SUBn", "TBKn", "TB", "SBn"), ("TBGn", "TBGn", "SBn")
+    "back",
+    back_shapes,
+    ("TBn", "Gn", "SUBn", "TBKn", "TB", "SBn"),
+    ("TBGn", "SUBn", COUNTS, "TBGn"),
 )
 SUMS = Call("sums", sums_shapes, ("TBGn", "TBm", "Gm"), ("TBm", "Gm", "G"), sums_by_jax)
 CALLS = PROJECT, FORWARD, BACK, SUMS
@@ -84,7 +92,11 @@ PRIMITIVES = {call.name: Primitive(f"rnn_gpu_{call.name}") for call in CALLS}
 
 def abstract(call, *avals, how):
     """The results as JAX knows them before they are computed."""
-    return [core.ShapedArray(shape, avals[0].dtype) for shape in call.shapes(*avals, how=how)]
+    shapes, of_counts = call.shapes(*avals, how=how), np.dtype(np.uint8)
+    return [
+        core.ShapedArray(shape, of_counts if its == COUNTS else avals[0].dtype)
+        for shape, its in zip(shapes, call.results, strict=False)
+    ]
 
 
 def refuse_second(primals, tangents, *, how) -> NoReturn:
@@ -137,7 +149,9 @@ def batched(call, given, axes, *, how):
     if call.by_jax:
         return jax.vmap(partial(call.by_jax, how=how), axes)(*given), [0] * len(call.results)
     size = next(a.shape[axis] for a, axis in zip(given, axes, strict=True) if axis is not None)
-    together = all(axis is None or "B" in its for axis, its in zip(axes, call.given, strict=True))
+    together = not how.counted and all(
+        axis is None or "B" in its for axis, its in zip(axes, call.given, strict=True)
+    )
     given = [
         a if together and "B" not in its else in_front(a, axis, size)
         for a, axis, its in zip(given, axes, call.given, strict=True)
@@ -150,8 +164,10 @@ def batched(call, given, axes, *, how):
         for a, its in zip(given, call.given, strict=True)
     ]
     results = call(*folded, how=how)
-    places = [its.index("B") for its in call.results[: len(results) - 1] + call.results[-1:]]
-    return [unfold(a, at, size) for a, at in zip(results, places, strict=True)], places
+    places = [None if its == COUNTS else its.index("B") for its in call.results[: len(results)]]
+    return [
+        a if at is None else unfold(a, at, size) for a, at in zip(results, places, strict=True)
+    ], places
 
 
 def in_front(a, axis, size: int):

@@ -30,6 +30,7 @@ class How(NamedTuple):
     # that share a call, at most: Numba's number is each thread's own, and a call may come in one of
     # XLA's
     threads: int
+    counted: bool = False  # of `back`: is asked how many steps were clipped
     # of `sums`: is δ M asked for, and Σ δ
     below: bool = True
     bias: bool = True
@@ -53,22 +54,32 @@ def project(how: How, given, results) -> Job:
 
 
 def forward(how: How, given, results) -> Job | None:
-    """p (T, B, G, n), W (G·n, n), c (G·n,) or (0,), s0 (S, B, n) or with given states (S, 1 + T,
-    B, n), flags (T, B) -> s (S, T+1, B, n) or (S, 2T + 1, B, n), kept (T, B, K, n).
+    """p (T, B, G, n), W (G·n, n), c (G·n,) or (0,), s0 (S, 1, B, n) or with given states (S, 1 + T,
+    B, n), flags (T, B) -> s (S, T + 1, B, n) or (S, 2T + 1, B, n), kept (T, B, K, n).
     """
-    (p, W, c, s0, flags), (s, kept) = given, results
+    (p, W, c, s0, flags), (s, kept), T = given, results, len(given[0])
     call = Forward(p, W, c, s, kept, flags, how.masked)
-    copies = tuple((s[k, 0], s0[k]) for k in range(len(s)))
-    return Job(lambda desk: forward_call(how.cell, call, desk), copies) if s0.size else None
+    copies = [(s[k, :1], s0[k, :1]) for k in range(len(s))]
+    if s0.shape[1] > 1:
+        copies += [(s[k, T + 1 :], s0[k, 1:]) for k in range(len(s))]
+    return Job(lambda desk: forward_call(how.cell, call, desk), tuple(copies)) if s0.size else None
 
 
 def back(how: How, given, results) -> Job | None:
-    """dy (T, B, n), W, s, kept, flags, ds (S, B, n) -> dp (T, B, G, n), of a cell that is apart dq
-    too, ds0 (S, B, n).
+    """dy (T, B, n), W, s, kept, flags, ds (S, B, n) -> dp (T, B, G, n), ds0 (S, 1, B, n) or (S, 1 +
+    T, B, n), for each thread the 8 bytes of how many steps it has clipped, if `counted`, and of a
+    cell that is apart dq.
     """
-    (dy, W, s, kept, flags, ds), (dp, *dq, ds0) = given, results
+    (dy, W, s, kept, flags, ds), (dp, ds0, counts, *dq) = given, results
+    if not ds.size:
+        counts[...] = 0
+        return None
     call = Backward(dy, W, s, kept, flags, dp, dq[0] if dq else dp, ds0, how.clip, how.masked)
-    return Job(lambda desk: backward_call(how.cell, call, desk), ((ds0, ds),)) if ds.size else None
+    copies = [(ds0[k, :1], ds[k : k + 1]) for k in range(len(s))]
+    copies += [(ds0[k, 1:], None) for k in range(len(s)) if ds0.shape[1] > 1]
+    copies += [(counts, None)] if how.counted else []
+    clipped = counts.view(np.int64)[:, 0] if how.counted else None
+    return Job(lambda desk: backward_call(how.cell, call, desk, clipped), tuple(copies))
 
 
 def sums(how: How, given, results) -> Job:
@@ -89,15 +100,12 @@ WORK = {work.__name__: work for work in (project, forward, back, sums)}
 
 
 def text_of(name: str, how: How, arrays) -> str:
-    """What a program has of a call: the name of its work, its How, and of each of its arguments and
-    results the shape, None where one is not known yet.
+    """What a program has of a call: the name of its work, its How, and of all its arguments and
+    results dtypes and shapes, or None where one is not known yet.
     """
-    shapes = [[list(array.shape) for array in some] for some in arrays]
-    known = all(isinstance(size, int) for some in shapes for shape in some for size in shape)
-    dtype = np.dtype(arrays[0][0].dtype).name
-    return json.dumps(
-        [name, registry.register(how.cell), *how[1:], dtype, shapes if known else None]
-    )
+    kinds = [[(np.dtype(array.dtype).name, *array.shape) for array in some] for some in arrays]
+    known = all(isinstance(size, int) for some in kinds for _, *shape in some for size in shape)
+    return json.dumps([name, registry.register(how.cell), *how[1:], kinds if known else None])
 
 
 @lru_cache(maxsize=1024)
@@ -105,7 +113,7 @@ def told(text: str) -> tuple[str, How]:
     """(name of the work, its How) of a text.  UnsupportedError where this process does not know its
     cell.
     """
-    name, cell, masked, clip, *others = json.loads(text)[:-2]
+    name, cell, masked, clip, *others = json.loads(text)[:-1]
     return name, How(registry.cell_named(cell), masked, Clip(*clip), *others)
 
 
@@ -124,22 +132,13 @@ def do(text: str, given, results) -> None:
 
 def prepare(text: str) -> None:
     """Compile what the call needs, and have compiled code know it, where its shapes are known."""
-    *_, dtype, shapes = json.loads(text)
-    if shapes is None or entrance.is_prepared(text):
+    *_, kinds = json.loads(text)
+    if kinds is None or entrance.is_prepared(text):
         return
     name, how = told(text)
-    kinds = [[np.dtype(dtype)] * len(some) for some in shapes]
-    if name in FLAGS:
-        kinds[0][FLAGS[name]] = np.dtype(np.uint8)
-    given, results = (
-        [np.empty(shape, kind) for shape, kind in zip(some, kind, strict=True)]
-        for some, kind in zip(shapes, kinds, strict=True)
-    )
+    given, results = ([np.empty(shape, dtype) for dtype, *shape in some] for some in kinds)
     with AtMost(how.threads):
         job = WORK[name](how, given, results)
         if job is not None:
             operands = [Operand(k, a) for k, a in enumerate((*given, *results))]
             entrance.put(text, record(job.of, operands, job.copies), given, results)
-
-
-FLAGS = {"forward": 4, "back": 4}  # which of the arguments they are

@@ -1,5 +1,6 @@
 """Recurrent layers as functions of JAX's arrays: see rnn_gpu.jax, where users find them."""
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ...kernels.cells.elman import elman
 from ...kernels.cells.gru import gru as gru_cell
 from ...kernels.cells.lstm import lstm as lstm_cell
 from ...kernels.devices.cpu.threads import most
+from ...layers.given import need_resets
 from ...layers.stateful import clip_of
 from ...parameters import recurrent_shapes
 from .calls import BACK, FORWARD, PROJECT, SUMS
@@ -39,49 +41,61 @@ class Way(NamedTuple):
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def recurrence(how: How, x, θ, s0, flags):
-    """x (T, B, m) in the order of the layer's steps, s0 (S, B, n), flags (T, B) -> y (T, B, n), the
-    last state (S, B, n).
+def recurrence(how: How, x, θ, s0, flags, counter):
+    """x (T, B, m) in the order of the layer's steps, s0 (S, 1, B, n) or with given states behind it
+    (S, 1 + T, B, n), flags (T, B), a number -> y (T, B, n), the last state (S, B, n).
     """
     return gone(how, x, θ, s0, flags)[0]
 
 
 def gone(how: How, x, θ, s0, flags, below: bool = True):
     """Also what the way back needs."""
+    T = len(x)
     (p,) = PROJECT(x, θ["U"], θ["b"], how=how)
     c = θ["c"] if how.cell.apart else θ["b"][:0]
     s, kept = FORWARD(p, θ["W"], c, s0, flags, how=how)
     asked = () if below else None  # neither has a number: what a tape holds are arrays
-    return (s[how.cell.output, 1:], s[:, -1]), (asked, x, θ["U"], θ["W"], s, kept, flags)
+    tape = asked, x, θ["U"], θ["W"], s, kept, flags
+    return (s[how.cell.output, 1 : T + 1], s[:, T]), tape
 
 
-def went(how: How, *primals):
+def went(how: How, x, θ, s0, flags, counter):
     """The same, told by JAX which of its arguments have a gradient."""
-    return gone(how, *jax.tree.map(lambda a: a.value, primals), below=primals[0].perturbed)
+    primals = jax.tree.map(lambda a: a.value, (x, θ, s0, flags))
+    return gone(how, *primals, below=x.perturbed)
 
 
 def came_back(how: How, tape, gradients):
-    """BPTT, then the gradients of the weights, which are sums over all steps."""
+    """BPTT, then the gradients of the weights, which are sums over all steps; that of the number is
+    how many steps were clipped.
+    """
     asked, x, U, W, s, kept, flags = tape
     dy, ds = (jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a for a in gradients)
-    below = asked is not None
-    dp, *dq, ds0 = BACK(dy, W, s, kept, flags, ds, how=how)
-    dq, before, apart = dq[0] if dq else dp, s[0, :-1], how.cell.apart
+    T, below, apart = len(x), asked is not None, how.cell.apart
+    dp, ds0, counts, *dq = BACK(dy, W, s, kept, flags, ds, how=how)
+    dq, before = dq[0] if dq else dp, s[0, :T]
     if how.masked:
-        before = jnp.where((flags & RESET != 0)[:, :, None], s[0, :1], before)
+        begun = s[0, T + 1 :] if s.shape[1] > T + 1 else s[0, :1]
+        before = jnp.where((flags & RESET != 0)[:, :, None], begun, before)
     dx, dU, db = SUMS(dp, x, U, how=how._replace(below=below))
     _, dW, dc = SUMS(dq, before, W, how=how._replace(below=False, bias=apart))
     dθ = {"U": dU, "W": dW, "b": db} | ({"c": dc} if apart else {})
-    return dx if below else None, dθ, ds0, None
+    return dx if below else None, dθ, ds0, None, total(counts).astype(x.dtype)
+
+
+def total(counts):
+    """The sum of numbers below 2³², of 8 bytes each, (·, 8)."""
+    words = jax.lax.bitcast_convert_type(counts.reshape(-1, 2, 4), np.uint32)
+    return words[:, 0 if sys.byteorder == "little" else 1].sum()
 
 
 recurrence.defvjp(went, came_back, symbolic_zeros=True)
 
 
 @partial(jax.jit, static_argnums=0)
-def carried(way: Way, θ, x, s0, live, starts):
-    """x (T, B, m), or (B, T, m) if batch_first; live and starts (T, B) booleans; s0 (S, B, n) ->
-    y, the last state.
+def carried(way: Way, θ, x, s0, live, starts, given, counter):
+    """x (T, B, m), or (B, T, m) if batch_first; live and starts (T, B) booleans; s0 (S, B, n),
+    given (S, T, B, n) or None, a number -> y, the last state.
     """
     how, reverse = way.how, way.reverse
     x = x.swapaxes(0, 1) if way.batch_first else x
@@ -91,11 +105,23 @@ def carried(way: Way, θ, x, s0, live, starts):
         x = jnp.where(live[:, :, None], x, 0)  # what stands there may be NaN
         flags = flags_of(live, starts, reverse)
     x = x[::-1] if reverse else x
-    out: Any = recurrence(how, x, θ, s0, flags)
+    out: Any = recurrence(how, x, θ, behind(s0, given, starts, reverse), flags, counter)
     y, s = out
     y = y[::-1] if reverse else y
     y = jnp.where(live[:, :, None], y, 0) if how.masked else y
     return (y.swapaxes(0, 1) if way.batch_first else y), s
+
+
+def behind(s0, given, starts, reverse: bool):
+    """s0 (S, B, n), and what samples go on from where they begin anew, given (S, T, B, n) of time's
+    order or None, as the kernels have them: (S, 1, B, n) or (S, 1 + T, B, n).
+    """
+    if given is None:
+        return s0[:, None]
+    if not reverse:
+        s0 = jnp.where(starts[0][:, None], given[:, 0], s0)
+    later = given[:, :0:-1] if reverse else given[:, 1:]
+    return jnp.concatenate([s0[:, None], s0[:, None], later], 1)  # the second is not looked at
 
 
 def flags_of(live, starts, reverse: bool):
@@ -120,10 +146,12 @@ def recurrent(
     lengths=None,
     mask=None,
     resets=None,
+    reset_state=None,
     reverse: bool = False,
     batch_first: bool = False,
     clip_step_value: float | None = None,
     clip_step_norm: float | None = None,
+    clip_counter=None,
 ):
     """A recurrent layer of any cell over x.  Returns (y, state).
 
@@ -135,9 +163,14 @@ def recurrent(
     lengths  (B,) integers in 1..T: sample b ends after lengths[b] steps. y is zero beyond
     mask     booleans shaped as the steps of x: where False the step does not happen, y is zero
     resets   booleans likewise: before a step where True the sample begins anew, with `state`
+    reset_state  what it goes on from there, in place of `state`: shaped as the steps of x, n
+             features; of several states a tuple. Elsewhere it is not looked at. A layer in reverse
+             comes from behind: it begins the steps before t with reset_state[t]
     reverse  the layer goes from the last step of each sample to its first
     clip_step_value, clip_step_norm  bounds of δ of every step and sample on the way back: of each
              number, then of the norm; None is none
+    clip_counter  a number of the dtype of x, whose value does not matter: its gradient is how
+             often δ of a step and sample was beyond these bounds
     y        shaped as x, n features; state as above, after the last step of each sample
 
     Takes part in jit, grad, vjp and vmap, within scan and checkpoint. Lengths that jit traces are
@@ -172,9 +205,17 @@ def recurrent(
         if lengths is not None:
             within = jnp.arange(T)[:, None] < checked_lengths(lengths, T, B, alone)
             live, starts = live & within, starts & within
-    s0 = states(cell, state, x, (B, θ["W"].shape[1]), alone)
-    way = Way(How(cell, masked, clip, most()), reverse, batch_first)
-    y, s = carried(way, θ, x[:, None] if alone else x, s0, live, starts)
+    n = θ["W"].shape[1]
+    s0 = states("state", cell, state, x, (n,) if alone else (B, n))
+    s0 = s0[:, None] if alone else s0
+    given = None
+    if reset_state is not None:
+        need_resets(resets, f"booleans ({axes})")
+        given = states("reset_state", cell, reset_state, x, (*shape, n))
+        given = given[:, :, None] if alone else given.swapaxes(1, 2) if batch_first else given
+    counted, counter = clip_counter is not None, counter_of(clip_counter, x)
+    way = Way(How(cell, masked, clip, most(), counted), reverse, batch_first)
+    y, s = carried(way, θ, x[:, None] if alone else x, s0, live, starts, given, counter)
     y, s = (y[:, 0], s[:, 0]) if alone else (y, s)
     return y, (s[0] if cell.states == 1 else tuple(s))
 
@@ -307,19 +348,28 @@ def checked_lengths(lengths, T: int, B: int, alone: bool):
     return a
 
 
-def states(cell: Cell, state, x, shape, alone: bool):
-    """A state at the door as (S, B, n)."""
+def states(name: str, cell: Cell, state, x, shape) -> Any:
+    """A state at the door as (S, …), each of this shape; None is zero."""
     if state is None:
         return jnp.zeros((cell.states, *shape), x.dtype)
     parts = (state,) if cell.states == 1 else state
     if not isinstance(parts, (tuple, list)) or len(parts) != cell.states:
         came = arguments.came_in_parts(state)
-        raise ShapeError(f"state is {came}, expected a tuple of {cell.states} arrays (B, n)")
-    parts = [on_the_cpu("state", part) for part in parts]
-    expected = shape[1:] if alone else shape
+        raise ShapeError(f"{name} is {came}, expected a tuple of {cell.states} arrays {shape}")
+    parts = [on_the_cpu(name, part) for part in parts]
     for part in parts:
-        if part.shape != expected:
-            raise ShapeError(f"state has shape {part.shape}, expected {expected}")
+        if part.shape != shape:
+            raise ShapeError(f"{name} has shape {part.shape}, expected {shape}")
         if part.dtype != x.dtype:
-            raise DtypeError(f"state is {part.dtype}, but x is {x.dtype}: convert one")
-    return jnp.stack(parts)[:, None] if alone else jnp.stack(parts)
+            raise DtypeError(f"{name} is {part.dtype}, but x is {x.dtype}: convert one")
+    return jnp.stack(parts)
+
+
+def counter_of(counter, x):
+    """The number whose gradient counts, at the door; None is 0."""
+    a = jnp.zeros((), x.dtype) if counter is None else on_the_cpu("clip_counter", counter)
+    if a.shape != ():
+        raise ShapeError(f"clip_counter has shape {a.shape}, expected a number")
+    if a.dtype != x.dtype:
+        raise DtypeError(f"clip_counter is {a.dtype}, but x is {x.dtype}: convert one")
+    return a
