@@ -5,6 +5,7 @@ makes of functions.  Skipped without jax.
 import json
 import time
 from functools import cache, partial
+from pathlib import Path
 from threading import Thread
 
 import numba
@@ -20,7 +21,7 @@ import rnn_gpu.jax as ours
 from conftest import close
 from door import refuses, table
 from own_cells import LEAKY, MINE
-from programs import words
+from programs import NO_GPU, python, words
 from rnn_gpu import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
 from rnn_gpu.bridges.jax import calls, entrance, jobs, xla
 from rnn_gpu.kernels.cells import CELLS
@@ -395,21 +396,69 @@ def watching(seen, work, *call):
 
 
 FRESH = """
-import jax, jax.numpy as jnp, rnn_gpu.jax as ours
+import sys, time
+sys.path[:0] = sys.argv[1:2]
+import jax, jax.numpy as jnp
+jax.config.update("jax_enable_x64", True)
+from jax import export
+import rnn_gpu.jax as ours
+
+# the first call of a process
 θ = ours.init("gru", jax.random.key(0), 3, 5)
 loss = jax.jit(jax.value_and_grad(lambda θ, x: ours.gru(θ, x)[0].sum()))
-value, grads = loss(θ, jnp.ones((7, 2, 3)))
-print(value, *(float(abs(a).sum()) > 0 for a in grads.values()))
+value, grads = loss(θ, jnp.ones((7, 2, 3), "float32"))
+print(float(value), all(float(abs(a).sum()) > 0 for a in grads.values()))
+
+# a program of another process, with a cell that is not built in
+with open(sys.argv[2], "rb") as file:
+    program = export.deserialize(bytearray(file.read()))
+θ, x = {"U": jnp.ones((6, 4)), "W": jnp.ones((6, 6)), "b": jnp.ones(6)}, jnp.ones((5, 3, 4))
+try:
+    program.call(θ, x).block_until_ready()
+except RuntimeError as error:
+    print("rnn_gpu.jax" in str(error) and "is not known in this process" in str(error))
+from own_cells import LEAKY
+ours.register(LEAKY)
+print(float(abs(program.call(θ, x) - ours.recurrent(LEAKY, θ, x)[0]).max()))
+
+# Ctrl-C while Python makes a call of XLA's
+from rnn_gpu.bridges.jax import jobs
+
+def interrupt(*call):
+    raise KeyboardInterrupt
+
+jobs.prepare, project, jobs.WORK["project"] = lambda text: None, jobs.WORK["project"], interrupt
+try:
+    try:
+        jax.block_until_ready(ours.gru(grads, jnp.ones((6, 2, 3), "float32")))
+    except RuntimeError:
+        time.sleep(0)
+except KeyboardInterrupt:
+    print("interrupted")
+jobs.WORK["project"] = project
+print(bool(jnp.isfinite(ours.gru(grads, jnp.ones((6, 2, 3), "float32"))[0]).all()))
 """
 
 
-def test_the_first_call_of_a_process_may_be_compiled():
-    θ = ours.init("gru", jax.random.key(0), 3, 5)
-    value, *grads = words(FRESH)
-    assert float(value) == pytest.approx(
-        float(ours.gru(θ, jnp.ones((7, 2, 3), "float32"))[0].sum())
+def test_in_a_process_of_its_own(tmp_path):
+    """The first call may be compiled; another's program finds its cell; a Ctrl-C is one."""
+    from jax import export
+
+    given = {"U": (N, M), "W": (N, N), "b": (N,)}, (T, B, M)
+    given = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, "float64"),
+        given,
+        is_leaf=lambda a: isinstance(a, tuple) and isinstance(a[0], int),
     )
-    assert grads == ["True"] * 4
+    call = jax.jit(lambda θ, x: ours.recurrent(LEAKY, θ, x)[0])
+    checks = [export.DisabledSafetyCheck.custom_call("rnn_gpu")]
+    path = tmp_path / "program"
+    path.write_bytes(export.export(call, disabled_checks=checks)(*given).serialize())
+    value, *others = python(FRESH, Path(__file__).parent, path, **NO_GPU).stdout.split()
+    θ = ours.init("gru", jax.random.key(0), 3, 5, "float32")
+    expected = ours.gru(θ, jnp.ones((7, 2, 3), "float32"))[0].sum()
+    assert float(value) == pytest.approx(float(expected))
+    assert others == ["True", "True", "0.0", "interrupted", "True"]
 
 
 LEAVING = """
