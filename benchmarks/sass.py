@@ -59,6 +59,7 @@ from rnn_gpu.kernels.devices.cuda import (
     plain,
     transfer,
 )
+from rnn_gpu.kernels.devices.cuda.carrying import arriving_kernel
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions, tensor_plans
@@ -261,8 +262,8 @@ def transfer_jobs(number, most: bool) -> Iterator[Job]:
             made = partial(factory, cell, number, n, masked)
             yield Job(label, name, True, made, known, transfer.sizes_of(cell, n).threads)
     N = 64
-    made, threads = partial(transfer.arriving_kernel, number, N, 32, 16), 16 * N
-    yield Job(f"transfer.arriving[N={N}]", "", True, made, {"maps": 3, "ds": 3, "out": 3}, threads)
+    made, threads = partial(arriving_kernel, number, N, 32, 16), 16 * N
+    yield Job(f"arriving[N={N}]", "", True, made, {"maps": 3, "ds": 3, "out": 3}, threads)
 
 
 def tensor_jobs(number, most: bool) -> Iterator[Job]:

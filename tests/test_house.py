@@ -58,7 +58,7 @@ kernels.devices.cuda.persistent_clipping kernels.devices.cuda.persistent_forward
 kernels.devices.cuda.persistent_back
 kernels.devices.cuda.block kernels.devices.cuda.cluster kernels.devices.cuda.fingerprints
 kernels.devices.cuda.gemm kernels.devices.cuda.group kernels.devices.cuda.transfer
-kernels.devices.cuda.plain
+kernels.devices.cuda.carrying kernels.devices.cuda.plain
 kernels.devices.cuda.schedules
 kernels.devices.cuda.tuning.records
 kernels.devices.cuda.tuning.trials kernels.devices.cuda.tuning.trying

@@ -211,7 +211,7 @@ class Recurrent(Stateful):
             gone, report = parallel.forward(self, x, s0, steps, pass_)
             if gone is not None:
                 return gone
-            report = scan.foreseen(self, *x.shape[:2], pass_.parallel, report)
+            report = scan.foreseen(self, x, pass_.parallel, report)
         d, cell = self._device, self._noise.around(self.cell, pass_.training)
         T, B, _ = x.shape
         p, mask = self.inputs(x, steps, pass_)
@@ -264,7 +264,7 @@ class Recurrent(Stateful):
             if gone is not None:
                 return gone
             tape = tape.whole()
-            report = scan.foreseen(self, *tape.x.shape[:2], Parallel(), report)
+            report = scan.foreseen(self, tape.x, Parallel(), report)
         d, (T, B, _), cell = self._device, tape.x.shape, tape.cell
         # dE/ds of the cell that ran: narrowed to that of its own cell it would be rounded
         ds = later.wide_ds if later else tape.widened(*ds)

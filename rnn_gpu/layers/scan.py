@@ -62,8 +62,9 @@ def expected(layer, T: int, B: int, way: Parallel) -> str:
     )
 
 
-def foreseen(layer, T: int, B: int, way: Parallel, report: ParallelReport) -> ParallelReport:
-    """The report of a layer that goes forward step by step, with how it will go back."""
+def foreseen(layer, x, way: Parallel, report: ParallelReport) -> ParallelReport:
+    """The report of a layer that goes over x (T, B, m) step by step, with how it will go back."""
+    T, B, _ = x.shape
     cut = planned(layer, T, B, way)
     scan = 0 if cut.why else cut.chunks
     return report._replace(scan=scan, modelled_gain_back=cut.gain, without_scan=cut.why)

@@ -10,7 +10,7 @@ from ... import UNCLIPPED, Backward, Forward
 from ...binding.closures import each_over, tuple_over
 from ...products import by_chunks, products
 from ...transfers import transfers_of
-from . import plain, transfer
+from . import carrying, plain, transfer
 from .compiled import factory
 from .contract import Bounds, Problem
 from .driver import driver
@@ -216,8 +216,8 @@ def transfers(cell, call: Backward, precision="fp32"):
 
 
 def arriving(maps, ds):
-    few = maps.shape[2] <= transfer.NUMBERS
-    return transfer.arriving(maps, ds) if few else by_products(maps, ds)
+    few = maps.shape[2] <= carrying.NUMBERS
+    return carrying.arriving(maps, ds) if few else by_products(maps, ds)
 
 
 def scan_cost(cell, n, B, T, chunks, dtype, precision="fp32"):
@@ -233,7 +233,7 @@ def scan_cost(cell, n, B, T, chunks, dtype, precision="fp32"):
     moved = 3 * T * B * n * itemsize * (cell.kept + cell.states + cell.gates + 1)
     if transfer.fits(sizes, itemsize, own):
         maps = length * transfer.cycles(sizes, itemsize, chunks * B, own)
-        carried = chunks * transfer.cycles_of_arriving(N, itemsize)
+        carried = chunks * carrying.cycles(N, itemsize)
     else:
         maps, carried = length * back(chunks * B * (N + 1)), chunks * CALL * CYCLES
         moved *= N + 1
