@@ -111,7 +111,8 @@ bridges.torch.calls bridges.torch.onnx
 bridges.torch.given
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.sources network.truncation
-bridges.torch.convert bridges.torch.rl
+bridges.torch.convert bridges.torch.episodes
+bridges.torch.rl
 network.compiling
 network.gradients network.summary network.words
 network.gradient_flow network.replay network.update

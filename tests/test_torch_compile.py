@@ -48,6 +48,12 @@ def patterns(steps, samples):
     return {name: torch.rand(steps, samples) > 0.5 for name in ("mask", "resets")}
 
 
+def given(layers, steps, samples, *sizes):
+    states = tuple(torch.randn(layers, steps, samples, size) for size in sizes)
+    resets = torch.rand(steps, samples) > 0.5
+    return {"resets": resets, "reset_state": states if len(states) > 1 else states[0]}
+
+
 # module, and what follows input of so many steps and samples in its call
 CASES = {
     "LSTM": (lambda: ours.LSTM(M, N, 2, bidirectional=True), None),
@@ -55,6 +61,11 @@ CASES = {
     "RNN": (lambda: ours.RNN(M, N, nonlinearity="softsign"), None),
     "masks": (lambda: ours.Recurrent("elman_relu", M, N, bidirectional=True), patterns),
     "projection": (lambda: ours.LSTM(M, N, proj_size=2, bias=False), None),
+    "given": (lambda: ours.GRU(M, N, bidirectional=True), lambda *at: given(2, *at, N)),
+    "projection, given": (
+        lambda: ours.LSTM(M, N, proj_size=2),
+        lambda *at: given(1, *at, 2, N),
+    ),
     "state": (
         lambda: ours.LSTM(M, N),
         lambda _, samples: {"hx": (torch.randn(1, samples, N), torch.randn(1, samples, N))},
@@ -309,8 +320,9 @@ def test_counts_of_clipped_steps_are_not_those_of_an_earlier_call():
     module(x)[0].sum().backward()
     assert module.clipped_steps == T * B
     torch.compile(module, backend="eager")(x)[0].sum().backward()
-    with pytest.raises(OrderError, match="is known of eager calls alone"):
-        module.clipped_steps  # noqa: B018
+    for what in ("clipped_steps", "tapes"):
+        with pytest.raises(OrderError, match="is known of eager calls alone"):
+            getattr(module, what)
 
 
 def test_a_pattern_for_a_graph_is_a_tensor_of_booleans():

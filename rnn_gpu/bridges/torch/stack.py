@@ -97,11 +97,16 @@ class Stack(Base):
                 lines.append(f"{suffix[1:]}: {layer.explain(T, B, self.parallel)}")
         return "\n".join(lines)
 
+    def forget(self):
+        """Leave nothing of the last call: one that goes through the layers otherwise is to come."""
+        if not leaves_a_program():
+            self._left = None
+
     def _of_the_last_call(self) -> Sequence[Left]:
         if self._left is None:
             raise OrderError(
                 "what the way back leaves is known of eager calls alone: the last one was "
-                "recorded, by torch.compile or torch.func"
+                "recorded, by torch.compile, torch.func, or over time by rnn_gpu.rl"
             )
         return self._left
 
