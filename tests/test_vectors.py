@@ -9,7 +9,7 @@ import pytest
 
 import rnn_gpu
 from conftest import close
-from rnn_gpu.kernels.activations import ACTIVATIONS
+from rnn_gpu.kernels.activations import ACTIVATIONS, gate
 from rnn_gpu.kernels.binding.closures import tuple_of
 from rnn_gpu.kernels.binding.names import NAMES, SAME_NAME
 from rnn_gpu.kernels.devices import reference
@@ -78,6 +78,24 @@ def test_what_is_not_finite_is_as_in_numpy(name, dtype):
     np.testing.assert_allclose(
         on_vectors(eval(f"lambda z: math.{name}(z)"), z), expected, rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("most", [20.0, 60.0])
+def test_a_gate_is_near_beside_1_and_beside_itself(most, dtype):
+    z = np.linspace(-most, most, 40001).astype(dtype)
+    exact = 1 / (1 + np.exp(-z.astype(np.longdouble)))
+    got, ε = on_vectors(gate, z), np.finfo(dtype).eps
+    assert np.max(np.abs(got - exact)) <= 0.9 * ε
+    if dtype == "float32":  # of a float64 it is half of 1 + tanh
+        assert np.max(np.abs(got - exact) / exact) <= most * ε
+
+
+def test_a_gate_of_what_is_not_finite_is_one_of_its_ends(dtype):
+    every_bit = np.full(np.dtype(dtype).itemsize, 255, np.uint8).view(dtype)
+    got = on_vectors(gate, np.concatenate([np.array(SPECIAL, dtype), every_bit]))
+    with np.errstate(over="ignore"):
+        expected = 1 / (1 + np.exp(-np.array([*SPECIAL, math.nan])))
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-15)
 
 
 NUMPYS = {of_math: of_numpy for of_numpy, of_math in NAMES.items()}

@@ -14,7 +14,7 @@ import dis
 import itertools
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,13 @@ def check(f: Callable):
     bind(f, np.float64, compiled_maths(np.float64, lambda g: g), lambda g: g)
 
 
-def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Callable) -> Callable:
+def bind(
+    f: Callable,
+    number: type | None,
+    maths: types.ModuleType,
+    compile: Callable,
+    own: Mapping[Callable, Callable] = types.MappingProxyType({}),
+) -> Callable:
     """Return f as one device compiles it.
 
     f        a pure function of numbers or tuples of numbers; already jitted functions are taken
@@ -40,6 +46,7 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
              leave them
     maths    what the names `np` and `math`, and functions imported from them, stand for
     compile  what makes a device function of a plain one
+    own      functions that the device has its own of, each with that
     """
     done: dict[Callable, Callable | None] = {}  # None: under way
 
@@ -48,6 +55,8 @@ def bind(f: Callable, number: type | None, maths: types.ModuleType, compile: Cal
             return maths
         value = getattr(value, "py_func", value)
         if isinstance(value, types.FunctionType):
+            if value in own:
+                return own[value]
             if value not in done:
                 done[value] = None
                 done[value] = compile(rebuild(value))

@@ -12,7 +12,7 @@ from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
 from .memory import empty, scratch
-from .simd import LOAD, STORE, carve, flat, lanes, prefetch, window
+from .simd import LOAD, MASKED, STORE, carve, flat, lanes, prefetch, window
 from .stored import keep
 from .threads import barrier, share, threads_for
 from .tiles import (
@@ -20,11 +20,13 @@ from .tiles import (
     Operands,
     Share,
     column_packer,
+    in_pairs,
     layout,
     row_packer,
     rows_of_tiles,
     slice_of,
     sweep_of,
+    whole,
 )
 
 # of the long side that are worked on together: they stay in the cache while the panels pass
@@ -40,7 +42,7 @@ def prefetch_row(at, n, more, out):
 
 def put(how):
     """Epilogue: the sums and `more` of their columns become row t + b of out."""
-    load, store, sums = LOAD[how], STORE[how], LOAD["vector"]
+    load, store, sums = LOAD[how], STORE[how], LOAD[whole(how)]
 
     @within
     def put(at, n, count, tile, more, out):
@@ -52,7 +54,7 @@ def put(how):
 
 def put_more(how):
     """Epilogue: the sums are added to row t + b of out."""
-    load, store, sums = LOAD[how], STORE[how], LOAD["vector"]
+    load, store, sums = LOAD[how], STORE[how], LOAD[whole(how)]
 
     @within
     def put_more(at, n, count, tile, more, out):
@@ -63,8 +65,9 @@ def put_more(how):
     return put_more
 
 
-def by_rows(epilogue) -> Epilogues:
-    return Epilogues(epilogue("vector"), epilogue("masked"), prefetch_row)
+def by_rows(epilogue, number, V) -> Epilogues:
+    how, width = ("pair", 2 * lanes(number)) if in_pairs(V) else ("vector", lanes(number))
+    return Epilogues(epilogue(how), epilogue(MASKED[how]), prefetch_row, width)
 
 
 @cache
@@ -72,7 +75,7 @@ def rows_through(number, V):
     """(k, count, N, operands, panels, more, out) -> None: rows k … k + count − 1 of a times all
     panels, and `more`, into those of out, N wide. Overwrites operands.at.
     """
-    sweep = sweep_of(number, 1, V, 1, by_rows(put))
+    sweep = sweep_of(number, 1, V, 1, by_rows(put, number, V))
 
     @within
     def rows(k, count, N, operands, panels, more, out):
@@ -140,7 +143,7 @@ def back_kernel(number, V, C):
     """Chunk by chunk from the last, and ROWS of a chunk at a time: a thread has some rows of dM,
     and in each chunk some of da.
     """
-    sweep = sweep_of(number, 1, V, 1, by_rows(put_more))
+    sweep = sweep_of(number, 1, V, 1, by_rows(put_more, number, V))
     rows_below = rows_through(number, V)
     units, wide, pack = V * lanes(number), C * lanes(number), row_packer(number, V)
     pack_δ = row_packer(number, C)

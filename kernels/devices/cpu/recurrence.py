@@ -9,6 +9,7 @@ import numpy as np
 from numba import types
 
 from ... import LIVE, RESET, UNCLIPPED, At, Backward, Clip, Forward
+from ...activations import gate
 from ...binding import bind
 from ...binding.accessors import access_by
 from ...binding.closures import tuple_of, tuple_over
@@ -20,7 +21,7 @@ from ...undisturbed import undisturbed
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch
-from .simd import LOAD, STORE, Vector, carve, flat, lanes, prefetch, window
+from .simd import LOAD, MASKED, STORE, Vector, carve, flat, lanes, prefetch, window
 from .stored import keep
 from .threads import ENOUGH, barrier, share, threads_for
 from .tiles import (
@@ -28,12 +29,14 @@ from .tiles import (
     Operands,
     Share,
     column_packer,
+    in_pairs,
     layout,
     load_scalar,
     nothing,
     row_packer,
     slice_of,
     sweep_of,
+    whole,
 )
 
 WORTH_BARRIER = 2e4  # operations of a thread's share of one step
@@ -56,7 +59,8 @@ def maths(number, vectors):
 def formula(f, number, vectors=False):
     """f as kernels of `number` call it, on one number or on vectors of them."""
     at_first(f)  # is what is compiled in from here on
-    return bind(f, number, maths(number, vectors), inlined)
+    own = {gate: simd.gate} if vectors else {}
+    return bind(f, number, maths(number, vectors), inlined, own)
 
 
 @once
@@ -74,12 +78,18 @@ def vectorized(cell, number) -> bool:
     return True
 
 
-def epilogues(make, ahead, cell, number, partial: bool) -> Epilogues:
-    """Of a cell on vectors, or on one number at a time where its formulas are not for vectors."""
+def epilogues(make, ahead, cell, number, V: int, partial: bool) -> Epilogues:
+    """Of a cell on vectors, or on one number at a time where its formulas are not for vectors; V
+    vectors a panel.
+
+    Two registers' numbers at a time, where there are registers enough: the chain of operations of
+    one is worked on while the other's waits.
+    """
     if not vectorized(cell, number):
         return Epilogues(make(cell, number, "scalar", False), nothing, ahead(cell), 1)
-    masked = make(cell, number, "masked", True) if partial else nothing
-    return Epilogues(make(cell, number, "vector", True), masked, ahead(cell))
+    how, width = ("pair", 2 * lanes(number)) if in_pairs(V) else ("vector", lanes(number))
+    masked = make(cell, number, MASKED[how], True) if partial else nothing
+    return Epilogues(make(cell, number, how, True), masked, ahead(cell), width)
 
 
 @within
@@ -100,7 +110,7 @@ def advance_of(cell, number, how, vectors):
     """The cell's step, an epilogue."""
     step, APART = formula(cell.step, number, vectors), cell.apart
     load, store = LOAD[how], STORE[how]
-    load_sum = LOAD["vector"] if vectors else load
+    load_sum = LOAD[whole(how)]
     inputs, _, _, states, _, put_kept, put_states = access_by(cell, within, load, store)
     sum_of = within(lambda k, tile: load_sum(tile.q, (tile.i, k, tile.v), 0))
     with_bias = within(lambda k, q, c, j, n, count: q + load(c, (k * n + j,), count))
@@ -140,21 +150,18 @@ def prefetch_gates(a, at, G):
 
 
 def before_advance(cell):
-    """What `advance` will ask for, fetched ahead."""
-    P, S, K = cell.gates + cell.drawn, cell.states, cell.kept
+    """What `advance` will ask for that is not in the cache from the step before, fetched ahead."""
+    P = cell.gates + cell.drawn
 
     @within
     def prefetch_all(at, n, call, given):
         prefetch_gates(call.p, at, P)
-        prefetch_states(call.s, at, S)
-        prefetch_states(call.s, At(at.t + 1, at.b, at.j), S)
-        prefetch_gates(call.kept, at, K)
 
     return prefetch_all
 
 
 def before_retreat(cell):
-    """What `retreat` will ask for, fetched ahead."""
+    """The same of `retreat`."""
     G, S, K, APART = cell.gates, cell.states, cell.kept, cell.apart
 
     @within
@@ -162,7 +169,6 @@ def before_retreat(cell):
         prefetch(call.dy, (at.t, at.b, at.j), 0)
         prefetch_gates(call.kept, at, K)
         prefetch_states(call.s, at, S)
-        prefetch_states(call.ds, At(0, at.b, at.j), S)
         prefetch_gates(call.dp, at, G)
         if APART:
             prefetch_gates(call.dq, at, G)
@@ -174,7 +180,7 @@ def retreat_of(cell, number, how, vectors):
     """The cell's step back, an epilogue whose sums are what came through W from step t + 1."""
     back, APART = formula(cell.back, number, vectors), cell.apart
     load, store = LOAD[how], STORE[how]
-    load_sum = LOAD["vector"] if vectors else load
+    load_sum = LOAD[whole(how)]
     _, _, activations, states, put_gates, _, put_states = access_by(cell, within, load, store)
 
     def adding_to(state):
@@ -231,7 +237,7 @@ def forward_kernel(cell, number, V, H, partial):
         V * lanes(number),
         column_packer(number, cell.gates, V, H),
     )
-    by_cell = epilogues(advance_of, before_advance, cell, number, partial)
+    by_cell = epilogues(advance_of, before_advance, cell, number, V, partial)
     sweep = sweep_of(number, cell.gates, V, H, by_cell)
 
     @jit
@@ -308,7 +314,7 @@ def clip_of(number, apart: bool):
 @once
 def backward_kernel(cell, number, V, partial, clips):
     """The kernel of a cell's way back for panels of V vectors; `clips` where δ is bounded."""
-    by_cell = epilogues(retreat_of, before_retreat, cell, number, partial)
+    by_cell = epilogues(retreat_of, before_retreat, cell, number, V, partial)
     sweep = sweep_of(number, 1, V, 1, by_cell)
     clip = clip_of(number, cell.apart) if clips else nothing
     units, pack = V * lanes(number), row_packer(number, V)
@@ -437,8 +443,9 @@ def plan(cell, n: int, dtype, clips: bool | None):
     """(kernel, panels, numbers on its desk) for a layer of n units; `clips` is None on the way
     forward.
     """
-    number, partial = dtype.type, n % lanes(dtype.type) != 0
+    number = dtype.type
     V, H = layout(cell.gates if clips is None else 1, n, number)
+    partial = n % (lanes(number) * (2 if in_pairs(V) else 1)) != 0
     kernel = (
         forward_kernel(cell, number, V, H, partial)
         if clips is None

@@ -51,10 +51,10 @@ def lanes(number) -> int:
 
 
 class Vector(types.Type):
-    """L numbers of one float type."""
+    """The numbers of one float type that so many registers hold."""
 
-    def __init__(self, element):
-        self.element, self.lanes = element, lanes(element.name)
+    def __init__(self, element, registers=1):
+        self.element, self.lanes = element, registers * lanes(element.name)
         self.ir = ir.VectorType(
             ir.FloatType() if element == types.float32 else ir.DoubleType(), self.lanes
         )
@@ -88,6 +88,25 @@ NEAREST = [
     0.008366547127217125,
     0.001388251648923074,
 ]
+
+
+# Of 2ʳ: the terms of r¹ first, with the least relative error that five can have beside 1, 9.1e-8,
+# by the same method on |r| ≤ ½. In a gate at most a quarter of it is left.
+OF_2 = [
+    0.6931469775991657,
+    0.2402224208537598,
+    0.055507337432499956,
+    0.009671512639608127,
+    0.0013264727197784235,
+]
+
+
+# by float type: numbers from which on the lowest bit is 1; ln 2 in two parts
+MAGIC = {np.float32: 1.5 * 2**23, np.float64: 1.5 * 2**52}
+LN2 = {
+    np.float32: (0.693359375, -2.12194440e-4),
+    np.float64: (0.6931471803691238, 1.9082149292705877e-10),
+}
 
 
 class Build:
@@ -167,29 +186,30 @@ class Build:
             self.b.shl(self.b.add(n, self.whole(bias)), self.whole(bits)), self.v.ir
         )
 
-    def reduced(self, x, by=1):
+    def rounded(self, shifted):
+        """(n, n as whole numbers), the nearest to x, of x + MAGIC: it stands in the lowest bits."""
+        magic = self(MAGIC[self.number])
+        bits = (self.b.bitcast(each, self.v.bits) for each in (shifted, magic))
+        return self.b.fsub(shifted, magic), self.b.sub(*bits)
+
+    def reduced(self, x, by=1, few=False):
         """by·x = n ln 2 + by·r with |by·r| ≤ ½ ln 2.  Returns (n as whole numbers, (e^(by·r) −
         1)/by).
+
+        few  n is below 32: then the nearest float32 to ln 2, which is 2e-9 from it, is near enough
         """
-        # Where magic is added n stands in the lowest bits. ln 2 has two parts, the first so short
-        # that n times it is exact.
+        # ln 2 has two parts, the first so short that n times it is exact
         single = self.number is np.float32
-        magic, series = (1.5 * 2**23, NEAREST) if single else (1.5 * 2**52, TAYLORS)
-        ln2, rest = (
-            (0.693359375, -2.12194440e-4)
-            if single
-            else (0.6931471803691238, 1.9082149292705877e-10)
-        )
-        shifted = self.fma(x, self(by * math.log2(math.e)), self(magic))
-        n = self.b.fsub(shifted, self(magic))
-        r = self.fma(n, self(-rest / by), self.fma(n, self(-ln2 / by), x))
+        parts = (math.log(2),) if single and few else LN2[self.number]
+        shifted = self.fma(x, self(by * math.log2(math.e)), self(MAGIC[self.number]))
+        (n, whole), r = self.rounded(shifted), x
+        for part in parts:
+            r = self.fma(n, self(-part / by), r)
+        series = NEAREST if single else TAYLORS
         *terms, y = (self(by ** (k + 1) * term) for k, term in enumerate(series))
         for term in reversed(terms):
             y = self.fma(y, r, term)
-        n = self.b.sub(
-            self.b.bitcast(shifted, self.v.bits), self.b.bitcast(self(magic), self.v.bits)
-        )
-        return n, self.fma(self.mul(r, r), y, r)
+        return whole, self.fma(self.mul(r, r), y, r)
 
     def exp(self, x):
         low, high = (-104, 89) if self.number is np.float32 else (-746, 710)
@@ -208,10 +228,25 @@ class Build:
     def tanh(self, x):
         """w/(w + 1) with w = ½ (e²ˣ − 1)."""
         beyond = 9.5 if self.number is np.float32 else 19.5  # there it is 1
-        n, y = self.reduced(self.at_most(self.at_least(x, -beyond), beyond), by=2)
+        n, y = self.reduced(self.at_most(self.at_least(x, -beyond), beyond), by=2, few=True)
         power = self.power_of_2(n)
         w = self.fma(power, y, self.fma(power, self(0.5), self(-0.5)))
         return self.b.fdiv(w, self.b.fadd(w, self(1)))
+
+    def gate(self, x):
+        """1/(1 + 2ᵗ) with t = −x/ln 2, which in float32 is near enough: what t is wrong by, 2ᵗ is
+        wrong by t times, but a gate that is far from ½ is wrong by 2ᵗ or 2⁻ᵗ times that.
+        """
+        if self.number is np.float64:
+            return self.fma(self.tanh(self.mul(x, self(0.5))), self(0.5), self(0.5))
+        t = self.b.fmul(x, self(-math.log2(math.e)))
+        t = self.at_most(self.at_least(t, -100), 100)  # beyond, slopes would not be normal numbers
+        n, whole = self.rounded(self.b.fadd(t, self(MAGIC[self.number])))
+        r = self.b.fsub(t, n)
+        *terms, y = map(self, [1, *OF_2])
+        for term in reversed(terms):
+            y = self.fma(y, r, term)
+        return self.b.fdiv(self(1), self.fma(y, self.power_of_2(whole), self(1)))
 
 
 @lower_cast(types.Number, Vector)
@@ -230,6 +265,10 @@ def minimum(a, b): ...
 
 
 def sign(a): ...
+
+
+def gate(a):
+    """activations.gate."""
 
 
 IN_PLACE_OF_PYTHONS = {f.__name__: f for f in (where, maximum, minimum, sign)}  # binding's say `if`
@@ -279,7 +318,7 @@ def offer_all():
         offer(f, one, lambda h, x: h.call("fabs", x))
     for f in (math.sqrt, math.floor, math.ceil):
         offer(f, one, lambda h, x, name=f.__name__: h.call(name, x))
-    for f in (math.exp, math.expm1, math.tanh):
+    for f in (math.exp, math.expm1, math.tanh, gate):
         offer(f, one, getattr(Build, f.__name__))
     for f, sign_ in (
         (operator.lt, "<"),
@@ -429,17 +468,19 @@ def access(storing: bool, how: str):
     """load(a, index, count) -> numbers, or store(a, index, count, numbers): those of window a that
     begin at a[index].
 
-    how  "vector": all of one; "masked": its first `count` lanes; "scalar": a number
+    how  "vector", "pair": all of one or two registers; "masked", "masked pair": their first `count`
+         lanes; "scalar": a number
     """
+    registers = 2 if "pair" in how else 1
 
     def build(context, builder, sig, values):
         a, (window, index) = values[0], sig.args[:2]
         p = place(context, builder, window, a, index, values[1])
         align = max(window.dtype.bitwidth // 8, 1)
         if how != "scalar":
-            h = Build(builder, Vector(window.dtype))
+            h = Build(builder, Vector(window.dtype, registers))
             p = builder.bitcast(p, h.v.ir.as_pointer())
-        if how == "masked":
+        if "masked" in how:
             lane = ir.Constant(ir.VectorType(I64, h.v.lanes), list(range(h.v.lanes)))
             mask = builder.icmp_signed("<", lane, h.splat(values[2]))
             if storing:
@@ -457,7 +498,7 @@ def access(storing: bool, how: str):
         return context.get_dummy_value()
 
     def kind(a):
-        return a.dtype if how == "scalar" else Vector(a.dtype)
+        return a.dtype if how == "scalar" else Vector(a.dtype, registers)
 
     @intrinsic
     def load(typing, a, index, count):
@@ -470,8 +511,10 @@ def access(storing: bool, how: str):
     return store if storing else load
 
 
+# how all of a register's or a pair's numbers are taken: how their first ones are
+MASKED = {"vector": "masked", "pair": "masked pair"}
 LOAD, STORE = (
-    {how: access(storing, how) for how in ("vector", "masked", "scalar")}
+    {how: access(storing, how) for how in (*MASKED, *MASKED.values(), "scalar")}
     for storing in (False, True)
 )
 

@@ -18,7 +18,21 @@ from ... import At
 from ...private import cgutils
 from .compilation import intrinsic, within
 from .memory import CACHE_LINE
-from .simd import I64, LOAD, STORE, Build, Vector, lanes, machine, on_stack, place, transpose
+from .simd import (
+    I64,
+    LOAD,
+    MASKED,
+    STORE,
+    Build,
+    Vector,
+    lanes,
+    machine,
+    on_stack,
+    place,
+    transpose,
+)
+
+MANY = 32  # registers: enough for two of each vector that a cell works on
 
 load, load_masked, store, load_scalar = (
     LOAD["vector"],
@@ -62,17 +76,18 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     """(V, H): vectors of units in a panel of n units, and gates that are beside each other in a
     strip of it.
 
-    The units of a gate fill a line of the cache, where there are so many. Then a strip has as many
-    columns as leave enough rows a tile: a row of weights that is loaded is used once for each. No
-    more than a quarter of the columns are beyond n.
+    The units of a gate fill a line of the cache, and two vectors, which a cell works on at a time,
+    where there are so many. Then a strip has as many columns as leave enough rows a tile: a row of
+    weights that is loaded is used once for each. No more than a quarter of the columns are beyond
+    n.
     """
-    across, most = -(-n // lanes(number)), machine()[1] // 8
+    across, most = -(-n // lanes(number)), 6 if machine()[1] >= MANY else 2
     line = max(1, CACHE_LINE // machine()[0])
 
     def fits(V):
         return V == 1 or (most >= V and 3 * -(-across // V) * V <= 4 * across)
 
-    V = next(V for V in (line, 1) if fits(V))
+    V = next(V for V in (2 * line, line, 1) if fits(V))
     H = next(H for H in range(gates, 0, -1) if H == 1 or (gates % H == 0 and most >= H * V))
     while most >= 2 * H * V and fits(2 * V):
         V *= 2
@@ -290,6 +305,16 @@ class Epilogues(NamedTuple):
         Any  # (at, n, …): prefetches what they will ask for, while the tile before has its own
     )
     width: int | None = None  # units an epilogue takes at once; None is those of a vector
+
+
+def in_pairs(V: int) -> bool:
+    """Do the epilogues of a panel of V vectors work on two of them at a time?"""
+    return V % 2 == 0 and machine()[1] >= MANY
+
+
+def whole(how: str) -> str:
+    """How sums are read, which have undefined neighbours where units do not fill a vector."""
+    return next((full for full, masked in MASKED.items() if how == masked), how)
 
 
 def sweep_of(number, G: int, V: int, H: int, epilogues: Epilogues):
