@@ -15,34 +15,42 @@ class Pool(NamedTuple):
     process: int  # whose they are: they do not survive a fork
 
 
-class Told(local):
-    """What calls of this thread are told."""
-
-    most = sys.maxsize  # threads that share one
-    pool: Pool | None = None  # whose threads they are; None is our own
-    region = 0  # threads that a region of the pool has, whatever a call needs
-
-
-told = Told()
-
-
 class AtMost:
     """Within it calls of this thread are shared by at most so many threads: our own, or a pool's,
     whose regions have so many.
     """
 
-    def __init__(self, most: int, pool: Pool | None = None):
-        self.most, self.pool = most, pool
+    __slots__ = "before", "most", "pool", "size"
+
+    def __init__(self, size: int, pool: Pool | None = None):
+        self.size, self.pool = size, pool
 
     def __enter__(self):
-        self.before = told.most, told.pool, told.region
-        told.most, told.pool, told.region = min(told.most, self.most), self.pool, self.most
+        self.before = told.now
+        self.most = min(self.size, self.before.most) if self.before else self.size
+        told.now = self
 
     def __exit__(self, *error):
-        told.most, told.pool, told.region = self.before
+        told.now = self.before
+
+
+class Told(local):
+    """What calls of this thread are told, if anything."""
+
+    now: AtMost | None = None
+
+    @property
+    def most(self) -> int:
+        """How many threads may share one."""
+        return self.now.most if self.now else sys.maxsize
+
+
+told = Told()
 
 
 def lent() -> tuple[Pool, int] | None:
     """The pool whose threads share calls of this thread, and how many a region of it has."""
-    pool = told.pool
-    return None if pool is None or pool.process != os.getpid() else (pool, told.region)
+    now = told.now
+    if now is None or now.pool is None or now.pool.process != os.getpid():
+        return None
+    return now.pool, now.size

@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CFUNCTYPE, c_uint, c_void_p
 
+import numba
 import numpy as np
 import pytest
 
@@ -63,9 +64,10 @@ print(before, *after)
 """
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_torchs_number_of_threads_stays_what_it_is(count):
-    assert run("import sys" + COUNTED, count).split() == 4 * [str(count)]
+def test_torchs_number_of_threads_stays_what_it_is():
+    """One that Numba would not say."""
+    count = str(numba.config.NUMBA_NUM_THREADS + 1)
+    assert run("import sys" + COUNTED, count).split() == [count] * 4
 
 
 def test_calls_have_at_most_torchs_number_of_threads_and_numbas(counts, monkeypatch):
@@ -76,6 +78,8 @@ def test_calls_have_at_most_torchs_number_of_threads_and_numbas(counts, monkeypa
         assert max(counts) == expected
         counts.clear()
     assert threads.most() == 3
+    with AtMost(2), AtMost(4):
+        assert threads.most() == 2
 
 
 # torch's own threads
@@ -209,9 +213,8 @@ print("done", len(threads.turns.teams))
 
 
 @linux
-@pytest.mark.parametrize("limit", ["OMP_THREAD_LIMIT=1", "OMP_THREAD_LIMIT=2"])
-def test_where_openmp_gives_fewer_threads_a_call_is_done_alone(limit):
-    assert run(LENT + LIMITED, limit).split() == ["done", "0"]
+def test_where_openmp_gives_fewer_threads_a_call_is_done_alone():
+    assert run(LENT + LIMITED, "OMP_THREAD_LIMIT=2").split() == ["done", "0"]
 
 
 FORKED = """
@@ -252,6 +255,7 @@ print(stopped)
 """
 
 
+@pytest.mark.slow
 @linux
 def test_a_call_by_torchs_threads_that_is_interrupted_leaves_threads_that_work():
     assert int(run(LENT + INTERRUPTED)) > 20

@@ -15,8 +15,8 @@ import torch
 from ...kernels.sharing import AtMost, Pool
 from .private import EXTENSION
 
-FUNCTIONS = "GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads"
-OF_OTHERS = "kmp_set_blocktime"  # LLVM's and Intel's OpenMP have it beside GNU's names
+# the last one is of LLVM's and Intel's OpenMP, which have GNU's names too
+FUNCTIONS = "GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "kmp_set_blocktime"
 FORKED = 0x40  # PF_FORKNOEXEC, among the flags of a process of Linux
 
 
@@ -39,9 +39,9 @@ def pool() -> Pool | None:
     except OSError:  # where there is no /proc
         return None
     for library in libraries:
-        functions = [address_of(library, name) for name in FUNCTIONS]
-        if all(functions) and not address_of(library, OF_OTHERS) and is_torchs(library):
-            return Pool(*functions, os.getpid())
+        parallel, number, size, others = (address_of(library, name) for name in FUNCTIONS)
+        if parallel and number and size and not others and is_torchs(library):
+            return Pool(parallel, number, size, os.getpid())
     return None
 
 
