@@ -55,6 +55,7 @@ def transfers_of(backward: Callable, cost: Callable, empty: Callable, array: Cal
             out[:, first : first + R] = left.reshape(B, R, N)
         return out
 
+    @np.errstate(all="ignore")  # as kernels do not warn
     def arriving(maps, ds):
         (rows, _, N), (S, B, n) = maps.shape, ds.shape
         maps = maps.reshape(rows // B, B, N + 1, N)

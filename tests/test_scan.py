@@ -235,6 +235,31 @@ def test_a_gradient_that_grows_or_lasts_for_ever_is_the_same():
         assert layer.parallel_report.scan == 6
 
 
+LARGER = [
+    pytest.param("reference", 8, 512),
+    pytest.param("cpu", 32, 1024, marks=pytest.mark.slow),
+]
+PLANTED = {"lstm": (4, 8), "gru": (0, 6), "elman_tanh": (1.0, 1.2, 1.5)}
+
+
+@pytest.mark.parametrize("device, n, steps", LARGER)
+@pytest.mark.parametrize("name, how", [(name, how) for name in PLANTED for how in PLANTED[name]])
+def test_larger_layers_that_do_not_forget_have_the_gradient_of_steps(
+    name, how, device, n, steps, dtype
+):
+    """Of gates that stay open, and of W that expands: there δ grows without bound."""
+    layer = KINDS[name](M, n, device=device, dtype=dtype, seed=1)
+    if name == "elman_tanh":
+        layer.parameters["W"][...] *= how
+    else:
+        layer.parameters["b"][n : 2 * n] = how
+    x, dy = (draw(steps, 1, size, dtype=dtype) for size in (M, n))
+    wanted, found = (gone_back(layer, x, dy, way) for way in (False, ("scan", 32)))
+    assert layer.parallel_report.scan == 32
+    for a, b in zip(found, wanted, strict=True):
+        assert np.isfinite(b).all() and np.abs(a - b).max() <= RTOL[dtype] * np.abs(b).max()
+
+
 # What goes step by step
 
 
