@@ -21,7 +21,7 @@ import rnn_gpu.jax as ours
 from conftest import close
 from door import refuses, table
 from own_cells import LEAKY, MINE
-from programs import NO_GPU, python, words
+from programs import NO_GPU, python
 from rnn_gpu import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
 from rnn_gpu.bridges.jax import calls, entrance, jobs, xla
 from rnn_gpu.kernels.cells import CELLS
@@ -84,9 +84,15 @@ def loss_of(f):
     return loss
 
 
+@cache
+def step_of(f, count: int):
+    """The loss of so many arguments and all gradients of it, compiled: once for all tests."""
+    return jax.jit(jax.value_and_grad(loss_of(f), argnums=tuple(range(count))))
+
+
 def of_loss(f, *given):
-    """The loss and all gradients of it, compiled."""
-    return jax.jit(jax.value_and_grad(loss_of(f), argnums=tuple(range(len(given)))))(*given)
+    """The loss and all gradients of it."""
+    return step_of(f, len(given))(*given)
 
 
 def agree(one, other, dtype="float64"):
@@ -104,6 +110,10 @@ def kind(request):
     return request.param
 
 
+PAIRS = [(kind, "float64") for kind in KINDS] + [("gru", "float32")]
+
+
+@pytest.mark.parametrize("kind, dtype", PAIRS)
 def test_gradients_are_those_of_the_scan(kind, dtype):
     given = drawn(kind, dtype)
     expected = of_loss(partial(by_scan, CELLS[kind]), *given)
@@ -111,9 +121,9 @@ def test_gradients_are_those_of_the_scan(kind, dtype):
 
 
 def test_it_need_not_be_compiled_by_the_caller():
-    given = drawn("lstm")
-    eager = jax.value_and_grad(loss_of(ours.lstm), argnums=(0, 1, 2))
-    agree(of_loss(ours.lstm, *given), eager(*given))
+    θ, x, h = drawn("gru")
+    slope = jax.grad(lambda x: ours.gru(θ, x, h)[0].sum())
+    agree(jax.jit(slope)(x), slope(x))
 
 
 def with_layer(cell, θ, x, state, reset_state, reverse, options, clip):
@@ -333,8 +343,8 @@ def test_the_callback_gives_the_same(kind, masked):
     expected = of_loss(call, *given)
     try:
         lower_by(calls.lower_to_callback)
-        assert "@rnn_gpu" not in jax.jit(call).lower(*given).as_text()
-        got = of_loss(call, *given)
+        assert "@rnn_gpu" not in jax.jit(partial(call)).lower(*given).as_text()
+        got = of_loss(partial(call), *given)
     finally:
         lower_by(calls.lower_to_ffi)
     agree_in_bits(expected, got)
@@ -437,11 +447,20 @@ except KeyboardInterrupt:
     print("interrupted")
 jobs.WORK["project"] = project
 print(bool(jnp.isfinite(ours.gru(grads, jnp.ones((6, 2, 3), "float32"))[0]).all()))
+
+# Python ends while calls are under way
+θ = ours.init("gru", jax.random.key(0), 64, 64)
+f, x = jax.jit(lambda θ, x: ours.gru(θ, x)[0]), jnp.ones((1000, 16, 64), "float32")
+for _ in range(20):
+    y = f(θ, x)
+print("leaving")
 """
 
 
 def test_in_a_process_of_its_own(tmp_path):
-    """The first call may be compiled; another's program finds its cell; a Ctrl-C is one."""
+    """The first call may be compiled; another's program finds its cell; a Ctrl-C is one; Python
+    ends while calls are under way.
+    """
     from jax import export
 
     given = {"U": (N, M), "W": (N, N), "b": (N,)}, (T, B, M)
@@ -458,22 +477,7 @@ def test_in_a_process_of_its_own(tmp_path):
     θ = ours.init("gru", jax.random.key(0), 3, 5, "float32")
     expected = ours.gru(θ, jnp.ones((7, 2, 3), "float32"))[0].sum()
     assert float(value) == pytest.approx(float(expected))
-    assert others == ["True", "True", "0.0", "interrupted", "True"]
-
-
-LEAVING = """
-import jax, jax.numpy as jnp, rnn_gpu.jax as ours
-θ = ours.init("elman_tanh", jax.random.key(0), 64, 64)
-f = jax.jit(lambda θ, x: ours.rnn(θ, x)[0])
-x = jnp.ones((1000, 16, 64))
-for _ in range(20):
-    y = f(θ, x)
-print("leaving")
-"""
-
-
-def test_python_ends_while_calls_are_under_way():
-    assert words(LEAVING) == ["leaving"]
+    assert others == ["True", "True", "0.0", "interrupted", "True", "leaving"]
 
 
 def test_as_many_threads_share_a_call_as_the_caller_says(monkeypatch):
