@@ -417,7 +417,7 @@ FULLER = (
     (None, (1.9, 1.15, 1.4, 1.03, 1.15)),
 )
 CELL = 0.7  # nanoseconds of what a gate of one unit asks beside the product
-MEETING = 1000  # nanoseconds until all have met
+MEETING = 350  # nanoseconds until all have met
 OPERATIONS = 100  # of a thread in a nanosecond
 
 
