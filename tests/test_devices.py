@@ -32,7 +32,7 @@ def test_a_device_keeps_the_contract(name):
     """Every function, with the contract's parameters and defaults; and it says nothing twice."""
     device = devices.find(name)
     assert device.name == name and device.preference >= 0
-    assert 0 < device.copying < 10
+    assert 0 < device.copying < 10 and device.waking >= 0
     for what, f in FUNCTIONS.items():
         _, *expected = parameters(f)
         assert parameters(getattr(device, what)) == expected, (name, what)

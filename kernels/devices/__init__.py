@@ -51,6 +51,7 @@ class Device(Protocol):
     name: str  # as users say it
     preference: int  # "auto" is the device with the highest that is not missing; 0 is never taken
     copying: float  # nanoseconds of one number of a large array that is copied: modelled
+    waking: float  # nanoseconds of threads that are woken again and again in a pass in chunks
 
     def missing(self, precision: str = "fp32") -> str:
         """Why this device, or this precision of its products, cannot be used here; "" where it can.

@@ -12,7 +12,7 @@ from ..products import by_chunks, products
 from ..transfers import transfers_of
 from ..whole_arrays import formula, unpack
 
-name, preference, copying = "reference", 0, 0.5
+name, preference, copying, waking = "reference", 0, 0.5, 0
 CHUNK_ROWS = 256  # rows of a chunk: see products.py
 
 

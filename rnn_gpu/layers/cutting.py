@@ -16,7 +16,7 @@ SAME = 4  # ε: states that are nearer are the same
 ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
 SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
-CALLS = 3e6  # nanoseconds of what chunks ask of Python, and of threads that have to be woken
+CALLS = 1e6  # nanoseconds of what chunks ask of Python, forward and back
 WORTH = 1.2  # a modelled gain below this is none: the products over all steps are not in the model
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
@@ -70,7 +70,7 @@ def modelled(layer, T: int, B: int, counts: list[int], warm_up: int) -> list[flo
     """
     alone, look = T * cost(layer, B), warm_up * cost(layer, 2 * B) / 2
     copied = 2 * T * B * (layer.input_size + layer.hidden_size)
-    more = look + copied * layer.backend.copying + CALLS
+    more = look + copied * layer.backend.copying + layer.backend.waking + CALLS
     steps = [-(-T // count) + warm_up for count in counts]
     each = zip(steps, counts, strict=True)
     return [alone / (own * cost(layer, count * B) + more) for own, count in each]
@@ -123,7 +123,8 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     few = (32 if way.auto else 4) * SHORTEST  # fewer are not worth a look
     if few > T:
         return Cut(why=f"{T} steps are few: from {few} on")
-    if way.auto and T * cost(layer, B) < 2 * WORTH * CALLS:  # the rest of the model would cost more
+    least = 2 * WORTH * (CALLS + layer.backend.waking)
+    if way.auto and T * cost(layer, B) < least:  # the rest of the model would cost more
         return Cut(why="a pass is too short to gain by it: modelled")
     return if_worth(best(layer, T, B, GUESS), way)
 

@@ -6,11 +6,13 @@ These maps are made side by side, a short scan over chunks says what comes in be
 all chunks go back side by side, from there. See docs/parallel.md.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..kernels import LIVE, RESET, UNCLIPPED, Backward
+from ..kernels.once import caches
 from .cutting import WORTH, Cut, Parallel
 from .overlap import Chunks, chunks_of
 from .parallel import ParallelReport
@@ -30,17 +32,33 @@ def planned(layer, T: int, B: int, way: Parallel) -> Cut:
     if way.scan and way.chunks:
         count = chunks_of(T, B, way.chunks).count
         return Cut(count, gain=cost(layer, T, B, 1) / (cost(layer, T, B, count) + CALLS))
-    alone, counts = cost(layer, T, B, 1), [2]
+    alone = cost(layer, T, B, 1)
     if alone < WORTH * CALLS:
         return Cut(why="the way back is too short to gain by it: modelled")
+    cell, d = layer.noise.around(layer.cell, training=True), layer.backend
+    its = cell, layer.hidden_size, B, T
+    return best(d, its, (layer.dtype, layer.precision), (alone, cost(layer, T, B, 2)))
+
+
+@lru_cache(maxsize=1024)
+def best(device, its: tuple, how: tuple, told: tuple[float, float]) -> Cut:
+    """`planned` of what `Device.scan_cost` takes before and behind the number of chunks.
+
+    told  what it says of one chunk and of two: something else where the device has other threads,
+          or is another card
+    """
+    (alone, _), (*_, T), counts = told, its, [2]
     while 2 * counts[-1] <= min(MOST, T // FEWEST):
         counts.append(2 * counts[-1])
-    gains = [alone / (cost(layer, T, B, count) + CALLS) for count in counts]
+    gains = [alone / (device.scan_cost(*its, count, *how) + CALLS) for count in counts]
     gain = max(gains)
     count, why = counts[gains.index(gain)], ""
     if gain < WORTH:
         why = f"{count} chunks would be {gain:.2f} times as quick: modelled"
     return Cut(count, gain=gain, why=why)
+
+
+caches.append(best)  # of cells, which are let go of
 
 
 def cost(layer, T: int, B: int, count: int) -> float:

@@ -33,7 +33,8 @@ from .reductions import loss, norms, update  # noqa: F401  part of every device
 from .schedules import card, named, ranked
 from .tuning import choose, wanted
 
-name, preference, copying = "cuda", 0 if SIMULATED else 2, 0.005
+name, preference = "cuda", 0 if SIMULATED else 2
+copying, waking = 0.005, 0
 CHUNK_ROWS = 65_536  # rows of a chunk (see products.py): enough that cuBLAS is called once or twice
 
 
