@@ -39,7 +39,7 @@ kernels.devices.cpu.simd
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recorded kernels.devices.cpu.recurrence
-kernels.devices.cpu.losses
+kernels.devices.cpu.by_address kernels.devices.cpu.losses
 kernels.devices.cpu
 kernels.devices.cuda.compiled kernels.devices.cuda.contract kernels.devices.cuda.cublas
 kernels.devices.cuda.crowd kernels.devices.cuda.precision
@@ -102,12 +102,12 @@ layers.recurrent
 layers.directions
 layers
 bridges.jax.layers
-bridges.jax.flax bridges.torch.chunks
+bridges.jax.flax bridges.torch.chunks bridges.torch.small
 bridges.torch.passes bridges.torch.twice network.bar network.checkpoint
 network.counting network.given
 bridges.torch.base bridges.torch.functions network.finite network.memory
 bridges.torch.operators
-bridges.torch.calls bridges.torch.onnx
+bridges.torch.calls bridges.torch.onnx bridges.torch.whole
 bridges.torch.given
 bridges.torch.cells bridges.torch.stack network.batches
 bridges.torch.modules network.evaluation network.sources network.truncation

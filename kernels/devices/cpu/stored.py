@@ -22,6 +22,7 @@ import numpy as np
 from ...description import description
 from ...private import (
     as_plain_data,
+    cache_of,
     compiled_of,
     config,
     cpu_target,
@@ -109,4 +110,14 @@ def keep(kernel, *made_of):
     """The kernel, stored under its name and what it is made of: cells, types, numbers."""
     with suppress(LookupError):
         keep_in(kernel, Stored((kernel.__name__, *made_of)))
+    return kernel
+
+
+def keep_with(kernel, *parts):
+    """The kernel, stored under what the kernels are made of that it consists of; not stored where
+    one of them is not.
+    """
+    found = [cache_of(part) for part in parts]
+    if all(isinstance(each, Stored) for each in found):
+        keep(kernel, *(each.key for each in found))
     return kernel

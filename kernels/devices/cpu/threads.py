@@ -27,7 +27,6 @@ from llvmlite import ir
 from numba import types
 
 from ...private import (
-    cache_of,
     cgutils,
     compile_for,
     global_compiler_lock,
@@ -38,7 +37,7 @@ from ...private import (
 from ...sharing import lent, told
 from .compilation import intrinsic, jit, within
 from .simd import I32, I64, flat, place
-from .stored import Stored, keep
+from .stored import keep, keep_with
 
 ENOUGH = 4e6  # operations of a call; below, one thread is done before a second has begun
 PATIENCE = 1000  # looks at a number before the processor is offered to others
@@ -491,8 +490,7 @@ def shared(kernel):
         return True
 
     instead_of_compiling(shared, refuse)
-    stored = cache_of(kernel)
-    return keep(shared, stored.key) if isinstance(stored, Stored) else shared
+    return keep_with(shared, kernel)
 
 
 def refuse(*arguments):

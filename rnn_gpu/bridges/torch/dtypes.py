@@ -4,6 +4,7 @@ import torch
 
 from ...errors import DeviceError, DtypeError
 
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # that kernels compute in
 LOW = (torch.float16, torch.bfloat16)
 ONEDNN = torch.backends.mkldnn.is_available()
 

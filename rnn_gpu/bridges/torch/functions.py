@@ -1,5 +1,7 @@
 """What autograd differentiates in eager calls of plain tensors: the shortest way to the kernels."""
 
+from functools import partial
+
 import torch
 
 from ...errors import UnsupportedError
@@ -14,6 +16,21 @@ def refuse_second_derivatives(ctx, *gradients):
     )
 
 
+class Final(torch.autograd.Function):
+    """What a way back computes, which itself cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, compute, *tensors):
+        return compute(*tensors)
+
+    backward = staticmethod(refuse_second_derivatives)
+
+
+def not_again(compute, *tensors) -> tuple:
+    """compute(*tensors), gradients, which cannot be differentiated: where nobody would, at once."""
+    return Final.apply(compute, *tensors) if torch.is_grad_enabled() else compute(*tensors)
+
+
 class Recurrence(torch.autograd.Function):
     """One layer in one direction: forward carries the state through time, backward is BPTT."""
 
@@ -26,20 +43,15 @@ class Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, dlast):
-        return None, *Gradient.apply(ctx.call, dy, dlast, *ctx.saved_tensors)
+        return None, *not_again(partial(gradients, ctx.call), dy, dlast, *ctx.saved_tensors)
 
 
-class Gradient(torch.autograd.Function):
-    """Recurrence's way back, which itself cannot be differentiated."""
-
-    @staticmethod
-    def forward(ctx, call, *tensors):
-        back, gradients = retreat(call, *tensors)
-        call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
-        call.left.report = back.report
-        return gradients
-
-    backward = staticmethod(refuse_second_derivatives)
+def gradients(call: Call, *tensors) -> tuple:
+    """Those of `retreat`; what else it gives is left in call.left."""
+    back, found = retreat(call, *tensors)
+    call.left.tape, call.left.clipped_steps = back.tape, back.clipped_steps
+    call.left.report = back.report
+    return found
 
 
 def recurrence(call: Call, *tensors):

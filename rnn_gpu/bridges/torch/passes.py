@@ -5,7 +5,6 @@ autograd's functions do.
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ... import layers
 from ...kernels import LIVE, RESET, Cell, Clip
@@ -17,7 +16,9 @@ from ...layers.passes import INFERENCE, Back, Pass
 from ...layers.recurrent import Tape
 from ...layers.steps import Steps, all_live
 from ...parameters import recurrent_shapes
+from . import small
 from .chunks import Gone
+from .dtypes import DTYPES
 from .tensors import array_of, as_torch_computes, kernels_of, on_the_stream_of, tensor_of
 
 
@@ -66,7 +67,10 @@ def layer_on(call: Call, dtype: str, U, W, **biases) -> layers.Recurrent:
     return like.on(arrays)
 
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+def may_be_small(call: Call) -> bool:
+    """May a call go by addresses, as far as it is told beside its tensors?"""
+    plain = call.device == "cpu" and call.parallel is None
+    return plain and not (call.steps.masked or call.left.taped)
 
 
 def carry(call: Call, x, s0, U, W, b, c) -> tuple:
@@ -79,6 +83,10 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     s0 may be (S, 1+T, B, n), the initial states and those that are given: before step t, where a
     sample begins anew, s0[:, 1 + t]. Then s is (S, 2T+1, B, n)
     """
+    if may_be_small(call):
+        found = small.carried(call.cell, call.reverse, x, s0, U, W, b, c)
+        if found is not None:
+            return found
     with as_torch_computes(x):
         dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W, b=b, c=c)
@@ -102,6 +110,11 @@ def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
 
     x, U and W as they came to `carry`, s and kept as it gave them.
     """
+    if may_be_small(call):
+        found = small.retreated(call.cell, call.reverse, call.clip, dy, dlast, x, U, W, s, kept)
+        if found is not None:
+            gradients, clipped = found
+            return Back(gradients[0], [gradients[1]], {}, clipped_steps=clipped), gradients
     with as_torch_computes(dy):
         dtype = DTYPES[x.dtype]
         layer = layer_on(call, dtype, U, W)

@@ -36,3 +36,11 @@ def watched(x: Any) -> bool:
         or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
     )
+
+
+def parameters_of(module: Any) -> list:
+    """The parameters of a torch.nn.RNNBase in the order of its arguments; None for one that is
+    something else by now: parametrized, say, or taken apart by FSDP.
+    """
+    own = module._parameters
+    return [own.get(name) for name in module._flat_weights_names]

@@ -20,6 +20,7 @@ from .passes import Left, layer_like
 from .projected import begins, projected
 from .tensors import device_of, precision_of
 from .twice import Slow
+from .whole import whole
 
 
 class Stack(Base):
@@ -133,6 +134,10 @@ class Stack(Base):
         tape = tape is not False and arguments.flag("tape", tape)
         packed = isinstance(input, PackedSequence)
         hx = None if hx is None else self._parts(hx)
+        if not tape and mask is None and resets is None and reset_state is None:
+            passed = whole(self, input, hx)
+            if passed is not None:
+                return passed[0], passed[1] if len(passed) == 2 else passed[1:]
         self._check_axes(input, hx or ())
         axes = Axes(packed or input.dim() == 3, self.batch_first and not packed)
         given, x, lengths = self._padded(input)

@@ -1,0 +1,105 @@
+"""A call by the addresses of its tensors, of a whole module and of each layer, against the call of
+layers on arrays.
+"""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import rnn_gpu.torch
+from rnn_gpu.bridges.torch import small, stack
+from rnn_gpu.bridges.torch.whole import Passed
+
+DEEP = {"num_layers": 2, "bidirectional": True}
+HOWS = {
+    "one layer": ("RNN", {}),
+    "apart": ("GRU", DEEP),
+    "two states": ("LSTM", DEEP | {"batch_first": True}),
+    "no bias": ("GRU", {"bidirectional": True, "batch_first": True, "bias": False}),
+    "clipped": ("RNN", DEEP | {"clip_step_value": 0.02, "clip_step_norm": 0.05}),
+}
+T, B, M, N = 6, 3, 5, 7
+
+
+def numbers(module, x, hx, of_last=True):
+    """Everything that a training step gives, and what the output is computed by."""
+    x = x.clone().requires_grad_()
+    hx = None if hx is None else [s.clone().requires_grad_() for s in hx]
+    y, last = module(x, hx if hx is None or len(hx) > 1 else hx[0])
+    last = last if isinstance(last, tuple) else (last,)
+    loss = (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+    loss = loss + sum((k + 1) * s.square().sum() for k, s in enumerate(last)) if of_last else loss
+    module.zero_grad()
+    loss.backward()
+    gradients = [θ.grad for θ in module.parameters()]
+    found = [y, *last, x.grad, *(s.grad for s in hx or ()), *gradients]
+    return found, module.clipped_steps, type(y.grad_fn).__name__
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_call_by_addresses_has_the_bits_of_one_on_arrays(how, monkeypatch):
+    kind, options = HOWS[how]
+    torch.manual_seed(0)
+    module = getattr(rnn_gpu.torch, kind)(M, N, **options)
+    count = module.num_layers * (1 + module.bidirectional)
+    x = torch.randn((B, T, M) if module.batch_first else (T, B, M))
+    states = [torch.randn(count, B, N) for _ in range(module.told.states)]
+    for hx, of_last in ((None, True), (states, True), (states, False)):
+        whole, clipped, way = numbers(module, x, hx, of_last)
+        assert way.startswith(Passed.__name__) and (clipped > 0) == (how == "clipped")
+        with torch.no_grad():
+            y, _ = module(x, hx if hx is None or len(hx) > 1 else hx[0])
+        assert torch.equal(y, whole[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(stack, "whole", lambda *given: None)
+            by_layers = numbers(module, x, hx, of_last)
+            patch.setattr(small, "small", lambda *given: None)
+            on_arrays = numbers(module, x, hx, of_last)
+        for found, others, _ in (by_layers, on_arrays):
+            assert others == clipped
+            assert all(map(torch.equal, found, whole))
+
+
+def test_gradients_are_asked_for_as_torch_asks():
+    module, x = rnn_gpu.torch.GRU(M, N, 2), torch.randn(T, B, M)
+    module.weight_hh_l1.requires_grad_(False)
+    y, h = module(x)
+    h.sum().backward()  # of y there is none, nor of x
+    assert module.weight_hh_l1.grad is None and x.grad is None
+    assert module.weight_hh_l0.grad.abs().max() > 0
+    y, _ = module.requires_grad_(False)(x)
+    assert y.grad_fn is None
+
+
+def test_numbers_that_changed_between_the_ways_are_torchs_error():
+    module, x = rnn_gpu.torch.GRU(M, N), torch.randn(T, B, M, requires_grad=True)
+    y, _ = module(x)
+    with torch.no_grad():
+        module.bias_ih_l0.add_(1)  # which the way back does not read
+    y.sum().backward()
+    y, _ = module(x)
+    with torch.no_grad():
+        module.weight_hh_l0.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_parameters_are_read_as_they_are_by_now():
+    module, other = rnn_gpu.torch.RNN(M, N), rnn_gpu.torch.RNN(M, N)
+    x, W = torch.randn(T, B, M), module.weight_hh_l0
+    module(x)
+    W.data = W.data.T  # the same memory
+    other.load_state_dict({name: a.clone() for name, a in module.state_dict().items()})
+    assert torch.equal(module(x)[0], other(x)[0])
+    y, _ = module.double()(x.double())
+    assert y.dtype == torch.float64 and torch.allclose(y.float(), other(x)[0], atol=1e-6)
+
+
+def test_gradients_of_any_layout_go_back():
+    module, x = rnn_gpu.torch.GRU(M, N), torch.randn(T, B, M)
+    y, _ = module(x)
+    dy = torch.randn(N, B, T).permute(2, 1, 0)
+    strange = torch.complex(torch.zeros_like(dy), -dy).conj().imag
+    assert strange.is_neg() and not strange.is_contiguous()
+    expected = torch.autograd.grad(y, module.weight_hh_l0, dy.clone(), retain_graph=True)
+    assert torch.equal(*expected, *torch.autograd.grad(y, module.weight_hh_l0, strange))
