@@ -187,7 +187,8 @@ def begin(python) -> int:
     functions = of_two(python), of_two(recorded.ring), ctypes.pythonapi.PyErr_SetInterrupt
     HELD.extend(functions)
     known[TABLE] = table.ctypes.data
-    known[[PYTHON, RING, INTERRUPT]] = [ctypes.cast(f, ctypes.c_void_p).value for f in functions]
+    for at, f in zip((PYTHON, RING, INTERRUPT), functions, strict=True):
+        known[at] = ctypes.cast(f, ctypes.c_void_p).value or 0
     binding.add_symbol("rnn_gpu_xla_known", known.ctypes.data)
     return recorded.c_function(handle, (types.int64, types.int64))
 

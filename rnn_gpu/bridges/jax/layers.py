@@ -70,7 +70,7 @@ def came_back(how: How, tape, gradients):
     how many steps were clipped.
     """
     asked, x, U, W, s, kept, flags = tape
-    dy, ds = (jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a for a in gradients)
+    dy, ds = (jnp.zeros(a.shape, x.dtype) if isinstance(a, SymbolicZero) else a for a in gradients)
     T, below, apart = len(x), asked is not None, how.cell.apart
     dp, ds0, counts, *dq = BACK(dy, W, s, kept, flags, ds, how=how)
     dq, before = dq[0] if dq else dp, s[0, :T]
