@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 import rnn_gpu.torch
 from processes import call, run
 from rnn_gpu.bridges.torch import threads as torchs
-from rnn_gpu.kernels.devices.cpu import products, recurrence, threads
+from rnn_gpu.kernels.devices.cpu import by_address, products, recurrence, threads
 from rnn_gpu.kernels.sharing import AtMost
 
 
@@ -37,9 +37,10 @@ def counts(monkeypatch):
         seen.append(count)
         share(kernel, count, *arguments)
 
-    monkeypatch.setattr(threads, "ENOUGH", 1)
+    for module in (threads, by_address):
+        monkeypatch.setattr(module, "ENOUGH", 1)
     monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
-    for module in (recurrence, products):
+    for module in (recurrence, products, by_address):
         monkeypatch.setattr(module, "share", sharing)
     before = torch.get_num_threads()
     yield seen

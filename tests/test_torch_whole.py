@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 import rnn_gpu.torch
 from rnn_gpu.bridges.torch import small, stack
 from rnn_gpu.bridges.torch.whole import Passed
+from rnn_gpu.kernels.devices.cpu import by_address, recurrence, threads
 
 DEEP = {"num_layers": 2, "bidirectional": True}
 HOWS = {
@@ -19,6 +20,16 @@ HOWS = {
     "clipped": ("RNN", DEEP | {"clip_step_value": 0.02, "clip_step_norm": 0.05}),
 }
 T, B, M, N = 6, 3, 5, 7
+
+
+def made(how, m=M, n=N, batch=B, steps=T):
+    """(module, x, a tensor of each state)."""
+    kind, options = HOWS[how]
+    torch.manual_seed(0)
+    module = getattr(rnn_gpu.torch, kind)(m, n, **options)
+    count = module.num_layers * (1 + module.bidirectional)
+    x = torch.randn((batch, steps, m) if module.batch_first else (steps, batch, m))
+    return module, x, [torch.randn(count, batch, n) for _ in range(module.told.states)]
 
 
 def numbers(module, x, hx, of_last=True):
@@ -38,12 +49,7 @@ def numbers(module, x, hx, of_last=True):
 
 @pytest.mark.parametrize("how", HOWS)
 def test_a_call_by_addresses_has_the_bits_of_one_on_arrays(how, monkeypatch):
-    kind, options = HOWS[how]
-    torch.manual_seed(0)
-    module = getattr(rnn_gpu.torch, kind)(M, N, **options)
-    count = module.num_layers * (1 + module.bidirectional)
-    x = torch.randn((B, T, M) if module.batch_first else (T, B, M))
-    states = [torch.randn(count, B, N) for _ in range(module.told.states)]
+    module, x, states = made(how)
     for hx, of_last in ((None, True), (states, True), (states, False)):
         whole, clipped, way = numbers(module, x, hx, of_last)
         assert way.startswith(Passed.__name__) and (clipped > 0) == (how == "clipped")
@@ -103,3 +109,26 @@ def test_gradients_of_any_layout_go_back():
     assert strange.is_neg() and not strange.is_contiguous()
     expected = torch.autograd.grad(y, module.weight_hh_l0, dy.clone(), retain_graph=True)
     assert torch.equal(*expected, *torch.autograd.grad(y, module.weight_hh_l0, strange))
+
+
+@pytest.mark.parametrize("batch, n", [(9, 20), (2, 70)], ids=["samples", "units"])
+@pytest.mark.parametrize("how", HOWS)
+def test_threads_that_share_a_call_give_the_bits_of_one(how, batch, n, monkeypatch):
+    module, x, states = made(how, 18, n, batch, 9)
+    alone, seen, share = numbers(module, x, states), [], threads.share
+
+    def sharing(kernel, count, *arguments):
+        seen.append(count)
+        share(kernel, count, *arguments)
+
+    for patched in (threads, by_address):
+        monkeypatch.setattr(patched, "ENOUGH", 1)
+    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
+    monkeypatch.setattr(by_address, "share", sharing)
+    monkeypatch.setattr(threads, "threads_of", lambda parallel: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    found, clipped, way = numbers(module, x, states)
+    torch.set_num_threads(before)
+    assert set(seen) == {2} and way.startswith(Passed.__name__) and clipped == alone[1]
+    assert all(map(torch.equal, found, alone[0]))

@@ -1,8 +1,8 @@
 """A layer's pass on memory of another library's, by addresses: one compiled call each way. Of a
 small layer a call computes for 5 µs; to make arrays of a dozen tensors takes 30.
 
-The thread that calls does all of it. Its numbers are those of `Device`'s functions: no sum depends
-on who takes part.
+Its numbers are those of `Device`'s functions: no sum depends on who takes part. Threads share a
+call where each of its kernels would have so many.
 """
 
 from sys import maxsize
@@ -16,13 +16,17 @@ from ... import LIVE, UNCLIPPED, Cell
 from ...once import once
 from . import products, recurrence
 from .compilation import intrinsic, jit, within
-from .memory import LASTING, scratch
+from .memory import scratch
 from .products import chunk
-from .simd import I64
+from .simd import I64, flat
 from .stored import keep_with
-from .threads import threads_for
+from .threads import ENOUGH, SPACING, barrier, share, threads_for
+from .tiles import slice_of
 
 LINE = 16  # numbers: each of the arrays on the desk begins at a multiple
+# counters of the barriers within the kernels of a call, which one thread never waits at; and of
+# steps that were clipped, which are not counted where none is
+ALONE, UNCOUNTED = np.zeros(3 * SPACING, np.int64), np.zeros(1, np.int64)
 
 
 class Sizes(NamedTuple):
@@ -136,14 +140,17 @@ def forward_entry(cell: Cell, number, carry, multiply):
             copy(a, array(source, (count,)))
 
     @jit
-    def forward(sizes, given, s0, y, last, tape, desk, how):
-        """Through a layer to y, Rows; from s0 to last, a state (B, n) each, 0 of s0 is zero.
+    def forward(sizes, given, s0, y, last, tape, desk, how, counters, arrived, part, parts):
+        """Through a layer to y, Rows; from s0 to last, a state (B, n) each, 0 of s0 is zero. One of
+        `parts` shares of it.
 
         tape  where s and kept are left; 0: on the desk
-        how   numbers that kernels take of the desk; is the layer in reverse
+        how   numbers that kernels take of the desk; is the layer in reverse; do parts have units
+        counters, arrived  of the barriers within kernels, and between them
         """
         T, B, m, n = sizes
-        pack, reverse = how
+        pack, reverse, by_panels = how
+        meeting, met = flat(arrived), parts
         θ, out, start, N = Given(*given), Rows(*y), address_of(desk), G * n
         side, rows = item * rounded_within(N), T * B
         flags, room = (
@@ -158,30 +165,39 @@ def forward_entry(cell: Cell, number, carry, multiply):
         s, kept = array(at_s, (S, T + 1, B, n)), array(at_kept, (T, B, K, n))
         p = kept if SHARED else array(sums, (T, B, G, n))
         state, each = item * B * n, item * (T + 1) * B * n
-        for k in range(S):
-            put(at_s + k * each, s0[k], B * n)
-        fill(bytes_at(start + 2 * side, (rows,)), LIVE)
         b, c = array(start, (N,)), array(start + side, (N,))
-        put(start, θ.b, N)
-        put(start + side, θ.c, N)
-        if not APART:
-            for j in range(N):
-                b[j] += c[j]
-        arrived, free = np.zeros(1, np.int64), array(room, (pack,))
-        flat = array(address_of(p), (rows, N))
-        multiply(array(θ.x, (rows, m)), array(θ.U, (N, m)), b, flat, free, arrived, 0, 1)
+        if part == 0:
+            for k in range(S):
+                put(at_s + k * each, s0[k], B * n)
+            fill(bytes_at(start + 2 * side, (rows,)), LIVE)
+            put(start, θ.b, N)
+            put(start + side, θ.c, N)
+            if not APART:
+                for j in range(N):
+                    b[j] += c[j]
+        barrier(meeting, met)
+        free, net = array(room, (pack,)), array(address_of(p), (rows, N))
+        x, U = array(θ.x, (rows, m)), array(θ.U, (N, m))
+        multiply(x, U, b, net, free, counters[:1], part, parts)
+        met += parts
+        barrier(meeting, met)
         if reverse:
-            turn(array(address_of(p), (T, B * N)))
+            if part == 0:
+                turn(array(address_of(p), (T, B * N)))
+            met += parts
+            barrier(meeting, met)
         arrays = p, array(θ.W, (N, n)), c, s, kept, flags
-        carry(arrays, free, False, arrived, 0, 1)
-        for t in range(T):
+        carry(arrays, free, by_panels, counters[SPACING : SPACING + 1], part, parts)
+        barrier(meeting, met + parts)
+        for t in range(*slice_of(T, part, parts)):
             step = T - 1 - t if reverse else t
             for i in range(B):
                 row = out.at + item * (step * out.step + i * out.sample)
                 at = at_s + output * each + (t + 1) * state + item * i * n
                 copy(array(row, (n,)), array(at, (n,)))
-        for k in range(S):
-            put(last[k], at_s + k * each + T * state, B * n)
+        if part == 0:
+            for k in range(S):
+                put(last[k], at_s + k * each + T * state, B * n)
 
     return keep_with(forward, carry, multiply)
 
@@ -195,18 +211,19 @@ def backward_entry(cell: Cell, number, retreat, back_U, back_W):
     G, S, K, APART, ZERO = cell.gates, cell.states, cell.kept, cell.apart, number(0)
 
     @jit
-    def backward(sizes, given, dy, states, found, clip, desk, how):
-        """dE/dy, Rows, and dE/d(last) back through a layer. Returns how many steps were clipped.
+    def backward(sizes, given, dy, states, found, clip, desk, how, counters, arrived, part, parts):
+        """dE/dy, Rows, and dE/d(last) back through a layer. See `forward` for what is not told.
 
         given   x, U, W, s and kept
         states  dE/d(each last state), 0 is zero; where dE/d(each initial one) is left
         found   where gradients are left, a Given; 0 of x, b, c, or of an initial state is not asked
+        clip    the bounds of δ; counts of each part, to which steps that were clipped are added
         how     numbers that kernels take of the desk; rows of a chunk; is δ repacked for U, for W;
-                is the layer in reverse
+                is the layer in reverse; do parts have units
         """
         (T, B, m, n), (x, at_U, at_W, at_s, at_kept), (dlast, ds0) = sizes, given, states
-        pack, together, repacked_U, repacked_W, reverse = how
-        out, into = Given(*found), Rows(*dy)
+        pack, together, repacked_U, repacked_W, reverse, by_panels = how
+        out, into, meeting, met = Given(*found), Rows(*dy), flat(arrived), parts
         rows, N, state = T * B, G * n, item * rounded_within(B * n)
         at_ds = address_of(desk) + S * state
         at_dy = at_ds + S * state
@@ -217,45 +234,64 @@ def backward_entry(cell: Cell, number, retreat, back_U, back_W):
             bytes_at(at_flags, (T, B)),
             array(at_flags + item * rounded_within(rows), (pack,)),
         )
-        fill(bytes_at(at_flags, (rows,)), LIVE)
         s, kept = array(at_s, (S, T + 1, B, n)), array(at_kept, (T, B, K, n))
         ds, initial = array(at_ds, (S, 1, B, n)), array(address_of(desk), (S, 1, B, n))
-        fill(array(address_of(desk), (S * B * n,)), ZERO)
-        for k in range(S):
-            a = array(at_ds + item * k * B * n, (B * n,))
-            if dlast[k] == 0:
-                fill(a, ZERO)
-            else:
-                copy(a, array(dlast[k], (B * n,)))
-        d = array(at_dy, (T, B, n))
-        for t in range(T):
+        if part == 0:
+            fill(bytes_at(at_flags, (rows,)), LIVE)
+            fill(array(address_of(desk), (S * B * n,)), ZERO)
+            for k in range(S):
+                a = array(at_ds + item * k * B * n, (B * n,))
+                if dlast[k] == 0:
+                    fill(a, ZERO)
+                else:
+                    copy(a, array(dlast[k], (B * n,)))
+        as_it_is = not reverse and into.step == B * n and into.sample == n and into.unit == 1
+        d = array(into.at if as_it_is else at_dy, (T, B, n))
+        for t in range(0 if as_it_is else T):
             step = T - 1 - t if reverse else t
-            for i in range(B):
+            for i in range(*slice_of(B, part, parts)):
                 row = into.at + item * (step * into.step + i * into.sample)
-                for j in range(n):
-                    d[t, i, j] = array(row + item * j * into.unit, (1,))[0]
+                if into.unit == 0:  # of a sum, say
+                    fill(d[t, i], array(row, (1,))[0])
+                elif into.unit == 1:
+                    copy(d[t, i], array(row, (n,)))
+                else:
+                    for j in range(n):
+                        d[t, i, j] = array(row + item * j * into.unit, (1,))[0]
         dp, dq = array(at_dp, (T, B, G, n)), array(at_dq, (T, B, G, n))
-        arrived, clipped = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        bounds = number(clip[0]), number(clip[1]), clipped
+        value, norm, clipped = clip
+        bounds = number(value), number(norm), clipped
         W, dW = array(at_W, (N, n)), array(out.W, (N, n))
         arrays = d, W, s, kept, flags, dp, dq, ds, bounds
-        retreat(arrays, initial, free, False, arrived, 0, 1)
-        for k in range(S):
-            if ds0[k] != 0:
-                copy(array(ds0[k], (B * n,)), array(at_ds + item * k * B * n, (B * n,)))
+        barrier(meeting, met)
+        retreat(arrays, initial, free, by_panels, counters[:1], part, parts)
+        met += parts
+        barrier(meeting, met)
+        if part == 0:
+            for k in range(S):
+                if ds0[k] != 0:
+                    copy(array(ds0[k], (B * n,)), array(at_ds + item * k * B * n, (B * n,)))
         δ, before = array(at_dq, (rows, N)), array(at_s, (rows, n))
         bias, none = array(out.c, (N if APART and out.c else 0,)), array(at_s, (0, n))
         back = δ, before, W, dW, bias, none
-        back_W(back, True, together, repacked_W != 0, free, arrived, 0, 1)
+        in_W = counters[SPACING : SPACING + 1]
+        back_W(back, True, together, repacked_W != 0, free, in_W, part, parts)
+        met += parts
+        barrier(meeting, met)
         if reverse:
-            turn(array(at_dp, (T, B * N)))
+            if part == 0:
+                turn(array(at_dp, (T, B * N)))
+            met += parts
+            barrier(meeting, met)
         δ, bias = array(at_dp, (rows, N)), array(out.b, (N if out.b else 0,))
         below = array(out.x, (rows if out.x else 0, m))
         back = δ, array(x, (rows, m)), array(at_U, (N, m)), array(out.U, (N, m)), bias, below
-        back_U(back, True, together, repacked_U != 0, free, arrived, 0, 1)
+        in_U = counters[2 * SPACING : 2 * SPACING + 1]
+        back_U(back, True, together, repacked_U != 0, free, in_U, part, parts)
         if not APART and out.c:
-            copy(array(out.c, (N,)), bias)
-        return clipped[0]
+            barrier(meeting, met + parts)
+            if part == 0:
+                copy(array(out.c, (N,)), bias)
 
     return keep_with(backward, retreat, back_U, back_W)
 
@@ -264,16 +300,34 @@ class Way:
     """A layer of `cell`, m features and n units, forward and back by addresses."""
 
     def __init__(self, cell: Cell, m: int, n: int, dtype: np.dtype):
-        carry, _, through_W = recurrence.plan(cell, n, dtype, None)
+        carry, panels, through_W = recurrence.plan(cell, n, dtype, None)
         multiply, through_U = products.plan(cell.gates * n, m, dtype)
         self.cell, self.m, self.n, self.dtype = cell, m, n, dtype
         self.carry = forward_entry(cell, dtype.type, carry, multiply)
         self.pack = max(through_U, through_W)
+        # of units, forward and back
+        self.panels = panels, recurrence.plan(cell, n, dtype, False)[1]
+        # of one step of one sample, all products together
+        self.operations = 4 * cell.gates * n * max(n, m)
 
-    def pays(self, T: int, B: int) -> bool:
-        """Are T steps of B samples so few that no threads share a call, and no memory is kept?"""
-        most = 4 * T * B * self.cell.gates * self.n * max(self.n, self.m)
-        return threads_for(most, maxsize) == 1 and sum(self.tape(T, B)) < LASTING
+    def is_short(self, T: int, B: int) -> bool:
+        """Is one thread done before a second has begun?"""
+        return T * B * self.operations < ENOUGH
+
+    def shares(self, T: int, B: int) -> tuple | None:
+        """How threads share T steps of B samples, forward and back; None where not all kernels of
+        a call would be shared by as many.
+        """
+        if self.is_short(T, B):
+            return BY_ONE
+        N = self.cell.gates * self.n
+        most = threads_for(T * B * self.operations, maxsize)
+        if most == 1:
+            return BY_ONE
+        call = self.cell, T, B, self.n
+        found = tuple(recurrence.shares(*call, panels, self.dtype) for panels in self.panels)
+        together = most <= min(T * B, N) // 8 and all(way.threads == most for way in found)
+        return found if together else None
 
     def tape(self, T: int, B: int) -> tuple[int, int]:
         """Numbers that the way forward leaves for the way back: of s, of kept."""
@@ -286,17 +340,32 @@ class Way:
         numbers += 0 if shares_memory(self.cell) else rounded(rows * N)
         numbers += 0 if tape[0] else LINE + sum(self.tape(T, B))
         desk, sizes = scratch(numbers, self.dtype), (T, B, self.m, self.n)
-        self.carry(sizes, given, s0, y, last, tape, desk, (self.pack, reverse))
+        threads, by_panels = (self.shares(T, B) or BY_ONE)[0]
+        how, counters = (self.pack, reverse, by_panels), counters_of(threads)
+        share(self.carry, threads, sizes, given, s0, y, last, tape, desk, how, counters)
 
     def backward(self, T: int, B: int, given, dy, states, found, reverse: bool, clip=UNCLIPPED):
         """δ back through the layer: see `backward_entry`. Returns how many steps were clipped."""
         cell, m, n, dtype = self.cell, self.m, self.n, self.dtype
-        entry, repacked, pack = plan_back(cell, m, n, dtype, found[0] != 0, clip != UNCLIPPED)
+        threads, by_panels = (self.shares(T, B) or BY_ONE)[1]
+        kind = found[0] != 0, clip != UNCLIPPED, threads
+        entry, repacked, pack = plan_back(cell, m, n, dtype, *kind)
         each = rounded(T * B * cell.gates * n)
         numbers = 2 * cell.states * rounded(B * n) + rounded(T * B * n) + rounded(T * B)
         desk = scratch(numbers + (1 + cell.apart) * each + pack, dtype)
-        how, sizes = (pack, chunk(B) * B, *repacked, reverse), (T, B, m, n)
-        return entry(sizes, given, dy, states, found, tuple(clip), desk, how)
+        how, sizes = (pack, chunk(B) * B, *repacked, reverse, by_panels), (T, B, m, n)
+        clipped = UNCOUNTED if clip == UNCLIPPED else np.zeros(threads, np.int64)
+        bounds, counters = (*clip, clipped), counters_of(threads)
+        share(entry, threads, sizes, given, dy, states, found, bounds, desk, how, counters)
+        return 0 if clip == UNCLIPPED else int(clipped.sum())
+
+
+def counters_of(threads: int):
+    """Of the barriers within the kernels of a call."""
+    return ALONE if threads == 1 else np.zeros(3 * SPACING, np.int64)
+
+
+BY_ONE = recurrence.ALONE, recurrence.ALONE
 
 
 @once
@@ -306,11 +375,13 @@ def way_of(cell: Cell, m: int, n: int, dtype: np.dtype) -> Way:
 
 
 @once
-def plan_back(cell: Cell, m: int, n: int, dtype: np.dtype, below: bool, clips: bool) -> tuple:
+def plan_back(
+    cell: Cell, m: int, n: int, dtype: np.dtype, below: bool, clips: bool, parts: int
+) -> tuple:
     """(kernel, (is δ repacked for U, for W), numbers that kernels take of the desk)."""
     N = cell.gates * n
     retreat, _, through = recurrence.plan(cell, n, dtype, clips)
-    back_U, repacked_U, pack_U = products.plan_back(N, m, dtype, below, 1)
-    back_W, repacked_W, pack_W = products.plan_back(N, n, dtype, False, 1)
+    back_U, repacked_U, pack_U = products.plan_back(N, m, dtype, below, parts)
+    back_W, repacked_W, pack_W = products.plan_back(N, n, dtype, False, parts)
     entry = backward_entry(cell, dtype.type, retreat, back_U, back_W)
     return entry, (repacked_U, repacked_W), max(pack_U, pack_W, through)

@@ -2,6 +2,7 @@
 time, where a call is small and all steps are live.
 """
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 
 from ...kernels import Cell, Clip
 from ...kernels.devices.cpu.by_address import Rows, Way, way_of
+from ...kernels.devices.cpu.memory import LASTING, empty
 from .dtypes import DTYPES
+from .threads import carried_by, pays, retreated_by
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 NUMBERS = {dtype: np.dtype(name) for dtype, name in DTYPES.items()}
@@ -29,6 +32,13 @@ def in_rows(tensor, dtype) -> bool:
 def addresses(tensors) -> list[int]:
     """Where the numbers of tensors are; 0 of None."""
     return [0 if a is None else a.data_ptr() for a in tensors]
+
+
+def new(like, shape) -> torch.Tensor:
+    """A tensor of undefined values; a large one on memory that calls before have used."""
+    if prod(shape) < LASTING:
+        return like.new_empty(shape)
+    return torch.from_numpy(empty(tuple(shape), NUMBERS[like.dtype]))
 
 
 def rows_of(a, rows_first: bool = False) -> Rows:
@@ -53,7 +63,7 @@ def small(cell: Cell, x, W, others) -> Way | None:
         return None
     T, B, m = x.shape
     way = way_of(cell, m, W.shape[1], NUMBERS[dtype])
-    return way if way.pays(T, B) else None
+    return way if pays(way, T, B) else None
 
 
 def carried(cell: Cell, reverse: bool, x, s0, U, W, b, c) -> tuple | None:
@@ -62,11 +72,11 @@ def carried(cell: Cell, reverse: bool, x, s0, U, W, b, c) -> tuple | None:
     if way is None:
         return None
     (T, B, _), (S, _, n) = x.shape, s0.shape
-    y, last = x.new_empty((T, B, n)), x.new_empty((S, B, n))
-    s, kept = x.new_empty((S, T + 1, B, n)), x.new_empty((T, B, cell.kept, n))
+    y, last = new(x, (T, B, n)), x.new_empty((S, B, n))
+    s, kept = new(x, (S, T + 1, B, n)), new(x, (T, B, cell.kept, n))
     given, tape = addresses((x, U, W, b, c)), (s.data_ptr(), kept.data_ptr())
     ends = states_of(s0), states_of(last)
-    way.forward(T, B, tuple(given), ends[0], (*rows_of(y),), ends[1], tape, reverse)
+    carried_by(way, T, B, tuple(given), ends[0], (*rows_of(y),), ends[1], tape, reverse)
     return y, last, s, kept
 
 
@@ -83,9 +93,9 @@ def retreated(cell: Cell, reverse: bool, clip: Clip, dy, dlast, *tensors) -> Any
     (T, B, _), rows = x.shape, len(W)
     ds0, db = x.new_empty(dlast.shape), x.new_empty(rows)
     dc = x.new_empty(rows) if cell.apart else None
-    found = torch.empty_like(x), torch.empty_like(U), torch.empty_like(W), db, dc
+    found = new(x, x.shape), torch.empty_like(U), torch.empty_like(W), db, dc
     ends, into = (states_of(dlast), states_of(ds0)), tuple(addresses(found))
     given = tuple(addresses(tensors))
-    clipped = way.backward(T, B, given, (*rows_of(dy),), ends, into, reverse, clip)
+    clipped = retreated_by(way, T, B, given, (*rows_of(dy),), ends, into, reverse, clip)
     dx, dU, dW, *_ = found
     return (dx, ds0, dU, dW, db, dc), clipped

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.devices.cpu.by_address import Way
 from ...kernels.sharing import AtMost, Pool
 from .private import EXTENSION
 
@@ -25,6 +26,31 @@ def as_torch_shares() -> AtMost:
     where these can be had.
     """
     return AtMost(torch.get_num_threads(), pool())
+
+
+def pays(way: Way, T: int, B: int) -> bool:
+    """Does a call on T steps of B samples go by addresses?"""
+    if way.is_short(T, B):
+        return True
+    with as_torch_shares():
+        return way.shares(T, B) is not None
+
+
+def carried_by(way: Way, T: int, B: int, *arguments) -> None:
+    """Way.forward, shared as torch's own calls are."""
+    if way.is_short(T, B):
+        way.forward(T, B, *arguments)
+        return
+    with as_torch_shares():
+        way.forward(T, B, *arguments)
+
+
+def retreated_by(way: Way, T: int, B: int, *arguments) -> int:
+    """Way.backward, likewise."""
+    if way.is_short(T, B):
+        return way.backward(T, B, *arguments)
+    with as_torch_shares():
+        return way.backward(T, B, *arguments)
 
 
 @cache

@@ -1,5 +1,6 @@
 """A module's whole call as one node of autograd, by the addresses of its tensors: eager calls of
-plain CPU tensors, all steps live, which one thread does. All others go layer by layer: see calls.
+plain CPU tensors, all steps live, of which threads share all kernels or none. All others go layer
+by layer: see calls.
 """
 
 from functools import lru_cache, partial
@@ -15,7 +16,8 @@ from ...layers.stateful import clip_of
 from .functions import not_again
 from .passes import Left
 from .private import SingleLevelFunction, parameters_of, watched
-from .small import NUMBERS, PLAIN, addresses, in_rows, is_plain, rows_of
+from .small import NUMBERS, PLAIN, addresses, in_rows, is_plain, new, rows_of
+from .threads import carried_by, pays, retreated_by
 
 NOTHING = Left(False)  # of layers behind the first, which has all that a call leaves
 needs_gradient = attrgetter("requires_grad")
@@ -63,7 +65,7 @@ def whole(module, input, hx: tuple | None) -> tuple | None:
     T, B = (B, T) if module.batch_first else (T, B)
     how = module.num_layers, 1 + module.bidirectional, module.bias
     plan = plan_of(module.cell, module.input_size, n, *how, dtype)
-    if m != module.input_size or input.numel() == 0 or not plan.largest.pays(T, B):
+    if m != module.input_size or input.numel() == 0 or not pays(plan.largest, T, B):
         return None
     weights, states = parameters_of(module), hx or ()
     shapes = *plan.shapes, *[(plan.count, B, n)] * len(states)
@@ -147,9 +149,9 @@ def carried(call: Whole, taped: bool, x, *tensors) -> tuple[tuple, Any]:
     """
     plan, T, B, rows_first, *_ = call
     S, width, here = plan.states, plan.width, places(plan, T, B, taped)
-    y = x.new_empty((B, T, width) if rows_first else (T, B, width))
+    y = new(x, (B, T, width) if rows_first else (T, B, width))
     last = [x.new_empty((plan.count, B, plan.n)) for _ in range(S)]
-    room = x.new_empty(here.numbers) if here.numbers else x
+    room = new(x, (here.numbers,)) if here.numbers else x
     states, θ = tensors[: -len(plan.shapes)], by_layers(tensors[-len(plan.shapes) :], plan.each, 4)
     begin, end = addresses(states) or [0] * S, addresses(last)
     at, base, state = x.data_ptr(), room.data_ptr(), B * plan.n * plan.item
@@ -160,7 +162,8 @@ def carried(call: Whole, taped: bool, x, *tensors) -> tuple[tuple, Any]:
             i = k * plan.directions + d
             s0, s = moved(begin, i * state), moved(end, i * state)
             tape = beyond(base, here.tapes[i]) if taped else (0, 0)
-            way.forward(T, B, (at, *θ[i]), s0, of_direction(out, d, plan), s, tape, d == 1)
+            y_d = of_direction(out, d, plan)
+            carried_by(way, T, B, (at, *θ[i]), s0, y_d, s, tape, d == 1)
         at = out.at
     return (y, *last), room
 
@@ -186,11 +189,12 @@ def retreated(call: Whole, needed, x, room, dy, *tensors) -> tuple:
         for d in range(plan.directions):
             i = k * plan.directions + d
             if k or needed[0]:
-                below.append(x.new_empty((T, B, way.m)) if k else torch.empty_like(x))
+                below.append(new(x, (T, B, way.m)))
             given, dy_d = (at, *θ[i], *beyond(base, here.tapes[i])), of_direction(out, d, plan)
             ends = moved(arrived, i * state), moved(begin, i * state)
             to = below[d].data_ptr() if below else 0, *into[i]
-            left.clipped_steps += way.backward(T, B, given, dy_d, ends, to, d == 1, clip)
+            how = given, dy_d, ends, to, d == 1, clip
+            left.clipped_steps += retreated_by(way, T, B, *how)
         dx = sum(below[1:], below[0]) if below else None  # whose numbers `out` is
         out = rows_of(dx, False) if k else out
     return dx, *ds0, *dθ
