@@ -447,8 +447,15 @@ def test_states_and_delta_of_larger_layers_are_those_of_steps(name, n, task, dty
         layer.backward(dy)
         found.append((y, layer.delta.copy()))
     (y, δ), (other, more) = found
-    assert np.abs(other - y).max() <= {"float32": 2e-6, "float64": 1e-13}[dtype]
-    assert np.abs(more - δ).max() <= {"float32": 1e-5, "float64": 1e-12}[dtype] * np.abs(δ).max()
+    bounds = {"float32": (2e-6, 1e-5), "float64": (1e-13, 1e-12)}[dtype]
+    bounds = bounds[0], bounds[1] * np.abs(δ).max()
+    if dtype == "float32":  # a trained one may expand what rounding does, step by step too
+        exact = layer.copy(dtype="float64")
+        rounded = np.abs(y - exact(x.astype(float))[0]).max()
+        exact.backward(dy.astype(float))
+        bounds = np.maximum(bounds, (3 * rounded, 3 * np.abs(δ - exact.delta).max()))
+    assert np.abs(other - y).max() <= bounds[0]
+    assert np.abs(more - δ).max() <= bounds[1]
     # the others may remember for longer than half a chunk
     if task == "none" and dtype == "float32":
         assert not layer.parallel_report.sequential

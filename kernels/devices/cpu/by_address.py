@@ -140,16 +140,17 @@ def forward_entry(cell: Cell, number, carry, multiply):
             copy(a, array(source, (count,)))
 
     @jit
-    def forward(sizes, given, s0, y, last, tape, desk, how, counters, arrived, part, parts):
-        """Through a layer to y, Rows; from s0 to last, a state (B, n) each, 0 of s0 is zero. One of
-        `parts` shares of it.
+    def forward(sizes, given, ends, room, how, arrived, part, parts):
+        """Through a layer, one of `parts` shares of it.
 
-        tape  where s and kept are left; 0: on the desk
-        how   numbers that kernels take of the desk; is the layer in reverse; do parts have units
-        counters, arrived  of the barriers within kernels, and between them
+        ends     from s0 to y, Rows, and last; of s0 and last each state (B, n), 0 of s0 is zero
+        room     where s and kept are left, 0: on the desk; the desk
+        how      numbers that kernels take of the desk; is the layer in reverse; do parts have
+                 units; counters of the barriers within kernels
+        arrived  the counter of those between them
         """
-        T, B, m, n = sizes
-        pack, reverse, by_panels = how
+        (T, B, m, n), (s0, y, last), (tape, desk) = sizes, ends, room
+        pack, reverse, by_panels, counters = how
         meeting, met = flat(arrived), parts
         θ, out, start, N = Given(*given), Rows(*y), address_of(desk), G * n
         side, rows = item * rounded_within(N), T * B
@@ -211,18 +212,19 @@ def backward_entry(cell: Cell, number, retreat, back_U, back_W):
     G, S, K, APART, ZERO = cell.gates, cell.states, cell.kept, cell.apart, number(0)
 
     @jit
-    def backward(sizes, given, dy, states, found, clip, desk, how, counters, arrived, part, parts):
+    def backward(sizes, given, slopes, desk, how, arrived, part, parts):
         """dE/dy, Rows, and dE/d(last) back through a layer. See `forward` for what is not told.
 
         given   x, U, W, s and kept
-        states  dE/d(each last state), 0 is zero; where dE/d(each initial one) is left
-        found   where gradients are left, a Given; 0 of x, b, c, or of an initial state is not asked
-        clip    the bounds of δ; counts of each part, to which steps that were clipped are added
+        slopes  dE/dy; dE/d(each last state), 0 is zero; where dE/d(each initial one) is left, and
+                gradients, a Given; 0 of x, b, c, or of an initial state is not asked
         how     numbers that kernels take of the desk; rows of a chunk; is δ repacked for U, for W;
-                is the layer in reverse; do parts have units
+                is the layer in reverse; do parts have units; the bounds of δ, and counts of each
+                part, to which steps that were clipped are added; counters
         """
-        (T, B, m, n), (x, at_U, at_W, at_s, at_kept), (dlast, ds0) = sizes, given, states
-        pack, together, repacked_U, repacked_W, reverse, by_panels = how
+        (T, B, m, n), (x, at_U, at_W, at_s, at_kept) = sizes, given
+        dy, dlast, ds0, found = slopes
+        pack, together, repacked_U, repacked_W, reverse, by_panels, clip, counters = how
         out, into, meeting, met = Given(*found), Rows(*dy), flat(arrived), parts
         rows, N, state = T * B, G * n, item * rounded_within(B * n)
         at_ds = address_of(desk) + S * state
@@ -341,8 +343,8 @@ class Way:
         numbers += 0 if tape[0] else LINE + sum(self.tape(T, B))
         desk, sizes = scratch(numbers, self.dtype), (T, B, self.m, self.n)
         threads, by_panels = (self.shares(T, B) or BY_ONE)[0]
-        how, counters = (self.pack, reverse, by_panels), counters_of(threads)
-        share(self.carry, threads, sizes, given, s0, y, last, tape, desk, how, counters)
+        how = self.pack, reverse, by_panels, counters_of(threads)
+        share(self.carry, threads, sizes, given, (s0, y, last), (tape, desk), how)
 
     def backward(self, T: int, B: int, given, dy, states, found, reverse: bool, clip=UNCLIPPED):
         """δ back through the layer: see `backward_entry`. Returns how many steps were clipped."""
@@ -353,10 +355,10 @@ class Way:
         each = rounded(T * B * cell.gates * n)
         numbers = 2 * cell.states * rounded(B * n) + rounded(T * B * n) + rounded(T * B)
         desk = scratch(numbers + (1 + cell.apart) * each + pack, dtype)
-        how, sizes = (pack, chunk(B) * B, *repacked, reverse, by_panels), (T, B, m, n)
         clipped = UNCOUNTED if clip == UNCLIPPED else np.zeros(threads, np.int64)
-        bounds, counters = (*clip, clipped), counters_of(threads)
-        share(entry, threads, sizes, given, dy, states, found, bounds, desk, how, counters)
+        shared = reverse, by_panels, (*clip, clipped), counters_of(threads)
+        how, sizes = (pack, chunk(B) * B, *repacked, *shared), (T, B, m, n)
+        share(entry, threads, sizes, given, (dy, *states, found), desk, how)
         return 0 if clip == UNCLIPPED else int(clipped.sum())
 
 
