@@ -248,7 +248,7 @@ LEFT = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*[cC]omplex")
+@pytest.mark.filterwarnings("ignore:.*jit.script.*is deprecated", "ignore:.*[cC]omplex")
 @pytest.mark.parametrize("name", LEFT)
 def test_what_is_left_is_named_with_its_reason(name):
     make, why = LEFT[name]

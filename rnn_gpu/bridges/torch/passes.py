@@ -69,7 +69,7 @@ def layer_on(call: Call, dtype: str, U, W, **biases) -> layers.Recurrent:
 
 def may_be_small(call: Call) -> bool:
     """May a call go by addresses, as far as it is told beside its tensors?"""
-    plain = call.device == "cpu" and call.parallel is None
+    plain = call.device == "cpu" and call.precision == "fp32" and call.parallel is None
     return plain and not (call.steps.masked or call.left.taped)
 
 

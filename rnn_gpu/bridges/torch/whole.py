@@ -19,6 +19,7 @@ from .private import SingleLevelFunction, parameters_of, watched
 from .small import NUMBERS, PLAIN, addresses, in_rows, is_plain, new, rows_of
 from .threads import carried_by, pays, retreated_by
 
+STRICT = None, "fp32"  # precisions that the CPU has
 NOTHING = Left(False)  # of layers behind the first, which has all that a call leaves
 needs_gradient = attrgetter("requires_grad")
 
@@ -87,6 +88,8 @@ def is_ready(module, input) -> bool:
     dtype, drops = input.dtype, module.dropout and module.training and module.num_layers > 1
     plain = dtype in NUMBERS and is_plain(input, dtype) and input.dim() == 3
     if not plain or watched(input) or torch.is_autocast_enabled("cpu"):
+        return False
+    if module.precision not in STRICT:  # which is refused on the CPU
         return False
     return not (drops or module.proj_size or module.differentiable_twice or module.parallel)
 
@@ -189,7 +192,7 @@ def retreated(call: Whole, needed, x, room, dy, *tensors) -> tuple:
         for d in range(plan.directions):
             i = k * plan.directions + d
             if k or needed[0]:
-                below.append(new(x, (T, B, way.m)))
+                below.append(new(x, (T, B, way.m) if k else x.shape))
             given, dy_d = (at, *θ[i], *beyond(base, here.tapes[i])), of_direction(out, d, plan)
             ends = moved(arrived, i * state), moved(begin, i * state)
             to = below[d].data_ptr() if below else 0, *into[i]
