@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import sass
+from benchmarks._disassembly import time_loop
+from benchmarks._every_kernel import given, signature
 from rnn_gpu.kernels.cells import CELLS
 from rnn_gpu.kernels.devices.cuda import block, cluster, plain
 from rnn_gpu.kernels.devices.cuda.contract import Choice, Problem
@@ -57,9 +59,9 @@ def row(problem: Problem) -> dict:
     """What one kernel becomes."""
     choice = decide(problem)
     kernel, barriers = made(problem, choice)
-    signature = sass.signature(kernel, sass.given(problem.clips, problem.masked), np.float32)
-    compiled = sass.compile_kernel(kernel, signature, (9, 0))
-    loop = sass.time_loop(compiled.sass)
+    taken = given(problem.clips, problem.masked)
+    compiled = sass.compile_kernel(kernel, signature(kernel, taken, np.float32), (9, 0))
+    loop = time_loop(compiled.sass)
     return {
         "cell": problem.cell.name,
         "n": problem.n,

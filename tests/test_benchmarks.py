@@ -292,7 +292,7 @@ def test_a_graph_of_our_passes_computes_them_anew():
 
 COMPILE = """
 import json
-from benchmarks import _barriers, _memories, sass
+from benchmarks import _barriers, _disassembly, _memories, sass
 from numba.cuda import types
 if lacking := sass.missing():
     raise SystemExit(lacking)
@@ -314,7 +314,7 @@ kernels = {
 found = {}
 for name, (kernel, signature) in kernels.items():
     compiled = sass.compile_kernel(kernel, signature, (9, 0))
-    found[name] = [compiled.ptx, sass.OPCODE.findall(compiled.sass), compiled.stack]
+    found[name] = [compiled.ptx, _disassembly.OPCODE.findall(compiled.sass), compiled.stack]
 print(json.dumps(found))
 """
 

@@ -15,8 +15,9 @@ torch = pytest.importorskip("torch")
 import rnn_gpu.torch
 from processes import call, run
 from rnn_gpu.bridges.torch import threads as torchs
-from rnn_gpu.kernels.devices.cpu import by_address, products, recurrence, threads
+from rnn_gpu.kernels.devices.cpu import threads
 from rnn_gpu.kernels.sharing import AtMost
+from torch_pairs import counting
 
 
 def step(n=20, B=33, T=5):
@@ -30,20 +31,9 @@ def step(n=20, B=33, T=5):
 
 @pytest.fixture
 def counts(monkeypatch):
-    """Of every call, how many threads share it; every one is worth it."""
-    seen, share = [], threads.share
-
-    def sharing(kernel, count, *arguments):
-        seen.append(count)
-        share(kernel, count, *arguments)
-
-    for module in (threads, by_address):
-        monkeypatch.setattr(module, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
-    for module in (recurrence, products, by_address):
-        monkeypatch.setattr(module, "share", sharing)
+    """Of every call, how many threads share it."""
     before = torch.get_num_threads()
-    yield seen
+    yield counting(monkeypatch)
     torch.set_num_threads(before)
 
 
@@ -201,6 +191,7 @@ import torch
 from processes import *
 from rnn_gpu.bridges.torch import threads as torchs
 from rnn_gpu.kernels.sharing import AtMost
+from torch_pairs import counting
 
 def shared():
     with AtMost(3, torchs.pool()):

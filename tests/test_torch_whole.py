@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch")
 import rnn_gpu.torch
 from rnn_gpu.bridges.torch import small, stack
 from rnn_gpu.bridges.torch.whole import Passed
-from rnn_gpu.kernels.devices.cpu import by_address, recurrence, threads
+from rnn_gpu.kernels.devices.cpu import threads
+from torch_pairs import counting
 
 DEEP = {"num_layers": 2, "bidirectional": True}
 HOWS = {
@@ -115,20 +116,13 @@ def test_gradients_of_any_layout_go_back():
 @pytest.mark.parametrize("how", HOWS)
 def test_threads_that_share_a_call_give_the_bits_of_one(how, batch, n, monkeypatch):
     module, x, states = made(how, 18, n, batch, 9)
-    alone, seen, share = numbers(module, x, states), [], threads.share
-
-    def sharing(kernel, count, *arguments):
-        seen.append(count)
-        share(kernel, count, *arguments)
-
-    for patched in (threads, by_address):
-        monkeypatch.setattr(patched, "ENOUGH", 1)
-    monkeypatch.setattr(recurrence, "WORTH_BARRIER", 1)
-    monkeypatch.setattr(by_address, "share", sharing)
+    alone, seen = numbers(module, x, states), counting(monkeypatch)
     monkeypatch.setattr(threads, "threads_of", lambda parallel: 2)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    found, clipped, way = numbers(module, x, states)
-    torch.set_num_threads(before)
+    try:
+        found, clipped, way = numbers(module, x, states)
+    finally:
+        torch.set_num_threads(before)
     assert set(seen) == {2} and way.startswith(Passed.__name__) and clipped == alone[1]
     assert all(map(torch.equal, found, alone[0]))

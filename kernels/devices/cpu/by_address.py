@@ -154,11 +154,9 @@ def forward_entry(cell: Cell, number, carry, multiply):
         meeting, met = flat(arrived), parts
         θ, out, start, N = Given(*given), Rows(*y), address_of(desk), G * n
         side, rows = item * rounded_within(N), T * B
-        flags, room = (
-            bytes_at(start + 2 * side, (T, B)),
-            start + 2 * side + item * rounded_within(rows),
-        )
-        sums = room + item * rounded_within(pack)
+        at_flags = start + 2 * side
+        at_free = at_flags + item * rounded_within(rows)
+        sums = at_free + item * rounded_within(pack)
         at_s, at_kept = tape
         if at_s == 0:
             at_kept = sums + (0 if SHARED else item * rounded_within(rows * N))
@@ -170,14 +168,14 @@ def forward_entry(cell: Cell, number, carry, multiply):
         if part == 0:
             for k in range(S):
                 put(at_s + k * each, s0[k], B * n)
-            fill(bytes_at(start + 2 * side, (rows,)), LIVE)
+            fill(bytes_at(at_flags, (rows,)), LIVE)
             put(start, θ.b, N)
             put(start + side, θ.c, N)
             if not APART:
                 for j in range(N):
                     b[j] += c[j]
         barrier(meeting, met)
-        free, net = array(room, (pack,)), array(address_of(p), (rows, N))
+        free, net = array(at_free, (pack,)), array(address_of(p), (rows, N))
         x, U = array(θ.x, (rows, m)), array(θ.U, (N, m))
         multiply(x, U, b, net, free, counters[:1], part, parts)
         met += parts
@@ -187,7 +185,7 @@ def forward_entry(cell: Cell, number, carry, multiply):
                 turn(array(address_of(p), (T, B * N)))
             met += parts
             barrier(meeting, met)
-        arrays = p, array(θ.W, (N, n)), c, s, kept, flags
+        arrays = p, array(θ.W, (N, n)), c, s, kept, bytes_at(at_flags, (T, B))
         carry(arrays, free, by_panels, counters[SPACING : SPACING + 1], part, parts)
         barrier(meeting, met + parts)
         for t in range(*slice_of(T, part, parts)):
