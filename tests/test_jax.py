@@ -10,6 +10,11 @@ import pytest
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp
+
+import rnn_gpu
+import rnn_gpu.jax as ours
+from conftest import close
+from door import refuses, table
 from jax_pairs import (
     KINDS,
     LENGTHS,
@@ -26,11 +31,6 @@ from jax_pairs import (
     loss_of,
     of_loss,
 )
-
-import rnn_gpu
-import rnn_gpu.jax as ours
-from conftest import close
-from door import refuses, table
 from own_cells import LEAKY, MINE
 from rnn_gpu import ArgumentError, DeviceError, DtypeError, ShapeError, UnsupportedError
 from rnn_gpu.kernels.cells import CELLS

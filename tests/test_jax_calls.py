@@ -15,6 +15,10 @@ import pytest
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp
+
+import rnn_gpu
+import rnn_gpu.jax as ours
+from conftest import close
 from jax_pairs import (
     KINDS,
     MASK,
@@ -29,10 +33,6 @@ from jax_pairs import (
     drawn,
     of_loss,
 )
-
-import rnn_gpu
-import rnn_gpu.jax as ours
-from conftest import close
 from own_cells import LEAKY
 from programs import NO_GPU, python
 from rnn_gpu.bridges.jax import calls, entrance, jobs, xla

@@ -215,7 +215,7 @@ def backward_entry(cell: Cell, number, retreat, back_U, back_W):
 
         given   x, U, W, s and kept
         slopes  dE/dy; dE/d(each last state), 0 is zero; where dE/d(each initial one) is left, and
-                gradients, a Given; 0 of x, b, c, or of an initial state is not asked
+                gradients, a Given; 0 of x, b, c, or of an initial state is not asked; c only with b
         how     numbers that kernels take of the desk; rows of a chunk; is δ repacked for U, for W;
                 is the layer in reverse; do parts have units; the bounds of δ, and counts of each
                 part, to which steps that were clipped are added; counters

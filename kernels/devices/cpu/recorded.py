@@ -280,9 +280,7 @@ def play_together(numbers, words, ring):
 
 
 def ring(board: int, count: int) -> int:
-    """Wake the threads of a board, by its address; 0 where that did not come to its end, and
-    1.
-    """
+    """Wake the threads of a board, by its address. Returns 1; 0 where it is no team's any more."""
     team = turns.teams.get(count)
     if team is None or team.board.ctypes.data != board:
         return 0
@@ -343,8 +341,8 @@ def record(of: Callable, operands: Sequence[Operand], copies=()) -> Recorded:
         board = np.zeros(1, np.int64)
     else:
         called = shared(kernel)
-        team = turns.teams.get(count) or turns.gather(count)
-        board = team.board if team else np.zeros(THREADS + SPACING, np.int64)
+        with turns.lock:
+            board = (turns.teams.get(count) or turns.gather(count)).board
         words = (board, count, False, *arguments, np.zeros(1, np.int64))
     kinds = tuple(numba.typeof(value) for value in words)
     if count > 1:  # as Numba takes what stands for *arguments

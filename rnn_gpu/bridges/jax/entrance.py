@@ -179,12 +179,21 @@ keep(handle, SOURCE)
 keep(slot_of, SOURCE)
 
 
+def ring(board: int, count: int) -> int:
+    """`recorded.ring`, out of which nothing can be raised: a Ctrl-C is told when the call ends."""
+    try:
+        return recorded.ring(board, count)
+    except BaseException as error:
+        known[INTERRUPTED] |= isinstance(error, KeyboardInterrupt)
+        return 0
+
+
 def begin(python) -> int:
     """The address of the handler that XLA is to call; python (address of a frame, 0) -> error
     carries out what is not prepared.
     """
     of_two = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    functions = of_two(python), of_two(recorded.ring), ctypes.pythonapi.PyErr_SetInterrupt
+    functions = of_two(python), of_two(ring), ctypes.pythonapi.PyErr_SetInterrupt
     HELD.extend(functions)
     known[TABLE] = table.ctypes.data
     for at, f in zip((PYTHON, RING, INTERRUPT), functions, strict=True):
