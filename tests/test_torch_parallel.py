@@ -9,6 +9,7 @@ import rnn_gpu
 import rnn_gpu.torch as ours
 from rnn_gpu.bridges.torch.operators import BACKWARD, FORWARD
 from rnn_gpu.kernels.cells import CELLS
+from rnn_gpu.layers import scan
 
 T, B, M, N = 203, 2, 3, 5
 CUT = {"parallel": (4, 11), "tolerance": 1e-13}
@@ -67,6 +68,24 @@ def test_chunks_give_what_steps_give(name, compiled):
         reports = module.parallel_reports
         assert all(r.chunks == 4 and not r.sequential + r.sequential_back for r in reports)
         assert all(r.extra_steps > 0 for r in reports)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_scan_on_the_way_back_gives_what_steps_give(compiled, monkeypatch):
+    module, x, counts, backward = ours.GRU(M, N).double(), drawn(T, B, M), [], scan.backward
+
+    def counting(device, cell, call, count, precision):
+        counts.append(count)
+        return backward(device, cell, call, count, precision)
+
+    wanted = outcome(module, module, x)
+    monkeypatch.setattr(scan, "backward", counting)
+    module.parallel = "scan", 4
+    call = torch.compile(module, backend="aot_eager", fullgraph=True) if compiled else module
+    close(outcome(module, call, x), wanted)
+    assert counts == [4]
+    if not compiled:
+        assert module.parallel_reports[0].scan == 4
 
 
 def test_masks_and_given_states_and_a_packed_sequence():

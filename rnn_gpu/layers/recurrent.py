@@ -158,7 +158,8 @@ class Recurrent(Stateful):
 
     def explain(self, T: int, B: int, parallel: ParallelLike = False) -> str:
         """Which kernels a call on T steps of B samples runs, with which grid, and why; what it
-        remembers for the way back; and with `parallel` what chunks side by side should gain.
+        remembers for the way back; and with `parallel` what chunks side by side, and a scan on the
+        way back, should gain.
         """
         T, B = arguments.size("T", T), arguments.size("B", B)
         way = parallel_of(parallel, 1)

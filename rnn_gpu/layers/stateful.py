@@ -59,7 +59,8 @@ class Stateful(Layer):
         parallel  True: chunks of the sequence go side by side, for layers that forget: see
                   docs/parallel.md; "auto" does so where it should be quicker; (chunks, steps of
                   warm-up) says how. The result is that of False within `tolerance`, not to the bit;
-                  `parallel_report` says how it went. With resets it goes step by step
+                  `parallel_report` says how it went. With resets it goes forward step by step;
+                  ("scan", chunks) cuts the way back alone, exactly but for rounding
         tolerance  how far the state that a chunk begins with may be from the end of the one before;
                    and the share of the largest dE/ds that may be dropped on the way back
         y        (T, B, n), the output of every step; state as above, after the last step of each
