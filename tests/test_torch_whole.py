@@ -2,11 +2,15 @@
 layers on arrays.
 """
 
+from functools import partial
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import rnn_gpu.torch
+from door import refuses
+from rnn_gpu import ArgumentError, ShapeError, UnsupportedError
 from rnn_gpu.bridges.torch import small, stack
 from rnn_gpu.bridges.torch.whole import Passed
 from rnn_gpu.kernels.devices.cpu import threads
@@ -126,3 +130,56 @@ def test_threads_that_share_a_call_give_the_bits_of_one(how, batch, n, monkeypat
         torch.set_num_threads(before)
     assert set(seen) == {2} and way.startswith(Passed.__name__) and clipped == alone[1]
     assert all(map(torch.equal, found, alone[0]))
+
+
+def frozen(kind="LSTM"):
+    return getattr(rnn_gpu.torch, kind)(M, N).requires_grad_(False)
+
+
+@pytest.mark.parametrize("of", ["x", "h"])
+def test_a_second_derivative_is_refused_whatever_asks_for_the_first(of):
+    module, x, h = frozen("GRU"), torch.randn(T, B, M), torch.randn(1, B, N)
+    asked = {"x": x, "h": h}[of].requires_grad_()
+    y, _ = module(x, h)
+    (slope,) = torch.autograd.grad(y.sum(), asked, create_graph=True)
+    refuses(UnsupportedError, "^double backward", lambda: (slope**2).sum().backward())
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.script.*is deprecated")  # torch's own, of its jvps
+@pytest.mark.parametrize("grad", [True, False])
+def test_forward_mode_is_refused(grad):
+    ad, module, x = torch.autograd.forward_ad, frozen(), torch.randn(T, B, M)
+    with ad.dual_level(), torch.set_grad_enabled(grad):
+        dual = ad.make_dual(x, torch.ones_like(x))
+        refuses(NotImplementedError, "jvp", lambda: module(dual))
+    assert module(x)[0].shape == (T, B, N)
+
+
+def test_steps_clipped_are_those_of_one_way_back():
+    module = rnn_gpu.torch.LSTM(M, N, clip_step_value=1e-9)
+    y, _ = module(torch.randn(T, B, M))
+    counts = []
+    for _ in range(2):
+        y.sum().backward(retain_graph=True)
+        counts.append(module.clipped_steps)
+    assert counts[0] == counts[1] > 0
+
+
+def test_many_gradients_at_once_are_refused():
+    module, x = rnn_gpu.torch.GRU(M, N), torch.randn(T, B, M)
+    many = partial(torch.autograd.functional.jacobian, lambda x: module(x)[0], x, vectorize=True)
+    refuses(UnsupportedError, "^gradients of many outputs at once", many)
+
+
+def test_parameters_of_another_size_are_refused():
+    for name, shape in (("weight_ih_l0", (2 * N, M)), ("weight_ih_l0", (4 * N, M - 1))):
+        module = rnn_gpu.torch.LSTM(M, N)
+        setattr(module, name, torch.nn.Parameter(torch.randn(shape)))
+        words = rf"^U has shape \({shape[0]}, {shape[1]}\), expected \({4 * N}, {M}\)"
+        refuses(ShapeError, words, partial(module, torch.randn(T, B, M)))
+
+
+def test_an_operator_is_as_precise_as_it_was_asked_to_be():
+    module, x = rnn_gpu.torch.GRU(M, N, precision="tf32"), torch.randn(2, T, B, M)
+    mapped = torch.func.vmap(lambda x: module(x)[0])
+    refuses(ArgumentError, "^precision is 'tf32', but device is 'cpu'", partial(mapped, x))

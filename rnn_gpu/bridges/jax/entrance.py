@@ -208,13 +208,18 @@ def is_prepared(text: str) -> bool:
     return slot_of(table.ctypes.data, data.ctypes.data, len(data))[0] != 0
 
 
+def is_full() -> bool:
+    """Is there no room for one more call?"""
+    return np.count_nonzero(table) >= SLOTS // 2
+
+
 def put(text: str, call: Recorded, arguments, results) -> None:
     """Have compiled code make the calls of this text from now on, on such arrays; where there is no
     more room, Python does.
     """
     data = np.frombuffer(text.encode(), np.uint8)
     found, slot = slot_of(table.ctypes.data, data.ctypes.data, len(data))
-    if found or np.count_nonzero(table) >= SLOTS // 2:
+    if found or is_full():
         return
     line = [data.ctypes.data, len(data), call.numbers.ctypes.data, len(arguments), len(results)]
     for array in (*arguments, *results):

@@ -6,6 +6,7 @@ import torch
 
 from ...errors import UnsupportedError
 from .passes import Call, carry, retreat
+from .private import is_batched, is_forward_mode
 
 
 def refuse_second_derivatives(ctx, *gradients):
@@ -20,15 +21,26 @@ class Final(torch.autograd.Function):
     """What a way back computes, which itself cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx, compute, *tensors):
+    def forward(ctx, compute, witness, *tensors):
         return compute(*tensors)
 
     backward = staticmethod(refuse_second_derivatives)
 
 
 def not_again(compute, *tensors) -> tuple:
-    """compute(*tensors), gradients, which cannot be differentiated: where nobody would, at once."""
-    return Final.apply(compute, *tensors) if torch.is_grad_enabled() else compute(*tensors)
+    """compute(*tensors), gradients, which cannot be differentiated: where nobody would, at once.
+
+    Whatever they depend on, be it none of the tensors: a witness that asks for a gradient has who
+    would refused.  UnsupportedError for a batch of gradients at once, which lie at no address.
+    """
+    if any(map(is_batched, tensors)):
+        raise UnsupportedError(
+            "gradients of many outputs at once: the kernels take one; say vectorize=False or "
+            "is_grads_batched=False, or use torch.func"
+        )
+    if not torch.is_grad_enabled():
+        return compute(*tensors)
+    return Final.apply(compute, torch.empty(0, requires_grad=True), *tensors)
 
 
 class Recurrence(torch.autograd.Function):
@@ -56,7 +68,7 @@ def gradients(call: Call, *tensors) -> tuple:
 
 def recurrence(call: Call, *tensors):
     """Recurrence.apply, but without what it costs where nobody asks for a gradient."""
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or is_forward_mode():
         return Recurrence.apply(call, *tensors)
     y, last, _, _ = carry(call, *tensors)
     return y, last

@@ -16,7 +16,7 @@ from ...kernels import Clip
 from ..registry import cell_named
 from .chunks import gone_by, way_of
 from .functions import refuse_second_derivatives
-from .passes import Call, Left, carry, retreat, steps_in
+from .passes import Call, Left, carry, check_shapes, retreat, steps_in
 from .private import SingleLevelFunction, below_autograd, one_level, watched
 from .small import PLAIN, carried, retreated
 from .tensors import device_of, precision_of
@@ -70,10 +70,16 @@ def clip_of(how: How) -> Clip:
     return Clip(value, norm)
 
 
+def may_be_small(how: How, flags) -> bool:
+    """May a call go by addresses, as far as it is told beside its tensors?"""
+    return flags is None and not how.parallel and how.precision in ("", "fp32")
+
+
 def forward(x, s0, U, W, b, c, flags, *how):
     """rnn_gpu::forward on tensors that have numbers."""
     how, found = How(*how), None
-    if flags is None and not how.parallel:
+    check_shapes(cell_named(how.cell), x, s0, U, W, b, c)
+    if may_be_small(how, flags):
         found = carried(cell_named(how.cell), how.reverse, x, s0, U, W, b, c)
     if found is not None:
         return *found, torch.tensor(0)
@@ -85,7 +91,7 @@ def backward(dy, dlast, x, U, W, s, kept, *others):
     """rnn_gpu::backward on tensors that have numbers; others: flags, cut and a How's."""
     flags, cut, *how = others
     how, tensors, found = How(*how), (dy, dlast, x, U, W, s, kept), None
-    if flags is None and not how.parallel:
+    if may_be_small(how, flags):
         found = retreated(cell_named(how.cell), how.reverse, clip_of(how), *tensors)
     if found is None:
         call = call_of(x, flags, how)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import layers
+from ...errors import ShapeError
 from ...kernels import LIVE, RESET, Cell, Clip
 from ...kernels.once import once
 from ...layers.cutting import Parallel
@@ -73,6 +74,16 @@ def may_be_small(call: Call) -> bool:
     return plain and not (call.steps.masked or call.left.taped)
 
 
+def check_shapes(cell: Cell, x, s0, U, W, b, c):
+    """ShapeError where a layer's tensors are not of one size: kernels know no other's end."""
+    (_, B, m), n = x.shape, W.shape[-1]
+    expected = {"c": (cell.gates * n,), "s0": (cell.states, *s0.shape[1:-2], B, n)}
+    expected |= recurrent_shapes(cell, m, n)
+    for name, a in {"U": U, "W": W, "b": b, "c": c, "s0": s0}.items():
+        if a is not None and tuple(a.shape) != expected[name]:
+            raise ShapeError(f"{name} has shape {tuple(a.shape)}, expected {expected[name]}")
+
+
 def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     """Carry the state through time.  Returns (y, last, s, kept), of which none shares memory.
 
@@ -83,6 +94,7 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     s0 may be (S, 1+T, B, n), the initial states and those that are given: before step t, where a
     sample begins anew, s0[:, 1 + t]. Then s is (S, 2T+1, B, n)
     """
+    check_shapes(call.cell, x, s0, U, W, b, c)
     if may_be_small(call):
         found = small.carried(call.cell, call.reverse, x, s0, U, W, b, c)
         if found is not None:

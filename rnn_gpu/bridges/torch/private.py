@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import function
+from torch.autograd import forward_ad, function
 
 TENSOR: Any = torch.Tensor
 JIT: Any = torch.jit
@@ -23,6 +23,17 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 def is_tracing() -> bool:
     """Is this a call of torch.jit.trace's."""
     return JIT.is_tracing()
+
+
+def is_forward_mode() -> bool:
+    """Does torch carry tangents beside numbers?"""
+    return forward_ad._current_level >= 0
+
+
+def is_batched(x: Any) -> bool:
+    """Does vmap have many tensors behind this one?"""
+    there = torch._C._functorch
+    return x is not None and (there.is_batchedtensor(x) or there.is_legacy_batchedtensor(x))
 
 
 def watched(x: Any) -> bool:

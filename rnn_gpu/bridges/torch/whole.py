@@ -15,7 +15,7 @@ from ...kernels.once import once
 from ...layers.stateful import clip_of
 from .functions import not_again
 from .passes import Left
-from .private import SingleLevelFunction, parameters_of, watched
+from .private import SingleLevelFunction, is_forward_mode, parameters_of, watched
 from .small import NUMBERS, PLAIN, addresses, in_rows, is_plain, new, rows_of
 from .threads import carried_by, pays, retreated_by
 
@@ -87,7 +87,7 @@ def is_ready(module, input) -> bool:
     """May a call of a module go this way, as far as its options and the input say?"""
     dtype, drops = input.dtype, module.dropout and module.training and module.num_layers > 1
     plain = dtype in NUMBERS and is_plain(input, dtype) and input.dim() == 3
-    if not plain or watched(input) or torch.is_autocast_enabled("cpu"):
+    if not plain or watched(input) or is_forward_mode() or torch.is_autocast_enabled("cpu"):
         return False
     if module.precision not in STRICT:  # which is refused on the CPU
         return False
@@ -187,6 +187,7 @@ def retreated(call: Whole, needed, x, room, dy, *tensors) -> tuple:
     arrived, begin = addresses(dlast), addresses(ds0) or [0] * S
     θ, into = by_layers(tensors[S:], 2, 2), by_layers(dθ, plan.each, 4)
     out, base, state = rows_of(dy, rows_first), room.data_ptr(), B * plan.n * plan.item
+    clipped = 0
     for k, way in reversed(list(enumerate(plan.ways))):
         at, below = base + here.between[k - 1] if k else x.data_ptr(), []
         for d in range(plan.directions):
@@ -197,9 +198,10 @@ def retreated(call: Whole, needed, x, room, dy, *tensors) -> tuple:
             ends = moved(arrived, i * state), moved(begin, i * state)
             to = below[d].data_ptr() if below else 0, *into[i]
             how = given, dy_d, ends, to, d == 1, clip
-            left.clipped_steps += retreated_by(way, T, B, *how)
+            clipped += retreated_by(way, T, B, *how)
         dx = sum(below[1:], below[0]) if below else None  # whose numbers `out` is
         out = rows_of(dx, False) if k else out
+    left.clipped_steps = clipped
     return dx, *ds0, *dθ
 
 
