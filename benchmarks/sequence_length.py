@@ -26,8 +26,10 @@ IN_SEGMENTS = ("ours, in segments", "ours, parallel, in segments")  # on the CPU
 NETWORKS = (("elman", 20, 16), ("lstm", 32, 1), ("elman", 20, 1), ("gru", 32, 1), ("lstm", 256, 8))
 LONE = (("lstm", 64, 1), ("lstm", 256, 1))  # on the CPU too: what goes there in parallel over time
 LENGTHS = (1024, 1_048_576, 131_072, 128, 16_384, 65_536, 4096, 512)
-# steps: beyond, a step of a loop of torch takes minutes on the CPU; its LSTM is no such loop
-SLOW_STOPS, LOOPING = 131_072, ("elman", "gru")
+# steps: from so many on in segments, on the CPU
+SEGMENTED = 131_072
+# steps: beyond, torch's loop over them takes half a minute a call on the CPU; its LSTM is no loop
+SLOW_STOPS, LOOPING = 16_384, ("elman", "gru")
 # steps: beyond, a graph of cuDNN's kernels takes longer to build than it saves
 CUDNN_STOPS, GRAPHS_STOP = 65_535, 4096
 QUICK = 1, (128, 4096)  # networks and lengths on the CPU, where each takes two processes
@@ -35,12 +37,13 @@ TELLS = 1 << 20  # bytes: less is a matter of pages
 ARRAYS = 40  # of (T, B, n), what a training step of an LSTM has at most on the CPU
 if REHEARSAL:
     NETWORKS, LENGTHS, CUDNN_STOPS = (("elman", 5, 2), ("lstm", 4, 1)), (3, 6), 5
-    QUICK, TELLS, SLOW_STOPS = (1, (3, 3000)), 1 << 18, 3000
+    QUICK, TELLS, SEGMENTED, SLOW_STOPS = (1, (3, 3000)), 1 << 18, 3000, 3000
     LONE = (("lstm", 6, 1),)
 
 
 def cases(quick: bool = False) -> list[Case]:
-    networks = NETWORKS + LONE * CPU
+    # first what goes in parallel over time
+    networks = sorted(NETWORKS + LONE, key=lambda one: one[2]) if CPU and not quick else NETWORKS
     most, lengths = QUICK if CPU and quick else (len(networks), LENGTHS)
     return [
         Case(cell, n, B, T, m=n, threads=int(CPU))
@@ -53,7 +56,7 @@ def names(case: Case) -> list[str]:
     """Who is measured."""
     found = [*NAMES]
     if CPU:
-        found += IN_SEGMENTS * (case.T >= SLOW_STOPS)
+        found += IN_SEGMENTS * (case.T >= SEGMENTED)
         return [name for name in found if name != "torch" or not too_slow(case)]
     found += ["torch, CUDA graph"] * (case.T <= GRAPHS_STOP)
     return found + ["torch, in pieces"] * (case.T > CUDNN_STOPS)
