@@ -36,22 +36,51 @@ ENDING = ".kernel"
 
 def of_table(name: str) -> Callable:
     """The walk through a table's cases: our layers by their inner path, and by the public calls
-    where the table has these.
+    where the table has these; and in as many chunks as those in parallel over time may have.
     """
 
     def walk():
         from importlib import import_module
 
-        from benchmarks._contenders import ENTRIES, Problem
+        from benchmarks._contenders import ENTRIES, Ours, Problem
 
         table = import_module(f"benchmarks.{name}")
+        ways = ways_of(table.cases()) if "ours, parallel" in table.NAMES else {}
         for case in dict.fromkeys(case._replace(T=1) for case in table.cases()):
             problem = Problem(case)
             for who in table.NAMES:
                 if who in ("ours", "ours, public call"):  # a graph has the kernels of the first
                     ENTRIES[who].make(problem).outcome()
+        for case, way in ways:
+            Ours(Problem(case), public=True, parallel=way).outcome()
 
     return walk
+
+
+def ways_of(cases: list) -> dict:
+    """Each (case of two steps a chunk, `parallel`) that parallel="auto" of these cases may come to,
+    however soon their layers forget; chunks that are repaired have as many samples as it happens.
+    """
+    from benchmarks._contenders import Problem
+    from rnn_gpu.layers import cutting, scan
+
+    found, auto = {}, cutting.Parallel(auto=True)
+    for case in cases:
+        (layer,), T, B = Problem(case._replace(T=1)).layers, case.T, case.B
+        first = cutting.first_cut(layer, T, B, auto)
+        if first.chunks > 1:
+            late, soon = (cutting.best(layer, T, B, w) for w in (T // first.chunks // 2, 1))
+            counts = [2]  # as the look has two trajectories
+            while counts[-1] < soon.chunks:
+                counts.append(2 * counts[-1])
+            least = min(late.chunks, first.chunks)
+            for count in counts:
+                if count == 2 or count >= least:
+                    found[case._replace(T=2 * count), (count, 1)] = None
+        cut = scan.planned(layer, T, B, auto)
+        if not cut.why:
+            found[case._replace(T=2 * cut.chunks), ("scan", cut.chunks)] = None
+    return found
 
 
 def of_smoke():

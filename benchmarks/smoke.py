@@ -41,9 +41,9 @@ def made(cell: str, n: int, dtype: str, device: str):
     return kind(M, n, device=device, dtype=dtype, seed=1, init="torch")
 
 
-def outcome(layer, x, dy, lengths) -> dict:
+def outcome(layer, x, dy, lengths, parallel=False) -> dict:
     """Everything a call and its way back give, by name, as NumPy arrays."""
-    y, state = layer(x, lengths=lengths)
+    y, state = layer(x, lengths=lengths, parallel=parallel)
     dx, dstate = layer.backward(dy)
     parts = {"y": y, "dx": dx, "delta": layer.delta}
     for name, states in (("state", state), ("dstate", dstate)):
@@ -72,12 +72,33 @@ def same(cell: str, schedule: str, dtype: str, n: int = N, on_the_device: bool =
     with only(schedule):
         it = cuda.choose(layer.cell, "forward", n, B, np.dtype(dtype).itemsize)
         got = outcome(layer, x, dy, lengths)
-    errors = {
+    errors = errors_of(got, right)
+    ok = all(error <= TOLERANCE[dtype] for error in errors.values())
+    return {"ok": ok, "ran": it.schedule, "shared": it.shared, "errors": errors}
+
+
+def errors_of(got: dict, right: dict) -> dict:
+    """The largest relative error of each array."""
+    return {
         name: float(np.abs(got[name] - a).max() / max(1.0, np.abs(a).max()))
         for name, a in right.items()
     }
-    ok = all(error <= TOLERANCE[dtype] for error in errors.values())
-    return {"ok": ok, "ran": it.schedule, "shared": it.shared, "errors": errors}
+
+
+def scanned(cell: str, dtype: str) -> dict:
+    """The way back of one layer by a scan over two chunks against the definition, step by step:
+    samples of one length, and ragged ones, of which kernels look at flags.
+    """
+    rng, errors, chunks = np.random.default_rng(4), {}, []
+    layer = made(cell, N, dtype, "cuda")
+    x, dy = (rng.normal(size=(2 * T, B, size)).astype(dtype) for size in (M, N))
+    for name, lengths in (("", None), ("ragged ", rng.integers(1, 2 * T + 1, B))):
+        right = outcome(layer.copy(device="reference"), x, dy, lengths)
+        got = outcome(layer, x, dy, lengths, ("scan", 2))
+        errors |= {name + one: error for one, error in errors_of(got, right).items()}
+        chunks.append(layer.parallel_report.scan)
+    ok = chunks == [2, 2] and all(error <= TOLERANCE[dtype] for error in errors.values())
+    return {"ok": ok, "chunks": chunks, "errors": errors}
 
 
 def trained() -> dict:
@@ -166,6 +187,8 @@ def checks() -> dict:
         for schedule in NAMES:
             for dtype in dtypes:
                 found[f"{cell}/{schedule} {dtype}"] = (same, (cell, schedule, dtype))
+        for dtype in dtypes:
+            found[f"{cell}/scan {dtype}"] = (scanned, (cell, dtype))
         found[f"{cell}/block float32, arrays of the device"] = (
             same,
             (cell, "block", "float32", N, True),

@@ -34,6 +34,7 @@ def says(text, *arguments, **environment):
 # each, and who else is measured is not here.
 STEPS = """
 import json, sys
+from importlib import import_module
 sys.argv[:] = ["precompile"]
 sys.modules["torch"] = None  # importing it fails
 from benchmarks import _contenders, custom, launch, precompile, reference_points, sequence_length
@@ -42,7 +43,8 @@ from benchmarks._asked import CARDS, asked_of
 
 steps.TIERS, steps.LENGTHS = (((64,), (1, 32)), ((512,), (1,))), (3, 40)
 sequence_length.NETWORKS = (("elman", 20, 16), ("lstm", 32, 1))
-sequence_length.LENGTHS = (3, 40)
+sequence_length.NETWORKS += ("elman", 20, 1), ("lstm", 256, 8)
+sequence_length.LENGTHS = (3, 40, 16384)
 custom.SIZES = ((64, 32, 40),)
 launch.NETWORKS = (("lstm", 64, 32), ("gru", 32, 8))
 launch.REPEATS = 2
@@ -64,20 +66,42 @@ def look(name, work):
     counts[name] = len({one.name for one in asked})
     return rows
 
+sequence_length.LENGTHS = (3, 40)
 for name, table in zip(names, tables):
     rows = look(name, lambda: [table.measured(case) for case in table.cases()])
     assert all("ours" in found for row in rows for found in row["passes"].values()), name
+
+# in chunks, whether a layer forgets at once, as one does whose states stay zero, or never
+cutting = import_module("rnn_gpu.layers.cutting")
+forgets, reports = cutting.forgetting, []
+
+def in_chunks():
+    for found in (forgets, lambda *given: None):
+        cutting.forgetting = found
+        for cell, n, B in (("elman", 20, 1), ("lstm", 32, 1), ("lstm", 256, 8)):
+            case = _contenders.Case(cell, n, B, 16384, m=n)
+            one = _contenders.ENTRIES["ours, parallel"].make(_contenders.Problem(case))
+            one.outcome()
+            report = one.problem.layers[0].parallel_report
+            reports.append([report.chunks > 1, report.scan > 1])
+
+look("in chunks", in_chunks)
 look("smoke", lambda: [smoke.run(name) for name in smoke.checks() if "import-" not in name])
-print(json.dumps([missing, counts, sum(not name for name in made)]))
+titles = sorted({one.title for asked in before.values() for one in asked})
+nameless = sum(not name for name in made)
+print(json.dumps([missing, counts, nameless, titles, reports]))
 """.replace("CARDS_OF", "(9, 0)")
 
 
 @pytest.mark.slow
 def test_no_step_asks_for_a_kernel_that_was_not_compiled_before():
-    missing, counts, nameless = says(STEPS)
+    missing, counts, nameless, titles, reports = says(STEPS)
     assert {name: titles for name, titles in missing.items() if titles} == {}
     assert min(counts.values()) >= 2, counts
     assert nameless == 0
+    assert {"transfer.transfers_kernel", "carrying.arriving_kernel"} <= set(titles)
+    # of the last, whose matrices no multiprocessor holds, there is no scan that would pay
+    assert reports == [[True, False]] * 3 + [[False, True]] * 2 + [[False, False]]
 
 
 FEW = """
@@ -88,15 +112,19 @@ from importlib import import_module
 into, again = Path(sys.argv[1]), sys.argv[2] == "again"
 sys.argv[:] = ["precompile", "--into", str(into), "--steps", "few", "--processes", "2"]
 from benchmarks import _barriers, precompile
-from benchmarks._asked import CARDS, Idle, compiling
+from benchmarks._asked import CARDS, Idle, compiling, memory
 from benchmarks._contenders import Case, Ours, Problem
 from rnn_gpu.kernels.devices.cuda.driver import played_by
 
 def of_few():
     Ours(Problem(Case("elman", 5, 2, 1, m=5))).outcome()
+    back = Ours(Problem(Case("elman", 5, 2, 4, m=5)), public=True, parallel=("scan", 2))
+    back.outcome()
+    assert back.problem.layers[0].parallel_report.scan == 2
     next(_barriers.block_barrier())
 
 precompile.STEPS = {"few": of_few}
+memory.Allocation.poison = lambda made: made.block.bytes.fill(0)  # as asked_of has it
 if not again:
     precompile.main()
 loaded, compiled_here = [], []
@@ -125,7 +153,7 @@ def test_another_process_finds_every_kernel_and_compiles_none(tmp_path):
     assert f"precompile: {len(files)} kernels compiled, 0 not" in made.stdout
     elsewhere = {"NUMBA_CACHE_DIR": str(tmp_path / "b"), "RNN_GPU_CUBINS": str(into)}
     loaded, compiled = says(FEW, into, "again", **elsewhere)
-    assert loaded == [True] * len(files) and compiled == [] and len(files) >= 3
+    assert loaded == [True] * len(files) and compiled == [] and len(files) >= 5
     files[0].write_bytes(files[0].read_bytes()[:-1])
     loaded, compiled = says(FEW, into, "again", **elsewhere)
     assert len(compiled) == 1
