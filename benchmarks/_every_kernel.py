@@ -16,6 +16,7 @@ from rnn_gpu.kernels.cells.lstm import lstm
 from rnn_gpu.kernels.cells.noise import dropped, zoned
 from rnn_gpu.kernels.devices.cuda import (
     block,
+    carrying,
     cluster,
     elementwise_kernel,
     gemm,
@@ -23,7 +24,6 @@ from rnn_gpu.kernels.devices.cuda import (
     plain,
     transfer,
 )
-from rnn_gpu.kernels.devices.cuda.carrying import arriving_kernel
 from rnn_gpu.kernels.devices.cuda.contract import Bounds, Card, Problem
 from rnn_gpu.kernels.devices.cuda.launch import cuda, types
 from rnn_gpu.kernels.devices.cuda.plans import instructions, tensor_plans
@@ -192,9 +192,11 @@ def transfer_jobs(number, most: bool) -> Iterator[Job]:
             label = f"{title(factory, False, masked)}[{name} n={n}]"
             made = partial(factory, cell, number, n, masked)
             yield Job(label, name, True, made, known, transfer.sizes_of(cell, n).threads)
-    N = 64
-    made, threads = partial(arriving_kernel, number, N, 32, 16), 16 * N
-    yield Job(f"arriving[N={N}]", "", True, made, {"maps": 3, "ds": 3, "out": 3}, threads)
+    for N, n in ((64, 32), (37, 37), (113, 113)):  # primes: shares are not of one size
+        parts, known = carrying.parts_of(N), {"maps": 3, "ds": 3, "out": 3}
+        made = partial(carrying.arriving_kernel, number, N, n, parts)
+        model = sum(carrying.issued(N)) / 2  # of two barriers
+        yield Job(f"arriving[N={N}]", "", True, made, known, parts * N, model)
 
 
 def tensor_jobs(number, most: bool) -> Iterator[Job]:

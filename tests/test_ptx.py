@@ -181,9 +181,10 @@ def test_clusters_send_and_wait_for_bytes_without_a_barrier(every_kernel):
 
 
 def test_the_choice_of_a_plan_knows_what_a_warp_issues(every_kernel):
-    """In a step, for the cells that the numbers of plans.py are read off."""
-    told = [one for one in every_kernel if one["cell"] in CHOSEN and one["a_step"]]
-    assert len(told) >= 30
+    """In a step, for the cells that the numbers of plans.py are read off; and from map to map."""
+    known = (*CHOSEN, "")
+    told = [one for one in every_kernel if one["cell"] in known and one["a_step"]]
+    assert len(told) >= 30 and any(one["kernel"] == "arriving[N=113]" for one in told)
     ratios = {who(one): round(one["a_step"] / one["model"], 2) for one in told}
     assert {name: ratio for name, ratio in ratios.items() if not 1 / 1.3 <= ratio <= 1.05} == {}
 

@@ -141,8 +141,9 @@ def test_maps_are_what_the_way_back_makes_of_each_number(device, name, dtype, pa
     assert np.abs(maps[:, -1] - b).max() <= RTOL[dtype] * max(1.0, np.abs(b).max())
 
 
-def test_what_arrives_is_carried_from_map_to_map(device, dtype):
-    d, rng, count, S, n = find(device), np.random.default_rng(1), 6, 2, 3
+def from_map_to_map(device, dtype, S, n, count=6):
+    """Assert that `Device.arriving` gives the products of maps."""
+    d, rng = find(device), np.random.default_rng(1)
     maps, ds = rng.normal(size=(count * B, S * n + 1, S * n)), rng.normal(size=(S, B, n))
     found = d.numpy(d.arriving(d.array(maps, dtype), d.array(ds, dtype)))
     wanted = np.zeros((S, count * B, n))
@@ -152,6 +153,44 @@ def test_what_arrives_is_carried_from_map_to_map(device, dtype):
             wanted[:, c * B + b] = state.reshape(S, n)
             state = state @ maps[c * B + b, :-1] + maps[c * B + b, -1]
     assert np.abs(found - wanted).max() <= RTOL[dtype] * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("S, n", [(2, 3), (1, 3), (2, 2)])
+def test_what_arrives_is_carried_from_map_to_map(device, dtype, S, n):
+    """Of three numbers two threads share each, in the simulator: two products and one."""
+    from_map_to_map(device, dtype, S, n)
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="no GPU, and none simulated")
+def test_threads_share_the_numbers_of_a_state_whatever_their_count(monkeypatch):
+    """On a card a block has 512 threads at most, each with few products: also of prime numbers."""
+    from rnn_gpu.kernels.devices.cuda import carrying
+
+    monkeypatch.setattr(carrying, "THREADS", 256)
+    for N in range(1, carrying.NUMBERS + 1):
+        parts = carrying.parts_of(N)
+        each = -(-N // parts)
+        assert N * parts <= 512 and each <= 32 and (parts - 1) * each < N
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="no GPU, and none simulated")
+@pytest.mark.parametrize("dtype", RTOL)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_what_no_kernel_of_the_scan_holds_goes_by_samples_and_products(name, dtype, monkeypatch):
+    from rnn_gpu.kernels.devices.cuda import carrying, transfer
+
+    def refused(*given):
+        raise AssertionError("a kernel of the scan was launched")
+
+    monkeypatch.setattr(transfer, "UNITS", 0)
+    monkeypatch.setattr(carrying, "NUMBERS", 0)
+    monkeypatch.setattr(transfer, "transfers", refused)
+    monkeypatch.setattr(carrying, "arriving", refused)
+    from_map_to_map("cuda", dtype, 2, 3)
+    for pattern in ("all", "lengths"):
+        layer = same_by_scan(remembering(name, "cuda", dtype), **called_with(pattern))
+        report = layer.parallel_report
+        assert report.scan == 4 and not report.sequential_back
 
 
 # The way back

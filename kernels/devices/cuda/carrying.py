@@ -19,8 +19,10 @@ NUMBERS = 128  # of a state, at most
 
 @factory
 def arriving_kernel(number, N: int, n: int, parts: int):
-    each_part, ZERO, shares_of_all = N // parts, number(0), parts * N
-    MAP = (N + 1) * N
+    each_part, ZERO, shares_of_all = -(-N // parts), number(0), parts * N
+    MAP, PLACES = (N + 1) * N, each_part * parts
+    # the last part takes each_part rows too: those that are the part's before it times zero
+    BEYOND, LAST_PART = PLACES - N, PLACES - each_part
 
     @device_function
     def load_row(k, flat_maps, at, weights):
@@ -44,21 +46,24 @@ def arriving_kernel(number, N: int, n: int, parts: int):
     @cuda.jit(launch_bounds=up(N * parts, ROUND_TO))
     def arriving(maps, ds, out):
         """`Device.arriving`, a sample a block.  out (S, C·B, n)."""
-        state, shares = cuda.shared.array(N, number), cuda.shared.array(shares_of_all, number)
+        state, shares = cuda.shared.array(PLACES, number), cuda.shared.array(shares_of_all, number)
         weights = cuda.local.array(each_part, number)
         B, b, all_maps, all_out = ds.shape[1], cuda.blockIdx.x, flat(maps), flat(out)
         part = cuda.threadIdx.x // N
         i, here, first = cuda.threadIdx.x - part * N, part < parts, part * each_part
         chunks = np.int32(maps.shape[0] // B)
         last = np.int64(maps.shape[0] - B + b)
-        at = place(maps, last * MAP + first * N + i)
+        own_place = i if i < LAST_PART else i + BEYOND
+        at = place(maps, last * MAP + min(first, N - each_part) * N + i)
         direct_at = place(maps, last * MAP + N * N + i)
         to = place(out, (i // n * np.int64(maps.shape[0]) + last) * n + i % n)
         back, out_back = distance(all_maps, -B * MAP), distance(all_out, -B * n)
         own, direct = ZERO, ZERO
         if part == 0:
             own = ds[i // n, b, i % n]
-            state[i] = own
+            state[own_place] = own
+            if i < BEYOND:
+                state[LAST_PART + i] = ZERO
         if here:
             load_rows(all_maps, at, weights)
             direct = load(all_maps, direct_at, 0)
@@ -76,7 +81,7 @@ def arriving_kernel(number, N: int, n: int, parts: int):
             cuda.syncthreads()
             if part == 0:
                 own = sum_shares(own, shares, i)
-                state[i] = own
+                state[own_place] = own
             cuda.syncthreads()
             to += out_back
             chunks = np.int32(chunks - 1)
@@ -85,9 +90,11 @@ def arriving_kernel(number, N: int, n: int, parts: int):
 
 
 def parts_of(N: int) -> int:
-    """Threads that share each number of a state: a divisor of N."""
-    most = max(1, 4 * THREADS // N)
-    return max(count for count in range(1, min(N, most) + 1) if N % count == 0)
+    """Threads that share each number of a state: as many as a block has that may have some 120
+    registers each. The last may have fewer products than the others.
+    """
+    each = -(-N // max(1, min(N, 2 * THREADS // N)))
+    return -(-N // each)
 
 
 def arriving(maps, ds):
@@ -99,8 +106,22 @@ def arriving(maps, ds):
     return out
 
 
+# An estimate of cycles, as that of plans.py; instructions are read off SASS of sm_90.
+
+A_CHUNK = 28  # instructions of a thread: addresses, two barriers
+A_PRODUCT = 4  # beside those
+A_SHARE = 3  # likewise, of threads that add shares up
+
+
+def issued(N: int) -> tuple[int, int]:
+    """Instructions of one chunk of each warp; and of those that add up, beside them."""
+    parts = parts_of(N)
+    return A_CHUNK + A_PRODUCT * -(-N // parts), A_SHARE * parts
+
+
 def cycles(N: int, itemsize: int) -> float:
     """Of one chunk: products, the sum of parts, two barriers."""
     parts = parts_of(N)
-    warps, issued = -(-N * parts // WARP), 30 + 8 * (N // parts)
-    return STALL + 10 * parts + itemsize // 4 * issued * warps / SCHEDULERS
+    (products, shares), warps, adding = issued(N), -(-N * parts // WARP), -(-N // WARP)
+    busy = itemsize // 4 * (products * warps + shares * adding) / SCHEDULERS
+    return STALL + 10 * parts + busy
