@@ -92,7 +92,7 @@ derivatives
 bridges.jax.jobs bridges.jax.xla keeping parameters schedules
 bridges.jax.calls losses optimizers
 layers.overlap layers.passes layers.steps
-layers.given
+layers.anew layers.given
 layers.tapes
 layers.base layers.cutting layers.noise
 layers.parallel

@@ -6,63 +6,28 @@ import numpy as np
 import pytest
 
 import rnn_gpu
-from conftest import DEVICES, REPRESENTATIVE, RTOL
+from conftest import DEVICES, REPRESENTATIVE
+from in_chunks import (
+    CUT,
+    KINDS,
+    RNG,
+    TOLERANCE,
+    B,
+    M,
+    N,
+    T,
+    both_ways,
+    close,
+    draw,
+    forgetful,
+    remembering,
+    same_in_chunks,
+)
 from rnn_gpu.kernels.devices import find
 from rnn_gpu.layers.cutting import PIECE, Parallel, forgetting
 from rnn_gpu.layers.overlap import chunks_of, gathered, growth, per_chunk, scatter
 from rnn_gpu.layers.passes import Pass
 from rnn_gpu.layers.steps import all_live_of
-
-T, B, M, N = 203, 2, 3, 5
-CUT = (4, 11)  # chunks, warm-up
-TOLERANCE = {"float64": 1e-11, "float32": 1e-6}
-KINDS = {"elman_tanh": rnn_gpu.RNN, "gru": rnn_gpu.GRU, "lstm": rnn_gpu.LSTM}
-RNG = np.random.default_rng(7)
-
-
-def draw(*shape, dtype="float64"):
-    return RNG.normal(size=shape).astype(dtype)
-
-
-def forgetful(kind, device="reference", dtype="float64", **options):
-    """A layer that forgets what was some steps before."""
-    layer = kind(M, N, device=device, dtype=dtype, **options)
-    layer.parameters["W"][...] *= 0.1
-    if layer.cell.gates > 1:  # of a GRU the update gate, of an LSTM the forget gate
-        layer.parameters["b"][N : 2 * N] = -2
-    return layer
-
-
-def numbers(value):
-    """All arrays of what a call gives, flat."""
-    if isinstance(value, (tuple, list)):
-        return [a for one in value for a in numbers(one)]
-    return [value.get() if hasattr(value, "get") else np.asarray(value)]
-
-
-def close(a, b, rtol):
-    for one, other in zip(numbers(a), numbers(b), strict=True):
-        assert one.shape == other.shape
-        assert np.abs(one - other).max() <= rtol * max(1.0, np.abs(other).max())
-
-
-def both_ways(model, x, dy, *, parallel, dstate=None, options=None, back=None, **called):
-    """(all that a call and its backward give, the model) in chunks, or step by step."""
-    tolerance = TOLERANCE[model.dtype]
-    y, state = model(x, parallel=parallel, tolerance=tolerance, **called)
-    dx, ds = model.backward(dy, dstate, **(back or {}))
-    return [y, state, dx, ds, *model.grads.values()]
-
-
-def same_in_chunks(model, x=None, *, back=None, rtol=None, cut=CUT, **called):
-    """Assert that chunks give what steps give, both ways."""
-    dtype = model.dtype
-    x = draw(T, B, M, dtype=dtype) if x is None else x
-    dy = draw(*x.shape[:2], model.output_size, dtype=dtype)
-    wanted = both_ways(model, x, dy, parallel=False, back=back, **called)
-    found = both_ways(model, x, dy, parallel=cut, back=back, **called)
-    close(found, wanted, rtol or 10 * RTOL[dtype])
-
 
 # Chunks
 
@@ -192,33 +157,7 @@ def test_clipping_is_not_linear_and_goes_step_by_step():
     assert "clipped" in layer.parallel_report.sequential_back
 
 
-def test_resets_go_step_by_step_and_the_report_says_so():
-    layer, resets = forgetful(rnn_gpu.GRU), np.zeros((T, B), bool)
-    resets[33, 0] = True
-    same_in_chunks(layer, resets=resets, rtol=0)
-    assert "resets" in layer.parallel_report.sequential
-
-
 # What does not forget
-
-
-def remembering(name, **options):
-    """A layer that does not forget."""
-    if name == "bistable":
-        layer = rnn_gpu.RNN(M, N, **options)
-        layer.parameters["W"][...] = 3 * np.eye(N)
-    elif name == "chaotic":
-        layer = rnn_gpu.RNN(M, 32, **options)
-        layer.parameters["W"][...] *= 3
-        layer.parameters["U"][...] *= 0.1
-    elif name == "relu":
-        layer = rnn_gpu.RNN(M, N, "relu", **options)
-        layer.parameters["W"][...] = np.eye(N)
-        layer.parameters["U"][...] = np.abs(layer.parameters["U"]) / 100
-    else:
-        layer = rnn_gpu.LSTM(M, N, **options)
-        layer.parameters["b"][N : 2 * N] = float(name)
-    return layer
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -1,5 +1,7 @@
 """torch's modules over one long sequence as chunks side by side: against the same, step by step."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,36 @@ def test_masks_and_given_states_and_a_packed_sequence():
     close(outcome(module, module, x, **given), wanted)
     close([module(packed)[0].data], [y])
     assert not module.parallel_reports[0].sequential
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("kind", "reverse"), [(ours.GRU, False), (ours.LSTM, True)])
+def test_resets_and_given_states(kind, reverse, compiled):
+    module, x = forgetful(kind, bidirectional=reverse), drawn(T, B, M)
+    resets = torch.rand(T, B) < 0.05
+    resets[[51, 102]] = True  # where chunks begin
+    lone = kind is ours.GRU
+    states = tuple(drawn(1 + reverse, T, B, N) for _ in range(2 - lone))
+    for given in ({}, {"reset_state": states[0] if lone else states}):
+        called, tensors = {"resets": resets}, states if given else ()
+        module.parallel = False
+        call = partial(module, **given)
+        wanted = outcome(module, call, x, **called), of_each(call, x, tensors, **called)
+        module.parallel, module.tolerance = CUT.values()
+        if compiled:
+            fast = torch.compile(module, backend="aot_eager", fullgraph=True)
+            call = partial(fast, **given)
+        close(outcome(module, call, x, **called), wanted[0])
+        close(of_each(call, x, tensors, **called), wanted[1])
+        if not compiled:
+            reports = module.parallel_reports
+            assert all(r.chunks == 4 and not r.sequential + r.sequential_back for r in reports)
+
+
+def of_each(call, x, tensors, **given):
+    """dE/dx and what arrives at given states."""
+    y, _ = call(x, **given)
+    return torch.autograd.grad(y.square().sum(), [x, *tensors])
 
 
 def test_what_does_not_forget_has_the_bits_of_steps():

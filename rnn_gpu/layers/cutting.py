@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import arguments
 from ..errors import ArgumentError
-from ..kernels import Forward
+from ..kernels import LIVE, RESET, Forward
 from .overlap import apart
 from .passes import Pass
 from .steps import Steps
@@ -97,15 +97,14 @@ def cut_of(layer, x, steps: Steps, pass_: Pass) -> Cut:
     forgetting of this x let expect.
     """
     way, (T, B, _) = pass_.parallel, x.shape
-    if steps.starts is not None or layer in pass_.given:
-        return Cut(why="samples begin anew: resets")
     cut = first_cut(layer, T, B, way)
     if cut.why or way.chunks is not None:
         return cut
-    most = T // cut.chunks // 2
-    needed = forgetting(layer, x, steps, pass_, most)
-    if needed is None:
+    most, longest = T // cut.chunks // 2, longest_of(layer.backend, steps)
+    needed = forgetting(layer, x, steps, pass_, min(most, longest))
+    if needed is None and longest > most:
         return Cut(why=f"it does not forget within {most} steps: measured")
+    needed = longest if needed is None else needed
     return if_worth(best(layer, T, B, needed), way)
 
 
@@ -150,7 +149,8 @@ def expected(layer, T: int, B: int, way: Parallel) -> str:
 
 def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
     """The steps after which two trajectories that began apart are the same within a quarter of the
-    tolerance, from a third of x (T, B, m) on; None where that takes more than `most`.
+    tolerance, from a third of x (T, B, m) on, as if no sample began anew; None where that takes
+    more than `most`.
 
     It looks at them every PIECE steps, and ends early where they do not approach, or do so
     steadily.
@@ -165,8 +165,11 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
     first = last = 0.5
     for start in range(0, most, PIECE):
         end = min(start + PIECE, most)
-        state = probed(layer, cell, pass_, looked_at(layer, x, steps, start, end), state)
-        distance = float(apart(number(state[:, :B]), number(state[:, B:])).max())
+        x_there, there = looked_at(layer, x, steps, start, end)
+        state = probed(layer, cell, pass_, (x_there, there), state)
+        distances = apart(number(state[:, :B]), number(state[:, B:]))
+        alive = number(there.flags)[:, :B].any(0)  # the others stand still
+        distance = float(distances[alive].max(initial=0)) if alive.any() else last
         if distance <= allowed or (distance <= ROUNDING * ε and 2 * distance >= last):
             return start + int(np.ceil((end - start) * share_of(last, distance, allowed)))
         if not start:
@@ -183,6 +186,16 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
                 return end + int(np.ceil(left)) if end + left <= most else None
         last = distance
     return None
+
+
+def longest_of(device, steps: Steps) -> int:
+    """For how many steps a sample goes on, at most, until it begins anew or ends."""
+    T, B = steps.flags.shape
+    if not steps.masked:
+        return T
+    flags, t = device.numpy(steps.flags), np.arange(T)[:, None]
+    begun = np.maximum.accumulate(np.where(flags & RESET != 0, t, 0))
+    return int(((t + 1 - begun) * (flags & LIVE != 0)).max(initial=0))
 
 
 def share_of(before: float, after: float, allowed: float) -> float:
@@ -204,7 +217,8 @@ def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]
         return layer.in_turn(np.concatenate([a[first:last]] * 2, 1))
 
     dead = None if steps.dead is None else beside(steps.dead)
-    return beside(x), Steps(d.array(beside(steps.flags), np.uint8), dead, None, steps.first)
+    flags = d.array(beside(steps.flags) & np.uint8(LIVE), np.uint8)
+    return beside(x), Steps(flags, dead, None, steps.first)
 
 
 def probed(layer, cell, pass_: Pass, given: tuple, state) -> Any:

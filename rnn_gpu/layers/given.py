@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ArgumentError
+from .passes import Back
 from .steps import Steps, entered
 
 
@@ -24,13 +25,12 @@ class Given(NamedTuple):
         """The states that a layer not in reverse begins with, of s0 (S, B, n)."""
         return s0 if self.first is None else np.where(self.first, self.states[:, 0], s0)
 
-    def put_behind(self, s, reverse: bool):
-        """The others into s (S, 2T + 1, B, n), behind those of the layer's own steps; the first of
-        them, which nobody looks at, is the initial one.
+    def put_into(self, out, initial, reverse: bool):
+        """The others into out (S, T, B, n), in the order of the layer's own steps; the first of
+        them, which nobody looks at, is the initial one (S, B, n).
         """
-        T = self.states.shape[1]
-        s[:, T + 1] = s[:, 0]
-        s[:, T + 2 :] = in_time(self.states[:, 1:], reverse)
+        out[:, 0] = initial
+        out[:, 1:] = in_time(self.states[:, 1:], reverse)
 
     def part(self, steps: Steps, start: int, end: int) -> "Given":
         """Of steps start … end−1, of the Steps of all; what begins anew with the first of them
@@ -73,6 +73,17 @@ def arrived(device, ds, behind, first, reverse: bool) -> tuple[Any, Any]:
         return ds, dstates
     dstates[:, 0] = np.where(first, ds, zero)
     return np.where(first, zero, ds), dstates
+
+
+def parted(device, back: Back, behind, first, reverse: bool) -> Back:
+    """The Back of a layer with given states, of that with all that arrives before its own first
+    step, and behind (S, T, B, n), narrowed, as arrived has it.
+    """
+    ds, wide = back.ds[0], back.wide_ds
+    own, dgiven = arrived(device, ds, behind, first, reverse)
+    if first is not None and not reverse:  # for the steps before
+        wide = np.where(first, wide.dtype.type(0), wide)
+    return back._replace(ds=[own], dgiven=(dgiven,), wide_ds=wide)
 
 
 def enter_given(device, parts, begins, dtype: str, turn) -> Given:

@@ -41,12 +41,17 @@ class Chunks(NamedTuple):
         out[...] = a.reshape((L, C, B, *tail)).swapaxes(0, 1)
         return out.reshape((C * L, B, *tail))[: self.T]
 
-    def cut_states(self, device, s) -> Any:
-        """s (S, T+1, B, n) -> a copy (S, L+1, C·B, n): each chunk with the state it begins with."""
+    def cut_states(self, device, s, resets: bool = False) -> Any:
+        """s (S, T+1, B, n) -> a copy (S, L+1, C·B, n): each chunk with the state it begins with.
+
+        resets  with room for as many states that samples begin anew with: (S, 2L+1, C·B, n)
+        """
         S, _, B, n = s.shape
-        out = device.empty((S, self.length + 1, self.count * B, n), s.dtype)
+        L = self.length
+        rows = (2 * L if resets else L) + 1
+        out = device.empty((S, rows, self.count * B, n), s.dtype)
         for k in range(S):
-            out[k, 1:] = self.cut(device, s[k, 1:])
+            out[k, 1 : L + 1] = self.cut(device, s[k, 1 : self.T + 1])
         starts = s[:, : self.count * self.length : self.length]
         out[:, 0] = starts.reshape((S, self.count * B, n))
         return out

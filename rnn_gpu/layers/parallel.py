@@ -11,7 +11,9 @@ import numpy as np
 
 from .. import outline
 from ..kernels import UNCLIPPED, Backward, Forward
+from . import anew
 from .cutting import PIECE, ROUNDING, SAME, Cut, cut_of
+from .given import parted
 from .overlap import Chunks, apart, chunks_of, gathered, growth, per_chunk, scatter
 from .passes import Back
 from .tapes import Tape
@@ -54,6 +56,9 @@ class ChunkedTape(NamedTuple):
     tolerance: float
     report: ParallelReport
     device: Any
+    starts: Any = None  # (T, B, 1), in that order: see Steps
+    given: bool = False  # are there given states, that samples go on from where they begin anew?
+    first: Any = None  # (B, 1) bool: see Given
 
     keeps_y = False
     __repr__ = outline.fields
@@ -61,15 +66,16 @@ class ChunkedTape(NamedTuple):
     def whole(self) -> Tape:
         """The same as if it had gone step by step: copies."""
         d, cut, inner = self.device, self.chunks, self.inner
-        S, _, _, n = inner.wide_s.shape
-        s = d.empty((S, cut.T + 1, cut.B, n), inner.wide_s.dtype)
-        s[:, 0] = inner.wide_s[:, 0, : cut.B]
+        (S, _, _, n), (T, B, _, L) = inner.wide_s.shape, cut
+        s = d.empty((S, (2 * T if self.given else T) + 1, B, n), inner.wide_s.dtype)
+        s[:, 0] = inner.wide_s[:, 0, :B]
         for k in range(S):
-            s[k, 1:] = cut.joined(d, inner.wide_s[k, 1:])
-        kept = cut.joined(d, inner.wide_kept)
-        return inner._replace(
-            x=self.x, wide_s=s, wide_kept=kept, flags=self.flags, masked=self.masked, mask=self.mask
-        )
+            s[k, 1 : T + 1] = cut.joined(d, inner.wide_s[k, 1 : L + 1])
+            if self.given:
+                s[k, T + 1 :] = cut.joined(d, inner.wide_s[k, L + 1 :])
+        kept, pattern = cut.joined(d, inner.wide_kept), (self.flags, self.starts, self.masked)
+        own = inner.cell, inner.own, self.mask
+        return Tape(self.x, s, kept, *pattern, *own, first=self.first)
 
     @property
     def s(self):
@@ -97,13 +103,14 @@ class InChunks(NamedTuple):
 class Run:
     """Trajectories of one layer on one input in chunks."""
 
-    def __init__(self, layer, cell, chunks: Chunks, x, drawn, flags, masked: bool):
+    def __init__(self, layer, cell, chunks: Chunks, x, drawn, flags, masked: bool, given=None):
         """x (L, C·B, m); drawn (L, C·B, G + D, n), p of a cell that draws, else None; flags
-        (L, C·B).
+        (L, C·B); given (S, L, C·B, n), what samples begin anew with, None where none does.
         """
         self.layer, self.cell, self.chunks = layer, cell, chunks
         self.x, self.drawn, self.flags, self.masked = x, drawn, flags, masked
-        self.device, self.dtype = layer.backend, x.dtype
+        self.given, self.device, self.dtype = given, layer.backend, x.dtype
+        self.events = anew.events(self.device, chunks, flags, masked)
         self.steps = 0  # of one sample each, that were run
 
     def inputs(self, steps: slice, columns: list[slice]):
@@ -115,58 +122,91 @@ class Run:
         x = gathered(d, self.x[steps], 1, columns)
         return d.project(x, θ["U"], θ["b"], self.cell.gates, layer.precision)
 
-    def over(self, p, start, flags):
-        """(states (S, steps + 1, columns, n), kept) from start (S, columns, n) over p, which may be
-        overwritten.
+    def over(self, p, start, steps: slice, columns: list[slice]):
+        """(states (S, steps + 1, columns, n), what is given behind them; kept) from start
+        (S, columns, n) over p of some steps and columns, which may be overwritten.
         """
         d, cell, layer = self.device, self.cell, self.layer
-        L, columns, _, n = p.shape
-        s = d.empty((cell.states, L + 1, columns, n), self.dtype)
+        L, count, _, n = p.shape
+        rows = L + 1 if self.given is None else 2 * L + 1
+        s = d.empty((cell.states, rows, count, n), self.dtype)
         s[:, 0] = start
+        if self.given is not None:
+            s[:, L + 1 :] = gathered(d, self.given[:, steps], 2, columns)
+        flags = gathered(d, self.flags[steps], 1, columns)
         # see Recurrent.forward
         shared = cell.kept == cell.gates + cell.drawn
-        kept = p if shared else d.empty((L, columns, cell.kept, n), self.dtype)
+        kept = p if shared else d.empty((L, count, cell.kept, n), self.dtype)
         call = Forward(p, layer.parameters["W"], layer.recurrent_bias, s, kept, flags, self.masked)
-        d.forward(cell, call, layer.precision)
-        self.steps += L * columns
+        anew.forward(d, cell, call, layer.precision)
+        self.steps += L * count
         return s, kept
 
-    def warmed(self, p, steps: int):
-        """The states (S, steps + 1, (C − 1)·B, n) of chunks that start from zero with the last
-        steps of all chunks but the last.
+    def warmed(self, p, warm_up: int) -> "Warm":
+        """What those chunks begin with that need it: each goes over the last steps of the chunk
+        before, from zero, but over no more than know of what was before them.
         """
-        cut, d = self.chunks, self.device
-        last, columns = slice(cut.length - steps, cut.length), slice(0, (cut.count - 1) * cut.B)
-        flags = d.copy(self.flags[last, columns])
-        start = d.zeros((self.cell.states, columns.stop, p.shape[3]), self.dtype)
-        return self.over(d.copy(p[last, columns]), start, flags)[0]
+        cut, d, events = self.chunks, self.device, self.events
+        needed = ~(events.begins | events.idle)[1:]
+        chunks = np.nonzero(needed.any(1))[0].tolist()
+        steps = min(warm_up, int(events.since[:-1][needed].max(initial=0)))
+        last, columns = slice(cut.length - steps, cut.length), cut.columns(chunks)
+        start = d.zeros((self.cell.states, len(chunks) * cut.B, p.shape[3]), self.dtype)
+        if not (chunks and steps):
+            return Warm(start[:, None], columns)
+        p = gathered(d, p[last], 1, columns)
+        return Warm(self.over(p, start, last, columns)[0][:, : steps + 1], columns)
+
+    def hand_on(self, s):
+        """Where nothing happens to a sample in a chunk, it has the state that the one before ends
+        with: overwrites s.
+        """
+        (C, B), L = self.events.until.shape, self.chunks.length
+        idle = self.events.idle
+        if not idle[1:].any():
+            return
+        of = np.where(idle, 0, np.arange(C)[:, None])
+        ends = (np.maximum.accumulate(of) * B + np.arange(B))[1:][idle[1:]]
+        columns = np.nonzero(idle[1:].ravel())[0] + B
+        s[:, : L + 1, columns.tolist()] = s[:, L, ends.tolist()][:, None]
 
     def jumps(self, s) -> np.ndarray:
-        """How far each chunk but the first begins from where the one before ends: (C − 1,)."""
-        number, B = self.device.numpy, self.chunks.B
-        ends, starts = number(s[:, -1])[:, :-B], number(s[:, 0])[:, B:]
-        return per_chunk(apart(starts, ends), B)
+        """How far each chunk but the first begins from where the one before ends: (C − 1,).  A
+        sample that begins anew there does not jump.
+        """
+        number, B, L = self.device.numpy, self.chunks.B, self.chunks.length
+        distances = apart(number(s[:, 0])[:, B:], number(s[:, L])[:, :-B])
+        return self.counted(distances, ~self.events.begins[1:])
+
+    def counted(self, distances: np.ndarray, where: np.ndarray) -> np.ndarray:
+        """The largest of each chunk's samples: (k·B,) -> (k,), where they count, (k, B) bool."""
+        return per_chunk(np.where(where.ravel(), distances, 0), self.chunks.B)
 
     def again(self, s, kept, wrong: list[int], allowed: float, patience: int) -> "Again":
         """Run chunks again from the ends of those before, each until it is where it was; overwrites
         s and kept.  It is given up where after `patience` steps more than half of all chunks are
         not where they were.
         """
-        cut, d, number = self.chunks, self.device, self.device.numpy
-        B, ε = cut.B, float(np.finfo(self.dtype).eps)
-        state = gathered(d, s[:, -1], 1, cut.columns([c - 1 for c in wrong]))
+        cut, d, number, until = self.chunks, self.device, self.device.numpy, self.events.until
+        ε = float(np.finfo(self.dtype).eps)
+        state = gathered(d, s[:, cut.length], 1, cut.columns([c - 1 for c in wrong]))
         begin = number(gathered(d, s[:, 0], 1, cut.columns(wrong)))
-        first = last = per_chunk(apart(begin, number(state)), B)
+        distance = apart(begin, number(state))
+        first = last = self.counted(distance, ~self.events.begins[wrong])
         grown, met, start = 1.0, 0.0, 0
         while wrong and start < cut.length:
             end = min(start + PIECE, cut.length)
             steps, columns = slice(start, end), cut.columns(wrong)
-            flags = gathered(d, self.flags[steps], 1, columns)
-            new, new_kept = self.over(self.inputs(steps, columns), state, flags)
-            before = number(gathered(d, s[:, end], 1, columns))
-            scatter(s[:, start : end + 1], 2, columns, new)
+            new, new_kept = self.over(self.inputs(steps, columns), state, steps, columns)
+            state = new[:, end - start]
+            distance = apart(number(gathered(d, s[:, end], 1, columns)), number(state))
+            distance = self.counted(distance, until[wrong] > end)
+            if not start:  # later on a step's end stands there, whatever the next begins with
+                scatter(s[:, 0], 1, columns, new[:, 0])
+            scatter(s[:, start + 1 : end + 1], 2, columns, new[:, 1 : end - start + 1])
             scatter(kept[steps], 1, columns, new_kept)
-            distance, start = per_chunk(apart(before, number(new[:, -1])), B), end
+            self.hold(s, wrong, start, end, state)
+            start = end
             if (known := first > MEASURED * ε).any():
                 grown = max(grown, float((distance / first)[known].max()))
             rounded = (distance <= ROUNDING * ε) & (2 * distance >= last)
@@ -174,10 +214,28 @@ class Run:
             met = max([met, *distance[done].tolist()])
             left = np.nonzero(~done)[0].tolist()
             wrong, first, last = [wrong[i] for i in left], first[left], distance[left]
-            state = gathered(d, new[:, -1], 1, cut.columns(left)) if left else None
+            state = gathered(d, state, 1, cut.columns(left)) if left else None
             if start >= patience and 2 * len(wrong) >= cut.count > 2:
                 return Again(grown, met, start, True)
         return Again(grown, met, start, False)
+
+    def hold(self, s, chunks: list[int], start: int, end: int, state):
+        """What samples end with to which nothing happens any more after some of the steps
+        start … end−1 is theirs until their chunks end: overwrites s.  state (S, ·, n), after step
+        end−1.
+        """
+        until, B, L = self.events.until[chunks], self.chunks.B, self.chunks.length
+        own = np.nonzero(((until > start) & (until <= end)).ravel())[0]
+        if own.size and end < L:
+            columns = np.array(chunks)[own // B] * B + own % B
+            s[:, end + 1 : L + 1, columns.tolist()] = state[:, own.tolist()][:, None]
+
+
+class Warm(NamedTuple):
+    """How those chunks begin that have to be warmed up."""
+
+    s: Any  # (S, steps + 1, ·, n)
+    columns: list[slice]  # of the chunks before, whose last steps were taken
 
 
 class Again(NamedTuple):
@@ -204,7 +262,6 @@ def in_chunks(layer, x, s0, steps, pass_, found: Cut):
     """`forward`, cut so."""
     d, θ, (T, B, _) = layer.backend, layer.parameters, x.shape
     cut = chunks_of(T, B, found.chunks)
-    warm_up = min(found.warm_up, cut.length)
     own = steps.turned(d) if layer.reverse else steps
     xs = cut.cut(d, layer.in_turn(x))
     cell, drawn, mask = layer.noise.around(layer.cell, pass_.training), None, None
@@ -214,47 +271,81 @@ def in_chunks(layer, x, s0, steps, pass_, found: Cut):
         p = d.copy(drawn)
     else:
         p = d.project(xs, θ["U"], θ["b"], cell.gates, layer.precision)
-    run = Run(layer, cell, cut, xs, drawn, cut.cut(d, own.flags), own.masked or cut.padded)
-    warm = run.warmed(p, warm_up)
-    start = d.empty((cell.states, cut.count * B, layer.hidden_size), layer.dtype)
-    (start[cell.output :, :B],) = s0
-    if mask is not None:
-        start[0, :B] = mask * start[1, :B]
-    start[:, B:] = warm[:, -1]
-    s, kept = run.over(p, start, run.flags)
+    given, L = pass_.given.get(layer), cut.length
+    initial, begins = beginnings(layer, cell, cut, s0[0], given, mask, own.starts is not None)
+    masked = own.masked or cut.padded
+    run = Run(layer, cell, cut, xs, drawn, cut.cut(d, own.flags), masked, begins)
+    warm = run.warmed(p, min(found.warm_up, L))
+    start = d.zeros((cell.states, cut.count * B, layer.hidden_size), layer.dtype)
+    start[:, :B] = initial
+    scatter(start[:, B:], 1, warm.columns, warm.s[:, -1])
+    s, kept = run.over(p, start, slice(0, L), [slice(0, cut.count * B)])
+    run.given = None if begins is None else s[:, L + 1 :]
     tolerance = pass_.parallel.tolerance
     report = settled(run, s, kept, warm, tolerance)
-    report = report._replace(warm_up=warm_up, modelled_gain=found.gain)
+    report = report._replace(warm_up=warm.s.shape[1] - 1, modelled_gain=found.gain)
     if report.sequential:
         return None, report
     masks = None if mask is None else np.concatenate([mask] * cut.count)
-    inner = Tape(xs, s, kept, run.flags, None, run.masked, cell, layer.cell, masks)
-    tape = ChunkedTape(x, cut, inner, own.flags, own.masked, mask, tolerance, report, d)
-    y = layer.in_turn(cut.joined(d, s[cell.output, 1:]))
-    return (steps.only_live(y), [s[cell.output :, -1, -B:]], tape), report
+    starts = None if own.starts is None else cut.cut(d, own.starts)
+    inner = Tape(xs, s, kept, run.flags, starts, masked, cell, layer.cell, masks)
+    its = own.starts, given is not None, given and given.first
+    tape = ChunkedTape(x, cut, inner, own.flags, own.masked, mask, tolerance, report, d, *its)
+    y = layer.in_turn(cut.joined(d, s[cell.output, 1 : L + 1]))
+    return (steps.only_live(y), [s[cell.output :, L, -B:]], tape), report
 
 
-def taped_again(layer, cut: Chunks, tape: Tape, tolerance: float, joined: bool) -> ChunkedTape:
+def beginnings(layer, cell, cut: Chunks, s0, given, mask, resets: bool) -> tuple[Any, Any]:
+    """(the states (S, B, n) that the first chunk begins with, what samples begin anew with, as
+    anew.give leaves it, None where none does) of s0 (S, B, n) and a Given, or None.
+    """
+    d, (_, B, n), S, at = layer.backend, s0.shape, cell.states, cell.output
+    states = d.empty((S, cut.T, B, n) if given else (S, B, n), layer.dtype)
+    first = given.initial(s0) if given and not layer.reverse else s0
+    if given:
+        given.put_into(states[at:], first, layer.reverse)
+    else:
+        states[at:] = first
+    if mask is not None:
+        states[0] = mask * states[1]
+    initial = states[:, 0] if given else states
+    if not (resets or given):
+        return initial, None
+    out = d.empty((S, cut.length, cut.count * B, n), layer.dtype)
+    anew.give(d, cut, states, out)
+    return initial, out
+
+
+def taped_again(
+    layer, cut: Chunks, tape: Tape, tolerance: float, joined: bool, given: bool
+) -> ChunkedTape:
     """The tape in chunks of one (T, B) of a layer without noise, and its report.
 
     joined  are its states and kept numbers those of (T, B), too; else they are (L, C·B)
+    given   as ChunkedTape's, where they are not joined
     """
     d, s, kept = layer.backend, tape.wide_s, tape.wide_kept
+    starts, flags, masked = tape.starts, cut.cut(d, tape.flags), tape.masked or cut.padded
     if joined:
-        s, kept = cut.cut_states(d, s), cut.cut(d, kept)
-    xs, flags = cut.cut(d, layer.in_turn(tape.x)), cut.cut(d, tape.flags)
-    masked = tape.masked or cut.padded
-    inner = Tape(xs, s, kept, flags, None, masked, tape.cell, tape.own, None)
-    return ChunkedTape(tape.x, cut, inner, tape.flags, tape.masked, None, tolerance, tape.report, d)
+        given, resets = tape.goes_on, starts is not None or tape.goes_on
+        s, kept = cut.cut_states(d, s, resets), cut.cut(d, kept)
+        if resets:
+            states = tape.wide_s[:, cut.T + 1 :] if given else tape.wide_s[:, 0]
+            anew.give(d, cut, states, s[:, cut.length + 1 :])
+    own = None if starts is None else cut.cut(d, starts)
+    xs = cut.cut(d, layer.in_turn(tape.x))
+    inner = Tape(xs, s, kept, flags, own, masked, tape.cell, tape.own, None)
+    its = tolerance, tape.report, d, starts, given, tape.first
+    return ChunkedTape(tape.x, cut, inner, tape.flags, tape.masked, None, *its)
 
 
-def settled(run: Run, s, kept, warm, tolerance: float) -> ParallelReport:
+def settled(run: Run, s, kept, warm: Warm, tolerance: float) -> ParallelReport:
     """Run chunks again until every one begins where the one before ends; overwrites s and kept.
 
-    warm  the states of warm-ups
     `sequential` of what it returns says that the layer does not forget, and is not settled.
     """
     cut, ε = run.chunks, float(np.finfo(run.dtype).eps)
+    run.hand_on(s)
     grown, met, rounds, repaired, spent, why = grown_by(run, s, warm, ε), 0.0, 0, 0, 0, ""
     while True:
         jumps, allowed = run.jumps(s), max(tolerance / grown, SAME * ε)
@@ -269,6 +360,7 @@ def settled(run: Run, s, kept, warm, tolerance: float) -> ParallelReport:
         again = run.again(s, kept, wrong, allowed, cut.length // 2)
         grown, met = max(grown, again.growth), max(met, again.met)
         rounds, repaired, spent = rounds + 1, repaired + len(wrong), spent + again.steps
+        run.hand_on(s)
         if again.given_up:
             why = "most chunks depend on what was before them: the layer does not forget"
     return ParallelReport(
@@ -282,14 +374,16 @@ def settled(run: Run, s, kept, warm, tolerance: float) -> ParallelReport:
     )
 
 
-def grown_by(run: Run, s, warm, ε: float) -> float:
+def grown_by(run: Run, s, warm: Warm, ε: float) -> float:
     """The largest factor by which a warm-up came to be further from the chunk whose steps it has
-    taken; `warm` its states, s those of all chunks.
+    taken; s the states of all chunks.
     """
-    cut, number, steps = run.chunks, run.device.numpy, warm.shape[1] - 1
+    d, number, steps = run.device, run.device.numpy, warm.s.shape[1] - 1
+    if not warm.columns:
+        return 1.0
     looked = np.unique(np.linspace(0, steps, min(steps, LOOKS) + 1).astype(int)).tolist()
-    own = s[:, [cut.length - steps + t for t in looked], : -cut.B]
-    return growth(apart(number(warm[:, looked]), number(own)), MEASURED * ε)
+    own = gathered(d, s[:, [run.chunks.length - steps + t for t in looked]], 2, warm.columns)
+    return growth(apart(number(warm.s[:, looked]), number(own)), MEASURED * ε)
 
 
 def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
@@ -304,31 +398,54 @@ def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
     dp = d.empty((cut.length, columns, cell.gates, n), layer.dtype)
     dq = d.empty(dp.shape, layer.dtype) if cell.apart else dp
     own = inner._replace(mask=tape.mask)
-    arriving = d.zeros((S, columns, n), layer.dtype)
-    arriving[:, -B:] = later.wide_ds if later else own.widened(*ds)
-    way = BackRun(layer, inner, cut, dp, dq)
+    ends = d.zeros((S, columns, n), layer.dtype)
+    ends[:, -B:] = later.wide_ds if later else own.widened(*ds)
+    whole, arriving, behind = room_of(d, ends, cut.length, inner.goes_on)
+    way = BackRun(layer, inner, cut, dp, dq, behind)
+    way.hand_on(arriving)
     dy = cut.cut(d, layer.in_turn(dy))
     W, s, kept, flags = layer.parameters["W"], inner.wide_s, inner.wide_kept, inner.flags
-    call = Backward(dy, W, s, kept, flags, dp, dq, arriving, UNCLIPPED, inner.masked)
-    d.backward(cell, call, layer.precision)
+    call = Backward(dy, W, s, kept, flags, dp, dq, whole, UNCLIPPED, inner.masked)
+    anew.backward(d, cell, call, layer.precision)
     largest = float(max(dy.max(), -dy.min()))
     report = way.seams(arriving, tape.tolerance, largest, tape.report)
     if report.sequential_back:
         return None, report
     dx, grads = layer.sums((dp, inner.x), (dq, inner.before()[0]), later)
     dx, first = layer.in_turn(cut.joined(d, dx)), d.copy(arriving[:, :B])
+    if inner.goes_on and not tape.given:
+        first += anew.in_all(cut, behind)
     clipped = later.clipped_steps if later else 0
     δ = InChunks(dp, cut, layer)
-    return Back(dx, [own.narrowed(first)], grads, δ, None, clipped, first, report=report), report
+    gone = Back(dx, [own.narrowed(first)], grads, δ, None, clipped, first, report=report)
+    if tape.given:
+        behind = own.narrowed(np.stack([cut.joined(d, a) for a in behind]))
+        gone = parted(d, gone, behind, tape.first, layer.reverse)
+    return gone, report
+
+
+def room_of(device, ends, L: int, resets: bool) -> tuple[Any, Any, Any]:
+    """(ds of a Backward over L steps, that of its first state, that of what samples begin anew
+    with, None where none does), of which the first two hold ends (S, columns, n).
+    """
+    if not resets:
+        return ends, ends, None
+    S, columns, n = ends.shape
+    whole = device.zeros((S, 1 + L, columns, n), ends.dtype)
+    whole[:, 0] = ends
+    return whole, whole[:, 0], whole[:, 1:]
 
 
 class BackRun:
     """What comes in at seams on its way back through a layer, added to δ that is there."""
 
-    def __init__(self, layer, tape: Tape, chunks: Chunks, dp, dq):
-        """dp and dq (L, C·B, G, n), of all chunks with nothing that comes in."""
+    def __init__(self, layer, tape: Tape, chunks: Chunks, dp, dq, behind):
+        """dp and dq (L, C·B, G, n), and what arrives where samples begin anew, (S, L, C·B, n) or
+        None, of all chunks with nothing that comes in.
+        """
         self.layer, self.tape, self.chunks, self.dp, self.dq = layer, tape, chunks, dp, dq
-        self.device = layer.backend
+        self.device, self.behind = layer.backend, behind
+        self.idle = anew.events(self.device, chunks, tape.flags, tape.masked).idle
         self.steps = 0  # of one sample each, that were run
         self.allowed = 0.0
 
@@ -344,8 +461,13 @@ class BackRun:
         self.allowed = tolerance * max(largest, float(sizes.max(initial=0.0)))
         if not np.isfinite(self.allowed):
             return report._replace(sequential_back="dE/ds is not finite")
-        chunks, state = self.left(list(range(cut.count - 1)), d.copy(arriving[:, B:]))
-        while chunks:
+        ends = d.zeros(arriving.shape, arriving.dtype)
+        ends[:, :-B] = arriving[:, B:]
+        while True:
+            self.hand_on(ends)
+            chunks, state = self.left(list(range(cut.count)), d.copy(ends))
+            if not chunks:
+                break
             chunks, state, took = self.carried(
                 chunks, state, cut.length if rounds else cut.length // 2
             )
@@ -358,8 +480,20 @@ class BackRun:
             if chunks and chunks[0] == 0:
                 arriving[:, :B] += state[:, :B]
                 chunks, state = chunks[1:], state[:, B:]
-            chunks = [c - 1 for c in chunks]
+            ends[...] = 0
+            scatter(ends, 1, cut.columns([c - 1 for c in chunks]), state)
         return report._replace(back_rounds=rounds, extra_steps_back=self.steps)
+
+    def hand_on(self, ends):
+        """What comes in at the end of a chunk in which nothing happens to a sample goes to the end
+        of the one before.  ends (S, C·B, n), overwritten.
+        """
+        B, zero = self.chunks.B, ends.dtype.type(0)
+        for c in (np.nonzero(self.idle[1:].any(1))[0] + 1)[::-1].tolist():
+            idle = self.device.array(self.idle[c][:, None], bool)
+            own, before = ends[:, c * B : (c + 1) * B], ends[:, (c - 1) * B : c * B]
+            before += np.where(idle, own, zero)
+            own[...] = np.where(idle, zero, own)
 
     def left(self, chunks: list[int], state):
         """Those chunks, and what comes in there (S, ·, n), where it is worth carrying on."""
@@ -391,16 +525,29 @@ class BackRun:
     def piece(self, steps: slice, columns: list[slice], state):
         """Some steps and columns back with no dE/dy; overwrites state (S, ·, n)."""
         d, layer, tape = self.device, self.layer, self.tape
-        s = gathered(d, tape.wide_s[:, steps.start : steps.stop + 1], 2, columns)
+        s, resets = self.states(steps, columns), tape.goes_on
         kept = gathered(d, tape.wide_kept[steps], 1, columns)
         flags = gathered(d, tape.flags[steps], 1, columns)
         (L, count), n = flags.shape, s.shape[3]
         dp = d.empty((L, count, tape.cell.gates, n), s.dtype)
         dq = d.empty(dp.shape, s.dtype) if tape.cell.apart else dp
         dy, W = d.zeros((L, count, n), s.dtype), layer.parameters["W"]
-        call = Backward(dy, W, s, kept, flags, dp, dq, state, UNCLIPPED, tape.masked)
-        d.backward(tape.cell, call, layer.precision)
+        whole, first, behind = room_of(d, state, L, resets)
+        call = Backward(dy, W, s, kept, flags, dp, dq, whole, UNCLIPPED, tape.masked)
+        anew.backward(d, tape.cell, call, layer.precision)
         self.steps += L * count
+        if resets:
+            state[...] = first
+            scatter(self.behind[:, steps], 2, columns, behind, add=True)
         scatter(self.dp[steps], 1, columns, dp, add=True)
         if tape.cell.apart:
             scatter(self.dq[steps], 1, columns, dq, add=True)
+
+    def states(self, steps: slice, columns: list[slice]):
+        """s of a Backward over some steps and columns, a copy."""
+        d, s, L = self.device, self.tape.wide_s, self.chunks.length
+        own = gathered(d, s[:, steps.start : steps.stop + 1], 2, columns)
+        if not self.tape.goes_on:
+            return own
+        given = gathered(d, s[:, L + 1 + steps.start : L + 1 + steps.stop], 2, columns)
+        return np.concatenate([own, given], 1)

@@ -18,7 +18,7 @@ from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
 from . import parallel, scan
 from .cutting import Parallel, ParallelLike, expected, parallel_of
-from .given import Given, arrived, enter_given
+from .given import Given, enter_given, parted
 from .noise import PART, Noise, Source, key, noise
 from .parallel import ChunkedTape, ParallelReport
 from .passes import INFERENCE, Back, clipped_in_all, delta_of
@@ -243,7 +243,7 @@ class Recurrent(Stateful):
         s = self._device.empty(shape, self.dtype)
         s[cell.output :, 0] = given.initial(s0) if given and not self.reverse else s0
         if given:
-            given.put_behind(s[cell.output :], self.reverse)
+            given.put_into(s[cell.output :, T + 1 :], s[cell.output :, 0], self.reverse)
         return s
 
     def inputs(self, x, steps: Steps, pass_):
@@ -292,11 +292,7 @@ class Recurrent(Stateful):
         dx, grads = self.sums((δ, tape.x), (dq, tape.before()[0]), later)
         back = Back(dx, [tape.narrowed(ds)], grads, δ, seen, clipped, ds, report=report)
         if tape.goes_on:
-            behind = tape.narrowed(behind)
-            first, dgiven = arrived(d, back.ds[0], behind, tape.first, self.reverse)
-            if tape.first is not None and not self.reverse:  # for the steps before, as `first`
-                ds = np.where(tape.first, ds.dtype.type(0), ds)
-            back = back._replace(ds=[first], dgiven=(dgiven,), wide_ds=ds)
+            back = parted(d, back, tape.narrowed(behind), tape.first, self.reverse)
         return back._replace(clipped_steps=clipped_in_all((back, later))) if later else back
 
     def sums(self, inputs: tuple[Any, Any], recurrent: tuple[Any, Any], later):

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import LIVE, RESET, UNCLIPPED, Backward
+from ..kernels import RESET, UNCLIPPED, Backward
 from ..kernels.once import caches
+from . import anew
 from .cutting import WORTH, Cut, Parallel
 from .overlap import Chunks, chunks_of
 from .parallel import ParallelReport
@@ -137,10 +138,8 @@ def in_chunks(device, cell, call: Backward, cut: Chunks, resets: bool) -> Backwa
     for k in range(S):
         s[k, 0] = call.s[k, 0:T:L].reshape((rows, n))
         s[k, 1 : L + 1] = cut.cut(device, call.s[k, 1 : T + 1])
-        if resets and given:
-            s[k, L + 1 :] = cut.cut(device, call.s[k, T + 1 :])
-        elif resets:
-            s[k, L + 1 :].reshape((L, cut.count, B, n))[...] = call.s[k, 0]
+    if resets:
+        anew.give(device, cut, call.s[:, T + 1 :] if given else call.s[:, 0], s[:, L + 1 :])
     dp = device.empty((L, rows, G, n), call.dp.dtype)
     dq = device.empty(dp.shape, dp.dtype) if cell.apart else dp
     kept, flags = cut.cut(device, call.kept), cut.cut(device, call.flags)
@@ -154,24 +153,16 @@ def with_resets(device, cell, call: Backward, inner: Backward, cut: Chunks, prec
     goes on to the chunk before.
     """
     (_, B, _, n), S, L = call.dp.shape, cell.states, cut.length
-    flags, s, rows = device.copy(inner.flags), inner.s, cut.count * B
-    # a chunk begins with the states that its first step does: there is no RESET then
-    begins = ((flags[0] & np.uint8(RESET)) != 0)[:, None]
-    s[:, 0] = np.where(begins, s[:, L + 1], s[:, 0])
-    flags[0] &= np.uint8(LIVE)
-    ds = device.zeros((S, 1 + L, rows, n), s.dtype)
+    ds = device.zeros((S, 1 + L, cut.count * B, n), call.s.dtype)
     ds[:, 0] = inner.ds
-    device.backward(cell, inner._replace(flags=flags, s=s, ds=ds), precision)
-    ds[:, 1] += np.where(begins, ds[:, 0], s.dtype.type(0))
-    first = np.where(begins[:B], s.dtype.type(0), ds[:, 0, :B])
+    anew.backward(device, cell, inner._replace(ds=ds), precision)
     put_back(call, inner, cut)
     if call.ds.ndim == 4:
-        call.ds[:, 0] = first
+        call.ds[:, 0] = ds[:, 0, :B]
         for k in range(S):
             call.ds[k, 1:] += cut.joined(device, ds[k, 1:])
     else:
-        beginning = ds[:, 1:].reshape((S, L * cut.count, B, n))
-        call.ds[...] = first + beginning.sum(1)
+        call.ds[...] = ds[:, 0, :B] + anew.in_all(cut, ds[:, 1:])
     return ""
 
 

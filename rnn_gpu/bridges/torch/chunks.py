@@ -34,6 +34,7 @@ class Gone(NamedTuple):
     chunks: Chunks | None = None  # None: step by step
     # are states and kept numbers those of all steps one behind the other, and not of chunks?
     joined: bool = False
+    given: bool = False  # see ChunkedTape
 
     @property
     def number(self) -> int:
@@ -49,7 +50,7 @@ class Gone(NamedTuple):
         tape = tape._replace(report=self.report)
         if self.chunks is None:
             return tape
-        return taped_again(layer, self.chunks, tape, tolerance, self.joined)
+        return taped_again(layer, self.chunks, tape, tolerance, self.joined, self.given)
 
 
 def gone_by(number: int, T: int, B: int) -> Gone:

@@ -107,10 +107,10 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
         if s0.ndim == 4:
             s0, pass_ = s0[:, 0], pass_._replace(given={layer: Given(s0[:, 1:])})
         y, (last,), tape = layer.forward(x, [s0], call.steps, pass_)
-        call.left.report, chunks = tape.report, None
+        call.left.report, chunks, given = tape.report, None, bool(pass_.given)
         if isinstance(tape, ChunkedTape):
             chunks, tape = tape.chunks, tape.whole() if call.joined else tape.inner
-        call.left.gone = Gone(call.left.report, chunks, call.joined)
+        call.left.gone = Gone(call.left.report, chunks, call.joined, given)
         # the caller may write into y and last, which may be parts of s
         y = y if chunks or y.base is None else y.copy()
         return tuple(tensor_of(a) for a in (y, last.copy(), tape.wide_s, tape.wide_kept))
