@@ -3,6 +3,7 @@ their own.  Skipped without jax.
 """
 
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from jax_pairs import (
     of_loss,
 )
 from own_cells import LEAKY
+from processes import run
 from programs import NO_GPU, python
 from rnn_gpu.bridges.jax import calls, entrance, jobs, xla
 from rnn_gpu.kernels.cells import CELLS
@@ -250,3 +252,40 @@ def test_threads_may_call_at_once():
         assert len(many) == 20
         for each in many:
             agree_in_bits(one, each)
+
+
+FORKED = """
+from processes import *
+import jax
+import rnn_gpu.jax as ours
+from rnn_gpu.bridges.jax import entrance
+
+θ, x = ours.init("gru", jax.random.key(0), 64, 64), jax.numpy.ones((1000, 16, 64))
+step = jax.jit(jax.grad(lambda θ: (ours.gru(θ, x)[0] ** 2).sum()))
+step(θ)
+layer = rnn_gpu.GRU(64, 64, device="cpu")
+expected = train(layer)
+
+def busy():
+    while True:
+        jax.block_until_ready(step(θ))
+
+def in_child():
+    assert entrance.known[entrance.UNDER_WAY] == 0, "it would wait at its end for what nobody does"
+    assert train(layer) == expected
+
+threading.Thread(target=busy, daemon=True).start()
+warnings.simplefilter("ignore", RuntimeWarning)  # of JAX's
+within = 0
+while within < 5:
+    within += entrance.known[entrance.UNDER_WAY]
+    assert ended(forked(in_child, at_once=True)) == 0
+    time.sleep(0.003)
+print("done", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_is_forked_while_another_thread_is_within_a_program_goes_on():
+    assert run(FORKED).split() == ["done"]

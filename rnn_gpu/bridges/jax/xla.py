@@ -1,6 +1,7 @@
 """Our kernels as functions of XLA's, on its own memory: nothing is copied."""
 
 import atexit
+import os
 import re
 import time
 from collections.abc import Callable
@@ -73,6 +74,14 @@ def wait_at_the_end() -> None:
     Python that is no more waits for ever, and Python for it.
     """
     atexit.register(finish)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=wait_for_nothing)
+
+
+def wait_for_nothing() -> None:
+    """What other threads did when a process was forked, nobody does in the child."""
+    atexit.unregister(finish)
+    entrance.known[entrance.UNDER_WAY] = 0
 
 
 def finish() -> None:
