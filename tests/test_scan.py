@@ -1,7 +1,10 @@
 """The way back by a scan over chunks: against the same, step by step."""
 
+import copy as copies
 import itertools
+import pickle
 import re
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -259,6 +262,76 @@ def test_training_gives_the_same():
         losses.append(network.fit(x, y, **options)["step_loss"])
     assert np.abs(np.subtract(*losses)).max() <= 1e-12
     assert network.parallel_reports[0].scan == 3
+
+
+# parallel, and (T, B, n)
+CORNERS = [
+    (way, shape)
+    for way in (("scan", 4), (4, 8))
+    for shape in ((1, 2, 5), (2, 1, 1), (3, 2, 5), (4, 1, 5), (5, 2, 1), (47, 0, 5), (48, 3, 1))
+]
+
+
+@pytest.mark.parametrize("way, shape", CORNERS)
+@pytest.mark.parametrize("name", KINDS)
+def test_fewer_steps_than_chunks_one_unit_and_no_sample(name, way, shape):
+    (steps, batch, n), layer = shape, remembering(name, n=shape[2])
+    x, dy = draw(steps, batch, M), draw(steps, batch, n)
+    wanted, found = (gone_back(layer, x, dy, parallel) for parallel in (False, way))
+    rtol = 1e-12 if way[0] == "scan" else 1e-5
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape
+        assert np.abs(a - b).max(initial=0) <= rtol * max(1.0, np.abs(b).max(initial=0))
+
+
+@pytest.mark.parametrize("way", [("scan", 4), (4, 8)])
+def test_arrays_of_any_strides_and_a_tape_that_is_used_twice(way):
+    layer, x, dy = remembering("gru"), draw(M, B, T).T, draw(T, B, N)[::-1]
+    wanted = gone_back(layer, x.copy(), dy.copy(), way)
+    found = gone_back(layer, x, dy, way)
+    again = numbers([*layer.backward(dy), layer.delta, *layer.grads.values()])
+    assert [a.tobytes() for a in found] == [a.tobytes() for a in wanted]
+    assert [a.tobytes() for a in again] == [a.tobytes() for a in found[-len(again) :]]
+
+
+@pytest.mark.parametrize("way", [("scan", 4), (4, 8)])
+def test_the_way_back_is_that_of_the_last_call_and_copies_have_none(way):
+    layer, x, dy = remembering("lstm"), draw(T, B, M), draw(T, B, N)
+    wanted = gone_back(layer, x, dy, False)
+    assert layer.parallel_report is None
+    kept = gone_back(layer, x, dy, way)
+    for copy in (copies.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert copy.parallel_report is None
+        with pytest.raises(rnn_gpu.OrderError, match="before forward"):
+            copy.backward(dy)
+        again = gone_back(copy, x, dy, way)
+        assert [a.tobytes() for a in again] == [a.tobytes() for a in kept]
+    assert layer.parallel_report is not None
+    found = gone_back(layer, x, dy, False)
+    assert [a.tobytes() for a in found] == [a.tobytes() for a in wanted]
+    assert layer.parallel_report is None
+
+
+def test_threads_go_their_own_ways_through_one_layer():
+    layer, dy, found = remembering("gru", "cpu"), draw(T, B, N), {}
+    ways = [("scan", 4), False, (4, 8), ("scan", 7)]
+    inputs = [draw(T, B, M) for _ in ways]
+
+    def going(x, way):
+        y, _ = layer(x, parallel=way)
+        return numbers([y, *layer.backward(dy)])
+
+    def repeat(k):
+        found[k] = [going(inputs[k], ways[k]) for _ in range(10)]
+
+    threads = [Thread(target=repeat, args=(k,)) for k in range(len(ways))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, way in enumerate(ways):
+        wanted = [a.tobytes() for a in going(inputs[k], way)]
+        assert [[a.tobytes() for a in one] for one in found[k]] == [wanted] * 10
 
 
 def test_a_gradient_that_grows_or_lasts_for_ever_is_the_same():
