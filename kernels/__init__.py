@@ -117,7 +117,7 @@ class Forward(NamedTuple):
 class Backward(NamedTuple):
     """The arrays of the way back; s, kept and flags as the way forward left them."""
 
-    dy: Any  # (T, B, n)      dE/dy of every step
+    dy: Any  # (T, B, n)      dE/dy of every step; the one that may be a view with other strides
     W: Any  # (G·n, n)
     s: Any  # (S, T + 1, B, n) or (S, 2T + 1, B, n)
     kept: Any  # (T, B, K, n)

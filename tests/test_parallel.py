@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnn_gpu
-from conftest import DEVICES, REPRESENTATIVE
+from conftest import DEVICES, REPRESENTATIVE, RTOL
 from in_chunks import (
     CUT,
     KINDS,
@@ -85,6 +85,22 @@ def test_chunks_give_what_steps_give(name, device, dtype):
     same_in_chunks(layer)
     assert layer.parallel_report.chunks == 4
     assert not layer.parallel_report.sequential and not layer.parallel_report.sequential_back
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_rows_that_need_not_be_copied(name, device, dtype):
+    """One sample, and chunks of one length: dE/dy is read where it is, and stays as it is."""
+    layer = forgetful(KINDS[name], device, dtype)
+    x, dy = draw(120, 1, M, dtype=dtype), draw(120, 1, N, dtype=dtype)
+    before = dy.copy()
+    wanted = both_ways(layer, x, dy, parallel=False)
+    close(both_ways(layer, x, dy, parallel=(3, 11)), wanted, 10 * RTOL[dtype])
+    assert (dy == before).all() and not layer.parallel_report.sequential_back
+    cut, d = chunks_of(120, 1, 3), find(device)
+    rows = d.array(dy, dtype)
+    seen, copied = (d.numpy(make(d, rows)) for make in (cut.beside, cut.cut))
+    assert (seen == copied).all() and seen.shape == (40, 3, N)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVE)

@@ -403,7 +403,7 @@ def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
     whole, arriving, behind = room_of(d, ends, cut.length, inner.goes_on)
     way = BackRun(layer, inner, cut, dp, dq, behind)
     way.hand_on(arriving)
-    dy = cut.cut(d, layer.in_turn(dy))
+    dy = cut.beside(d, layer.in_turn(dy))
     W, s, kept, flags = layer.parameters["W"], inner.wide_s, inner.wide_kept, inner.flags
     call = Backward(dy, W, s, kept, flags, dp, dq, whole, UNCLIPPED, inner.masked)
     anew.backward(d, cell, call, layer.precision)

@@ -264,7 +264,7 @@ def backward_entry(cell: Cell, number, retreat, back_U, back_W):
         W, dW = array(at_W, (N, n)), array(out.W, (N, n))
         arrays = d, W, s, kept, flags, dp, dq, ds, bounds
         barrier(meeting, met)
-        retreat(arrays, initial, free, by_panels, counters[:1], part, parts)
+        retreat(arrays, initial, False, free, by_panels, counters[:1], part, parts)
         met += parts
         barrier(meeting, met)
         if part == 0:

@@ -21,7 +21,7 @@ from ...undisturbed import undisturbed
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch
-from .simd import LOAD, MASKED, STORE, Vector, carve, flat, lanes, prefetch, window
+from .simd import LOAD, MASKED, STORE, Vector, carve, exchanged, flat, lanes, prefetch, window
 from .stored import keep
 from .threads import ENOUGH, barrier, share, threads_for
 from .tiles import (
@@ -320,12 +320,13 @@ def backward_kernel(cell, number, V, partial, clips):
     units, pack = V * lanes(number), row_packer(number, V)
 
     @jit
-    def backward(arrays, ds0, scratch, by_panels, arrived, part, parts):
+    def backward(arrays, ds0, by_samples, scratch, by_panels, arrived, part, parts):
         """`Device.backward`, one of `parts` shares of it; arguments beside these see `forward`.
 
-        arrays  the fields of a Backward but for `masked`, with ds (S, 1, B, n) or (S, 1 + T, B, n),
-                and as clip its bounds and (parts,) counts of steps that were clipped
-        ds0     (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
+        arrays      the fields of a Backward but for `masked`, with ds (S, 1, B, n) or (S, 1 + T, B,
+                    n), and as clip its bounds and (parts,) counts of steps that were clipped
+        ds0         (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
+        by_samples  is dy (B, T, n)
         """
         given = Backward(*arrays)
         T, B, G, n = given.dp.shape
@@ -336,7 +337,7 @@ def backward_kernel(cell, number, V, partial, clips):
         a, places, W, counter = flat(given.dq), flat(at), flat(scratch), flat(arrived)
         c0, c1 = slice_of(B, part, parts)
         value, norm, clipped = given.clip
-        dy, weights, s = window(given.dy), window(given.W), window(given.s)
+        dy, weights, s = exchanged(window(given.dy), by_samples), window(given.W), window(given.s)
         kept, flags = window(given.kept), window(given.flags)
         dp, dq, ds = window(given.dp), window(given.dq), window(given.ds)
         # of windows alone: an array within it would be counted at every step of every unit
@@ -494,9 +495,20 @@ def backward_call(cell, call: Backward, scratch, clipped=None) -> tuple:
     if clips:
         clipped = np.zeros(way.threads, np.int64) if clipped is None else clipped
         bounds = bounds_of(clip, number, clipped)
-    arrays = (np.ascontiguousarray(call.dy), *call[1:-3], ds, bounds)
+    dy, by_samples = in_a_row(call.dy)
+    arrays = (dy, *call[1:-3], ds, bounds)
     ds0 = np.zeros((len(ds), 1, B, n), number)
-    return kernel, way.threads, arrays, ds0, scratch(numbers, dtype), way.by_panels
+    return kernel, way.threads, arrays, ds0, by_samples, scratch(numbers, dtype), way.by_panels
+
+
+def in_a_row(dy) -> tuple[np.ndarray, bool]:
+    """dE/dy (T, B, n) contiguous, and False; or without a copy (B, T, n), and True, where sample
+    stands behind sample.
+    """
+    turned = dy.swapaxes(0, 1)
+    if turned.flags.c_contiguous and not dy.flags.c_contiguous:
+        return turned, True
+    return np.ascontiguousarray(dy), False
 
 
 def bounds_of(clip: Clip, number, clipped):

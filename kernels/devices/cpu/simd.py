@@ -423,6 +423,23 @@ def carve(typing, a, at, shape):
     return Window(a.dtype, len(shape))(a, types.intp, shape), build
 
 
+@intrinsic
+def exchanged(typing, a, yes):
+    """The window, with its first two axes exchanged where `yes`."""
+
+    def build(context, builder, sig, values):
+        window = cgutils.create_struct_proxy(a)(context, builder, values[0])
+        first, second, *others = cgutils.unpack_tuple(builder, window.strides)
+        strides = [
+            builder.select(values[1], second, first),
+            builder.select(values[1], first, second),
+            *others,
+        ]
+        return windowed(context, builder, a, window.data, strides)
+
+    return a(a, types.boolean), build
+
+
 def on_stack(number, shape: tuple[int, ...]):
     """What makes () -> an array of the function's own, at the beginning of a cache line: a flat
     window on it, and one of its shape.
