@@ -24,7 +24,8 @@ from in_chunks import (
     same_in_chunks,
 )
 from rnn_gpu.kernels.devices import find
-from rnn_gpu.layers.cutting import PIECE, Parallel, forgetting
+from rnn_gpu.layers import cutting
+from rnn_gpu.layers.cutting import LONG, PIECE, Parallel, forgetting
 from rnn_gpu.layers.overlap import chunks_of, gathered, growth, per_chunk, scatter
 from rnn_gpu.layers.passes import Pass
 from rnn_gpu.layers.steps import all_live_of
@@ -272,13 +273,25 @@ def test_the_look_finds_out_what_does_not_forget(name):
 
 
 def test_auto_goes_step_by_step_where_it_would_not_pay():
-    x = draw(4096, 8, M, dtype="float32")
+    x = draw(LONG, 8, M, dtype="float32")
     layer = rnn_gpu.GRU(M, 64, device="cpu")
     wanted = layer(x)[0]
     assert (layer(x, parallel="auto")[0] == wanted).all()
     assert "times as quick" in layer.parallel_report.sequential
-    layer(x[:300, :1], parallel="auto")
+    layer(x[: LONG - 1, :1], parallel="auto")
     assert "few" in layer.parallel_report.sequential
+
+
+@pytest.mark.parametrize("name", ["chaotic", "8"])
+def test_to_look_at_what_does_not_forget_costs_auto_little(name, monkeypatch):
+    """Steps of two samples, each of which takes at most 1.5 of a step of one."""
+    layer, run, probed = remembering(name, device="cpu"), [], cutting.probed
+    monkeypatch.setattr(cutting, "if_worth", lambda cut, way: cut)  # whatever the model says
+    monkeypatch.setattr(layer.backend, "waking", -1e9)
+    monkeypatch.setattr(cutting, "probed", lambda *its: run.append(len(its[3][0])) or probed(*its))
+    layer(draw(LONG, 1, M, dtype="float32"), parallel="auto")
+    assert "does not forget" in layer.parallel_report.sequential
+    assert 0 < 1.5 * sum(run) <= 0.03 * LONG
 
 
 def test_devices_model_what_a_step_costs(device):

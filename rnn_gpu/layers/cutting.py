@@ -17,7 +17,9 @@ ROUNDING = 16  # ε: states that are nearer, and come no nearer, are rounded
 SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
 CALLS = 1e6  # nanoseconds of what chunks ask of Python, forward and back
-WORTH = 1.2  # a modelled gain below this is none: the products over all steps are not in the model
+LONG = 8192  # steps from which "auto" looks: what does not forget costs it some 100 of two samples
+# a modelled gain below this is none: the products over all steps are not in the model
+WORTH = 1.3
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
 GUESS = 64  # steps of warm-up, before the layer was looked at
 
@@ -119,7 +121,7 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     if way.chunks is not None and way.warm_up is not None:
         (gain,) = modelled(layer, T, B, [way.chunks], way.warm_up)
         return Cut(way.chunks, way.warm_up, gain)
-    few = (32 if way.auto else 4) * SHORTEST  # fewer are not worth a look
+    few = LONG if way.auto else 4 * SHORTEST  # fewer are not worth a look
     if few > T:
         return Cut(why=f"{T} steps are few: from {few} on")
     least = 2 * WORTH * (CALLS + layer.backend.waking)

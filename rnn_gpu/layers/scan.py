@@ -14,12 +14,13 @@ import numpy as np
 from ..kernels import RESET, UNCLIPPED, Backward
 from ..kernels.once import caches
 from . import anew
-from .cutting import WORTH, Cut, Parallel
+from .cutting import Cut, Parallel
 from .overlap import Chunks, chunks_of
 from .parallel import ParallelReport
 
 # nanoseconds of what chunks ask of the host: on a GPU 20 operations of CuPy, two launches, a wait
 CALLS = 3e5
+WORTH = 1.2  # a modelled gain below this is none
 MOST = 1024  # chunks, where nobody says how many
 FEWEST = 16  # steps of a chunk, likewise
 
