@@ -13,7 +13,7 @@ import numpy as np
 
 from . import LIVE, RESET, Backward
 
-AT_A_TIME = 1 << 20  # numbers that one call works on, roughly: more are no quicker
+AT_A_TIME = 1 << 24  # numbers that one call works on, roughly
 
 
 def transfers_of(backward: Callable, cost: Callable, empty: Callable, array: Callable) -> tuple:

@@ -26,7 +26,6 @@ from rnn_gpu.device import resolve
 from rnn_gpu.kernels import Sums
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu import memory as pool
-from rnn_gpu.kernels.transfers import AT_A_TIME
 from rnn_gpu.network import memory
 
 T, B = 13, 3
@@ -218,22 +217,6 @@ def test_the_plan_of_a_call_is_right_to_ten_percent(given, monkeypatch):
         net.remember(None)
         measured = peak(lambda options=options: (net(x, **options), net.backward(dy)))
         assert planned.bytes == pytest.approx(measured, rel=0.1)
-
-
-def test_the_maps_of_a_scan_are_made_in_little_memory(monkeypatch):
-    """Those of 32 numbers, on a CPU: what one call works on does not grow with them."""
-    monkeypatch.setattr(pool, "LASTING", sys.maxsize)
-    T, n = 4000, 32
-    layer = GRU(8, n, device="cpu")
-    x, dy = np.ones((T, 1, 8), "float32"), np.ones((T, 1, n), "float32")
-    peaks = []
-    for parallel in (False, ("scan", 8)):
-        layer(x, parallel=parallel)
-        layer.backward(dy)  # compiles, and leaves gradients
-        layer(x, parallel=parallel)
-        peaks.append(peak(lambda: layer.backward(dy)))
-    assert layer.parallel_report.scan == 8
-    assert peaks[1] < 4 * peaks[0] + 4 * AT_A_TIME
 
 
 def test_fit_within_a_budget_trains_as_without(device, monkeypatch):

@@ -25,7 +25,7 @@ from in_chunks import (
 )
 from rnn_gpu.kernels.devices import find
 from rnn_gpu.layers import cutting
-from rnn_gpu.layers.cutting import LONG, PIECE, Parallel, forgetting
+from rnn_gpu.layers.cutting import LONG, PIECE, Cut, Parallel, forgetting
 from rnn_gpu.layers.overlap import chunks_of, gathered, growth, per_chunk, scatter
 from rnn_gpu.layers.passes import Pass
 from rnn_gpu.layers.steps import all_live_of
@@ -282,12 +282,11 @@ def test_auto_goes_step_by_step_where_it_would_not_pay():
     assert "few" in layer.parallel_report.sequential
 
 
-@pytest.mark.parametrize("name", ["chaotic", "8"])
+@pytest.mark.parametrize("name", ["bistable", "chaotic", "relu", "8"])
 def test_to_look_at_what_does_not_forget_costs_auto_little(name, monkeypatch):
     """Steps of two samples, each of which takes at most 1.5 of a step of one."""
     layer, run, probed = remembering(name, device="cpu"), [], cutting.probed
-    monkeypatch.setattr(cutting, "if_worth", lambda cut, way: cut)  # whatever the model says
-    monkeypatch.setattr(layer.backend, "waking", -1e9)
+    monkeypatch.setattr(cutting, "first_cut", lambda *its: Cut(4, 64, 2.0))  # of any size
     monkeypatch.setattr(cutting, "probed", lambda *its: run.append(len(its[3][0])) or probed(*its))
     layer(draw(LONG, 1, M, dtype="float32"), parallel="auto")
     assert "does not forget" in layer.parallel_report.sequential
