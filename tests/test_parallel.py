@@ -249,6 +249,16 @@ def test_a_layer_is_cut_as_it_forgets(device):
     assert 0 < report.warm_up <= 4 * PIECE and report.repaired == 0
 
 
+@pytest.mark.parametrize("options", [{"recurrent_dropout": 0.4}, {"zoneout": 0.3}])
+def test_noise_hides_from_the_look_no_more_than_it_must(options):
+    """Two trajectories meet that draw the same."""
+    for kind in KINDS.values():
+        layer = forgetful(kind, dtype="float32", **options)
+        layer(draw(1024, B, M, dtype="float32"), parallel=True, training=True)
+        report = layer.parallel_report
+        assert report.chunks > 1 and not report.sequential
+
+
 def test_the_look_says_when_two_trajectories_are_the_same():
     """One unit that halves its state: from ½ apart they are within a tolerance after as many
     steps as it has halvings.

@@ -18,6 +18,8 @@ SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
 CALLS = 1e6  # nanoseconds of what chunks ask of Python, forward and back
 LONG = 8192  # steps from which "auto" looks: what does not forget costs it some 100 of two samples
+# nanoseconds, modelled, of a pass both ways: below, what a look asks of Python is 3 % of one ahead
+SHORT = 3.2e7
 # a modelled gain below this is none: the products over all steps are not in the model
 WORTH = 1.3
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
@@ -124,8 +126,7 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     few = LONG if way.auto else 4 * SHORTEST  # fewer are not worth a look
     if few > T:
         return Cut(why=f"{T} steps are few: from {few} on")
-    least = 2 * WORTH * (CALLS + layer.backend.waking)
-    if way.auto and T * cost(layer, B) < least:  # the rest of the model would cost more
+    if way.auto and T * cost(layer, B) < SHORT:
         return Cut(why="a pass is too short to gain by it: modelled")
     return if_worth(best(layer, T, B, GUESS), way)
 
@@ -208,8 +209,8 @@ def share_of(before: float, after: float, allowed: float) -> float:
 
 
 def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]:
-    """(x, its Steps) of some steps from a third of it on, twice beside each other; in the order of
-    the layer's own steps.
+    """x of some steps from a third of it on, and its Steps, these twice beside each other; in the
+    order of the layer's own steps.
     """
     d, T = layer.backend, len(x)
     first, last = T // 3 + start, T // 3 + end
@@ -220,13 +221,14 @@ def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]
 
     dead = None if steps.dead is None else beside(steps.dead)
     flags = d.array(beside(steps.flags) & np.uint8(LIVE), np.uint8)
-    return beside(x), Steps(flags, dead, None, steps.first)
+    return layer.in_turn(x[first:last]), Steps(flags, dead, None, steps.first)
 
 
 def probed(layer, cell, pass_: Pass, given: tuple, state) -> Any:
-    """The states (S, columns, n) after some steps from `state`."""
+    """The states (S, 2B, n) after some steps from `state`; both of a sample draw the same noise."""
     d, (x, steps) = layer.backend, given
     p, mask = layer.inputs(x, steps, pass_)
+    p, mask = np.concatenate([p, p], 1), mask if mask is None else np.concatenate([mask, mask])
     L, columns, _, n = p.shape
     s = d.empty((cell.states, L + 1, columns, n), layer.dtype)
     s[:, 0] = state
