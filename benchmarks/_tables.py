@@ -202,10 +202,13 @@ def details(rows: list[dict], unit: str = "us_per_step") -> str:
 
 
 def by_length(rows: list[dict]):
-    """((cell, n, B, who), rows by T) of every network: ours, in chunks side by side, torch."""
+    """((cell, n, B, who), rows by T) of every network: ours, in chunks side by side, both in
+    segments, torch.
+    """
     networks = {}
     for row in rows:
-        for who in ("ours", "ours, parallel", "torch"):
+        ours = "ours", "ours, parallel", "ours, in segments", "ours, parallel, in segments"
+        for who in (*ours, "torch"):
             if who in row.get("passes", {}).get("step", {}):
                 case = row["case"]
                 networks.setdefault((case["cell"], case["n"], case["B"], who), {})[case["T"]] = row
@@ -217,7 +220,7 @@ def growth(of_length: dict, who: str) -> float | None:
     long = [
         of_length[T]["passes"]["step"][who]["us_per_step"] for T in sorted(of_length) if T >= SHORT
     ]
-    return long[-1] / long[0] if len(long) > 1 else None
+    return long[-1] / long[0] if len(long) > 1 and SHORT in of_length else None
 
 
 def growths(rows: list[dict], who: str) -> list[tuple]:

@@ -90,8 +90,8 @@ def load(folder: Path) -> dict:
 
 
 def plot(rows: list[dict], path: Path) -> bool:
-    """Microseconds and bytes a step against T, all logarithmic, a column of each network; False
-    where matplotlib is not there, or nothing to draw.
+    """Microseconds and bytes a step against T, all logarithmic, a column of each network of which
+    more than one T was measured; False where matplotlib is not there, or nothing to draw.
     """
     try:
         from matplotlib.figure import Figure
@@ -110,6 +110,11 @@ def plot(rows: list[dict], path: Path) -> bool:
                 bytes = math.nan if isinstance(held, (str, type(None))) else held
                 point = case["T"], one["us_per_step"], bytes
                 curves.setdefault(network, {}).setdefault(name, []).append(point)
+    curves = {
+        network: named
+        for network, named in curves.items()
+        if any(len(points) > 1 for points in named.values())
+    }
     if not curves:
         return False
     figure = Figure(figsize=(1 + 3 * len(curves), 6), layout="constrained")

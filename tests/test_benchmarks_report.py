@@ -97,6 +97,7 @@ def test_a_flat_line_is_called_flat(report, tmp_path):
     written(tmp_path, sequence_length=[at(131_072, 0.52), at(128, 0.9), at(1024, 0.5)])
     assert "| 1.04 (flat) |" in report.lengths(report.load(tmp_path)["sequence_length"]["results"])
     assert "flat" not in report.lengths([at(1024, 0.5), at(131_072, 0.7)]).partition("| 1.40")[2]
+    assert "flat" not in report.lengths([at(131_072, 0.5), at(1_048_576, 0.5)])
 
 
 def test_failures_are_told(report, tmp_path):

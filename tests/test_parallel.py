@@ -287,7 +287,7 @@ def test_auto_goes_step_by_step_where_it_would_not_pay():
     layer = rnn_gpu.GRU(M, 64, device="cpu")
     wanted = layer(x)[0]
     assert (layer(x, parallel="auto")[0] == wanted).all()
-    assert "times as quick" in layer.parallel_report.sequential
+    assert re.search("times as quick|too short", layer.parallel_report.sequential)
     layer(x[: LONG - 1, :1], parallel="auto")
     assert "few" in layer.parallel_report.sequential
 
