@@ -1,5 +1,6 @@
 """torch's modules over one long sequence as chunks side by side: against the same, step by step."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -222,8 +223,8 @@ def test_refused(given):
 
 
 def test_auto_is_asked_of_the_table(monkeypatch):
-    module, x = ours.GRU(M, 64, parallel="auto"), torch.randn(4096, 8, M)
+    module, x = ours.GRU(M, 64, parallel="auto"), torch.randn(8192, 8, M)
     wanted = module(x)[0]
-    assert "times as quick" in module.parallel_reports[0].sequential
+    assert re.search("times as quick|too short", module.parallel_reports[0].sequential)
     module.parallel = False
     assert np.array_equal(module(x)[0].detach(), wanted.detach())
