@@ -210,7 +210,7 @@ def is_prepared(text: str) -> bool:
 
 def is_full() -> bool:
     """Is there no room for one more call?"""
-    return np.count_nonzero(table) >= SLOTS // 2
+    return bool(np.count_nonzero(table) >= SLOTS // 2)
 
 
 def put(text: str, call: Recorded, arguments, results) -> None:

@@ -6,6 +6,7 @@ Present since torch 2.4, and in every version up to 2.13.
 from typing import Any
 
 import torch
+from torch._C import _functorch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad, function
 
@@ -32,8 +33,9 @@ def is_forward_mode() -> bool:
 
 def is_batched(x: Any) -> bool:
     """Does vmap have many tensors behind this one?"""
-    there = torch._C._functorch
-    return x is not None and (there.is_batchedtensor(x) or there.is_legacy_batchedtensor(x))
+    if x is None:
+        return False
+    return _functorch.is_batchedtensor(x) or _functorch.is_legacy_batchedtensor(x)
 
 
 def watched(x: Any) -> bool:
