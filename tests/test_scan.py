@@ -407,6 +407,7 @@ def test_what_forgets_too_late_for_chunks_goes_back_by_a_scan(monkeypatch):
     """Where the device's model says that it pays."""
     monkeypatch.setattr("rnn_gpu.layers.cutting.cost", lambda layer, rows: 1e6)
     monkeypatch.setattr("rnn_gpu.layers.cutting.SHORTEST", 64)
+    monkeypatch.setattr("rnn_gpu.layers.cutting.LONG", 2048)
     cost = lambda cell, n, B, T, chunks, *rest: 1e9 / chunks  # noqa: E731
     monkeypatch.setattr(find("reference"), "scan_cost", cost)
     layer = remembering("lstm")

@@ -118,6 +118,7 @@ def test_resets_and_given_states(kind, reverse, compiled):
         wanted = outcome(module, call, x, **called), of_each(call, x, tensors, **called)
         module.parallel, module.tolerance = CUT.values()
         if compiled:
+            torch._dynamo.reset()  # which counts compilations of all tests before
             fast = torch.compile(module, backend="aot_eager", fullgraph=True)
             call = partial(fast, **given)
         close(outcome(module, call, x, **called), wanted[0])
