@@ -1,6 +1,7 @@
 """Cells by a name, which a program of torch's or JAX's can hold and another process can read."""
 
 from hashlib import sha256
+from uuid import uuid4
 
 from ..errors import UnsupportedError
 from ..kernels import Cell
@@ -26,7 +27,7 @@ def register(cell: Cell) -> str:
         digest = sha256(repr(description(cell)).encode()).hexdigest()[:16]
         name = f"{cell.name}@{digest}"
     except LookupError:
-        name = UNTOLD.setdefault(cell, f"{cell.name}@{len(UNTOLD)} of this process")
+        name = UNTOLD.setdefault(cell, f"{cell.name}@{uuid4().hex} of this process")
     KNOWN[name] = cell
     return name
 
