@@ -112,6 +112,7 @@ class Later(torch.autograd.Function):
     @staticmethod
     def forward(ctx, stack, begins, every, x, given, *parameters):
         ctx.stack = stack
+        ctx.dropped = stack.training and stack.dropout and stack.num_layers > 1
         ctx.save_for_backward(begins, x, given, *parameters)
         return every.clone()
 
@@ -119,7 +120,7 @@ class Later(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, d):
         stack, (begins, *tensors) = ctx.stack, ctx.saved_tensors
-        if stack.training and stack.dropout and stack.num_layers > 1:
+        if ctx.dropped:
             raise UnsupportedError(
                 "the states at the end of an episode have no slope under dropout: a second way "
                 "through time would drop others"
