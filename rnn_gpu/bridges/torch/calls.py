@@ -113,7 +113,7 @@ def flags_of_call(x, lengths, axes, mask=None, resets=None) -> tuple[Any, bool, 
     T, B, _ = x.shape
     refuse_both(lengths, mask=mask, resets=resets)
     if lengths is not None:
-        live = torch.arange(T)[:, None] < lengths
+        live = torch.arange(T, device=lengths.device)[:, None] < lengths
         return live.to(torch.uint8).to(x.device), True, False
     if mask is None and resets is None:
         return None, False, False
