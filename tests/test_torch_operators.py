@@ -7,8 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.nn.utils.rnn import pack_padded_sequence
+
 import rnn_gpu.torch as ours
-from rnn_gpu import UnsupportedError
+from rnn_gpu import OrderError, ShapeError, UnsupportedError
 from rnn_gpu.bridges import registry
 from rnn_gpu.bridges.torch.operators import BACKWARD, FORWARD
 from rnn_gpu.kernels import Cell
@@ -91,6 +93,17 @@ def test_a_way_back_counts_what_it_clips():
     back = torch.randn_like(y), torch.randn_like(last), x, U, W, s, kept, None, None
     counts = [int(BACKWARD(*back, *how("gru", clip=clip))[-1]) for clip in (None, 1e-3)]
     assert counts == [0, T * B]
+
+
+@pytest.mark.parametrize("which", ["dy", "dlast", "U", "W", "s", "kept"])
+def test_a_way_back_refuses_tensors_that_do_not_fit(which):
+    given = tensors("lstm")
+    y, last, s, kept, _ = (a.detach() for a in FORWARD(*given, None, *how("lstm")))
+    x, _, U, W, *_ = given
+    back = {"dy": y, "dlast": last, "x": x, "U": U, "W": W, "s": s, "kept": kept}
+    for a in back[which].float(), back[which][:, 1:]:
+        with pytest.raises((OrderError, ShapeError), match=which):
+            BACKWARD(*(back | {which: a}).values(), None, None, *how("lstm"))
 
 
 def test_a_way_back_has_no_slope():
@@ -223,3 +236,25 @@ def test_a_formula_that_cannot_be_told_has_a_name_in_this_process():
     assert "of this process" in name
     forget()
     assert ours.register(cell) == name and registry.cell_named(name) is cell
+
+
+def test_a_name_of_one_process_is_no_others_in_another(monkeypatch):
+    table, names = np.ones(1), []
+    for sign in 1, -1:
+
+        def step(p, q, s, sign=sign):
+            return (np.tanh(p[0] + q[0]) * sign * table[0],), ()
+
+        monkeypatch.setattr(registry, "UNTOLD", {})  # as in a process that has just begun
+        names.append(ours.register(cell_of(step)))
+    assert names[0] != names[1]  # else a saved program computes another cell in silence
+
+
+def test_a_default_device_is_not_where_lengths_are():
+    module, x = ours.GRU(M, N), pack_padded_sequence(torch.randn(T, B, M), [T, 3, 1])
+    expected, _ = module(x)
+    torch.set_default_device("meta")
+    try:
+        assert torch.allclose(module(x)[0].data, expected.data, atol=1e-6)
+    finally:
+        torch.set_default_device(None)

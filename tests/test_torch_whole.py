@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 import rnn_gpu.torch
 from door import refuses
-from rnn_gpu import ArgumentError, ShapeError, UnsupportedError
+from rnn_gpu import ArgumentError, OrderError, ShapeError, UnsupportedError
 from rnn_gpu.bridges.torch import small, stack
 from rnn_gpu.bridges.torch.whole import Passed
 from rnn_gpu.kernels.devices.cpu import threads
@@ -93,6 +93,63 @@ def test_numbers_that_changed_between_the_ways_are_torchs_error():
         module.weight_hh_l0.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def narrower(module):
+    module.weight_ih_l0.data = torch.zeros(2, 2)
+
+
+CHANGES = {"wider": torch.nn.Module.double, "half": torch.nn.Module.half, "smaller": narrower}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "by layers"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_parameters_of_another_kind_between_the_ways_are_refused(change, whole):
+    module, x = rnn_gpu.torch.LSTM(M, N), torch.randn(T, B, M, requires_grad=True)
+    y, _ = module(x, mask=None if whole else torch.ones(T, B, dtype=torch.bool))
+    CHANGES[change](module)  # of which torch's counts of versions say nothing
+    refuses(OrderError, "on the way back|the way forward saved", partial(y.sum().backward))
+
+
+@pytest.mark.parametrize("of", ["parameters", "saved"])
+def test_what_was_saved_is_read_in_whatever_layout_it_comes_back(of):
+    module, x = rnn_gpu.torch.GRU(M, N), torch.randn(T, B, M, requires_grad=True)
+    (expected,) = torch.autograd.grad(module(x)[0].sum(), x)
+
+    def turned(a):
+        return a.mT.contiguous().mT if a.dim() > 1 else a
+
+    hook = turned if of == "saved" else lambda a: a
+    with torch.autograd.graph.saved_tensors_hooks(lambda a: a, hook):
+        y, _ = module(x)
+    if of == "parameters":
+        for θ in module.parameters():
+            θ.data = turned(θ.data)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected)
+
+
+class Within(torch.Tensor):
+    """A tensor that has its numbers in another."""
+
+    @staticmethod
+    def __new__(cls, a):
+        return torch.Tensor._make_wrapper_subclass(cls, a.shape, dtype=a.dtype)
+
+    def __init__(self, a):
+        self.a = a
+
+    @classmethod
+    def __torch_dispatch__(cls, f, kinds, given=(), named=None):
+        given = [a.a if isinstance(a, cls) else a for a in given]
+        found = f(*given, **(named or {}))
+        return cls(found) if isinstance(found, torch.Tensor) else found
+
+
+@pytest.mark.parametrize("of", [0, 1], ids=["y", "last"])
+def test_gradients_without_numbers_in_memory_are_refused(of):
+    result = rnn_gpu.torch.GRU(M, N)(torch.randn(T, B, M))[of]
+    slope = Within(torch.ones(result.shape))
+    refuses(UnsupportedError, "no numbers in memory", lambda: result.backward(slope))
 
 
 def test_parameters_are_read_as_they_are_by_now():

@@ -12,11 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 
+from ...errors import ShapeError
 from ...kernels import Clip
 from ..registry import cell_named
 from .chunks import gone_by, way_of
 from .functions import refuse_second_derivatives
-from .passes import Call, Left, carry, check_shapes, retreat, steps_in
+from .passes import Call, Left, carry, check_saved, check_shapes, retreat, steps_in
 from .private import SingleLevelFunction, below_autograd, one_level, watched
 from .small import PLAIN, carried, retreated
 from .tensors import device_of, precision_of
@@ -91,12 +92,16 @@ def backward(dy, dlast, x, U, W, s, kept, *others):
     """rnn_gpu::backward on tensors that have numbers; others: flags, cut and a How's."""
     flags, cut, *how = others
     how, tensors, found = How(*how), (dy, dlast, x, U, W, s, kept), None
+    (T, B, _), cell = x.shape, cell_named(how.cell)
+    check_saved(cell, *tensors)
+    if s.shape[1:3] not in ((T + 1, B), (2 * T + 1, B)) or kept.shape[:2] != (T, B):
+        raise ShapeError(f"s {tuple(s.shape)} and kept {tuple(kept.shape)} of x {tuple(x.shape)}")
     if may_be_small(how, flags):
-        found = retreated(cell_named(how.cell), how.reverse, clip_of(how), *tensors)
+        found = retreated(cell, how.reverse, clip_of(how), *tensors)
     if found is None:
         call = call_of(x, flags, how)
         if cut is not None:
-            call.left.gone = gone_by(int(cut), *x.shape[:2])
+            call.left.gone = gone_by(int(cut), T, B)
         back, gradients = retreat(call, *tensors)
         found = gradients, back.clipped_steps
     (*gradients, dc), clipped = found

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ... import layers
-from ...errors import ShapeError
+from ...errors import OrderError, ShapeError
 from ...kernels import LIVE, RESET, Cell, Clip
 from ...kernels.once import once
 from ...layers.cutting import Parallel
@@ -84,6 +84,22 @@ def check_shapes(cell: Cell, x, s0, U, W, b, c):
             raise ShapeError(f"{name} has shape {tuple(a.shape)}, expected {expected[name]}")
 
 
+def check_saved(cell: Cell, dy, dlast, x, U, W, s, kept):
+    """OrderError where tensors of a way back are not of one size and dtype: torch tells nobody of
+    module.double() and of θ.data = … between both ways.
+    """
+    (T, B, m), n = x.shape, s.shape[-1]
+    expected = recurrent_shapes(cell, m, n) | {"dy": (T, B, n), "dlast": (cell.states, B, n)}
+    expected |= {"s": (cell.states, *s.shape[1:]), "kept": (*kept.shape[:2], cell.kept, n)}
+    for name, a in {"dy": dy, "dlast": dlast, "U": U, "W": W, "s": s, "kept": kept}.items():
+        if tuple(a.shape) != expected[name] or a.dtype != x.dtype:
+            raise OrderError(
+                f"{name} is {tuple(a.shape)} of {a.dtype} on the way back, expected "
+                f"{expected[name]} of {x.dtype}: change parameters, as by module.double(), before "
+                "a call or after its backward"
+            )
+
+
 def carry(call: Call, x, s0, U, W, b, c) -> tuple:
     """Carry the state through time.  Returns (y, last, s, kept), of which none shares memory.
 
@@ -122,6 +138,7 @@ def retreat(call: Call, dy, dlast, x, U, W, s, kept) -> tuple[Back, tuple]:
 
     x, U and W as they came to `carry`, s and kept as it gave them.
     """
+    check_saved(call.cell, dy, dlast, x, U, W, s, kept)
     if may_be_small(call):
         found = small.retreated(call.cell, call.reverse, call.clip, dy, dlast, x, U, W, s, kept)
         if found is not None:

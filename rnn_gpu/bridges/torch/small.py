@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...errors import UnsupportedError
 from ...kernels import Cell, Clip
 from ...kernels.devices.cpu.by_address import Rows, Way, way_of
 from ...kernels.devices.cpu.memory import LASTING, empty
@@ -29,9 +30,19 @@ def in_rows(tensor, dtype) -> bool:
     return is_plain(tensor, dtype) and tensor.is_contiguous()
 
 
+def address(a) -> int:
+    """Where the numbers of a tensor are.  UnsupportedError where torch says nowhere: of a subclass
+    that has tensors within, or one that stands for zeros.
+    """
+    at = a.data_ptr()
+    if not at and a.numel():
+        raise UnsupportedError(f"a {type(a).__name__} {tuple(a.shape)} has no numbers in memory")
+    return at
+
+
 def addresses(tensors) -> list[int]:
     """Where the numbers of tensors are; 0 of None."""
-    return [0 if a is None else a.data_ptr() for a in tensors]
+    return [0 if a is None else address(a) for a in tensors]
 
 
 def new(like, shape) -> torch.Tensor:
@@ -44,7 +55,7 @@ def new(like, shape) -> torch.Tensor:
 def rows_of(a, rows_first: bool = False) -> Rows:
     """Of a tensor (T, B, ·), or (B, T, ·)."""
     first, second, unit = a.stride()
-    return Rows(a.data_ptr(), *((second, first) if rows_first else (first, second)), unit)
+    return Rows(address(a), *((second, first) if rows_first else (first, second)), unit)
 
 
 def states_of(a) -> tuple[int, ...]:

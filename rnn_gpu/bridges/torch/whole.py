@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ...errors import OrderError
 from ...kernels import UNCLIPPED, Cell, Clip
 from ...kernels.devices.cpu.by_address import Rows, way_of
 from ...kernels.once import once
@@ -16,7 +17,7 @@ from ...layers.stateful import clip_of
 from .functions import not_again
 from .passes import Left
 from .private import SingleLevelFunction, is_forward_mode, parameters_of, watched
-from .small import NUMBERS, PLAIN, addresses, in_rows, is_plain, new, rows_of
+from .small import NUMBERS, PLAIN, address, addresses, in_rows, is_plain, new, rows_of
 from .threads import carried_by, pays, retreated_by
 
 STRICT = None, "fp32"  # precisions that the CPU has
@@ -35,11 +36,12 @@ class Plan:
         self.n, self.width, self.directions = n, n * directions, directions
         self.states, self.item, self.each = cell.states, number.itemsize, 4 if bias else 2
         self.count, self.largest = count * directions, max(self.ways, key=attrgetter("m"))
-        self.shapes = []  # of all parameters
+        self.dtype, self.shapes = dtype, []  # of all parameters
         for features in sizes:
             rows = cell.gates * n
             of_one = ((rows, features), (rows, n), (rows,), (rows,))[: self.each]
             self.shapes += [torch.Size(shape) for shape in of_one] * directions
+        self.matrices = [shape for shape in self.shapes if len(shape) == 2]
 
 
 plan_of = once(Plan)
@@ -157,7 +159,7 @@ def carried(call: Whole, taped: bool, x, *tensors) -> tuple[tuple, Any]:
     room = new(x, (here.numbers,)) if here.numbers else x
     states, θ = tensors[: -len(plan.shapes)], by_layers(tensors[-len(plan.shapes) :], plan.each, 4)
     begin, end = addresses(states) or [0] * S, addresses(last)
-    at, base, state = x.data_ptr(), room.data_ptr(), B * plan.n * plan.item
+    at, base, state = address(x), address(room), B * plan.n * plan.item
     for k, way in enumerate(plan.ways):
         top = k == len(here.between)
         out = rows_of(y, rows_first) if top else Rows(base + here.between[k], B * width, width, 1)
@@ -205,6 +207,21 @@ def retreated(call: Whole, needed, x, room, dy, *tensors) -> tuple:
     return dx, *ds0, *dθ
 
 
+def as_saved(call: Whole, x, room, *weights) -> list:
+    """What the way forward saved, row behind row.  OrderError where it is no more what it was, of
+    which torch tells nobody: by module.double(), θ.data = …, or a hook of saved tensors.
+    """
+    plan, T, B, *_ = call
+    sizes = T * B * plan.ways[0].m, places(plan, T, B, True).numbers
+    same = (x.numel(), room.numel()) == sizes and [a.shape for a in weights] == plan.matrices
+    if not (same and all(a.dtype is plan.dtype for a in (x, room, *weights))):
+        raise OrderError(
+            "what the way forward saved has another dtype or shape now: change parameters, as by "
+            "module.double(), before a call or after its backward"
+        )
+    return [a.contiguous() for a in (x, room, *weights)]
+
+
 class Passed(SingleLevelFunction):
     """A call, and BPTT through all of its layers."""
 
@@ -219,6 +236,6 @@ class Passed(SingleLevelFunction):
 
     @staticmethod
     def backward(ctx, *gradients):
-        x, room, *weights = ctx.saved_tensors
+        x, room, *weights = as_saved(ctx.call, *ctx.saved_tensors)
         back = partial(retreated, ctx.call, ctx.needs_input_grad[1:], x, room)
         return None, *not_again(back, *gradients, *weights)
