@@ -6,7 +6,7 @@ Present since torch 2.4, and in every version up to 2.13.
 from typing import Any
 
 import torch
-from torch._C import _functorch
+from torch._C import _functorch  # pyright: ignore[reportAttributeAccessIssue]
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad, function
 
