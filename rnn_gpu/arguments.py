@@ -1,5 +1,6 @@
 """The door: arguments are checked here, once, so that no kernel has to."""
 
+import sys
 from collections.abc import Mapping, Sequence, Set
 from importlib import import_module
 from numbers import Integral, Real
@@ -64,10 +65,12 @@ def flag(name: str, value) -> bool:
     return bool(value)
 
 
-def bound(name: str, value) -> float:
-    """A finite number above 0; who calls lets None through."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < np.inf:
-        raise ArgumentError(f"{name} is {value!r}, expected a number above 0, or None")
+def bound(name: str, value, *, optional: bool = False) -> float:
+    """A finite number above 0; where it is optional, who calls lets None through."""
+    largest = sys.float_info.max  # an integer may be larger
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= largest:
+        or_none = ", or None" if optional else ""
+        raise ArgumentError(f"{name} is {value!r}, expected a number above 0{or_none}")
     return float(value)
 
 

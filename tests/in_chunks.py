@@ -41,7 +41,7 @@ def close(a, b, rtol):
 
 
 def both_ways(model, x, dy, *, parallel, dstate=None, back=None, **called):
-    """(all that a call and its backward give, the model) in chunks, or step by step."""
+    """All that a call and its backward give, in chunks or step by step."""
     tolerance = TOLERANCE[model.dtype]
     y, state = model(x, parallel=parallel, tolerance=tolerance, **called)
     dx, ds = model.backward(dy, dstate, **(back or {}))

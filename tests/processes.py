@@ -17,8 +17,8 @@ import rnn_gpu  # noqa: F401
 from programs import python
 from rnn_gpu.kernels.devices.cpu import memory, recurrence, threads  # noqa: F401
 from rnn_gpu.kernels.devices.cpu.compilation import jit
-from rnn_gpu.kernels.devices.cpu.simd import flat
 from rnn_gpu.kernels.devices.cpu.threads import barrier
+from rnn_gpu.kernels.devices.cpu.windows import flat
 
 PATIENCE = 240  # seconds that a program may take on a busy machine; each takes a few
 

@@ -36,6 +36,7 @@ kernels.devices
 kernels.devices.reference
 kernels.devices.cpu.compilation kernels.devices.cpu.memory
 kernels.devices.cpu.simd
+kernels.devices.cpu.windows
 kernels.devices.cpu.stored kernels.devices.cpu.tiles
 kernels.devices.cpu.threads
 kernels.devices.cpu.products kernels.devices.cpu.recorded kernels.devices.cpu.recurrence

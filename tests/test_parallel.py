@@ -318,6 +318,15 @@ def test_a_layer_explains_what_chunks_should_gain():
     assert "in chunks: no, " in layer.explain(100, 1, "auto")
 
 
+def test_it_explains_the_chunks_that_there_will_be():
+    layer = forgetful(rnn_gpu.GRU, device="cpu")
+    for cut in ((65, 2), (10**30, 10**30), (7, 1000)):
+        layer(draw(64, B, M), parallel=cut)
+        report, told = layer.parallel_report, layer.explain(64, B, cut)
+        assert f"in chunks: {report.chunks} of {-(-64 // report.chunks)} steps" in told
+        assert f"a warm-up of {report.warm_up} steps" in told
+
+
 # Networks
 
 
@@ -369,8 +378,16 @@ def test_refused(parallel):
 
 
 def test_a_tolerance_is_above_zero():
-    with pytest.raises(rnn_gpu.ArgumentError, match="tolerance"):
-        forgetful(rnn_gpu.GRU)(draw(T, B, M), parallel=CUT, tolerance=0)
+    for tolerance in (0, None, 10**400):
+        with pytest.raises(rnn_gpu.ArgumentError, match=r"^tolerance is .* a number above 0$"):
+            forgetful(rnn_gpu.GRU)(draw(T, B, M), parallel=CUT, tolerance=tolerance)
+
+
+def test_a_tolerance_that_float32_has_no_number_for_is_one_all_the_same():
+    layer = forgetful(rnn_gpu.GRU, device="cpu", dtype="float32")
+    y, _ = layer(draw(T, B, M, dtype="float32"), parallel=CUT, tolerance=1e300)
+    layer.backward(np.ones_like(y))
+    assert layer.parallel_report.repaired == layer.parallel_report.back_rounds == 0
 
 
 # Larger

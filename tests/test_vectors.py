@@ -15,7 +15,8 @@ from rnn_gpu.kernels.binding.names import NAMES, SAME_NAME
 from rnn_gpu.kernels.devices import reference
 from rnn_gpu.kernels.devices.cpu.compilation import jit, within
 from rnn_gpu.kernels.devices.cpu.recurrence import formula
-from rnn_gpu.kernels.devices.cpu.simd import LOAD, STORE, lanes, transpose, window
+from rnn_gpu.kernels.devices.cpu.simd import lanes
+from rnn_gpu.kernels.devices.cpu.windows import LOAD, STORE, transpose, window
 
 # measured: 2.5, 1.01, 1.8, 0.5, 0.76
 ULP = {"tanh": 3.0, "exp": 1.5, "expm1": 2.0, "sqrt": 0.51, "log1p": 1.0}

@@ -7,7 +7,7 @@ import numpy as np
 from .. import arguments
 from ..errors import ArgumentError
 from ..kernels import LIVE, RESET, Forward
-from .overlap import apart
+from .overlap import apart, chunks_of
 from .passes import Pass
 from .steps import Steps
 
@@ -121,8 +121,10 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     if not B or T < 2 or way.chunks == 1:
         return Cut(why="there is one chunk")
     if way.chunks is not None and way.warm_up is not None:
-        (gain,) = modelled(layer, T, B, [way.chunks], way.warm_up)
-        return Cut(way.chunks, way.warm_up, gain)
+        cut = chunks_of(T, B, way.chunks)
+        warm_up = min(way.warm_up, cut.length)
+        (gain,) = modelled(layer, T, B, [cut.count], warm_up)
+        return Cut(cut.count, warm_up, gain)
     few = LONG if way.auto else 4 * SHORTEST  # fewer are not worth a look
     if few > T:
         return Cut(why=f"{T} steps are few: from {few} on")

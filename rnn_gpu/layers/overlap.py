@@ -120,5 +120,5 @@ def growth(distances: np.ndarray, floor: float) -> float:
 
 
 def per_chunk(distances: np.ndarray, B: int) -> np.ndarray:
-    """The largest of each chunk's B samples: (C·B,) -> (C,)."""
-    return distances.reshape(-1, B).max(1)
+    """The largest of each chunk's B samples: (C·B,) -> (C,), float64, as tolerances are."""
+    return distances.reshape(-1, B).max(1).astype(np.float64)

@@ -242,7 +242,7 @@ def clip_of(value, norm) -> Clip:
     given = {"value": value, "norm": norm}
     return Clip(
         **{
-            name: arguments.bound(f"clip_step_{name}", bound)
+            name: arguments.bound(f"clip_step_{name}", bound, optional=True)
             for name, bound in given.items()
             if bound is not None
         }

@@ -78,7 +78,7 @@ class Settings:
             )
         for name in ("clip_norm", "clip_value"):
             if (bound := getattr(self, name)) is not None:
-                checked[name] = arguments.bound(name, bound)
+                checked[name] = arguments.bound(name, bound, optional=True)
         clip_of(self.clip_step_value, self.clip_step_norm)
         parallel_of(self.parallel, self.tolerance)
         if self.memory_budget is not None:

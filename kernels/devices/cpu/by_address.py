@@ -18,10 +18,11 @@ from . import products, recurrence
 from .compilation import intrinsic, jit, within
 from .memory import scratch
 from .products import chunk
-from .simd import I64, flat
+from .simd import I64
 from .stored import keep_with
 from .threads import ENOUGH, SPACING, barrier, share, threads_for
 from .tiles import slice_of
+from .windows import flat
 
 LINE = 16  # numbers: each of the arrays on the desk begins at a multiple
 # counters of the barriers within the kernels of a call, which one thread never waits at; and of

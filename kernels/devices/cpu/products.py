@@ -12,7 +12,7 @@ from ...products import products
 from ..reference import chunk
 from .compilation import jit, within
 from .memory import empty, scratch
-from .simd import LOAD, MASKED, STORE, carve, flat, lanes, prefetch, window
+from .simd import lanes
 from .stored import keep
 from .threads import barrier, share, threads_for
 from .tiles import (
@@ -28,6 +28,7 @@ from .tiles import (
     sweep_of,
     whole,
 )
+from .windows import LOAD, MASKED, STORE, carve, flat, prefetch, window
 
 # of the long side that are worked on together: they stay in the cache while the panels pass
 ROWS = 256

@@ -21,7 +21,7 @@ from ...undisturbed import undisturbed
 from . import simd
 from .compilation import inlined, jit, within
 from .memory import scratch
-from .simd import LOAD, MASKED, STORE, Vector, carve, exchanged, flat, lanes, prefetch, window
+from .simd import Vector, lanes
 from .stored import keep
 from .threads import ENOUGH, barrier, share, threads_for
 from .tiles import (
@@ -38,6 +38,7 @@ from .tiles import (
     sweep_of,
     whole,
 )
+from .windows import LOAD, MASKED, STORE, carve, exchanged, flat, prefetch, window
 
 WORTH_BARRIER = 2e4  # operations of a thread's share of one step
 STAYS = 1 << 19  # bytes of W that stay in a core's cache from step to step

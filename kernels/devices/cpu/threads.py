@@ -36,8 +36,9 @@ from ...private import (
 )
 from ...sharing import lent, told
 from .compilation import intrinsic, jit, within
-from .simd import I32, I64, flat, place
+from .simd import I32, I64
 from .stored import keep, keep_with
+from .windows import flat, place
 
 ENOUGH = 4e6  # operations of a call; below, one thread is done before a second has begun
 PATIENCE = 1000  # looks at a number before the processor is offered to others

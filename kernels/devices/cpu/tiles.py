@@ -18,19 +18,8 @@ from ... import At
 from ...private import cgutils
 from .compilation import intrinsic, within
 from .memory import CACHE_LINE
-from .simd import (
-    I64,
-    LOAD,
-    MASKED,
-    STORE,
-    Build,
-    Vector,
-    lanes,
-    machine,
-    on_stack,
-    place,
-    transpose,
-)
+from .simd import I64, Build, Vector, lanes, machine
+from .windows import LOAD, MASKED, STORE, on_stack, place, transpose
 
 MANY = 32  # registers: enough for two of each vector that a cell works on
 
