@@ -1,6 +1,5 @@
 """The door: arguments are checked here, once, so that no kernel has to."""
 
-import sys
 from collections.abc import Mapping, Sequence, Set
 from importlib import import_module
 from numbers import Integral, Real
@@ -67,11 +66,14 @@ def flag(name: str, value) -> bool:
 
 def bound(name: str, value, *, optional: bool = False) -> float:
     """A finite number above 0; where it is optional, who calls lets None through."""
-    largest = sys.float_info.max  # an integer may be larger
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= largest:
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
+    except OverflowError:  # an integer may be larger than any float
+        number = np.inf
+    if not 0 < number < np.inf:
         or_none = ", or None" if optional else ""
         raise ArgumentError(f"{name} is {value!r}, expected a number above 0{or_none}")
-    return float(value)
+    return number
 
 
 def choice(name: str, value, options) -> str:
