@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 # RNN_GPU_TEST_CARD=0 runs the simulator on a machine with a GPU too.
@@ -61,6 +62,25 @@ def strict_arrays():
 
     with strict(), ordered():
         yield
+
+
+@cache
+def generators() -> list[tuple[np.random.Generator, dict]]:
+    """What modules of the tests draw from, and its state before the first test."""
+    here = str(Path(__file__).parent)
+    modules = [
+        m for m in list(sys.modules.values()) if str(vars(m).get("__file__")).startswith(here)
+    ]
+    drawing = [vars(module).get(name) for module in modules for name in ("RNG", "rng")]
+    found = {id(one): one for one in drawing if isinstance(one, np.random.Generator)}
+    return [(one, one.bit_generator.state) for one in found.values()]
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order():
+    """A test draws the same whichever ran before it."""
+    for generator, state in generators():
+        generator.bit_generator.state = state
 
 
 @pytest.fixture(autouse=True)

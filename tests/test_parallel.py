@@ -292,6 +292,16 @@ def test_auto_goes_step_by_step_where_it_would_not_pay():
     assert "few" in layer.parallel_report.sequential
 
 
+@pytest.mark.parametrize("rows, cut", [(64, True), (2, False)], ids=["great", "small"])
+def test_auto_looks_at_a_short_pass_only_for_a_great_gain(rows, cut, monkeypatch):
+    """A step takes a microsecond, whether of one sample or of so many: as on a GPU, or a CPU."""
+    monkeypatch.setattr(cutting, "cost", lambda layer, its: 1e3 * -(-its // rows))
+    layer, T = rnn_gpu.LSTM(M, N, device="reference"), 2 * LONG
+    found = cutting.first_cut(layer, T, 1, Parallel(auto=True))
+    assert T * 1e3 < cutting.SHORT and bool(found.why) != cut
+    assert (found.chunks >= rows and found.gain > 5) if cut else "too short" in found.why
+
+
 @pytest.mark.parametrize("name", ["bistable", "chaotic", "relu", "8"])
 def test_to_look_at_what_does_not_forget_costs_auto_little(name, monkeypatch):
     """Steps of two samples, each of which takes at most 1.5 of a step of one."""

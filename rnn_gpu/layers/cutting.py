@@ -18,8 +18,9 @@ SHORTEST = 128  # steps of a chunk, where nobody says how many chunks there are
 MOST = 256  # chunks, likewise
 CALLS = 1e6  # nanoseconds of what chunks ask of Python, forward and back
 LONG = 8192  # steps from which "auto" looks: what does not forget costs it some 100 of two samples
-# nanoseconds, modelled, of a pass both ways: below, what a look asks of Python is 3 % of one ahead
+# nanoseconds, modelled, of a pass both ways: below, what a look asks of Python is 3 % of one ahead,
 SHORT = 3.2e7
+GREAT = 3.0  # and a modelled gain has to be so much for "auto" to stake that on it
 # a modelled gain below this is none: the products over all steps are not in the model
 WORTH = 1.3
 STEADY = 0.75  # of the mean fade: two trajectories that fade so at last will go on so
@@ -128,9 +129,10 @@ def first_cut(layer, T: int, B: int, way: Parallel) -> Cut:
     few = LONG if way.auto else 4 * SHORTEST  # fewer are not worth a look
     if few > T:
         return Cut(why=f"{T} steps are few: from {few} on")
-    if way.auto and T * cost(layer, B) < SHORT:
-        return Cut(why="a pass is too short to gain by it: modelled")
-    return if_worth(best(layer, T, B, GUESS), way)
+    cut = best(layer, T, B, GUESS)
+    if way.auto and cut.gain < GREAT and T * cost(layer, B) < SHORT:
+        return Cut(gain=cut.gain, why="a pass is too short to gain by it: modelled")
+    return if_worth(cut, way)
 
 
 def if_worth(cut: Cut, way: Parallel) -> Cut:
