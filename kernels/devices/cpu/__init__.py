@@ -126,7 +126,7 @@ def explain(cell, n, B, dtype, precision="fp32"):
         f"on {way}"
     ]
     for direction, gates in (("forward", cell.gates), ("backward", 1)):
-        V, H = layout(gates, n, number)
+        V, H = layout(gates, n, number, B)
         tile = f"tiles of up to {rows_of_tiles(H * V)[0]} samples by {V * lanes(number)} units"
         tile += f", {H} of {gates} gates at a time" if gates > H else ""
         panels = -(-n // (V * lanes(number)))

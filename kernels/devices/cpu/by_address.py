@@ -5,6 +5,7 @@ Its numbers are those of `Device`'s functions: no sum depends on who takes part.
 call where each of its kernels would have so many.
 """
 
+from functools import cached_property
 from sys import maxsize
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from .products import chunk
 from .simd import I64
 from .stored import keep_with
 from .threads import ENOUGH, SPACING, barrier, share, threads_for
-from .tiles import slice_of
+from .tiles import FEW, slice_of
 from .windows import flat
 
 LINE = 16  # numbers: each of the arrays on the desk begins at a multiple
@@ -301,15 +302,28 @@ class Way:
     """A layer of `cell`, m features and n units, forward and back by addresses."""
 
     def __init__(self, cell: Cell, m: int, n: int, dtype: np.dtype):
-        carry, panels, through_W = recurrence.plan(cell, n, dtype, None)
-        multiply, through_U = products.plan(cell.gates * n, m, dtype)
+        _, panels, through_W = recurrence.plan(cell, n, dtype, None, 1)
+        self.multiply, through_U = products.plan(cell.gates * n, m, dtype)
         self.cell, self.m, self.n, self.dtype = cell, m, n, dtype
-        self.carry = forward_entry(cell, dtype.type, carry, multiply)
         self.pack = max(through_U, through_W)
         # of units, forward and back
-        self.panels = panels, recurrence.plan(cell, n, dtype, False)[1]
+        self.panels = panels, recurrence.plan(cell, n, dtype, False, 1)[1]
         # of one step of one sample, all products together
         self.operations = 4 * cell.gates * n * max(n, m)
+
+    @cached_property
+    def of_few(self):
+        """The kernel of the way forward for few samples."""
+        return self.entry(FEW)
+
+    @cached_property
+    def of_many(self):
+        """The same for more; itself where both have the same tiles."""
+        return self.entry(FEW + 1)
+
+    def entry(self, B: int):
+        carry, *_ = recurrence.plan(self.cell, self.n, self.dtype, None, B)
+        return forward_entry(self.cell, self.dtype.type, carry, self.multiply)
 
     def is_short(self, T: int, B: int) -> bool:
         """Is one thread done before a second has begun?"""
@@ -343,7 +357,8 @@ class Way:
         desk, sizes = scratch(numbers, self.dtype), (T, B, self.m, self.n)
         threads, by_panels = (self.shares(T, B) or BY_ONE)[0]
         how = self.pack, reverse, by_panels, counters_of(threads)
-        share(self.carry, threads, sizes, given, (s0, y, last), (tape, desk), how)
+        carry = self.of_few if B <= FEW else self.of_many
+        share(carry, threads, sizes, given, (s0, y, last), (tape, desk), how)
 
     def backward(self, T: int, B: int, given, dy, states, found, reverse: bool, clip=UNCLIPPED):
         """δ back through the layer: see `backward_entry`. Returns how many steps were clipped."""
@@ -381,7 +396,7 @@ def plan_back(
 ) -> tuple:
     """(kernel, (is δ repacked for U, for W), numbers that kernels take of the desk)."""
     N = cell.gates * n
-    retreat, _, through = recurrence.plan(cell, n, dtype, clips)
+    retreat, _, through = recurrence.plan(cell, n, dtype, clips, 1)  # whatever B: one gate a sum
     back_U, repacked_U, pack_U = products.plan_back(N, m, dtype, below, parts)
     back_W, repacked_W, pack_W = products.plan_back(N, n, dtype, False, parts)
     entry = backward_entry(cell, dtype.type, retreat, back_U, back_W)

@@ -430,7 +430,7 @@ def cost(cell, n, B, dtype, precision="fp32"):
 @once
 def cost_on(threads: int, cell, n: int, B: int, dtype) -> float:
     """`Device.cost`, where so many threads are at hand."""
-    V, _ = layout(cell.gates, n, dtype.type)
+    V, _ = layout(cell.gates, n, dtype.type, B)
     way = shares(cell, sys.maxsize, B, n, -(-n // (V * lanes(dtype.type))), dtype)
     rows = B if way.by_panels else -(-B // way.threads)
     one = operations(cell, 1, n)
@@ -440,13 +440,17 @@ def cost_on(threads: int, cell, n: int, B: int, dtype) -> float:
     return 2 * (share / way.threads + MEETING if way.by_panels else share)
 
 
-@once
-def plan(cell, n: int, dtype, clips: bool | None):
-    """(kernel, panels, numbers on its desk) for a layer of n units; `clips` is None on the way
-    forward.
+def plan(cell, n: int, dtype, clips: bool | None, B: int):
+    """(kernel, panels, numbers on its desk) for B samples of a layer of n units; `clips` is None on
+    the way forward.
     """
-    number = dtype.type
-    V, H = layout(cell.gates if clips is None else 1, n, number)
+    gates = cell.gates if clips is None else 1
+    return planned(cell, n, dtype, clips, layout(gates, n, dtype.type, B))
+
+
+@once
+def planned(cell, n: int, dtype, clips: bool | None, V_and_H: tuple[int, int]):
+    number, (V, H) = dtype.type, V_and_H
     partial = n % (lanes(number) * (2 if in_pairs(V) else 1)) != 0
     kernel = (
         forward_kernel(cell, number, V, H, partial)
@@ -468,7 +472,7 @@ def forward_call(cell, call: Forward, scratch) -> tuple:
     """
     T, B, _, n = call.p.shape
     dtype = call.p.dtype
-    kernel, panels, numbers = plan(cell, n, dtype, None)
+    kernel, panels, numbers = plan(cell, n, dtype, None, B)
     way = shares(cell, T, B, n, panels, dtype)
     return kernel, way.threads, call[:-1], scratch(numbers, dtype), way.by_panels
 
@@ -489,7 +493,7 @@ def backward_call(cell, call: Backward, scratch, clipped=None) -> tuple:
     T, B, _, n = call.dp.shape
     dtype, clip = call.dp.dtype, call.clip
     number, clips = dtype.type, clip != UNCLIPPED
-    kernel, panels, numbers = plan(cell, n, dtype, clips)
+    kernel, panels, numbers = plan(cell, n, dtype, clips, B)
     way = shares(cell, T, B, n, panels, dtype)
     ds = call.ds if call.ds.ndim == 4 else call.ds.reshape(len(call.ds), 1, B, n)
     bounds = unbounded(number)

@@ -12,6 +12,7 @@ row's result does not depend on the rows beside it.
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import types
 
 from ... import At
@@ -22,6 +23,8 @@ from .simd import I64, Build, Vector, lanes, machine
 from .windows import LOAD, MASKED, STORE, on_stack, place, transpose
 
 MANY = 32  # registers: enough for two of each vector that a cell works on
+NEAR = 1 << 16  # bytes of weights that come from the nearest cache
+FEW = 5  # rows that are few
 
 load, load_masked, store, load_scalar = (
     LOAD["vector"],
@@ -61,14 +64,15 @@ class Tile(NamedTuple):
 
 
 @cache
-def layout(gates: int, n: int, number) -> tuple[int, int]:
+def layout(gates: int, n: int, number, rows: int = 1) -> tuple[int, int]:
     """(V, H): vectors of units in a panel of n units, and gates that are beside each other in a
     strip of it.
 
     The units of a gate fill a line of the cache, and two vectors, which a cell works on at a time,
     where there are so many. Then a strip has as many columns as leave enough rows a tile: a row of
     weights that is loaded is used once for each. No more than a quarter of the columns are beyond
-    n.
+    n. Where there are `rows` to fill it, and weights come from further than the nearest cache, a
+    tile of as many sums is higher.
     """
     across, most = -(-n // lanes(number)), 6 if machine()[1] >= MANY else 2
     line = max(1, CACHE_LINE // machine()[0])
@@ -80,6 +84,10 @@ def layout(gates: int, n: int, number) -> tuple[int, int]:
     H = next(H for H in range(gates, 0, -1) if H == 1 or (gates % H == 0 and most >= H * V))
     while most >= 2 * H * V and fits(2 * V):
         V *= 2
+    if rows > FEW and gates * n * n * np.dtype(number).itemsize > NEAR and V > 1:
+        columns = H * V // 2
+        if rows_of_tiles(columns)[0] * columns >= rows_of_tiles(H * V)[0] * H * V:
+            V //= 2
     return V, H
 
 
