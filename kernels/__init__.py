@@ -99,6 +99,11 @@ class Forward(NamedTuple):
     """The arrays of a layer's way forward through time: T steps, B samples, n units.
 
     All are C-contiguous, as on the way back all but dy; T is below 2³¹.
+
+    Where a device `takes_parts`, samples may be the B parts, of T steps each, of one sequence whose
+    numbers lie in the order of its steps: p (B, T, G + D, n), kept (B, T, K, n), and s (S, B·T + 1
+    + B, n). There s[:, b·T + t + 1] is overwritten by the state after step t of part b, and s[:,
+    B·T + 1 + b] is what that part begins with; s[:, 0] is that of the first. No RESET is set.
     """
 
     p: Any  # (T, B, G + D, n)  input side of every step; read before kept is written
@@ -115,7 +120,11 @@ class Forward(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """The arrays of the way back; s, kept and flags as the way forward left them."""
+    """The arrays of the way back; s, kept and flags as the way forward left them.
+
+    Of parts of one sequence dp and dq are (B, T, G, n), ds is (S, B, n), and nothing is clipped;
+    each part is taken to begin with what the one before ends with.
+    """
 
     dy: Any  # (T, B, n)      dE/dy of every step; the one that may be a view with other strides
     W: Any  # (G·n, n)

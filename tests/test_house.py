@@ -23,7 +23,7 @@ CHECKOUT = Path(__file__).parents[1]
 ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
-kernels.description kernels.fingerprint kernels.philox kernels.private kernels.products
+kernels.description kernels.fingerprint kernels.parts kernels.philox kernels.private kernels.products
 kernels.sharing kernels.store.files kernels.tally kernels.transfers kernels.updates
 kernels.store.marks
 kernels.binding.accessors kernels.binding.names kernels.once

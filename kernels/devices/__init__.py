@@ -52,6 +52,7 @@ class Device(Protocol):
     preference: int  # "auto" is the device with the highest that is not missing; 0 is never taken
     copying: float  # nanoseconds of one number of a large array that is copied: modelled
     waking: float  # nanoseconds of threads that are woken again and again in a pass in chunks
+    takes_parts: bool  # does it take the parts of one sequence where they lie: see Forward
 
     def missing(self, precision: str = "fp32") -> str:
         """Why this device, or this precision of its products, cannot be used here; "" where it can.

@@ -8,11 +8,12 @@ from .. import LIVE, RESET, UNCLIPPED, Backward, Forward
 from ..clipping import bounded, factor
 from ..fingerprint import mixed
 from ..host_updates import host_loss, host_update, norms  # noqa: F401  part of every device
+from ..parts import states_of_parts
 from ..products import by_chunks, products
 from ..transfers import transfers_of
 from ..whole_arrays import formula, unpack
 
-name, preference, copying, waking = "reference", 0, 0.5, 0
+name, preference, copying, waking, takes_parts = "reference", 0, 0.5, 0, True
 CHUNK_ROWS = 256  # rows of a chunk: see products.py
 
 
@@ -94,6 +95,8 @@ def matvec(W, s, out):
 
 
 def forward(cell, call: Forward, precision="fp32"):
+    if call.s.ndim == 3:
+        return forward_in_parts(cell, call)
     p, W, c, s, kept, flags, _ = call
     T, B, _, n = p.shape
     step = formula(cell.step)
@@ -111,7 +114,22 @@ def forward(cell, call: Forward, precision="fp32"):
             kept[t, :, i] = value
 
 
+def forward_in_parts(cell, call: Forward):
+    """`forward` of the parts of one sequence."""
+    T, B = call.flags.shape
+    S, _, n = call.s.shape
+    s = np.empty((S, T + 1, B, n), call.s.dtype)
+    s[:, 0] = call.s[:, B * T + 1 :]
+    p, kept = (a.swapaxes(0, 1) for a in (call.p, call.kept))
+    forward(cell, call._replace(p=p, s=s, kept=kept))
+    call.s[:, 1 : B * T + 1] = s[:, 1:].swapaxes(1, 2).reshape((S, B * T, n))
+
+
 def backward(cell, call: Backward, precision="fp32"):
+    if call.s.ndim == 3:
+        T, s = len(call.flags), states_of_parts(call.s, *call.flags.shape)
+        kept, dp, dq = (a.swapaxes(0, 1) for a in (call.kept, call.dp, call.dq))
+        return backward(cell, call._replace(s=s, kept=kept, dp=dp, dq=dq))
     dy, W, s, kept, flags, dp, dq, ds, clip, _ = call
     T, B, G, n = dp.shape
     back = formula(cell.back)

@@ -44,7 +44,7 @@ def begun(device, call) -> tuple[Any, Any]:
     bool): there s[:, 0] becomes what is given; (the same, None) where none is.
     """
     L = len(call.flags)
-    if call.s.shape[1] == L + 1:
+    if call.s.ndim == 3 or call.s.shape[1] == L + 1:
         return call, None
     flags = device.copy(call.flags)
     begins = ((flags[0] & np.uint8(RESET)) != 0)[:, None]

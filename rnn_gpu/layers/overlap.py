@@ -6,17 +6,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+PAGE = 4096  # bytes; numbers that are so far apart have one place in the nearest cache
+
 
 class Chunks(NamedTuple):
     """T steps of B samples, cut in `count` chunks of `length` steps, the last padded.
 
-    An array (T, B, …) becomes (L, C·B, …): sample b of chunk c is its column c·B + b.
+    An array (T, B, …) becomes (L, C·B, …): sample b of chunk c is its column c·B + b. In place,
+    which is for one sample, it is (C, L, …) where it lies.
     """
 
     T: int
     B: int
     count: int
     length: int
+    in_place: bool = False
 
     @property
     def padded(self) -> bool:
@@ -24,7 +28,13 @@ class Chunks(NamedTuple):
         return self.count * self.length > self.T
 
     def cut(self, device, a) -> Any:
-        """a (T, B, …) -> a copy (L, C·B, …), zero beyond T."""
+        """a (T, B, …) -> a copy (L, C·B, …), zero beyond T; in place itself where nothing is."""
+        if self.in_place and not self.padded:
+            return a.reshape((*self.shape, *a.shape[2:]))
+        if self.in_place:
+            out = device.empty((self.count * self.length, *a.shape[2:]), a.dtype)
+            out[: self.T], out[self.T :] = a[:, 0], a.dtype.type(0)
+            return out.reshape((*self.shape, *a.shape[2:]))
         C, L, B, tail = self.count, self.length, self.B, a.shape[2:]
         out, whole = device.empty((L, C, B, *tail), a.dtype), (C - 1) * L
         axes = out.swapaxes(0, 1)  # (C, L, B, …), a view
@@ -34,14 +44,40 @@ class Chunks(NamedTuple):
             axes[-1, self.T - whole :] = a.dtype.type(0)
         return out.reshape((L, C * B, *tail))
 
+    def placed(self, row: int) -> "Chunks":
+        """These of one sample in place, of rows of so many bytes: one step longer where those of
+        all chunks would fall on each other in the cache.
+        """
+        length = self.length + (self.count > 1 and self.length * row % PAGE == 0)
+        return Chunks(self.T, 1, -(-self.T // length), length, in_place=True)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The first axes of what `cut` gives."""
+        if self.in_place:
+            return self.count, self.length
+        return self.length, self.count * self.B
+
+    def in_steps(self, a) -> Any:
+        """What `cut` gave, contiguous, as products take it: (steps, samples, …); a view."""
+        return a.reshape((self.count * self.length, 1, *a.shape[2:])) if self.in_place else a
+
+    def columns_of(self, a) -> Any:
+        """What `cut` gave -> a view (L, C·B, …)."""
+        return a.swapaxes(0, 1) if self.in_place else a
+
     def beside(self, device, a) -> Any:
-        """What `cut` gives, to be read only: a view where one step's rows are equally far apart."""
+        """(L, C·B, …) of a (T, B, …), to be read only: a view where one step's rows are equally far
+        apart.
+        """
         if self.B > 1 or self.padded:
-            return self.cut(device, a)
+            return self.columns_of(self.cut(device, a))
         return a.reshape((self.count, self.length, *a.shape[2:])).swapaxes(0, 1)
 
     def joined(self, device, a) -> Any:
-        """a (L, C·B, …) -> a copy (T, B, …)."""
+        """What `cut` gives -> a copy (T, B, …); in place a view."""
+        if self.in_place:
+            return self.in_steps(a)[: self.T]
         C, L, B, tail = self.count, self.length, self.B, a.shape[2:]
         out = device.empty((C, L, B, *tail), a.dtype)
         out[...] = a.reshape((L, C, B, *tail)).swapaxes(0, 1)

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import outline
 from ..kernels import UNCLIPPED, Backward, Forward
+from ..kernels.parts import states_of_parts
 from . import anew
 from .cutting import PIECE, ROUNDING, SAME, Cut, cut_of
 from .given import parted
@@ -60,20 +61,29 @@ class ChunkedTape(NamedTuple):
     given: bool = False  # are there given states, that samples go on from where they begin anew?
     first: Any = None  # (B, 1) bool: see Given
 
-    keeps_y = False
     __repr__ = outline.fields
 
+    @property
+    def keeps_y(self) -> bool:
+        """May the output be a part of it?"""
+        return self.chunks.in_place
+
     def whole(self) -> Tape:
-        """The same as if it had gone step by step: copies."""
+        """The same as if it had gone step by step."""
         d, cut, inner = self.device, self.chunks, self.inner
-        (S, _, _, n), (T, B, _, L) = inner.wide_s.shape, cut
-        s = d.empty((S, (2 * T if self.given else T) + 1, B, n), inner.wide_s.dtype)
-        s[:, 0] = inner.wide_s[:, 0, :B]
-        for k in range(S):
-            s[k, 1 : T + 1] = cut.joined(d, inner.wide_s[k, 1 : L + 1])
-            if self.given:
-                s[k, T + 1 :] = cut.joined(d, inner.wide_s[k, L + 1 :])
-        kept, pattern = cut.joined(d, inner.wide_kept), (self.flags, self.starts, self.masked)
+        S, T, B, L = len(inner.wide_s), *cut[:2], cut.length
+        kept = cut.joined(d, inner.wide_kept)
+        if cut.in_place:
+            s = d.copy(inner.wide_s[:, : T + 1, None])
+        else:
+            n = inner.wide_s.shape[3]
+            s = d.empty((S, (2 * T if self.given else T) + 1, B, n), inner.wide_s.dtype)
+            s[:, 0] = inner.wide_s[:, 0, :B]
+            for k in range(S):
+                s[k, 1 : T + 1] = cut.joined(d, inner.wide_s[k, 1 : L + 1])
+                if self.given:
+                    s[k, T + 1 :] = cut.joined(d, inner.wide_s[k, L + 1 :])
+        pattern = self.flags, self.starts, self.masked
         own = inner.cell, inner.own, self.mask
         return Tape(self.x, s, kept, *pattern, *own, first=self.first)
 
@@ -91,7 +101,7 @@ class ChunkedTape(NamedTuple):
 class InChunks(NamedTuple):
     """δ of a way back in chunks, which is joined when somebody looks at it."""
 
-    a: Any  # (L, C·B, G, n)
+    a: Any  # (L, C·B, G, n), or in place (C, L, G, n)
     chunks: Chunks
     layer: Any
 
@@ -100,14 +110,35 @@ class InChunks(NamedTuple):
         return self.layer.in_turn(self.chunks.joined(self.layer.backend, self.a))
 
 
+class States(NamedTuple):
+    """Of all chunks: views of s, which is (S, L + 1, C·B, n), what is given behind, or of chunks in
+    place as Forward says.
+    """
+
+    s: Any
+    starts: Any  # (S, C·B, n)
+    after: Any  # (S, L, C·B, n), behind each step
+
+
+def states_of(s, cut: Chunks) -> States:
+    """The States of s."""
+    if not cut.in_place:
+        return States(s, s[:, 0], s[:, 1 : cut.length + 1])
+    (S, _, n), steps = s.shape, cut.count * cut.length
+    after = s[:, 1 : steps + 1].reshape((S, cut.count, cut.length, n)).swapaxes(1, 2)
+    return States(s, s[:, steps + 1 :], after)
+
+
 class Run:
     """Trajectories of one layer on one input in chunks."""
 
     def __init__(self, layer, cell, chunks: Chunks, x, drawn, flags, masked: bool, given=None):
-        """x (L, C·B, m); drawn (L, C·B, G + D, n), p of a cell that draws, else None; flags
-        (L, C·B); given (S, L, C·B, n), what samples begin anew with, None where none does.
+        """x (L, C·B, m); drawn (L, C·B, G + D, n), p of a cell that draws, else None, both in place
+        as Chunks says; flags (L, C·B); given (S, L, C·B, n), what samples begin anew with, None
+        where none does.
         """
         self.layer, self.cell, self.chunks = layer, cell, chunks
+        x, drawn = chunks.columns_of(x), None if drawn is None else chunks.columns_of(drawn)
         self.x, self.drawn, self.flags, self.masked = x, drawn, flags, masked
         self.given, self.device, self.dtype = given, layer.backend, x.dtype
         self.events = anew.events(self.device, chunks, flags, masked)
@@ -142,6 +173,24 @@ class Run:
         self.steps += L * count
         return s, kept
 
+    def all_over(self, p, start) -> tuple[States, Any]:
+        """(states, what is kept) of all chunks, from start (S, C·B, n) over p (L, C·B, G + D, n) or
+        in place (C, L, G + D, n), which may be overwritten; kept likewise.
+        """
+        cut, d, cell, layer = self.chunks, self.device, self.cell, self.layer
+        C, L, n = cut.count, cut.length, p.shape[3]
+        if not cut.in_place:
+            s, kept = self.over(p, start, slice(0, L), [slice(0, C * cut.B)])
+            return states_of(s, cut), kept
+        s = d.empty((cell.states, C * L + 1 + C, n), self.dtype)
+        s[:, 0], s[:, C * L + 1 :] = start[:, 0], start
+        shared = cell.kept == cell.gates + cell.drawn
+        kept = p if shared else d.empty((C, L, cell.kept, n), self.dtype)
+        W, c = layer.parameters["W"], layer.recurrent_bias
+        d.forward(cell, Forward(p, W, c, s, kept, self.flags, self.masked), layer.precision)
+        self.steps += L * C
+        return states_of(s, cut), kept
+
     def warmed(self, p, warm_up: int) -> "Warm":
         """What those chunks begin with that need it: each goes over the last steps of the chunk
         before, from zero, but over no more than know of what was before them.
@@ -157,40 +206,41 @@ class Run:
         p = gathered(d, p[last], 1, columns)
         return Warm(self.over(p, start, last, columns)[0][:, : steps + 1], columns)
 
-    def hand_on(self, s):
+    def hand_on(self, s: States):
         """Where nothing happens to a sample in a chunk, it has the state that the one before ends
         with: overwrites s.
         """
-        (C, B), L = self.events.until.shape, self.chunks.length
+        C, B = self.events.until.shape
         idle = self.events.idle
         if not idle[1:].any():
             return
         of = np.where(idle, 0, np.arange(C)[:, None])
         ends = (np.maximum.accumulate(of) * B + np.arange(B))[1:][idle[1:]]
         columns = np.nonzero(idle[1:].ravel())[0] + B
-        s[:, : L + 1, columns.tolist()] = s[:, L, ends.tolist()][:, None]
+        end = s.after[:, -1, ends.tolist()]
+        s.starts[:, columns.tolist()], s.after[:, :, columns.tolist()] = end, end[:, None]
 
-    def jumps(self, s) -> np.ndarray:
+    def jumps(self, s: States) -> np.ndarray:
         """How far each chunk but the first begins from where the one before ends: (C − 1,).  A
         sample that begins anew there does not jump.
         """
-        number, B, L = self.device.numpy, self.chunks.B, self.chunks.length
-        distances = apart(number(s[:, 0])[:, B:], number(s[:, L])[:, :-B])
+        number, B = self.device.numpy, self.chunks.B
+        distances = apart(number(s.starts)[:, B:], number(s.after[:, -1])[:, :-B])
         return self.counted(distances, ~self.events.begins[1:])
 
     def counted(self, distances: np.ndarray, where: np.ndarray) -> np.ndarray:
         """The largest of each chunk's samples: (k·B,) -> (k,), where they count, (k, B) bool."""
         return per_chunk(np.where(where.ravel(), distances, 0), self.chunks.B)
 
-    def again(self, s, kept, wrong: list[int], allowed: float, patience: int) -> "Again":
+    def again(self, s: States, kept, wrong: list[int], allowed: float, patience: int) -> "Again":
         """Run chunks again from the ends of those before, each until it is where it was; overwrites
         s and kept.  It is given up where after `patience` steps more than half of all chunks are
         not where they were.
         """
         cut, d, number, until = self.chunks, self.device, self.device.numpy, self.events.until
         ε = float(np.finfo(self.dtype).eps)
-        state = gathered(d, s[:, cut.length], 1, cut.columns([c - 1 for c in wrong]))
-        begin = number(gathered(d, s[:, 0], 1, cut.columns(wrong)))
+        state = gathered(d, s.after[:, -1], 1, cut.columns([c - 1 for c in wrong]))
+        begin = number(gathered(d, s.starts, 1, cut.columns(wrong)))
         distance = apart(begin, number(state))
         first = last = self.counted(distance, ~self.events.begins[wrong])
         grown, met, start = 1.0, 0.0, 0
@@ -199,11 +249,11 @@ class Run:
             steps, columns = slice(start, end), cut.columns(wrong)
             new, new_kept = self.over(self.inputs(steps, columns), state, steps, columns)
             state = new[:, end - start]
-            distance = apart(number(gathered(d, s[:, end], 1, columns)), number(state))
+            distance = apart(number(gathered(d, s.after[:, end - 1], 1, columns)), number(state))
             distance = self.counted(distance, until[wrong] > end)
             if not start:  # later on a step's end stands there, whatever the next begins with
-                scatter(s[:, 0], 1, columns, new[:, 0])
-            scatter(s[:, start + 1 : end + 1], 2, columns, new[:, 1 : end - start + 1])
+                scatter(s.starts, 1, columns, new[:, 0])
+            scatter(s.after[:, start:end], 2, columns, new[:, 1 : end - start + 1])
             scatter(kept[steps], 1, columns, new_kept)
             self.hold(s, wrong, start, end, state)
             start = end
@@ -219,7 +269,7 @@ class Run:
                 return Again(grown, met, start, True)
         return Again(grown, met, start, False)
 
-    def hold(self, s, chunks: list[int], start: int, end: int, state):
+    def hold(self, s: States, chunks: list[int], start: int, end: int, state):
         """What samples end with to which nothing happens any more after some of the steps
         start … end−1 is theirs until their chunks end: overwrites s.  state (S, ·, n), after step
         end−1.
@@ -228,7 +278,7 @@ class Run:
         own = np.nonzero(((until > start) & (until <= end)).ravel())[0]
         if own.size and end < L:
             columns = np.array(chunks)[own // B] * B + own % B
-            s[:, end + 1 : L + 1, columns.tolist()] = state[:, own.tolist()][:, None]
+            s.after[:, end:, columns.tolist()] = state[:, own.tolist()][:, None]
 
 
 class Warm(NamedTuple):
@@ -263,6 +313,10 @@ def in_chunks(layer, x, s0, steps, pass_, found: Cut):
     d, θ, (T, B, _) = layer.backend, layer.parameters, x.shape
     cut = chunks_of(T, B, found.chunks)
     own = steps.turned(d) if layer.reverse else steps
+    given, resets = pass_.given.get(layer), own.starts is not None
+    if d.takes_parts and B == 1 and not (given or resets):
+        cut = cut.placed(layer.hidden_size * np.dtype(layer.dtype).itemsize)
+    flags = d.copy(cut.beside(d, own.flags))
     xs = cut.cut(d, layer.in_turn(x))
     cell, drawn, mask = layer.noise.around(layer.cell, pass_.training), None, None
     if cell.drawn:
@@ -270,29 +324,30 @@ def in_chunks(layer, x, s0, steps, pass_, found: Cut):
         drawn = cut.cut(d, layer.in_turn(p))
         p = d.copy(drawn)
     else:
-        p = d.project(xs, θ["U"], θ["b"], cell.gates, layer.precision)
-    given, L = pass_.given.get(layer), cut.length
-    initial, begins = beginnings(layer, cell, cut, s0[0], given, mask, own.starts is not None)
+        p = d.project(cut.in_steps(xs), θ["U"], θ["b"], cell.gates, layer.precision)
+        p = p.reshape((*cut.shape, *p.shape[2:]))
+    initial, begins = beginnings(layer, cell, cut, s0[0], given, mask, resets)
     masked = own.masked or cut.padded
-    run = Run(layer, cell, cut, xs, drawn, cut.cut(d, own.flags), masked, begins)
-    warm = run.warmed(p, min(found.warm_up, L))
+    run = Run(layer, cell, cut, xs, drawn, flags, masked, begins)
+    warm = run.warmed(cut.columns_of(p), min(found.warm_up, cut.length))
     start = d.zeros((cell.states, cut.count * B, layer.hidden_size), layer.dtype)
     start[:, :B] = initial
     scatter(start[:, B:], 1, warm.columns, warm.s[:, -1])
-    s, kept = run.over(p, start, slice(0, L), [slice(0, cut.count * B)])
-    run.given = None if begins is None else s[:, L + 1 :]
+    s, kept = run.all_over(p, start)
+    run.given = None if begins is None else s.s[:, cut.length + 1 :]
     tolerance = pass_.parallel.tolerance
-    report = settled(run, s, kept, warm, tolerance)
+    report = settled(run, s, cut.columns_of(kept), warm, tolerance)
     report = report._replace(warm_up=warm.s.shape[1] - 1, modelled_gain=found.gain)
     if report.sequential:
         return None, report
     masks = None if mask is None else np.concatenate([mask] * cut.count)
     starts = None if own.starts is None else cut.cut(d, own.starts)
-    inner = Tape(xs, s, kept, run.flags, starts, masked, cell, layer.cell, masks)
+    inner = Tape(xs, s.s, kept, run.flags, starts, masked, cell, layer.cell, masks)
     its = own.starts, given is not None, given and given.first
     tape = ChunkedTape(x, cut, inner, own.flags, own.masked, mask, tolerance, report, d, *its)
-    y = layer.in_turn(cut.joined(d, s[cell.output, 1 : L + 1]))
-    return (steps.only_live(y), [s[cell.output :, L, -B:]], tape), report
+    y = s.s[cell.output, 1 : T + 1, None] if cut.in_place else cut.joined(d, s.after[cell.output])
+    y, last = steps.only_live(layer.in_turn(y)), s.after[cell.output :, -1, -B:]
+    return (y, [last], tape), report
 
 
 def beginnings(layer, cell, cut: Chunks, s0, given, mask, resets: bool) -> tuple[Any, Any]:
@@ -325,7 +380,9 @@ def taped_again(
     given   as ChunkedTape's, where they are not joined
     """
     d, s, kept = layer.backend, tape.wide_s, tape.wide_kept
+    cut = cut._replace(in_place=False)
     starts, flags, masked = tape.starts, cut.cut(d, tape.flags), tape.masked or cut.padded
+    cut = cut._replace(in_place=s.ndim == 3)
     if joined:
         given, resets = tape.goes_on, starts is not None or tape.goes_on
         s, kept = cut.cut_states(d, s, resets), cut.cut(d, kept)
@@ -339,7 +396,7 @@ def taped_again(
     return ChunkedTape(tape.x, cut, inner, tape.flags, tape.masked, None, *its)
 
 
-def settled(run: Run, s, kept, warm: Warm, tolerance: float) -> ParallelReport:
+def settled(run: Run, s: States, kept, warm: Warm, tolerance: float) -> ParallelReport:
     """Run chunks again until every one begins where the one before ends; overwrites s and kept.
 
     `sequential` of what it returns says that the layer does not forget, and is not settled.
@@ -374,7 +431,7 @@ def settled(run: Run, s, kept, warm: Warm, tolerance: float) -> ParallelReport:
     )
 
 
-def grown_by(run: Run, s, warm: Warm, ε: float) -> float:
+def grown_by(run: Run, s: States, warm: Warm, ε: float) -> float:
     """The largest factor by which a warm-up came to be further from the chunk whose steps it has
     taken; s the states of all chunks.
     """
@@ -382,7 +439,8 @@ def grown_by(run: Run, s, warm: Warm, ε: float) -> float:
     if not warm.columns:
         return 1.0
     looked = np.unique(np.linspace(0, steps, min(steps, LOOKS) + 1).astype(int)).tolist()
-    own = gathered(d, s[:, [run.chunks.length - steps + t for t in looked]], 2, warm.columns)
+    at = [run.chunks.length - steps - 1 + t for t in looked]
+    own = gathered(d, s.after[:, at], 2, warm.columns)
     return growth(apart(number(warm.s[:, looked]), number(own)), MEASURED * ε)
 
 
@@ -394,13 +452,14 @@ def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
     if why:
         return None, tape.report._replace(sequential_back=why)
     d, inner, cut = layer.backend, tape.inner, tape.chunks
-    (S, _, columns, n), B, cell = inner.wide_s.shape, cut.B, inner.cell
-    dp = d.empty((cut.length, columns, cell.gates, n), layer.dtype)
+    (S, *_, n), L, B, cell = inner.wide_s.shape, cut.length, cut.B, inner.cell
+    columns = cut.count * B
+    dp = d.empty((*cut.shape, cell.gates, n), layer.dtype)
     dq = d.empty(dp.shape, layer.dtype) if cell.apart else dp
     own = inner._replace(mask=tape.mask)
     ends = d.zeros((S, columns, n), layer.dtype)
     ends[:, -B:] = later.wide_ds if later else own.widened(*ds)
-    whole, arriving, behind = room_of(d, ends, cut.length, inner.goes_on)
+    whole, arriving, behind = room_of(d, ends, L, inner.goes_on)
     way = BackRun(layer, inner, cut, dp, dq, behind)
     way.hand_on(arriving)
     dy = cut.beside(d, layer.in_turn(dy))
@@ -411,13 +470,15 @@ def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
     report = way.seams(arriving, tape.tolerance, largest, tape.report)
     if report.sequential_back:
         return None, report
-    dx, grads = layer.sums((dp, inner.x), (dq, inner.before()[0]), later)
+    before = s[0, : cut.count * L, None] if cut.in_place else inner.before()[0]
+    δp, δq, xs = map(cut.in_steps, (dp, dq, inner.x))
+    dx, grads = layer.sums((δp, xs), (δq, before), later)
     dx, first = layer.in_turn(cut.joined(d, dx)), d.copy(arriving[:, :B])
     if inner.goes_on and not tape.given:
         first += anew.in_all(cut, behind)
     clipped = later.clipped_steps if later else 0
-    δ = InChunks(dp, cut, layer)
-    gone = Back(dx, [own.narrowed(first)], grads, δ, None, clipped, first, report=report)
+    its = InChunks(dp, cut, layer), None, clipped, first
+    gone = Back(dx, [own.narrowed(first)], grads, *its, report=report)
     if tape.given:
         behind = own.narrowed(np.stack([cut.joined(d, a) for a in behind]))
         gone = parted(d, gone, behind, tape.first, layer.reverse)
@@ -440,11 +501,15 @@ class BackRun:
     """What comes in at seams on its way back through a layer, added to δ that is there."""
 
     def __init__(self, layer, tape: Tape, chunks: Chunks, dp, dq, behind):
-        """dp and dq (L, C·B, G, n), and what arrives where samples begin anew, (S, L, C·B, n) or
-        None, of all chunks with nothing that comes in.
+        """dp and dq (L, C·B, G, n), or in place, and what arrives where samples begin anew, (S, L,
+        C·B, n) or None, of all chunks with nothing that comes in.
         """
-        self.layer, self.tape, self.chunks, self.dp, self.dq = layer, tape, chunks, dp, dq
+        self.layer, self.tape, self.chunks = layer, tape, chunks
         self.device, self.behind = layer.backend, behind
+        self.dp, self.dq, self.kept = map(chunks.columns_of, (dp, dq, tape.wide_kept))
+        self.s = tape.wide_s
+        if chunks.in_place:
+            self.s = states_of_parts(self.s, chunks.length, chunks.count)
         self.idle = anew.events(self.device, chunks, tape.flags, tape.masked).idle
         self.steps = 0  # of one sample each, that were run
         self.allowed = 0.0
@@ -526,7 +591,7 @@ class BackRun:
         """Some steps and columns back with no dE/dy; overwrites state (S, ·, n)."""
         d, layer, tape = self.device, self.layer, self.tape
         s, resets = self.states(steps, columns), tape.goes_on
-        kept = gathered(d, tape.wide_kept[steps], 1, columns)
+        kept = gathered(d, self.kept[steps], 1, columns)
         flags = gathered(d, tape.flags[steps], 1, columns)
         (L, count), n = flags.shape, s.shape[3]
         dp = d.empty((L, count, tape.cell.gates, n), s.dtype)
@@ -545,7 +610,7 @@ class BackRun:
 
     def states(self, steps: slice, columns: list[slice]):
         """s of a Backward over some steps and columns, a copy."""
-        d, s, L = self.device, self.tape.wide_s, self.chunks.length
+        d, s, L = self.device, self.s, self.chunks.length
         own = gathered(d, s[:, steps.start : steps.stop + 1], 2, columns)
         if not self.tape.goes_on:
             return own

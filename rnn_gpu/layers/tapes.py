@@ -11,6 +11,9 @@ from ..kernels import Cell
 class Tape(NamedTuple):
     """What a recurrent layer remembers of its forward pass; but for x in the order of its own
     steps, which `reverse` turns around.
+
+    Of chunks that are parts of one sequence x is (C·L, 1, m), and wide_s and wide_kept are as
+    Forward says.
     """
 
     x: np.ndarray  # (T, B, m)
@@ -36,7 +39,7 @@ class Tape(NamedTuple):
     @property
     def goes_on(self) -> bool:
         """Are there given states, that samples go on from where they begin anew?"""
-        return self.wide_s.shape[1] > len(self.flags) + 1
+        return self.wide_s.ndim == 4 and self.wide_s.shape[1] > len(self.flags) + 1
 
     @property
     def kept(self):

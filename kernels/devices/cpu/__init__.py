@@ -21,7 +21,7 @@ from .stored import keep
 from .threads import post_of, shared
 from .tiles import layout, rows_of_tiles
 
-name, preference, copying, waking = "cpu", 1, 0.5, 2e6
+name, preference, copying, waking, takes_parts = "cpu", 1, 0.5, 2e6, True
 HALF = 64
 KEYS = np.random.default_rng(0).integers(1, 1 << 32, 2 * HALF).astype(np.uint32)
 ODD = np.uint64(0x9E3779B97F4A7C15)

@@ -188,7 +188,7 @@ def forward_entry(cell: Cell, number, carry, multiply):
             met += parts
             barrier(meeting, met)
         arrays = p, array(θ.W, (N, n)), c, s, kept, bytes_at(at_flags, (T, B))
-        carry(arrays, free, by_panels, counters[SPACING : SPACING + 1], part, parts)
+        carry(arrays, False, free, by_panels, counters[SPACING : SPACING + 1], part, parts)
         barrier(meeting, met + parts)
         for t in range(*slice_of(T, part, parts)):
             step = T - 1 - t if reverse else t
@@ -266,7 +266,7 @@ def backward_entry(cell: Cell, number, retreat, back_U, back_W):
         W, dW = array(at_W, (N, n)), array(out.W, (N, n))
         arrays = d, W, s, kept, flags, dp, dq, ds, bounds
         barrier(meeting, met)
-        retreat(arrays, initial, False, free, by_panels, counters[:1], part, parts)
+        retreat(arrays, initial, LYING, free, by_panels, counters[:1], part, parts)
         met += parts
         barrier(meeting, met)
         if part == 0:
@@ -381,6 +381,7 @@ def counters_of(threads: int):
     return ALONE if threads == 1 else np.zeros(3 * SPACING, np.int64)
 
 
+LYING = recurrence.Lies(False, False)
 BY_ONE = recurrence.ALONE, recurrence.ALONE
 
 

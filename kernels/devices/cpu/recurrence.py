@@ -3,7 +3,7 @@
 import math
 import sys
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -38,7 +38,7 @@ from .tiles import (
     sweep_of,
     whole,
 )
-from .windows import LOAD, MASKED, STORE, carve, exchanged, flat, prefetch, window
+from .windows import LOAD, MASKED, STORE, carve, exchanged, flat, parted, prefetch, window
 
 WORTH_BARRIER = 2e4  # operations of a thread's share of one step
 STAYS = 1 << 19  # bytes of W that stay in a core's cache from step to step
@@ -93,18 +93,35 @@ def epilogues(make, ahead, cell, number, V: int, partial: bool) -> Epilogues:
     return Epilogues(make(cell, number, how, True), masked, ahead(cell), width)
 
 
+class Begin(NamedTuple):
+    """Where in s states stand that follow no step; 0 where there are none."""
+
+    given: Any  # those that are given, for every step
+    parts: Any  # those that the parts of one sequence begin with: see kernels.Forward
+    T: Any
+
+
 @within
-def entered(flags, given, t, b):
-    """Where in s the state stands that step t begins with; given: see `given_in`."""
+def entered(flags, begin, t, b):
+    """Where in s, whose sample b is looked at, the state stands that step t begins with."""
     if load_scalar(flags, (t, b), 1) & RESET:
-        return given + t if given > 0 else 0
+        return begin.given + t if begin.given > 0 else 0
+    if t == 0 and begin.parts > 0:
+        return begin.parts + b - b * begin.T
     return t
 
 
 @within
-def given_in(s, T):
-    """Where in s those states begin that are given; 0 where there are none."""
-    return T + 1 if s.shape[1] > T + 1 else 0
+def begin_in(s, T, in_parts, parts):
+    """The Begin of s; parts: see there."""
+    given = not in_parts and s.shape[1] > T + 1
+    return Begin(T + 1 if given else 0, parts if in_parts else 0, T)
+
+
+@within
+def rows_of(T, B, in_parts):
+    """(from step to step, from sample to sample): how many rows further numbers stand."""
+    return (1, T) if in_parts else (B, 1)
 
 
 def advance_of(cell, number, how, vectors):
@@ -120,8 +137,8 @@ def advance_of(cell, number, how, vectors):
     K = cell.kept
 
     @within
-    def advance(at, n, count, tile, call, given):
-        before = states(call.s, At(entered(call.flags, given, at.t, at.b), at.b, at.j), count)
+    def advance(at, n, count, tile, call, begin):
+        before = states(call.s, At(entered(call.flags, begin, at.t, at.b), at.b, at.j), count)
         after = At(at.t + 1, at.b, at.j)
         if load_scalar(call.flags, (at.t, at.b), 1) & LIVE:
             net = recurrent(tile)
@@ -155,7 +172,7 @@ def before_advance(cell):
     P = cell.gates + cell.drawn
 
     @within
-    def prefetch_all(at, n, call, given):
+    def prefetch_all(at, n, call, begin):
         prefetch_gates(call.p, at, P)
 
     return prefetch_all
@@ -166,7 +183,7 @@ def before_retreat(cell):
     G, S, K, APART = cell.gates, cell.states, cell.kept, cell.apart
 
     @within
-    def prefetch_all(at, n, call, last, ds0, given):
+    def prefetch_all(at, n, call, last, ds0, begin):
         prefetch(call.dy, (at.t, at.b, at.j), 0)
         prefetch_gates(call.kept, at, K)
         prefetch_states(call.s, at, S)
@@ -194,7 +211,7 @@ def retreat_of(cell, number, how, vectors):
     G, S = cell.gates, cell.states
 
     @within
-    def retreat(at, n, count, tile, call, last, ds0, given):
+    def retreat(at, n, count, tile, call, last, ds0, begin):
         t, b, j = at
         carried, flags = At(0, b, j), call.flags
         arrived = load_sum(tile.q, (tile.i, 0, tile.v), count)
@@ -202,7 +219,7 @@ def retreat_of(cell, number, how, vectors):
         if t < 0:
             through_W = both(states(ds0, carried, count), through_W)
         elif t < last and load_scalar(flags, (t + 1, b), 1) & RESET:
-            if given > 0:
+            if begin.given > 0:
                 put_states(through_W, call.ds, At(t + 2, b, j), count)
             else:
                 put_states(both(states(ds0, carried, count), through_W), ds0, carried, count)
@@ -211,7 +228,7 @@ def retreat_of(cell, number, how, vectors):
             through_W = states(call.ds, carried, count)
         if t >= 0 and load_scalar(flags, (t, b), 1) & LIVE:
             total = add_output(through_W, load(call.dy, (t, b, j), count))
-            before = states(call.s, At(entered(flags, given, t, b), b, j), count)
+            before = states(call.s, At(entered(flags, begin, t, b), b, j), count)
             after = states(call.s, At(t + 1, b, j), count)
             δp, δq, d = back(total, activations(call.kept, at, count), before, after)
             put_gates(δp, call.dp, at, count)
@@ -242,32 +259,35 @@ def forward_kernel(cell, number, V, H, partial):
     sweep = sweep_of(number, cell.gates, V, H, by_cell)
 
     @jit
-    def forward(arrays, scratch, by_panels, arrived, part, parts):
+    def forward(arrays, in_parts, scratch, by_panels, arrived, part, parts):
         """`Device.forward`, one of `parts` shares of it.
 
-        arrays     the fields of a Forward but for `masked`
+        arrays     the fields of a Forward but for `masked`, with s (S, ·, 1, n) where in_parts
+        in_parts   are samples the parts of one sequence?
         scratch    for W, which all parts pack in panels
         by_panels  do parts have panels of units, with a barrier after every step; else samples
         arrived    the counter of barriers
         """
         given = Forward(*arrays)
-        T, B, _, n = given.p.shape
+        (T, B), n = given.flags.shape, given.W.shape[1]
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         panels = -(-n // units)
         p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
         at = np.empty(B, np.intp)
         a, places, W, counter = flat(given.s), flat(at), flat(scratch), flat(arrived)
         weights, flags = window(given.W), window(given.flags)
-        s, kept = window(given.s), window(given.kept)
-        call = Forward(window(given.p), weights, window(given.c), s, kept, flags)
-        own, later = slice_of(panels, part, parts), given_in(given.s, T)
+        s, c = parted(window(given.s), in_parts, T), window(given.c)
+        p, kept = exchanged(window(given.p), in_parts), exchanged(window(given.kept), in_parts)
+        call = Forward(p, weights, c, s, kept, flags)
+        own, begin = slice_of(panels, part, parts), begin_in(given.s, T, in_parts, B * T + 1)
+        every, apart = rows_of(T, B, in_parts)
         pack(weights, n, n, carve(W, 0, (panels * STRIPS, n, H, units)), *own)
         barrier(counter, parts)
         for t in range(T):
             for b in range(b0, b1):
-                at[b] = (entered(flags, later, t, b) * B + b) * n
+                at[b] = (entered(flags, begin, t, b) * every + b * apart) * n
             operands = Operands(a, places, 1, W, n * H * units, n)
-            sweep(t, n, operands, Share(b0, b1, p0, p1), call, later)
+            sweep(t, n, operands, Share(b0, b1, p0, p1), call, begin)
             if by_panels:
                 barrier(counter, (t + 2) * parts)
 
@@ -321,16 +341,16 @@ def backward_kernel(cell, number, V, partial, clips):
     units, pack = V * lanes(number), row_packer(number, V)
 
     @jit
-    def backward(arrays, ds0, by_samples, scratch, by_panels, arrived, part, parts):
+    def backward(arrays, ds0, lies, scratch, by_panels, arrived, part, parts):
         """`Device.backward`, one of `parts` shares of it; arguments beside these see `forward`.
 
-        arrays      the fields of a Backward but for `masked`, with ds (S, 1, B, n) or (S, 1 + T, B,
-                    n), and as clip its bounds and (parts,) counts of steps that were clipped
-        ds0         (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
-        by_samples  is dy (B, T, n)
+        arrays  the fields of a Backward but for `masked`, with ds (S, 1, B, n) or (S, 1 + T, B, n),
+                and as clip its bounds and (parts,) counts of steps that were clipped
+        ds0     (S, 1, B, n) zeros: what arrives at the initial state where samples begin anew
+        lies    a Lies
         """
-        given = Backward(*arrays)
-        T, B, G, n = given.dp.shape
+        given, (by_samples, in_parts) = Backward(*arrays), lies
+        (T, B), (_, _, G, n) = given.flags.shape, given.dp.shape
         b0, b1 = (0, B) if by_panels else slice_of(B, part, parts)
         panels = -(-n // units)
         p0, p1 = slice_of(panels, part, parts) if by_panels else (0, panels)
@@ -338,20 +358,23 @@ def backward_kernel(cell, number, V, partial, clips):
         a, places, W, counter = flat(given.dq), flat(at), flat(scratch), flat(arrived)
         c0, c1 = slice_of(B, part, parts)
         value, norm, clipped = given.clip
-        dy, weights, s = exchanged(window(given.dy), by_samples), window(given.W), window(given.s)
-        kept, flags = window(given.kept), window(given.flags)
-        dp, dq, ds = window(given.dp), window(given.dq), window(given.ds)
+        dy, weights = exchanged(window(given.dy), by_samples), window(given.W)
+        s, kept = parted(window(given.s), in_parts, T), exchanged(window(given.kept), in_parts)
+        flags, ds = window(given.flags), window(given.ds)
+        dp, dq = exchanged(window(given.dp), in_parts), exchanged(window(given.dq), in_parts)
         # of windows alone: an array within it would be counted at every step of every unit
         call, initial = Backward(dy, weights, s, kept, flags, dp, dq, ds, ()), window(ds0)
-        own, later = slice_of(panels, part, parts), given_in(given.s, T)
+        # parts of one sequence begin where those before end
+        own, begin = slice_of(panels, part, parts), begin_in(given.s, T, in_parts, 0)
+        every, apart = rows_of(T, B, in_parts)
         pack(weights, 0, G * n, 0, n, carve(W, 0, (panels, G * n, 1, units)), *own)
         barriers = 1
         barrier(counter, parts)
         for t in range(T - 1, -2, -1):
             for b in range(b0, b1):
-                at[b] = ((t + 1) * B + b) * G * n
+                at[b] = ((t + 1) * every + b * apart) * G * n
             operands = Operands(a, places, 1, W, size, 0 if t == T - 1 else G * n)
-            sweep(t, n, operands, Share(b0, b1, p0, p1), call, T - 1, initial, later)
+            sweep(t, n, operands, Share(b0, b1, p0, p1), call, T - 1, initial, begin)
             if by_panels:
                 barriers += 1
                 barrier(counter, barriers * parts)
@@ -461,6 +484,13 @@ def planned(cell, n: int, dtype, clips: bool | None, V_and_H: tuple[int, int]):
     return kernel, -(-n // units), (n + units) * cell.gates * n
 
 
+class Lies(NamedTuple):
+    """How arrays of the way back lie."""
+
+    by_samples: bool  # dy (B, T, n)
+    in_parts: bool  # samples are the parts of one sequence
+
+
 def forward(cell, call: Forward, precision="fp32"):
     share(*forward_call(cell, call, scratch))
 
@@ -470,11 +500,12 @@ def forward_call(cell, call: Forward, scratch) -> tuple:
 
     scratch  see memory.scratch
     """
-    T, B, _, n = call.p.shape
+    (T, B), n, in_parts = call.flags.shape, call.W.shape[1], call.s.ndim == 3
     dtype = call.p.dtype
     kernel, panels, numbers = plan(cell, n, dtype, None, B)
     way = shares(cell, T, B, n, panels, dtype)
-    return kernel, way.threads, call[:-1], scratch(numbers, dtype), way.by_panels
+    arrays = call._replace(s=call.s[:, :, None])[:-1] if in_parts else call[:-1]
+    return kernel, way.threads, arrays, in_parts, scratch(numbers, dtype), way.by_panels
 
 
 def backward(cell, call: Backward, precision="fp32"):
@@ -490,7 +521,7 @@ def backward_call(cell, call: Backward, scratch, clipped=None) -> tuple:
     clipped  (threads,) int64, at least as many as share the call: how many steps each has clipped
              is added to it; None is an array of the call's own, the last number of its `arrays`
     """
-    T, B, _, n = call.dp.shape
+    (T, B), n, in_parts = call.flags.shape, call.W.shape[1], call.s.ndim == 3
     dtype, clip = call.dp.dtype, call.clip
     number, clips = dtype.type, clip != UNCLIPPED
     kernel, panels, numbers = plan(cell, n, dtype, clips, B)
@@ -501,9 +532,10 @@ def backward_call(cell, call: Backward, scratch, clipped=None) -> tuple:
         clipped = np.zeros(way.threads, np.int64) if clipped is None else clipped
         bounds = bounds_of(clip, number, clipped)
     dy, by_samples = in_a_row(call.dy)
-    arrays = (dy, *call[1:-3], ds, bounds)
-    ds0 = np.zeros((len(ds), 1, B, n), number)
-    return kernel, way.threads, arrays, ds0, by_samples, scratch(numbers, dtype), way.by_panels
+    s = call.s[:, :, None] if in_parts else call.s
+    arrays = (dy, call.W, s, *call[3:-3], ds, bounds)
+    ds0, lies = np.zeros((len(ds), 1, B, n), number), Lies(by_samples, in_parts)
+    return kernel, way.threads, arrays, ds0, lies, scratch(numbers, dtype), way.by_panels
 
 
 def in_a_row(dy) -> tuple[np.ndarray, bool]:

@@ -92,6 +92,20 @@ def exchanged(typing, a, yes):
     return a(a, types.boolean), build
 
 
+@intrinsic
+def parted(typing, a, yes, length):
+    """The window; where `yes`, its axis 2 goes over parts of so many rows of axis 1."""
+
+    def build(context, builder, sig, values):
+        window = cgutils.create_struct_proxy(a)(context, builder, values[0])
+        strides = cgutils.unpack_tuple(builder, window.strides)
+        far = builder.mul(strides[1], values[2])
+        strides[2] = builder.select(values[1], far, strides[2])
+        return windowed(context, builder, a, window.data, strides)
+
+    return a(a, types.boolean, types.intp), build
+
+
 def on_stack(number, shape: tuple[int, ...]):
     """What makes () -> an array of the function's own, at the beginning of a cache line: a flat
     window on it, and one of its shape.

@@ -34,7 +34,7 @@ from .schedules import card, named, ranked
 from .tuning import choose, wanted
 
 name, preference = "cuda", 0 if SIMULATED else 2
-copying, waking = 0.005, 0
+copying, waking, takes_parts = 0.005, 0, False
 CHUNK_ROWS = 65_536  # rows of a chunk (see products.py): enough that cuBLAS is called once or twice
 
 

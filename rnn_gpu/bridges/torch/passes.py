@@ -128,7 +128,8 @@ def carry(call: Call, x, s0, U, W, b, c) -> tuple:
             chunks, tape = tape.chunks, tape.whole() if call.joined else tape.inner
         call.left.gone = Gone(call.left.report, chunks, call.joined, given)
         # the caller may write into y and last, which may be parts of s
-        y = y if chunks or y.base is None else y.copy()
+        shared = chunks.in_place if chunks else y.base is not None
+        y = y.copy() if shared else y
         return tuple(tensor_of(a) for a in (y, last.copy(), tape.wide_s, tape.wide_kept))
 
 
