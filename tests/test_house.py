@@ -23,8 +23,9 @@ CHECKOUT = Path(__file__).parents[1]
 ORDER = """
 kernels
 kernels.activations kernels.binding.closures kernels.binding.literals kernels.clipping
-kernels.description kernels.fingerprint kernels.parts kernels.philox kernels.private kernels.products
-kernels.sharing kernels.store.files kernels.tally kernels.transfers kernels.updates
+kernels.description kernels.fingerprint kernels.parts kernels.philox kernels.private
+kernels.products kernels.sharing kernels.store.files kernels.tally kernels.transfers
+kernels.updates
 kernels.store.marks
 kernels.binding.accessors kernels.binding.names kernels.once
 kernels.binding kernels.losses kernels.store kernels.undisturbed
