@@ -58,6 +58,23 @@ def close(found, wanted):
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("steps", [203, 120])
+def test_one_sample_in_place(name, steps):
+    """The chunks stay where they lie, and the output is the caller's own."""
+    module, x = forgetful(KINDS[name]), drawn(steps, 1, M)
+    wanted = outcome(module, module, x)
+    module.parallel, module.tolerance = CUT.values()
+    close(outcome(module, module, x), wanted)
+    y, _ = module(x)
+    assert module.parallel_reports[0].chunks == 4
+    weights = torch.linspace(0, 1, y.numel(), dtype=y.dtype).view_as(y)
+    found = torch.autograd.grad((y * weights).sum(), [x, *module.parameters()], retain_graph=True)
+    y.detach().fill_(torch.nan)
+    again = torch.autograd.grad(y, [x, *module.parameters()], weights)
+    assert all((a == b).all() for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_chunks_give_what_steps_give(name, compiled):
     options = {"num_layers": 2, "bidirectional": True, "batch_first": True}
