@@ -71,6 +71,10 @@ COUNTED = (
 )
 # objects, as gc counts them: most of Numba's stay as long as a process
 RARELY = (100_000, 50, 1000)
+# looks at flags and, on the way back, clips too
+MOST = ("block.forward.masked[", "block.backward.clipping.masked[")
+# differ from elman_tanh in their activation alone; but for elu, which chooses and has a function
+ALIKE = {name for name in CELLS if name.startswith("elman_")} - {"elman_tanh", "elman_elu"}
 MISSING = 3  # exit status: not compiled, because a part of the toolkit is not installed
 
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -189,17 +193,22 @@ def report(task: Task, options) -> dict:
 
 def matters(job: Job, cc: tuple[int, int], dtype: str, options) -> bool:
     """Where time is short: of the newest cc every kernel of float32, but of those that clip or look
-    at flags one size, of the LSTM all. Else of all cells those whose block sizes are listed; the
-    others have their counts, and activations are compiled by themselves. Between the oldest cc and
-    the newest, nothing but these cells in float32, in one size.
+    at flags one size, of the LSTM all of what does both; and of the cells that are ALIKE one
+    schedule. Else of all cells those whose block sizes are listed; the others have their counts,
+    and activations are compiled by themselves. Before the newest cc, of these cells in float32; of
+    what is between it and the oldest nothing else, and one size.
     """
     oldest, newest = min(options.cc), max(options.cc)
     if not options.quick:
         return True
     if cc == newest and dtype == "float32":
-        return not (job.varied and job.further and job.cell != "lstm")
+        if job.varied and job.further:
+            return job.cell == "lstm" and job.name.startswith(MOST)
+        return job.cell not in ALIKE or job.name.startswith("plain.")
     if oldest < cc < newest:
         return dtype == "float32" and job.cell in BLOCK_SIZES and not job.further
+    if cc < newest and (dtype == "float64" or job.name.startswith("elementwise")):
+        return False
     return job.cell in ("", *BLOCK_SIZES)
 
 
