@@ -150,7 +150,7 @@ def test_lengths_on_the_cpu_carry_what_a_step_holds(tmp_path):
     short, long = strict(tmp_path / "rehearsal" / "sequence_length.json")["results"]
     assert "too little to tell" in short["memory_per_step"].values()
     ours = {"ours", "ours, parallel", "ours, in segments", "ours, parallel, in segments"}
-    # of 600 KB in all a few pages more or less are by chance: see test_memory for what segments save
+    # of 600 KB in all a few pages are chance: see test_memory for what segments save
     assert long["memory_per_step"]["ours, in segments"] < 1.25 * long["memory_per_step"]["ours"]
     assert set(long["memory_per_step"]) == (ours | {"torch"} if TORCH else ours)
     array = 4 * 2 * 5  # bytes a step of (T, B, n)

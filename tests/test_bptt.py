@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rnn_gpu
-from conftest import close
+from conftest import REPRESENTATIVE, close
 from own_cells import LEAKY, leaky_back, leaky_step
 from rnn_gpu.kernels import Activation, Cell
 from rnn_gpu.kernels.cells import CELLS
@@ -71,13 +71,22 @@ def test_the_sum_is_the_recursion_of_formula_7(device):
 
 
 LENGTHS = [7, 3, 5]
+EVERY_OTHER = "every", "last"
 
 
 def blind(cell):
     return cell.name == "elman_identity"
 
 
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize(
+    "cell, lengths",
+    [
+        pytest.param(cell, lengths, id=f"{name}-{which}")
+        for which, lengths in (("full", None), ("ragged", LENGTHS))
+        for name, cell in CELLS.items()
+        if which == "full" or name in REPRESENTATIVE
+    ],
+)
 def test_gradients_are_slopes(cell, device, lengths):
     rng = np.random.default_rng(11)
     network = rnn_gpu.Network(
@@ -97,8 +106,10 @@ def test_gradients_are_slopes(cell, device, lengths):
 
 
 @pytest.mark.quick_on_devices("cpu", "squared_error")
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("steps", ["every", "last"])
+@pytest.mark.parametrize(
+    "loss, steps",
+    [("squared_error", "last"), *((loss, EVERY_OTHER[k % 2]) for k, loss in enumerate(LOSSES))],
+)
 def test_losses_of_a_deep_network(device, loss, steps):
     rng = np.random.default_rng(2)
     options = {"device": device, "dtype": "float64"}

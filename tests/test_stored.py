@@ -58,7 +58,7 @@ def fresh(cell):
     p, W = np.ones((1, 1, 1, 3), "f"), np.zeros((3, 3), "f")
     s, kept = np.zeros((1, 2, 1, 3), "f"), np.zeros((1, 1, 0, 3), "f")
     arrays = p, W, np.zeros(0, "f"), s, kept, np.ones((1, 1), np.uint8)
-    kernel(arrays, np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
+    kernel(arrays, False, np.zeros(999, "f"), False, np.zeros(1, np.int64), 0, 1)
     return s[0, 1, 0, 0], sum(kernel.stats.cache_hits.values()) == 1
 
 

@@ -96,7 +96,8 @@ def matvec(W, s, out):
 
 def forward(cell, call: Forward, precision="fp32"):
     if call.s.ndim == 3:
-        return forward_in_parts(cell, call)
+        forward_in_parts(cell, call)
+        return
     p, W, c, s, kept, flags, _ = call
     T, B, _, n = p.shape
     step = formula(cell.step)
