@@ -282,6 +282,17 @@ def test_the_look_finds_out_what_does_not_forget(name):
     assert layer.parallel_report.extra_steps == 0
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_samples_that_end_early_are_looked_at_where_something_happens(reverse):
+    """Before a third of the steps, here; the others are not what a layer does not forget."""
+    layer = rnn_gpu.GRU(M, 16, device="cpu", reverse=reverse)
+    x, lengths = draw(4000, 2, M, dtype="float32"), np.array([900, 300])
+    y, _ = layer(x, parallel=True, lengths=lengths)
+    report = layer.parallel_report
+    assert report.chunks == 8 and not report.sequential and not report.repaired
+    close(y, layer(x, lengths=lengths)[0], 1e-6)
+
+
 def test_auto_goes_step_by_step_where_it_would_not_pay():
     x = draw(LONG, 8, M, dtype="float32")
     layer = rnn_gpu.GRU(M, 64, device="cpu")

@@ -156,8 +156,8 @@ def expected(layer, T: int, B: int, way: Parallel) -> str:
 
 def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
     """The steps after which two trajectories that began apart are the same within a quarter of the
-    tolerance, from a third of x (T, B, m) on, as if no sample began anew; None where that takes
-    more than `most`.
+    tolerance, from a third of what happens of x (T, B, m) on, as if no sample began anew; None
+    where that takes more than `most`.
 
     It looks at them every PIECE steps, and ends early where they do not approach, or do so
     steadily.
@@ -170,9 +170,10 @@ def forgetting(layer, x, steps: Steps, pass_: Pass, most: int) -> int | None:
     # one from zero, one from ½ and −½ in turn
     state[:, B:] = d.array(np.where(np.arange(n) % 2, 0.5, -0.5), layer.dtype)
     first = last = 0.5
+    begin, most = looked_from(layer, steps, most)
     for start in range(0, most, PIECE):
         end = min(start + PIECE, most)
-        x_there, there = looked_at(layer, x, steps, start, end)
+        x_there, there = looked_at(layer, x, steps, begin + start, begin + end)
         state = probed(layer, cell, pass_, (x_there, there), state)
         distances = apart(number(state[:, :B]), number(state[:, B:]))
         alive = number(there.flags)[:, :B].any(0)  # the others stand still
@@ -212,12 +213,25 @@ def share_of(before: float, after: float, allowed: float) -> float:
     return float(np.log(before / allowed) / np.log(before / after))
 
 
-def looked_at(layer, x, steps: Steps, start: int, end: int) -> tuple[Any, Steps]:
-    """x of some steps from a third of it on, and its Steps, these twice beside each other; in the
-    order of the layer's own steps.
+def looked_from(layer, steps: Steps, most: int) -> tuple[int, int]:
+    """(a third of the layer's own steps, from the first to the last that happens to any sample;
+    how many of at most `most` there are from there on).
+    """
+    start, end = 0, len(steps.flags)
+    if steps.masked:
+        happens = (layer.backend.numpy(steps.flags) & LIVE != 0).any(1)
+        places = np.nonzero(happens[::-1] if layer.reverse else happens)[0]
+        if places.size:
+            start, end = int(places[0]), int(places[-1]) + 1
+    begin = start + (end - start) // 3
+    return begin, min(most, end - begin)
+
+
+def looked_at(layer, x, steps: Steps, first: int, last: int) -> tuple[Any, Steps]:
+    """x of some of the layer's own steps, and its Steps, these twice beside each other; in that
+    order.
     """
     d, T = layer.backend, len(x)
-    first, last = T // 3 + start, T // 3 + end
     first, last = (T - last, T - first) if layer.reverse else (first, last)
 
     def beside(a):
