@@ -129,8 +129,10 @@ def watching(seen, work, *call):
 
 
 FRESH = """
-import sys, time
+import signal, sys, time
 sys.path[:0] = sys.argv[1:2]
+# a shell has what runs in the background ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import jax, jax.numpy as jnp
 jax.config.update("jax_enable_x64", True)
 from jax import export
