@@ -96,8 +96,8 @@ bridges.jax.calls losses optimizers
 layers.overlap layers.passes layers.steps
 layers.anew layers.given
 layers.tapes
-layers.base layers.cutting layers.noise
-layers.parallel
+layers.base layers.chunked layers.cutting layers.noise
+layers.parallel layers.seams
 layers.scan
 layers.stateful layers.stateless
 layers.recurrent

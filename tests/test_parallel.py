@@ -156,8 +156,9 @@ def test_what_arrives_behind_the_last_step_comes_in():
         close(both[1], both[0], 1e-9)
 
 
-def test_delta_and_the_tape_are_those_of_steps():
-    layer, x, dy = forgetful(rnn_gpu.LSTM), draw(T, B, M), draw(T, B, N)
+@pytest.mark.parametrize("samples", [1, B])
+def test_delta_and_the_tape_are_those_of_steps(samples):
+    layer, x, dy = forgetful(rnn_gpu.LSTM), draw(T, samples, M), draw(T, samples, N)
     both_ways(layer, x, dy, parallel=False, back={"tape": True})
     delta, tape = layer.delta, layer.tape
     both_ways(layer, x, dy, parallel=CUT)
@@ -335,7 +336,7 @@ def test_devices_model_what_a_step_costs(device):
 def test_a_layer_explains_what_chunks_should_gain():
     layer = rnn_gpu.GRU(M, 128, device="cpu")
     assert "in chunks" not in layer.explain(4096, 1)
-    assert re.search(r"in chunks: 4 of 1,024 steps, \d\.\d+ times", layer.explain(4096, 1, (4, 64)))
+    assert re.search(r"in chunks: 4 of 1,025 steps, \d\.\d+ times", layer.explain(4096, 1, (4, 64)))
     assert "in chunks: no, " in layer.explain(100, 1, "auto")
 
 

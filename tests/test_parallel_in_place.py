@@ -148,16 +148,6 @@ def test_what_does_not_forget_in_place(name, device):
     assert layer.parallel_report.sequential or layer.parallel_report.repaired
 
 
-def test_the_tape_and_delta_of_chunks_in_place(device):
-    layer, x, dy = forgetful(rnn_gpu.LSTM, device), draw(203, 1, M), draw(203, 1, N)
-    both_ways(layer, x, dy, parallel=False, back={"tape": True})
-    delta, tape = layer.delta, layer.tape
-    both_ways(layer, x, dy, parallel=CUT)
-    close(layer.delta, delta, 1e-9)
-    both_ways(layer, x, dy, parallel=CUT, back={"tape": True})
-    close(list(layer.tape), list(tape), 1e-9)
-
-
 def test_what_was_given_out_is_the_callers(device):
     """The output is a part of what the way back needs: a copy goes out."""
     layer, x, dy = forgetful(rnn_gpu.GRU, device), draw(120, 1, M), draw(120, 1, N)
@@ -180,6 +170,10 @@ def test_chunks_whose_rows_would_fall_on_each_other_are_a_step_longer():
     layer = rnn_gpu.RNN(256, 256, device="cpu")
     y = layer(x, parallel=(8, 200))[0]
     assert layer._last.tape.chunks == longer
+    assert "in chunks: 8 of 2,049 steps" in layer.explain(16384, 1, (8, 200))
+    layer(x[:4096], parallel=(256, 16))
+    assert layer.parallel_report.chunks == 241  # of 17 steps
+    assert "in chunks: 241 of 17 steps" in layer.explain(4096, 1, (256, 16))
     assert np.abs(y - layer(x)[0]).max() <= 2e-6
 
 

@@ -218,7 +218,7 @@ def test_a_module_explains_its_chunks():
     module = ours.LSTM(M, 128, 2)
     assert "in chunks" not in module.explain(4096, 1)
     module.parallel = (4, 64)
-    assert module.explain(4096, 1).count("in chunks: 4 of 1,024 steps") == 2
+    assert module.explain(4096, 1).count("in chunks: 4 of 1,025 steps") == 2
     assert "parallel=(4, 64)" in repr(module)
 
 

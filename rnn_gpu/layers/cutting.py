@@ -7,7 +7,7 @@ import numpy as np
 from .. import arguments
 from ..errors import ArgumentError
 from ..kernels import LIVE, RESET, Forward
-from .overlap import apart, chunks_of
+from .overlap import Chunks, apart, chunks_of
 from .passes import Pass
 from .steps import Steps
 
@@ -97,6 +97,16 @@ def best(layer, T: int, B: int, warm_up: int) -> Cut:
     return Cut(counts[gains.index(gain)], warm_up, gain)
 
 
+def lying(layer, T: int, B: int, count: int, anew: bool = False) -> Chunks:
+    """At most so many Chunks: of one sample in place, where the device takes them so, unless it may
+    begin `anew` within them.
+    """
+    cut = chunks_of(T, B, count)
+    if anew or B != 1 or not layer.backend.takes_parts:
+        return cut
+    return cut.placed(layer.hidden_size * np.dtype(layer.dtype).itemsize)
+
+
 def cut_of(layer, x, steps: Steps, pass_: Pass) -> Cut:
     """How x (T, B, m) is cut: as pass_.parallel says, or as the device's model and this layer's
     forgetting of this x let expect.
@@ -148,8 +158,9 @@ def expected(layer, T: int, B: int, way: Parallel) -> str:
     if cut.why:
         return f"in chunks: no, {cut.why}"
     measured = "" if way.chunks else "; how soon the layer forgets is measured in each call"
+    chunks = lying(layer, T, B, cut.chunks)
     return (
-        f"in chunks: {cut.chunks} of {-(-T // cut.chunks):,} steps, {cut.gain:.2f} times as quick "
+        f"in chunks: {chunks.count} of {chunks.length:,} steps, {cut.gain:.2f} times as quick "
         f"with a warm-up of {cut.warm_up} steps: modelled{measured}"
     )
 

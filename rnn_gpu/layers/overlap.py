@@ -29,12 +29,12 @@ class Chunks(NamedTuple):
 
     def cut(self, device, a) -> Any:
         """a (T, B, …) -> a copy (L, C·B, …), zero beyond T; in place itself where nothing is."""
-        if self.in_place and not self.padded:
-            return a.reshape((*self.shape, *a.shape[2:]))
         if self.in_place:
-            out = device.empty((self.count * self.length, *a.shape[2:]), a.dtype)
-            out[: self.T], out[self.T :] = a[:, 0], a.dtype.type(0)
-            return out.reshape((*self.shape, *a.shape[2:]))
+            rows = a
+            if self.padded:
+                rows = device.empty((self.count * self.length, *a.shape[2:]), a.dtype)
+                rows[: self.T], rows[self.T :] = a[:, 0], a.dtype.type(0)
+            return rows.reshape((*self.shape, *a.shape[2:]))
         C, L, B, tail = self.count, self.length, self.B, a.shape[2:]
         out, whole = device.empty((L, C, B, *tail), a.dtype), (C - 1) * L
         axes = out.swapaxes(0, 1)  # (C, L, B, …), a view

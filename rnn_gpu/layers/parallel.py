@@ -1,113 +1,22 @@
-"""A recurrent layer over one long sequence as chunks side by side, forward and back.
+"""The way forward over one long sequence as chunks side by side.
 
 Each chunk but the first starts some steps early, from zero; where its start then is not the end of
-the chunk before, it is run again from there. On the way back δ is linear: chunks go back side by
-side, and what comes in at each seam is carried on alone. See docs/parallel.md.
+the chunk before, it is run again from there. See docs/parallel.md; the way back is in seams.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import outline
-from ..kernels import UNCLIPPED, Backward, Forward
-from ..kernels.parts import states_of_parts
+from ..kernels import Forward
 from . import anew
-from .cutting import PIECE, ROUNDING, SAME, Cut, cut_of
-from .given import parted
-from .overlap import Chunks, apart, chunks_of, gathered, growth, per_chunk, scatter
-from .passes import Back
+from .chunked import ChunkedTape, ParallelReport
+from .cutting import PIECE, ROUNDING, SAME, Cut, cut_of, lying
+from .overlap import Chunks, apart, gathered, growth, per_chunk, scatter
 from .tapes import Tape
 
 MEASURED = 64  # ε: differences that are larger tell what becomes of them
 LOOKS = 64  # at how many steps of the warm-ups distances are measured
-
-
-class ParallelReport(NamedTuple):
-    """How a recurrent layer has gone over its last sequence, forward and back."""
-
-    chunks: int = 1
-    warm_up: int = 0  # steps that chunks start early
-    jump: float = 0.0  # the largest distance of a chunk's start from the end before that is left
-    growth: float = 1.0  # the largest factor by which a difference of states was seen to grow
-    repaired: int = 0  # chunks that were run again from the true end before, or a part of them
-    rounds: int = 0  # of such repairs
-    modelled_gain: float = 1.0  # how many times as quick the device's model expects it to be
-    extra_steps: int = 0  # one step of one sample each, forward, beyond those of the sequence
-    back_rounds: int = 0  # in which what came in at seams was carried on
-    extra_steps_back: int = 0
-    sequential: str = ""  # why it went forward step by step; "" if it did not
-    sequential_back: str = ""  # why it went back step by step
-    scan: int = 0  # chunks of a way back by a scan over chunks, which is exact; 0: none
-    modelled_gain_back: float = 1.0  # of that, as modelled_gain
-    without_scan: str = ""  # why there is none, where it went forward step by step
-
-    __repr__ = outline.fields
-
-
-class ChunkedTape(NamedTuple):
-    """What a recurrent layer remembers of a forward pass in chunks."""
-
-    x: Any  # (T, B, m)
-    chunks: Chunks
-    inner: Tape  # of (L, C·B), in the order of the layer's own steps
-    flags: Any  # (T, B), in that order
-    masked: bool  # do flags say more than that every step happens?
-    mask: Any  # (B, n), of recurrent dropout
-    tolerance: float
-    report: ParallelReport
-    device: Any
-    starts: Any = None  # (T, B, 1), in that order: see Steps
-    given: bool = False  # are there given states, that samples go on from where they begin anew?
-    first: Any = None  # (B, 1) bool: see Given
-
-    __repr__ = outline.fields
-
-    @property
-    def keeps_y(self) -> bool:
-        """May the output be a part of it?"""
-        return self.chunks.in_place
-
-    def whole(self) -> Tape:
-        """The same as if it had gone step by step."""
-        d, cut, inner = self.device, self.chunks, self.inner
-        S, T, B, L = len(inner.wide_s), *cut[:2], cut.length
-        kept = cut.joined(d, inner.wide_kept)
-        if cut.in_place:
-            s = d.copy(inner.wide_s[:, : T + 1, None])
-        else:
-            n = inner.wide_s.shape[3]
-            s = d.empty((S, (2 * T if self.given else T) + 1, B, n), inner.wide_s.dtype)
-            s[:, 0] = inner.wide_s[:, 0, :B]
-            for k in range(S):
-                s[k, 1 : T + 1] = cut.joined(d, inner.wide_s[k, 1 : L + 1])
-                if self.given:
-                    s[k, T + 1 :] = cut.joined(d, inner.wide_s[k, L + 1 :])
-        pattern = self.flags, self.starts, self.masked
-        own = inner.cell, inner.own, self.mask
-        return Tape(self.x, s, kept, *pattern, *own, first=self.first)
-
-    @property
-    def s(self):
-        """The states of the layer's own cell, (S, T+1, B, n): copies."""
-        return self.whole().s
-
-    @property
-    def kept(self):
-        """What the layer's own cell keeps, (T, B, K, n): copies."""
-        return self.whole().kept
-
-
-class InChunks(NamedTuple):
-    """δ of a way back in chunks, which is joined when somebody looks at it."""
-
-    a: Any  # (L, C·B, G, n), or in place (C, L, G, n)
-    chunks: Chunks
-    layer: Any
-
-    def whole(self) -> Any:
-        """(T, B, G, n), in time's order."""
-        return self.layer.in_turn(self.chunks.joined(self.layer.backend, self.a))
 
 
 class States(NamedTuple):
@@ -157,39 +66,37 @@ class Run:
         """(states (S, steps + 1, columns, n), what is given behind them; kept) from start
         (S, columns, n) over p of some steps and columns, which may be overwritten.
         """
-        d, cell, layer = self.device, self.cell, self.layer
-        L, count, _, n = p.shape
+        d, (L, count, _, n) = self.device, p.shape
         rows = L + 1 if self.given is None else 2 * L + 1
-        s = d.empty((cell.states, rows, count, n), self.dtype)
+        s = d.empty((self.cell.states, rows, count, n), self.dtype)
         s[:, 0] = start
         if self.given is not None:
             s[:, L + 1 :] = gathered(d, self.given[:, steps], 2, columns)
-        flags = gathered(d, self.flags[steps], 1, columns)
-        # see Recurrent.forward
-        shared = cell.kept == cell.gates + cell.drawn
-        kept = p if shared else d.empty((L, count, cell.kept, n), self.dtype)
-        call = Forward(p, layer.parameters["W"], layer.recurrent_bias, s, kept, flags, self.masked)
-        anew.forward(d, cell, call, layer.precision)
-        self.steps += L * count
-        return s, kept
+        return s, self.carried(p, s, gathered(d, self.flags[steps], 1, columns))
 
     def all_over(self, p, start) -> tuple[States, Any]:
         """(states, what is kept) of all chunks, from start (S, C·B, n) over p (L, C·B, G + D, n) or
         in place (C, L, G + D, n), which may be overwritten; kept likewise.
         """
-        cut, d, cell, layer = self.chunks, self.device, self.cell, self.layer
-        C, L, n = cut.count, cut.length, p.shape[3]
+        cut = self.chunks
         if not cut.in_place:
-            s, kept = self.over(p, start, slice(0, L), [slice(0, C * cut.B)])
+            s, kept = self.over(p, start, slice(0, cut.length), [slice(0, cut.count * cut.B)])
             return states_of(s, cut), kept
-        s = d.empty((cell.states, C * L + 1 + C, n), self.dtype)
-        s[:, 0], s[:, C * L + 1 :] = start[:, 0], start
+        steps = cut.count * cut.length
+        s = self.device.empty((self.cell.states, steps + 1 + cut.count, p.shape[3]), self.dtype)
+        s[:, 0], s[:, steps + 1 :] = start[:, 0], start
+        return states_of(s, cut), self.carried(p, s, self.flags)
+
+    def carried(self, p, s, flags):
+        """What is kept of p, which may be overwritten, as s is."""
+        cell, layer, (first, second, _, n) = self.cell, self.layer, p.shape
+        # see Recurrent.forward
         shared = cell.kept == cell.gates + cell.drawn
-        kept = p if shared else d.empty((C, L, cell.kept, n), self.dtype)
-        W, c = layer.parameters["W"], layer.recurrent_bias
-        d.forward(cell, Forward(p, W, c, s, kept, self.flags, self.masked), layer.precision)
-        self.steps += L * C
-        return states_of(s, cut), kept
+        kept = p if shared else self.device.empty((first, second, cell.kept, n), self.dtype)
+        call = Forward(p, layer.parameters["W"], layer.recurrent_bias, s, kept, flags, self.masked)
+        anew.forward(self.device, cell, call, layer.precision)
+        self.steps += first * second
+        return kept
 
     def warmed(self, p, warm_up: int) -> "Warm":
         """What those chunks begin with that need it: each goes over the last steps of the chunk
@@ -311,11 +218,9 @@ def forward(layer, x, s0, steps, pass_) -> tuple[Any, ParallelReport]:
 def in_chunks(layer, x, s0, steps, pass_, found: Cut):
     """`forward`, cut so."""
     d, θ, (T, B, _) = layer.backend, layer.parameters, x.shape
-    cut = chunks_of(T, B, found.chunks)
     own = steps.turned(d) if layer.reverse else steps
     given, resets = pass_.given.get(layer), own.starts is not None
-    if d.takes_parts and B == 1 and not (given or resets):
-        cut = cut.placed(layer.hidden_size * np.dtype(layer.dtype).itemsize)
+    cut = lying(layer, T, B, found.chunks, anew=bool(given or resets))
     flags = d.copy(cut.beside(d, own.flags))
     xs = cut.cut(d, layer.in_turn(x))
     cell, drawn, mask = layer.noise.around(layer.cell, pass_.training), None, None
@@ -371,31 +276,6 @@ def beginnings(layer, cell, cut: Chunks, s0, given, mask, resets: bool) -> tuple
     return initial, out
 
 
-def taped_again(
-    layer, cut: Chunks, tape: Tape, tolerance: float, joined: bool, given: bool
-) -> ChunkedTape:
-    """The tape in chunks of one (T, B) of a layer without noise, and its report.
-
-    joined  are its states and kept numbers those of (T, B), too; else they are (L, C·B)
-    given   as ChunkedTape's, where they are not joined
-    """
-    d, s, kept = layer.backend, tape.wide_s, tape.wide_kept
-    cut = cut._replace(in_place=False)
-    starts, flags, masked = tape.starts, cut.cut(d, tape.flags), tape.masked or cut.padded
-    cut = cut._replace(in_place=s.ndim == 3)
-    if joined:
-        given, resets = tape.goes_on, starts is not None or tape.goes_on
-        s, kept = cut.cut_states(d, s, resets), cut.cut(d, kept)
-        if resets:
-            states = tape.wide_s[:, cut.T + 1 :] if given else tape.wide_s[:, 0]
-            anew.give(d, cut, states, s[:, cut.length + 1 :])
-    own = None if starts is None else cut.cut(d, starts)
-    xs = cut.cut(d, layer.in_turn(tape.x))
-    inner = Tape(xs, s, kept, flags, own, masked, tape.cell, tape.own, None)
-    its = tolerance, tape.report, d, starts, given, tape.first
-    return ChunkedTape(tape.x, cut, inner, tape.flags, tape.masked, None, *its)
-
-
 def settled(run: Run, s: States, kept, warm: Warm, tolerance: float) -> ParallelReport:
     """Run chunks again until every one begins where the one before ends; overwrites s and kept.
 
@@ -442,177 +322,3 @@ def grown_by(run: Run, s: States, warm: Warm, ε: float) -> float:
     at = [run.chunks.length - steps - 1 + t for t in looked]
     own = gathered(d, s.after[:, at], 2, warm.columns)
     return growth(apart(number(warm.s[:, looked]), number(own)), MEASURED * ε)
-
-
-def back(layer, tape: ChunkedTape, dy, ds, taped, clip, later):
-    """(the Back, how it went) of a tape in chunks; (None, why not) where it has to go step by
-    step.  ds is not written into.
-    """
-    why = "tape=True" if taped else "δ is clipped, which is not linear" if clip != UNCLIPPED else ""
-    if why:
-        return None, tape.report._replace(sequential_back=why)
-    d, inner, cut = layer.backend, tape.inner, tape.chunks
-    (S, *_, n), L, B, cell = inner.wide_s.shape, cut.length, cut.B, inner.cell
-    columns = cut.count * B
-    dp = d.empty((*cut.shape, cell.gates, n), layer.dtype)
-    dq = d.empty(dp.shape, layer.dtype) if cell.apart else dp
-    own = inner._replace(mask=tape.mask)
-    ends = d.zeros((S, columns, n), layer.dtype)
-    ends[:, -B:] = later.wide_ds if later else own.widened(*ds)
-    whole, arriving, behind = room_of(d, ends, L, inner.goes_on)
-    way = BackRun(layer, inner, cut, dp, dq, behind)
-    way.hand_on(arriving)
-    dy = cut.beside(d, layer.in_turn(dy))
-    W, s, kept, flags = layer.parameters["W"], inner.wide_s, inner.wide_kept, inner.flags
-    call = Backward(dy, W, s, kept, flags, dp, dq, whole, UNCLIPPED, inner.masked)
-    anew.backward(d, cell, call, layer.precision)
-    largest = float(max(dy.max(), -dy.min()))
-    report = way.seams(arriving, tape.tolerance, largest, tape.report)
-    if report.sequential_back:
-        return None, report
-    before = s[0, : cut.count * L, None] if cut.in_place else inner.before()[0]
-    δp, δq, xs = map(cut.in_steps, (dp, dq, inner.x))
-    dx, grads = layer.sums((δp, xs), (δq, before), later)
-    dx, first = layer.in_turn(cut.joined(d, dx)), d.copy(arriving[:, :B])
-    if inner.goes_on and not tape.given:
-        first += anew.in_all(cut, behind)
-    clipped = later.clipped_steps if later else 0
-    its = InChunks(dp, cut, layer), None, clipped, first
-    gone = Back(dx, [own.narrowed(first)], grads, *its, report=report)
-    if tape.given:
-        behind = own.narrowed(np.stack([cut.joined(d, a) for a in behind]))
-        gone = parted(d, gone, behind, tape.first, layer.reverse)
-    return gone, report
-
-
-def room_of(device, ends, L: int, resets: bool) -> tuple[Any, Any, Any]:
-    """(ds of a Backward over L steps, that of its first state, that of what samples begin anew
-    with, None where none does), of which the first two hold ends (S, columns, n).
-    """
-    if not resets:
-        return ends, ends, None
-    S, columns, n = ends.shape
-    whole = device.zeros((S, 1 + L, columns, n), ends.dtype)
-    whole[:, 0] = ends
-    return whole, whole[:, 0], whole[:, 1:]
-
-
-class BackRun:
-    """What comes in at seams on its way back through a layer, added to δ that is there."""
-
-    def __init__(self, layer, tape: Tape, chunks: Chunks, dp, dq, behind):
-        """dp and dq (L, C·B, G, n), or in place, and what arrives where samples begin anew, (S, L,
-        C·B, n) or None, of all chunks with nothing that comes in.
-        """
-        self.layer, self.tape, self.chunks = layer, tape, chunks
-        self.device, self.behind = layer.backend, behind
-        self.dp, self.dq, self.kept = map(chunks.columns_of, (dp, dq, tape.wide_kept))
-        self.s = tape.wide_s
-        if chunks.in_place:
-            self.s = states_of_parts(self.s, chunks.length, chunks.count)
-        self.idle = anew.events(self.device, chunks, tape.flags, tape.masked).idle
-        self.steps = 0  # of one sample each, that were run
-        self.allowed = 0.0
-
-    def seams(
-        self, arriving, tolerance: float, largest: float, report: ParallelReport
-    ) -> ParallelReport:
-        """Carry on what arrives at the start of every chunk, until it is below tolerance · the
-        largest of it and of dE/dy.  arriving (S, C·B, n), dE/ds; that of the first chunk is added
-        to.
-        """
-        d, cut, rounds, spent = self.device, self.chunks, 0, 0
-        B, sizes = cut.B, np.abs(d.numpy(arriving))
-        self.allowed = tolerance * max(largest, float(sizes.max(initial=0.0)))
-        if not np.isfinite(self.allowed):
-            return report._replace(sequential_back="dE/ds is not finite")
-        ends = d.zeros(arriving.shape, arriving.dtype)
-        ends[:, :-B] = arriving[:, B:]
-        while True:
-            self.hand_on(ends)
-            chunks, state = self.left(list(range(cut.count)), d.copy(ends))
-            if not chunks:
-                break
-            chunks, state, took = self.carried(
-                chunks, state, cut.length if rounds else cut.length // 2
-            )
-            rounds, spent = rounds + 1, spent + took
-            if spent > cut.T // 2 or 2 * len(chunks) >= cut.count > 2:
-                why = "dE/ds does not fade within a chunk"
-                return report._replace(
-                    sequential_back=why, back_rounds=rounds, extra_steps_back=self.steps
-                )
-            if chunks and chunks[0] == 0:
-                arriving[:, :B] += state[:, :B]
-                chunks, state = chunks[1:], state[:, B:]
-            ends[...] = 0
-            scatter(ends, 1, cut.columns([c - 1 for c in chunks]), state)
-        return report._replace(back_rounds=rounds, extra_steps_back=self.steps)
-
-    def hand_on(self, ends):
-        """What comes in at the end of a chunk in which nothing happens to a sample goes to the end
-        of the one before.  ends (S, C·B, n), overwritten.
-        """
-        B, zero = self.chunks.B, ends.dtype.type(0)
-        for c in (np.nonzero(self.idle[1:].any(1))[0] + 1)[::-1].tolist():
-            idle = self.device.array(self.idle[c][:, None], bool)
-            own, before = ends[:, c * B : (c + 1) * B], ends[:, (c - 1) * B : c * B]
-            before += np.where(idle, own, zero)
-            own[...] = np.where(idle, zero, own)
-
-    def left(self, chunks: list[int], state):
-        """Those chunks, and what comes in there (S, ·, n), where it is worth carrying on."""
-        cut, sizes = self.chunks, np.abs(self.device.numpy(state)).max((0, -1), initial=0.0)
-        large = per_chunk(sizes, cut.B) > self.allowed
-        if large.all():
-            return chunks, state
-        places = np.nonzero(large)[0].tolist()
-        if not places:
-            return [], state
-        return [chunks[i] for i in places], gathered(self.device, state, 1, cut.columns(places))
-
-    def carried(self, chunks: list[int], state, patience: int):
-        """What comes in at the ends of chunks, (S, ·, n), on its way to their starts: overwrites
-        it, and adds to dp and dq.  Returns (the chunks where it arrives, what arrives, steps).
-
-        It ends after `patience` steps where more than half of all chunks are left.
-        """
-        end, L = self.chunks.length, self.chunks.length
-        while chunks and end > 0:
-            start = max(end - PIECE, 0)
-            self.piece(slice(start, end), self.chunks.columns(chunks), state)
-            chunks, state = self.left(chunks, state)
-            end = start
-            if L - end >= patience and 2 * len(chunks) >= self.chunks.count > 2:
-                break
-        return chunks, state, L - end
-
-    def piece(self, steps: slice, columns: list[slice], state):
-        """Some steps and columns back with no dE/dy; overwrites state (S, ·, n)."""
-        d, layer, tape = self.device, self.layer, self.tape
-        s, resets = self.states(steps, columns), tape.goes_on
-        kept = gathered(d, self.kept[steps], 1, columns)
-        flags = gathered(d, tape.flags[steps], 1, columns)
-        (L, count), n = flags.shape, s.shape[3]
-        dp = d.empty((L, count, tape.cell.gates, n), s.dtype)
-        dq = d.empty(dp.shape, s.dtype) if tape.cell.apart else dp
-        dy, W = d.zeros((L, count, n), s.dtype), layer.parameters["W"]
-        whole, first, behind = room_of(d, state, L, resets)
-        call = Backward(dy, W, s, kept, flags, dp, dq, whole, UNCLIPPED, tape.masked)
-        anew.backward(d, tape.cell, call, layer.precision)
-        self.steps += L * count
-        if resets:
-            state[...] = first
-            scatter(self.behind[:, steps], 2, columns, behind, add=True)
-        scatter(self.dp[steps], 1, columns, dp, add=True)
-        if tape.cell.apart:
-            scatter(self.dq[steps], 1, columns, dq, add=True)
-
-    def states(self, steps: slice, columns: list[slice]):
-        """s of a Backward over some steps and columns, a copy."""
-        d, s, L = self.device, self.s, self.chunks.length
-        own = gathered(d, s[:, steps.start : steps.stop + 1], 2, columns)
-        if not self.tape.goes_on:
-            return own
-        given = gathered(d, s[:, L + 1 + steps.start : L + 1 + steps.stop], 2, columns)
-        return np.concatenate([own, given], 1)

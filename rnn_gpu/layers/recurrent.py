@@ -16,11 +16,11 @@ from ..kernels.cells import CELLS
 from ..kernels.cells.elman import elman
 from ..kernels.cells.gru import gru
 from ..kernels.cells.lstm import lstm
-from . import parallel, scan
+from . import parallel, scan, seams
+from .chunked import ChunkedTape, ParallelReport
 from .cutting import Parallel, ParallelLike, expected, parallel_of
 from .given import Given, enter_given, parted
 from .noise import PART, Noise, Source, key, noise
-from .parallel import ChunkedTape, ParallelReport
 from .passes import INFERENCE, Back, clipped_in_all, delta_of
 from .stateful import Stateful
 from .steps import Steps, swapped, unchanged
@@ -261,7 +261,7 @@ class Recurrent(Stateful):
     def back(self, tape, dy, ds, taped=False, clip=UNCLIPPED, later=None):
         report = tape.report
         if isinstance(tape, ChunkedTape):
-            gone, report = parallel.back(self, tape, dy, ds, taped, clip, later)
+            gone, report = seams.back(self, tape, dy, ds, taped, clip, later)
             if gone is not None:
                 return gone
             tape = tape.whole()

@@ -14,9 +14,9 @@ import numpy as np
 from ..kernels import RESET, UNCLIPPED, Backward
 from ..kernels.once import caches
 from . import anew
+from .chunked import ParallelReport
 from .cutting import Cut, Parallel
 from .overlap import Chunks, chunks_of
-from .parallel import ParallelReport
 
 # nanoseconds of what chunks ask of the host: on a GPU 20 operations of CuPy, two launches, a wait
 CALLS = 3e5

@@ -21,8 +21,8 @@ from ..errors import ArgumentError, OrderError, ShapeError
 from ..kernels import UNCLIPPED, Activation, Cell
 from ..kernels.losses import Loss
 from ..layers import DeltaTape, Embedding, Layer
+from ..layers.chunked import ParallelReport
 from ..layers.cutting import ParallelLike, parallel_of
-from ..layers.parallel import ParallelReport
 from ..layers.passes import (
     INFERENCE,
     Back,

@@ -4,9 +4,9 @@ has gone over its sequence, from its way forward to its way back.
 
 from typing import Any, NamedTuple
 
+from ...layers.chunked import ParallelReport, taped_again
 from ...layers.cutting import Parallel, ParallelLike, parallel_of
 from ...layers.overlap import Chunks, chunks_of
-from ...layers.parallel import ParallelReport, taped_again
 from ...layers.tapes import Tape
 
 

@@ -10,9 +10,9 @@ from ... import layers
 from ...errors import OrderError, ShapeError
 from ...kernels import LIVE, RESET, Cell, Clip
 from ...kernels.once import once
+from ...layers.chunked import ChunkedTape, ParallelReport
 from ...layers.cutting import Parallel
 from ...layers.given import Given
-from ...layers.parallel import ChunkedTape, ParallelReport
 from ...layers.passes import INFERENCE, Back, Pass
 from ...layers.recurrent import Tape
 from ...layers.steps import Steps, all_live

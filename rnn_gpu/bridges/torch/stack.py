@@ -8,8 +8,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ... import arguments, layers
 from ...errors import OrderError, ShapeError, UnsupportedError
+from ...layers.chunked import ParallelReport
 from ...layers.cutting import parallel_of
-from ...layers.parallel import ParallelReport
 from ...layers.stateful import clip_of
 from .base import OF_GATES, Base
 from .calls import Axes, Direct, Recorded, flags_of_call, is_plain, leaves_a_program, steps_of_call
